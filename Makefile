@@ -1,0 +1,41 @@
+# Each target sets up all it needs, then does its one thing. Needed: Python 3.10 or newer with pip, and this folder.
+
+# uv is the one on PATH (which answers if it is there and new enough for pyproject.toml), or one that pip brings.
+ifneq ($(shell uv cache dir 2>/dev/null),)
+UV := uv
+else
+UV := .tools/bin/uv
+setup: $(UV)
+endif
+RUN := $(UV) run --no-sync
+
+# The dense CRF is compiled on the spot: an extra where there is a C++ compiler, and nothing else needs it.
+ifneq ($(shell command -v c++ 2>/dev/null || command -v g++ 2>/dev/null || command -v clang++ 2>/dev/null),)
+CRF := --extra crf
+endif
+
+.PHONY: demo test test-slow check setup
+.DEFAULT_GOAL := demo
+
+demo: setup
+	$(RUN) toco demo
+
+test: setup
+	$(RUN) pytest
+
+test-slow: setup
+	$(RUN) pytest -m slow
+
+check: setup
+	$(RUN) ruff format --check
+	$(RUN) ruff check
+	$(RUN) mypy
+	$(RUN) lint-imports
+
+# The environment of uv.lock in .venv; a moment's work when nothing has changed.
+setup:
+	$(UV) sync --locked $(CRF) || \
+	{ test -n "$(CRF)" && echo "toco: once more, without the dense CRF (option --crf)" && $(UV) sync --locked; }
+
+.tools/bin/uv:
+	python3 -m pip install -qq --target .tools uv || { python3 -m venv .tools && .tools/bin/pip install -qq uv; }

@@ -1,0 +1,187 @@
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from stages.option import check_limits, option, option_text
+from toco_cli.options import Recipes, command
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    iterations: int = option(20_000, help="Training steps [all].", minimum=1)
+    scales: tuple[float, ...] = option((1.0, 0.5), help="Image scales.", minimum=0.1)
+    box: tuple[int, int] = option((3, 4), help="Height and width.")
+    mirror: bool = option(True, help="Mirror images.")
+    device: Literal["auto", "cpu"] = option("auto", help="Processor.")
+    colour: Colour = option(Colour.RED, help="Colour.")
+    split: str | None = option(None, help="Split.")
+    weights: Path | None = option(None, help="File.")
+    ptc_weight: float = option(0.2, help="Weight.", minimum=0, maximum=9, group="Losses")
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        if self.iterations == 13:
+            raise ValueError("--iterations is 13: take another number")
+
+
+Call = dict[str, Any]
+
+
+def run(*words: str, recipes: Recipes | None = None) -> tuple[Result, Call]:
+    """Run a command with these words; what it was called with is empty if it was not."""
+    app = typer.Typer(rich_markup_mode=None)
+    call: Call = {}
+
+    @app.callback()
+    def top() -> None: ...
+
+    @command(app, recipes=recipes)
+    def train_cam(
+        data: Annotated[Path, typer.Argument(help="Folder.")],
+        *,
+        out: Annotated[Path, typer.Option(help="Run folder.")] = Path("run"),
+        config: Settings,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on.")] = False,
+    ) -> None:
+        """Train [on labels]."""
+        call.update(data=data, out=out, config=config, resume=resume)
+
+    return CliRunner().invoke(app, ["train-cam", *words]), call
+
+
+def test_command__no_options_given_is_the_defaults() -> None:
+    _, call = run("photos")
+    assert call == {"data": Path("photos"), "out": Path("run"), "config": Settings(), "resume": False}
+
+
+def test_command__every_kind_of_field() -> None:
+    words = "photos --iterations 5 --scales 2 --scales 3 --box 1 2 --no-mirror --device cpu --colour blue"
+    _, call = run(*words.split(), "--split", "val", "--weights", "w.safetensors", "--ptc-weight", "0.5")
+    assert call["config"] == Settings(
+        iterations=5,
+        scales=(2.0, 3.0),
+        box=(1, 2),
+        mirror=False,
+        device="cpu",
+        colour=Colour.BLUE,
+        split="val",
+        weights=Path("w.safetensors"),
+        ptc_weight=0.5,
+    )
+
+
+def test_command__own_parameters_pass_through() -> None:
+    _, call = run("photos", "--out", "elsewhere", "--resume")
+    assert call["out"] == Path("elsewhere")
+    assert call["resume"] is True
+
+
+RECIPES: Recipes = {
+    "voc": {"iterations": 50, "scales": (1.0,)},
+    "coco": {"iterations": 7, "mirror": False},
+    "none": {},
+}
+
+
+def test_command__recipe_changes_defaults() -> None:
+    _, call = run("photos", "--recipe", "coco", recipes=RECIPES)
+    assert call["config"] == Settings(iterations=7, mirror=False)
+
+
+def test_command__an_option_wins_over_the_recipe_also_with_the_default_value() -> None:
+    _, call = run("photos", "--recipe", "voc", "--iterations", "20000", recipes=RECIPES)
+    assert call["config"] == Settings(iterations=20_000, scales=(1.0,))
+
+
+def test_command__help_says_what_recipes_change() -> None:
+    result, _ = run("--help", recipes=RECIPES)
+    text = " ".join(result.output.split())
+    assert (
+        "voc: --iterations 50 --scales 1.0; coco: --iterations 7 --no-mirror; none: those shown here" in text
+    )
+
+
+def test_command__unknown_recipe_is_a_bad_option() -> None:
+    result, call = run("photos", "--recipe", "city", recipes=RECIPES)
+    assert result.exit_code == 2
+    assert "'city' is not one of" in result.output
+    assert not call
+
+
+def test_command__a_recipe_with_an_unknown_field_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="recipe 'voc' changes steps"):
+        run("photos", recipes={"voc": {"steps": 3}})
+
+
+def test_command__contradiction_is_a_bad_option() -> None:
+    result, call = run("photos", "--iterations", "13")
+    assert result.exit_code == 2
+    assert "--iterations is 13: take another number" in result.output
+    assert not call
+
+
+@pytest.mark.parametrize(
+    "words", ["--iterations 0", "--ptc-weight 10", "--scales 0", "--device gpu", "--box 1 x"]
+)
+def test_command__value_out_of_range_names_the_option(words: str) -> None:
+    result, call = run("photos", *words.split())
+    assert result.exit_code == 2
+    assert f"'{words.split()[0]}'" in result.output
+    assert not call
+
+
+def test_command__help_shows_defaults_choices_groups_and_brackets() -> None:
+    result, _ = run("--help")
+    text = " ".join(result.output.split())
+    assert "Train [on labels]." in text
+    assert "Training steps [all]. [default: 20000;" in text
+    assert "May be given several times. [default: 1.0, 0.5" in text
+    assert "auto|cpu" in text
+    assert "--mirror / --no-mirror" in text
+    assert text.index("--help") < text.index("Losses: --ptc-weight")
+
+
+def test_command__config_is_not_in_the_way_of_commands_without() -> None:
+    app = typer.Typer(rich_markup_mode=None)
+    heard: list[str] = []
+
+    @command(app)
+    def say(word: str) -> None:
+        heard.append(word)
+
+    assert CliRunner().invoke(app, ["hello"]).exit_code == 0
+    assert heard == ["hello"]
+
+
+def test_command__hands_the_function_back() -> None:
+    def say(config: Settings) -> None: ...
+
+    assert command(typer.Typer())(say) is say
+
+
+def test_check_limits__names_option_value_and_limit() -> None:
+    with pytest.raises(ValueError, match="--ptc-weight is 10: it must be at most 9"):
+        Settings(ptc_weight=10)
+    with pytest.raises(ValueError, match=r"--scales is 0\.0: it must be at least 0\.1"):
+        Settings(scales=(1.0, 0.0))
+    with pytest.raises(ValueError, match="--ptc-weight is nan"):
+        Settings(ptc_weight=float("nan"))
+
+
+def test_option_text__a_field_declared_otherwise_is_refused() -> None:
+    @dataclass
+    class Plain:
+        size: int = 3
+
+    with pytest.raises(TypeError, match="field 'size' is not declared by option"):
+        option_text(Plain.__dataclass_fields__["size"])

@@ -1,0 +1,1 @@
+"""The `toco` command: a thin skin over the stages."""
