@@ -1,0 +1,73 @@
+"""One folder of images a class: cats/*.jpg, dogs/*.jpg, or the same within train/ and val/."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample, first_present
+from data.images import find_images, find_masks, image_id
+
+BACKGROUND_FOLDER = "background"  # its images show none of the classes
+MASKS_FOLDER = "masks"
+SPLIT_NAMES = (*TRAIN_NAMES, *VAL_NAMES)
+
+
+def read_class_folders(root: Path) -> Dataset:
+    """Read a folder of class folders; each image has the one class that its folder is named after.
+
+    A folder 'background' holds images of none of the classes. Masks, if any, lie in masks/ at the same
+    relative path.
+
+    Raises:
+        DataError: fewer than two folders hold images.
+    """
+    files = {
+        name: path for name, path in find_images(root).items() if name.split("/")[0].lower() != MASKS_FOLDER
+    }
+    depth = 1 if _has_split_folders(files) else 0  # of the class folders
+    placed: dict[str, tuple[str, str]] = {}  # file -> split, class
+    for name in files:
+        *folders, _ = name.split("/")
+        split = folders[0].lower() if depth and folders else TRAIN_NAMES[0]
+        if len(folders) > depth and split in SPLIT_NAMES:
+            placed[name] = split, folders[depth]
+    folder_names = {folder for _, folder in placed.values()}
+    class_names = tuple(sorted(name for name in folder_names if name.lower() != BACKGROUND_FOLDER))
+    _check_folders(folder_names, class_names, root)
+
+    masks = find_masks(root / MASKS_FOLDER)
+    splits: dict[str, list[Sample]] = defaultdict(list)
+    for name, (split, folder) in placed.items():
+        classes = (class_names.index(folder) + 1,) if folder in class_names else ()
+        sample_id = image_id(name)
+        splits[split].append(
+            Sample(id=sample_id, image=files[name], classes=classes, mask=masks.get(sample_id))
+        )
+    outside = len(files) - len(placed)
+    return Dataset(
+        root=root,
+        layout="class_folders",
+        class_names=class_names,
+        splits={name: tuple(samples) for name, samples in splits.items()},
+        train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
+        val_split=first_present(VAL_NAMES, splits),
+        warnings=(f"images outside the class folders, left out: {outside}",) if outside else (),
+    )
+
+
+def _has_split_folders(files: dict[str, Path]) -> bool:
+    """Tell train/cats/a.jpg from a class that happens to be called 'train'."""
+    tops = {name.split("/")[0] for name in files if "/" in name}
+    splits = {top for top in tops if top.lower() in SPLIT_NAMES}
+    deep = all(name.count("/") > 1 for name in files if name.split("/")[0] in splits)
+    return deep and len(splits) > 0 and (splits == tops or len(splits) > 1)
+
+
+def _check_folders(folder_names: set[str], class_names: tuple[str, ...], root: Path) -> None:
+    if len(folder_names) < 2:
+        found = f"only '{class_names[0]}'" if class_names else "none"
+        raise DataError(
+            f"{root}: of folders with images, one a class, there is {found}: at least two are needed (if "
+            "that folder is a data set itself, give its path)"
+        )

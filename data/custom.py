@@ -1,0 +1,240 @@
+"""The project's own layout: images/ with labels.csv, and optionally classes.txt and masks/."""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample, first_present, list_names
+from data.images import IMAGE_SUFFIXES, find_images, find_masks, image_id, leads_out
+
+LABELS_FILE = "labels.csv"
+CLASSES_FILE = "classes.txt"
+ONE_HOT_CELLS = {"0": False, "1": True, "0.0": False, "1.0": True}  # some tools write whole numbers as floats
+
+
+class Row(NamedTuple):
+    """One row of labels.csv: `line` is where it stands in the file, from 1."""
+
+    line: int
+    image: str
+    labels: frozenset[str]
+    split: str
+
+
+class Columns(NamedTuple):
+    """Where the columns stand; `one_hot` names the class of each 0/1 column, empty with a column `labels`."""
+
+    image: int
+    labels: int | None
+    split: int | None
+    one_hot: dict[int, str]
+
+
+def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
+    """Read a folder with images/ and labels.csv.
+
+    Columns are `image,labels[,split]`, with `;` between labels, or `image[,split]` and one 0/1 column a
+    class. Rows without a split belong to 'train'; split names are lower-cased.
+
+    Args:
+        root: the folder.
+        skip_bad: leave a row out if its image is missing, instead of raising.
+
+    Raises:
+        DataError: labels.csv is unreadable or says something that cannot be true of images/ and classes.txt.
+    """
+    if not (root / "images").is_dir():
+        raise DataError(f"{root} has {LABELS_FILE} but no folder images/: put the images there")
+    listed = _read_classes(root / CLASSES_FILE)
+    table = root / LABELS_FILE
+    (header_line, header), *lines = _read_table(table)
+    columns = _find_columns(header, listed, f"{table} line {header_line}")
+    rows = [_read_row(cells, columns, len(header), line, table) for line, cells in lines]
+    class_names = listed or tuple(sorted({*columns.one_hot.values()}.union(*(row.labels for row in rows))))
+    for row in rows:
+        _check_labels(row, class_names, table)
+
+    images = find_images(root / "images")
+    matched, missing = _match(rows, images, table, skip_bad)
+    masks = find_masks(root / "masks")
+    index = {name: number for number, name in enumerate(class_names, start=1)}
+    splits: dict[str, list[Sample]] = defaultdict(list)
+    for file, row in matched.items():
+        classes = tuple(sorted(index[label] for label in row.labels))
+        sample_id = image_id(file)
+        splits[row.split].append(
+            Sample(id=sample_id, image=images[file], classes=classes, mask=masks.get(sample_id))
+        )
+    unlisted = len(images) - len(matched)
+    unused_masks = bool(masks) and not any(image_id(file) in masks for file in matched)
+    return Dataset(
+        root=root,
+        layout="custom",
+        class_names=class_names,
+        splits={name: tuple(samples) for name, samples in splits.items()},
+        train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
+        val_split=first_present(VAL_NAMES, splits),
+        warnings=_warnings(unlisted=unlisted, missing=missing, unused_masks=unused_masks),
+    )
+
+
+def _warnings(*, unlisted: int, missing: int, unused_masks: bool) -> tuple[str, ...]:
+    said = {
+        f"images in images/ without a row in {LABELS_FILE}, left out: {unlisted}": unlisted > 0,
+        f"rows in {LABELS_FILE} whose image is missing, left out: {missing}": missing > 0,
+        "masks/ holds no PNG with the name of an image: its files are not used": unused_masks,
+    }
+    return tuple(text for text, applies in said.items() if applies)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not in UTF-8 (byte {error.start}): save it as UTF-8 text") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    """Return the classes in the order of classes.txt, one a line; none if there is no such file."""
+    if not path.exists():
+        return ()
+    names = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
+    if not names:
+        raise DataError(f"{path} is empty: write one class a line, or remove it")
+    return names
+
+
+def _read_table(path: Path) -> list[tuple[int, list[str]]]:
+    """Return (line, trimmed cells) of every row that is not blank, the header first."""
+    reader = csv.reader(io.StringIO(_read_text(path)), strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        for cells in reader:
+            trimmed = [cell.strip() for cell in cells]
+            if any(trimmed):
+                rows.append((reader.line_num, trimmed))
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num} is no valid CSV: {error}") from error
+    if len(rows) < 2:
+        raise DataError(f"{path} has no rows: write a header 'image,labels' and one row an image")
+    return rows
+
+
+def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Columns:
+    places: dict[str, int] = {}
+    for place, name in enumerate(header):
+        if not name:
+            raise DataError(f"{where}: column {place + 1} has no name: name it or remove it")
+        if name.casefold() in places:
+            raise DataError(f"{where}: column '{name}' occurs twice: remove one")
+        places[name.casefold()] = place
+    if "image" not in places:
+        raise DataError(f"{where}: no column 'image' among {list_names(header)}: write image,labels[,split]")
+    image, labels, split = places["image"], places.get("labels"), places.get("split")
+    if labels is not None:
+        return Columns(image, labels, split, {})
+    spelled = {name.casefold(): name for name in listed}
+    one_hot = {
+        place: spelled.get(name.casefold(), name)
+        for place, name in enumerate(header)
+        if place not in (image, split)
+    }
+    if not one_hot:
+        raise DataError(f"{where}: neither a column 'labels' nor one 0/1 column a class: add one of them")
+    if listed and set(one_hot.values()) != set(listed):
+        odd = list_names(sorted(set(one_hot.values()) ^ set(listed)))
+        raise DataError(f"{where}: the class columns and {CLASSES_FILE} differ in {odd}: make them the same")
+    return Columns(image, None, split, one_hot)
+
+
+def _read_row(cells: list[str], columns: Columns, width: int, line: int, table: Path) -> Row:
+    where = f"{table} line {line}"
+    if len(cells) != width:
+        raise DataError(
+            f"{where} has {len(cells)} cells, the header has {width}: separate several labels by ';', and "
+            "keep a comma for each empty cell"
+        )
+    image = cells[columns.image].replace("\\", "/")
+    if not image:
+        raise DataError(f"{where} has an empty cell 'image': write the file's name or remove the row")
+    if leads_out(image):
+        raise DataError(f"{where}: image '{image}' leads out of images/: write a path below images/")
+    labels = frozenset(_labels(cells, columns, where))
+    split = "" if columns.split is None else cells[columns.split].lower()
+    return Row(line, posixpath.normpath(image), labels, split or TRAIN_NAMES[0])
+
+
+def _labels(cells: list[str], columns: Columns, where: str) -> list[str]:
+    if columns.labels is not None:
+        return [label for part in cells[columns.labels].split(";") if (label := part.strip())]
+    for place, name in columns.one_hot.items():
+        if cells[place] not in ONE_HOT_CELLS:
+            raise DataError(f"{where}: '{cells[place]}' in column '{name}' must be 0 or 1")
+    return [name for place, name in columns.one_hot.items() if ONE_HOT_CELLS[cells[place]]]
+
+
+def _check_labels(row: Row, class_names: tuple[str, ...], table: Path) -> None:
+    unknown = sorted(row.labels.difference(class_names))
+    if unknown:
+        raise DataError(
+            f"{table} line {row.line}: label '{unknown[0]}' of image '{row.image}' is no class of "
+            f"{CLASSES_FILE} ({list_names(class_names)}): correct it or add it there"
+        )
+
+
+def _match(
+    rows: list[Row], images: dict[str, Path], table: Path, skip_bad: bool
+) -> tuple[dict[str, Row], int]:
+    """Return the row of each image file (by its relative path), and how many rows have no image."""
+    same_id: dict[str, list[str]] = defaultdict(list)
+    for name in images:
+        same_id[image_id(name)].append(name)
+    matched: dict[str, Row] = {}
+    rows_by_id: dict[str, Row] = {}
+    missing = 0
+    for row in rows:
+        file = _find_file(row, images, same_id, table)
+        if file is None:
+            if not skip_bad:
+                raise DataError(_describe_missing(row, same_id, table))
+            missing += 1
+            continue
+        first = rows_by_id.setdefault(image_id(file), row)
+        if first is not row:
+            raise DataError(
+                f"{table} lines {first.line} and {row.line} both give image '{image_id(file)}' "
+                f"('{first.image}', '{row.image}'): keep one row, or rename a file"
+            )
+        matched[file] = row
+    if not matched:
+        raise DataError(f"{table}: none of the {missing} rows names an image in images/")
+    return matched, missing
+
+
+def _find_file(row: Row, images: dict[str, Path], same_id: dict[str, list[str]], table: Path) -> str | None:
+    if row.image in images:
+        return row.image
+    candidates = same_id.get(row.image, [])
+    if len(candidates) > 1:
+        raise DataError(
+            f"{table} line {row.line}: image '{row.image}' may be any of {list_names(candidates)}: "
+            "write the extension"
+        )
+    return candidates[0] if candidates else None
+
+
+def _describe_missing(row: Row, same_id: dict[str, list[str]], table: Path) -> str:
+    stem = image_id(row.image) if posixpath.splitext(row.image)[1].lower() in IMAGE_SUFFIXES else row.image
+    similar = same_id.get(stem, [])
+    hint = f" (there is {list_names(similar)})" if similar else ""
+    return (
+        f"{table} line {row.line}: image '{row.image}' is missing in images/{hint}: add it, correct the row, "
+        "or go on without it with --skip-bad"
+    )

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.dataset import DataError, Dataset, Sample, first_present, list_names
+
+
+def sample(sample_id: str) -> Sample:
+    return Sample(id=sample_id, image=Path(f"{sample_id}.jpg"), classes=(), mask=None)
+
+
+def dataset(
+    *, class_names: tuple[str, ...] = ("cat",), train: tuple[str, ...] = ("a",), val: tuple[str, ...] = ()
+) -> Dataset:
+    return Dataset(
+        root=Path("pets"),
+        layout="custom",
+        class_names=class_names,
+        splits={"train": tuple(map(sample, train)), "val": tuple(map(sample, val))},
+        train_split="train",
+        val_split=None,
+    )
+
+
+def test_split__default_is_train() -> None:
+    assert [entry.id for entry in dataset(train=("a", "b")).split()] == ["a", "b"]
+
+
+def test_split__by_name() -> None:
+    assert [entry.id for entry in dataset(val=("c",)).split("val")] == ["c"]
+
+
+def test_split__unknown() -> None:
+    with pytest.raises(DataError, match=r"^pets has no split 'test': choose one of 'train', 'val'$"):
+        dataset().split("test")
+
+
+def test_split__empty() -> None:
+    with pytest.raises(DataError, match=r"^pets: split 'val' is empty: choose one of 'train', 'val'$"):
+        dataset().split("val")
+
+
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [
+        ((), "pets names no class: at least one image needs a label"),
+        (("cat", "cat"), "pets, class names: 'cat' occurs twice"),
+        (("cat", "Background"), "pets lists 'background' as a class: list the foreground classes only"),
+        (tuple(map(str, range(255))), "pets has 255 classes: masks of 8 bits can tell 254 apart"),
+    ],
+)
+def test_dataset__impossible_class_names(class_names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        dataset(class_names=class_names)
+
+
+def test_dataset__id_twice_in_a_split() -> None:
+    with pytest.raises(DataError, match="pets, split 'train': 'a' occurs twice"):
+        dataset(train=("a", "a"))
+
+
+def test_dataset__same_id_in_two_splits() -> None:
+    assert dataset(train=("a",), val=("a",)).split("val")
+
+
+def test_dataset__id_is_folder_of_another() -> None:
+    with pytest.raises(DataError, match="image 'x/a' has the name of the folder of image 'x/a/b/c'"):
+        dataset(train=("x/a/b/c", "y"), val=("x/a",))
+
+
+def test_dataset__id_in_another_encoding() -> None:
+    with pytest.raises(
+        DataError, match=r"pets: the name of image 'B\\udce4r' is not in UTF-8: rename the file"
+    ):
+        dataset(train=("B\udce4r",))
+
+
+def test_first_present__prefers_earlier() -> None:
+    assert first_present(("val", "test"), ("test", "val")) == "val"
+    assert first_present(("val", "test"), ("train",)) is None
+
+
+def test_list_names__cuts_long_lists() -> None:
+    assert list_names(["a", "b", "c"], limit=2) == "'a', 'b' and 1 more"
+    assert list_names([]) == "none"

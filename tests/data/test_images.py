@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.dataset import DataError
+from data.images import (
+    IMAGE_SUFFIXES,
+    MaskFile,
+    find_images,
+    find_masks,
+    image_id,
+    image_size,
+    leads_out,
+    read_image,
+    shorter_side,
+)
+
+ORIENTATION = 0x0112
+GREY_16 = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)
+GREY_8 = [[0, 0, 1], [128, 254, 255]]  # the high byte of each
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def pixel(path: Path, x: int = 0, y: int = 0) -> tuple[int, ...]:
+    image = read_image(path)
+    assert image.mode == "RGB"
+    value = image.getpixel((x, y))
+    assert isinstance(value, tuple)
+    return value
+
+
+def rotated(path: Path, orientation: int, *, width: int = 4, height: int = 2) -> Path:
+    """Write a grey picture, white in its first column, with an EXIF orientation."""
+    image = Image.new("RGB", (width, height))
+    image.paste("white", (0, 0, 1, height))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image.save(path, exif=exif, quality=100)
+    return path
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_read_image__every_format(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (5, 3), (200, 100, 50)).save(path)
+    assert np.allclose(pixel(path), (200, 100, 50), atol=4)
+    assert read_image(path).size == (5, 3)
+    assert image_size(path) == (3, 5)
+    assert shorter_side(path) == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 70, (70, 70, 70)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 200, 255), (0, 0, 200)),
+        ("RGBA", (0, 0, 200, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+    ],
+)
+def test_read_image__mode(
+    tmp_path: Path, mode: str, color: int | tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    path = tmp_path / "a.png"
+    Image.new(mode, (3, 3), color).save(path)
+    assert pixel(path) == expected
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 255])])
+def test_read_image__palette(tmp_path: Path, transparency: int | bytes) -> None:
+    path = tmp_path / "a.png"
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    image.save(path)
+    assert [pixel(path, 0), pixel(path, 1)] == [(10, 20, 30), (40, 50, 60)]
+    image.save(path, transparency=transparency)
+    assert [pixel(path, 0), pixel(path, 1)] == [(255, 255, 255), (40, 50, 60)]
+
+
+def test_read_image__transparent_colour(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    image = Image.new("RGB", (2, 1), (9, 9, 9))
+    image.putpixel((1, 0), (1, 2, 3))
+    image.save(path, transparency=(9, 9, 9))
+    assert [pixel(path, 0), pixel(path, 1)] == [(255, 255, 255), (1, 2, 3)]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_read_image__16_bit_grey(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(GREY_16).save(path)
+    assert np.asarray(read_image(path))[..., 1].tolist() == GREY_8
+
+
+def test_read_image__16_bit_grey_big_endian(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(GREY_16.astype(">u2").tobytes(), width=3, height=2, bands=1, order=">"))
+    assert np.asarray(read_image(path))[..., 1].tolist() == GREY_8
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_read_image__16_bit_rgb_tiff(tmp_path: Path, order: str) -> None:
+    path = tmp_path / "a.tif"
+    values = np.array([[[65535, 0, 32768]]], f"{order}u2")
+    path.write_bytes(tiff(values.tobytes(), width=1, height=1, bands=3, order=order))
+    assert pixel(path) == (255, 0, 128)
+
+
+def test_read_image__16_bit_rgb_png(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(struct.pack(">B3H", 0, 65535, 0, 32768), width=1, height=1, depth=16, color_type=2))
+    assert pixel(path) == (255, 0, 128)
+
+
+def test_read_image__32_bits_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[70000]], np.int32)).save(path)
+    with pytest.raises(DataError, match=r"a\.tif cannot be read: it holds 32-bit or negative values"):
+        read_image(path)
+    Image.fromarray(np.array([[0.5]], np.float32)).save(path)
+    with pytest.raises(DataError, match=r"a\.tif cannot be read: it holds floating-point values"):
+        read_image(path)
+
+
+def test_read_image__cmyk(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(path)  # full cyan
+    assert np.allclose(pixel(path), (0, 255, 255), atol=4)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize(
+    ("orientation", "size", "white"),
+    [
+        (1, (2, 4), (slice(None), 0)),
+        (3, (2, 4), (slice(None), -1)),
+        (6, (4, 2), (0, slice(None))),
+        (8, (4, 2), (-1, slice(None))),
+    ],
+)
+def test_read_image__exif_orientation(
+    tmp_path: Path,
+    suffix: str,
+    orientation: int,
+    size: tuple[int, int],
+    white: tuple[slice | int, slice | int],
+) -> None:
+    path = rotated(tmp_path / f"a{suffix}", orientation)
+    values = np.asarray(read_image(path)).mean(axis=2)
+    assert image_size(path) == size == values.shape
+    assert values[white].min() > 150 > values.mean()
+
+
+def test_read_image__damaged_exif_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (5, 3)).save(path, exif=b"Exif\0\0nonsense")
+    assert image_size(path) == (3, 5)
+    assert read_image(path).size == (5, 3)
+
+
+def test_read_image__wrong_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (5, 3)).save(path, format="PNG")
+    assert read_image(path).size == (5, 3)
+
+
+def test_read_image__above_pillows_limit(tmp_path: Path) -> None:
+    side = 14_000  # 196 million pixels, where Pillow's default raises; stored as 1 bit each
+    path = tmp_path / "a.png"
+    row = bytes(1 + side // 8)
+    path.write_bytes(png(row * side, width=side, height=side, depth=1, color_type=0))
+    assert image_size(path) == (side, side)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, shorter_side])
+def test_read_image__missing(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path))}/a.jpg is missing$"):
+        read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, shorter_side])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "is empty"), (b"<html>", "holds no readable JPEG, PNG,")]
+)
+def test_read_image__no_picture(
+    tmp_path: Path, read: Callable[[Path], object], content: bytes, reason: str
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"a.jpg {reason}"):
+        read(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
+def test_read_image__truncated(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(DataError, match=rf"a\{suffix} (cannot be read: .+|holds no readable .+)"):
+        read_image(path)
+
+
+def test_read_image__folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        read_image(tmp_path)
+
+
+def test_mask_file__palette_gives_indices(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    indices = np.array([[0, 1, 20], [255, 15, 0]], np.uint8)
+    image = Image.fromarray(indices).convert("P")
+    image.putdata(indices.flatten().tolist())
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
+    image.save(path)
+    with Image.open(path) as stored:
+        assert stored.mode == "P"
+    mask = MaskFile(path).read()
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, indices)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16, np.int32])
+def test_mask_file__grey(tmp_path: Path, dtype: type[np.generic]) -> None:
+    path = tmp_path / ("a.tif" if dtype is np.int32 else "a.png")
+    Image.fromarray(np.array([[0, 1]], dtype)).save(path)
+    assert MaskFile(path).read().tolist() == [[0, 1]]
+
+
+def test_mask_file__few_colours(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"  # two bits a pixel, as optimisers write them
+    image = Image.new("P", (2, 1), 3)
+    image.putpalette([0, 0, 0, 9, 9, 9, 8, 8, 8, 7, 7, 7])
+    image.save(path, bits=2)
+    assert MaskFile(path).read().tolist() == [[3, 3]]
+
+
+def test_mask_file__colours_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (2, 1)).save(path)
+    with pytest.raises(
+        DataError, match=r"a\.png is a picture in 'RGB': a mask must be a palette or grey PNG"
+    ):
+        MaskFile(path).read()
+
+
+def test_mask_file__large_values_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.array([[300]], np.uint16)).save(path)
+    with pytest.raises(DataError, match=r"a\.png has the value 300: masks hold values from 0 to 255"):
+        MaskFile(path).read()
+
+
+def test_mask_file__missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.png is missing"):
+        MaskFile(tmp_path / "a.png").read()
+
+
+def test_mask_file__pickles(tmp_path: Path) -> None:
+    mask = MaskFile(tmp_path / "a.png")
+    assert pickle.loads(pickle.dumps(mask)) == mask
+    assert str(mask) == str(tmp_path / "a.png")
+
+
+def test_find_images__nested_sorted_visible(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "sub/deep/c.webp", "._a.png", ".cache/d.jpg", "notes.txt"):
+        touch(tmp_path / name)
+    assert find_images(tmp_path) == {name: tmp_path / name for name in ("a.png", "b.JPG", "sub/deep/c.webp")}
+
+
+def test_find_images__links_in_a_circle(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "a.jpg")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "images")
+    assert list(find_images(tmp_path / "images")) == ["linked/a.jpg"]
+
+
+def test_find_images__unreadable_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none cannot be listed: No such file or directory"):
+        find_images(tmp_path / "none")
+
+
+def test_find_masks__by_id(tmp_path: Path) -> None:
+    paths = [touch(tmp_path / name) for name in ("a.png", "sub/b.1.PNG", "c.jpg")]
+    assert find_masks(tmp_path) == {"a": MaskFile(paths[0]), "sub/b.1": MaskFile(paths[1])}
+    assert find_masks(tmp_path / "none") == {}
+
+
+def test_image_id__keeps_inner_dots() -> None:
+    assert image_id("sub/photo.1.jpg") == "sub/photo.1"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"), [("a/b.jpg", False), ("../a.jpg", True), ("a/../../b.jpg", True), ("/a.jpg", True)]
+)
+def test_leads_out__paths(path: str, expected: bool) -> None:
+    assert leads_out(path) is expected
+
+
+def png(rows: bytes, *, width: int, height: int, depth: int, color_type: int) -> bytes:
+    """Return a PNG file; each row begins with its filter byte."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">2I5B", width, height, depth, color_type, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def tiff(values: bytes, *, width: int, height: int, bands: int, order: str) -> bytes:
+    """Return an uncompressed TIFF file of 16-bit values with bands side by side."""
+    start = 8  # of the values, behind the header
+    bits = start + len(values)  # of one bit depth a band
+    directory = bits + 2 * bands
+    short, long = 3, 4
+    tags = [
+        (256, long, 1, width),
+        (257, long, 1, height),
+        (258, short, bands, bits if bands > 2 else 16 << (16 if order == ">" else 0)),
+        (259, short, 1, 1 << (16 if order == ">" else 0)),  # no compression
+        (262, short, 1, (2 if bands == 3 else 1) << (16 if order == ">" else 0)),
+        (273, long, 1, start),
+        (277, short, 1, bands << (16 if order == ">" else 0)),
+        (278, long, 1, height),
+        (279, long, 1, len(values)),
+    ]
+    header = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, directory)
+    entries = b"".join(struct.pack(f"{order}HHII", *tag) for tag in tags)
+    depths = struct.pack(f"{order}{bands}H", *[16] * bands)
+    return header + values + depths + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
