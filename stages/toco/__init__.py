@@ -1,0 +1,1 @@
+"""The method itself: pure functions and networks. Imports no stage and no data set."""

@@ -1,0 +1,154 @@
+"""Any plain timm Vision Transformer as the encoder: final and auxiliary patch tokens, class token.
+
+Letters: b images, d embedding width, h w tokens down and across.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers.patch_embed import PatchEmbed
+from torch import Tensor, nn
+
+
+class Tokens(NamedTuple):
+    """What the encoder says of an image."""
+
+    final: Float[Tensor, "b d h w"]  # after the final LayerNorm
+    auxiliary: Float[Tensor, "b d h w"]  # after the auxiliary block, before any norm
+    class_token: Float[Tensor, "b d"]  # after the final LayerNorm
+
+
+class Backbone(nn.Module):
+    """A timm ViT with frozen position embeddings, for any image whose sides are multiples of the patch."""
+
+    mean: Tensor
+    std: Tensor
+    positions: Tensor | None
+    vit: Any
+
+    def __init__(self, name: str, *, auxiliary_block: int = -3, pretrained: bool = False, **overrides: Any) -> None:
+        """Create the encoder.
+
+        Args:
+            name: timm's model name.
+            auxiliary_block: Block whose tokens are the auxiliary ones; negative counts from the end.
+            pretrained: Download timm's weights of this model.
+            overrides: Passed to timm (`depth`, `embed_dim`, `img_size`, ... of a model from scratch).
+
+        Raises:
+            ValueError: No such model, or not a plain ViT with a class token.
+        """
+        super().__init__()
+        if not timm.is_model(name):
+            near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*vit*")[:3]) or "deit_base_patch16_224"
+            raise ValueError(f"--backbone {name!r} is no model of timm {timm.__version__}; try one like {near}")
+        try:
+            vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **overrides)
+        except TypeError as error:  # models of other families know no dynamic_img_size
+            raise ValueError(_not_plain(name)) from error
+        plain = type(getattr(vit, "patch_embed", None)) is PatchEmbed and hasattr(vit, "blocks")
+        if not plain or getattr(vit, "cls_token", None) is None:
+            raise ValueError(_not_plain(name))
+        depth = len(vit.blocks)
+        if not -depth <= auxiliary_block < depth:
+            raise ValueError(
+                f"--auxiliary-block {auxiliary_block} does not exist: "
+                f"{name!r} has {depth} blocks; choose {-depth}..{depth - 1}"
+            )
+        self.name = name
+        self.auxiliary_block = auxiliary_block % depth
+        self.patch_size = int(vit.patch_embed.patch_size[0])
+        self.embed_dim = int(vit.embed_dim)
+        self.prefix_tokens = int(vit.num_prefix_tokens)
+        self._position_prefix = 0 if getattr(vit, "no_embed_class", False) else self.prefix_tokens
+        self.position_grid: tuple[int, int] = vit.patch_embed.grid_size
+        # Absolute position embeddings are a buffer here (frozen: METHOD section 1), resized for each image.
+        positions = getattr(vit, "pos_embed", None)
+        self.register_buffer("positions", None if positions is None else positions.detach().clone())
+        if positions is not None:
+            del vit.pos_embed
+        vit.pos_embed = None
+        # Models made for pooled tokens norm these after the pooling: here that LayerNorm is for each token.
+        if not isinstance(vit.norm, nn.Identity):
+            vit.fc_norm = nn.Identity()
+        for layer in ("head", "head_drop", "attn_pool"):
+            setattr(vit, layer, nn.Identity())
+        self.vit = vit
+        config = vit.pretrained_cfg or {}
+        self.register_buffer("mean", torch.tensor(config.get("mean", (0.5,) * 3)).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.get("std", (0.5,) * 3)).view(3, 1, 1))
+
+    def normalise(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b 3 _h _w"]:
+        """Turn red, green, blue in 0..255 into what this network was trained on."""
+        return (images / 255 - self.mean) / self.std
+
+    def forward(self, images: Float[Tensor, "b 3 _h _w"]) -> Tokens:
+        """Encode normalised images; what is left of a side beside whole patches is dropped."""
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
+        # timm resizes position embeddings with antialiasing; METHOD section 1 (and so the published numbers)
+        # without. Given those of the right size, and told so, timm leaves them alone.
+        self.vit.pos_embed = self._positions(grid)
+        self.vit.patch_embed.grid_size = grid
+        final, (auxiliary,) = self.vit.forward_intermediates(
+            images, indices=[self.auxiliary_block], output_fmt="NCHW", norm=False
+        )
+        final = self.vit.fc_norm(final)  # (b, prefix + h * w, d)
+        patches = final[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+        return Tokens(final=patches, auxiliary=auxiliary, class_token=final[:, 0])
+
+    def set_position_grid(self, grid: tuple[int, int]) -> None:
+        """Make room for position embeddings of another grid (tokens down and across), to be loaded."""
+        self.position_grid = grid
+        if self.positions is not None:
+            tokens = self._position_prefix + math.prod(grid)
+            self.positions = self.positions.new_zeros(1, tokens, self.embed_dim)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+        if self.positions is None or grid == self.position_grid:
+            return self.positions
+        prefix = self.positions[:, : self._position_prefix]
+        patches = self.positions[:, self._position_prefix :].transpose(1, 2)  # (1, d, n)
+        patches = patches.reshape(1, -1, *self.position_grid)
+        patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        return torch.cat([prefix, patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _not_plain(name: str) -> str:
+    return (
+        f"--backbone {name!r} is not a plain Vision Transformer with a class token; "
+        "choose one such as 'deit_base_patch16_224' or 'vit_small_patch14_dinov2'"
+    )
+
+
+def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor]) -> None:
+    """Load a timm ViT's state (its own key names; classification heads are left out, floats of any width).
+
+    Raises:
+        ValueError: Keys are missing or have other shapes: the file is of another model.
+    """
+    state = {key: value.float() for key, value in state.items()}
+    positions = state.pop("pos_embed", None)
+    wanted = backbone.vit.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    shapes = sorted(key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape)
+    if backbone.positions is not None:
+        if positions is None:
+            missing.append("pos_embed")
+        elif positions.shape[-1] != backbone.positions.shape[-1]:
+            shapes.append("pos_embed")
+    if missing or shapes:
+        what = f"has no {missing[0]!r}" if missing else f"has another shape of {shapes[0]!r}"
+        raise ValueError(f"is of another model than --backbone {backbone.name!r}: it {what}")
+    if backbone.positions is not None and positions is not None:
+        tokens = positions.shape[1] - backbone._position_prefix
+        side = math.isqrt(tokens)
+        if side * side != tokens:
+            raise ValueError(f"has position embeddings for {tokens} patches, which is no square")
+        backbone.position_grid = (side, side)
+        backbone.positions = positions.to(backbone.positions)
+    backbone.vit.load_state_dict({key: state[key] for key in wanted})

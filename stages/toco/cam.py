@@ -1,0 +1,183 @@
+"""Class activation maps (CAMs): fused over scales, and made into labels (METHOD sections 2 and 3).
+
+Letters: b images, c foreground classes, h w map height and width in pixels (or tokens where said).
+Boxes are (y0, y1, x0, x1) in pixels of the map, half open: the part of a padded crop that is image.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORE_INDEX = 255
+SCALES = (1.0, 0.5, 1.5)
+
+
+class Cams(NamedTuple):
+    """The two maps of one forward pass: from the last block's tokens and from the auxiliary block's."""
+
+    final: Float[Tensor, "b c h w"]
+    auxiliary: Float[Tensor, "b c h w"]
+
+
+def fuse_scales(
+    maps: Sequence[Float[Tensor, "b2 c _h _w"]], size: tuple[int, int]
+) -> Float[Tensor, "b c {size[0]} {size[1]}"]:
+    """Fuse raw maps of several scales into one CAM per image and class (section 2).
+
+    Args:
+        maps: One tensor a scale, any resolution; first half of the batch the images, second half
+            the same images mirrored left to right.
+        size: Height and width of the result, in pixels.
+
+    Returns:
+        CAMs in [0, 1): zero at each map's minimum, just under one at its maximum.
+    """
+    return normalise(sum_scales(maps, size))
+
+
+def sum_scales(
+    maps: Sequence[Float[Tensor, "b2 c _h _w"]], size: tuple[int, int]
+) -> Float[Tensor, "b c {size[0]} {size[1]}"]:
+    """Sum over the scales of the ReLU of the larger of a map and its un-mirrored mirror map."""
+    total: Tensor | None = None
+    for raw in maps:
+        # In float32 whatever the network ran in: bf16 would leave 256 steps between 0 and 1.
+        resized = F.interpolate(raw.float(), size=size, mode="bilinear", align_corners=False)
+        straight, mirrored = resized.chunk(2)
+        fused = torch.maximum(straight, mirrored.flip(-1)).relu_()
+        total = fused if total is None else total + fused
+    if total is None:
+        raise ValueError("sum_scales needs the maps of at least one scale")
+    return total
+
+
+def normalise(cam: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Stretch each image's map of each class to [0, 1); a constant map becomes all zero."""
+    shifted = cam - cam.amin(dim=(-2, -1), keepdim=True)
+    return shifted / (shifted.amax(dim=(-2, -1), keepdim=True) + 1e-5)
+
+
+def multi_scale_cams(
+    raw_cams: Callable[[Float[Tensor, "b 3 _h _w"]], Cams],
+    images: Float[Tensor, "b 3 h w"],
+    *,
+    scales: Sequence[float] = SCALES,
+    straight: Cams | None = None,
+) -> Cams:
+    """Run a network over scales and mirror images and fuse its CAMs (section 2).
+
+    Args:
+        raw_cams: The network: normalised images to raw maps on the token grid.
+        images: Normalised images.
+        scales: Factors on the image size.
+        straight: Raw maps of the unmirrored images at scale 1, where they are known already;
+            only the mirror images are run at that scale then.
+    """
+    height, width = images.shape[-2:]
+    final, auxiliary = [], []
+    for scale in scales:
+        size = (int(scale * height), int(scale * width))
+        scaled = (
+            images
+            if size == (height, width)
+            else F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        )
+        if straight is not None and scaled is images:
+            mirrored = raw_cams(images.flip(-1))
+            both = Cams(
+                final=torch.cat([straight.final.to(mirrored.final), mirrored.final]),
+                auxiliary=torch.cat([straight.auxiliary.to(mirrored.auxiliary), mirrored.auxiliary]),
+            )
+        else:
+            both = raw_cams(torch.cat([scaled, scaled.flip(-1)]))
+        final.append(both.final)
+        auxiliary.append(both.auxiliary)
+    return Cams(final=fuse_scales(final, (height, width)), auxiliary=fuse_scales(auxiliary, (height, width)))
+
+
+class PresentClasses(NamedTuple):
+    """The k classes to look at in each image, so that work grows with these and not with all c classes."""
+
+    # 0-based; filled up with others where an image has fewer than k. (It hides tuple.index.)
+    index: Int[Tensor, "b k"]  # type: ignore[assignment]
+    valid: Float[Tensor, "b k"]  # 1 where the image has that class, 0 where it is a filler
+
+    def pick(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        """Take the maps of these classes."""
+        return maps.gather(1, self.index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
+
+    def class_numbers(self, label: Int[Tensor, "b h w"], ignore_index: int = IGNORE_INDEX) -> Tensor:
+        """Turn labels 1..k among these classes into class numbers 1..c; 0 and `ignore_index` stay."""
+        table = self.index.new_zeros(len(self.index), ignore_index + 1)
+        table[:, 1 : self.index.shape[1] + 1] = self.index + 1
+        table[:, ignore_index] = ignore_index
+        return table.gather(1, label.flatten(1)).reshape(label.shape)
+
+
+def present_classes(class_labels: Float[Tensor, "b c"]) -> PresentClasses:
+    """List the classes that each image has; at least one column, for images without any."""
+    count = max(1, int((class_labels > 0).sum(dim=1).max()))
+    # A stable sort keeps the classes in order.
+    valid, index = class_labels.sort(dim=1, descending=True, stable=True)
+    return PresentClasses(index=index[:, :count], valid=valid[:, :count])
+
+
+def keep_present(cam: Float[Tensor, "b c h w"], class_labels: Float[Tensor, "b c"]) -> Float[Tensor, "b c h w"]:
+    """Set the maps of classes that the image does not have to zero (the valid CAM, section 3).
+
+    Args:
+        cam: CAMs in [0, 1].
+        class_labels: 1 where the image has the class, else 0.
+    """
+    return cam * class_labels[:, :, None, None]
+
+
+def label_one_threshold(valid_cam: Float[Tensor, "b c h w"], background: float = 0.5) -> Int[Tensor, "b h w"]:
+    """Label each pixel with its best class (1..c), or 0 where no score is above `background`."""
+    score, best = valid_cam.max(dim=1)
+    return torch.where(score > background, best + 1, 0)
+
+
+def label_two_thresholds(
+    valid_cam: Float[Tensor, "b c h w"],
+    image_box: Int[Tensor, "b 4"] | None = None,
+    *,
+    high: float = 0.7,
+    low: float = 0.25,
+    ignore_index: int = IGNORE_INDEX,
+) -> Int[Tensor, "b h w"]:
+    """Label pixels that are sure: a class above `high`, background up to `low`, else `ignore_index`.
+
+    Pixels outside `image_box` are ignored.
+    """
+    score, best = valid_cam.max(dim=1)
+    label = torch.where(score > high, best + 1, ignore_index)
+    label = label.masked_fill(score <= low, 0)
+    return label if image_box is None else ignore_outside(label, image_box, ignore_index)
+
+
+def ignore_outside(
+    label: Int[Tensor, "b h w"], image_box: Int[Tensor, "b 4"], ignore_index: int = IGNORE_INDEX
+) -> Int[Tensor, "b h w"]:
+    """Set the pixels outside each image's box to `ignore_index`."""
+    return torch.where(inside_box(image_box, label.shape[-2], label.shape[-1]), label, ignore_index)
+
+
+def inside_box(image_box: Int[Tensor, "b 4"], height: int, width: int) -> Tensor:
+    """True inside each image's box; shape (b, height, width), bool."""
+    y0, y1, x0, x1 = image_box[:, :, None, None].unbind(dim=1)
+    rows = torch.arange(height, device=image_box.device)[:, None]
+    columns = torch.arange(width, device=image_box.device)
+    return (rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1)
+
+
+def uncertainty_map(
+    valid_cam: Float[Tensor, "b c h w"], *, high: float = 0.7, low: float = 0.25
+) -> Int[Tensor, "b h w"]:
+    """Say how sure each pixel is: 0 background (score <= low), 2 object (score >= high), 1 between."""
+    score = valid_cam.amax(dim=1)
+    return (score > low).long() + (score >= high).long()

@@ -1,0 +1,171 @@
+"""Fixtures that all tests share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stages.config import TrainCam
+from stages.monitor import SilentMonitor
+from stages.train_cam import train_cam
+
+# The tensors of these tests are too small to share out between threads.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, Any]]:
+    """Loads a file of the published program's arrays: tensors, and Python scalars for what has no shape.
+
+    `TOCO_GOLDEN` names another folder of files of the same form: other sizes, classes, constants, seeds.
+    """
+    folder = Path(os.environ.get("TOCO_GOLDEN") or Path(__file__).parent / "golden")
+
+    def load(name: str) -> dict[str, Any]:
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        return {key: torch.from_numpy(value) if value.ndim else value.item() for key, value in arrays.items()}
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def assert_golden() -> Callable[..., None]:
+    """Compares floats with the published program's: relative to each entry, and a little to the largest one.
+
+    An entry near zero is a sum of terms about as large as the largest entry, each rounded to 6e-8 of its own
+    size in float32 in both programs; a tenth of `rtol` of the largest entry allows for these, and no more.
+    """
+
+    def check(actual: Tensor | float, expected: Tensor | float, rtol: float = 1e-5) -> None:
+        actual, expected = torch.as_tensor(actual), torch.as_tensor(expected)
+        largest = expected.abs().max().item()
+        torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=rtol, atol=0.1 * rtol * largest)
+
+    return check
+
+
+class Listener(SilentMonitor):
+    """Keeps what is said, and presses Ctrl-C (or pulls the plug) where it is told to."""
+
+    def __init__(self, stop: tuple[str, int] | None = None, by: type[BaseException] = KeyboardInterrupt) -> None:
+        """Raise `by` at the n-th call of a method, for stop = (method, n)."""
+        self.stop = stop
+        self.by = by
+        self.calls: list[str] = []
+        self.steps = 0
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def heard(self, method: str) -> None:
+        self.calls.append(method)
+        if self.stop == (method, self.calls.count(method)):
+            raise self.by
+
+    def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
+        self.steps = done
+        self.heard("start")
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.steps += steps
+        self.heard("advance")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.heard("note")
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.heard("warn")
+
+    def finish(self) -> None:
+        self.heard("finish")
+
+
+@pytest.fixture(scope="session")
+def listener() -> type[Listener]:
+    return Listener
+
+
+@pytest.fixture(scope="session")
+def draw_pictures() -> Callable[[Path], Path]:
+    """Writes a custom folder: red and blue squares on grey, eight images to train on, two to measure on."""
+
+    def draw(root: Path) -> Path:
+        classes = (("red",), ("blue",), ("red", "blue"), ())
+        rows = ["image,labels,split"]
+        for number, image_id in enumerate(("a", "b", "c", "d", "deep/e", "deep/f", "deep/g", "h", "v", "w")):
+            names = classes[number % 4]
+            mask = np.zeros((64, 64 if number % 3 else 48), np.uint8)
+            for name in names:
+                top, left = 4 + 3 * number, (4 if name == "red" else 28)
+                mask[top : top + 24, left : left + 18] = 1 + ("red", "blue").index(name)
+            colours = np.array([(110, 110, 110), (210, 50, 40), (40, 60, 210)])[mask]
+            noise = np.random.default_rng(number).integers(-30, 30, colours.shape)
+            for folder, suffix, picture in (("images", "jpg", colours + noise), ("masks", "png", mask)):
+                path = root / folder / f"{image_id}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path)
+            rows.append(f"{image_id}.jpg,{';'.join(names)},{'val' if image_id in 'vw' else 'train'}")
+        (root / "labels.csv").write_text("\n".join(rows) + "\n")
+        (root / "classes.txt").write_text("red\nblue\n")
+        return root
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def pictures(draw_pictures: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `draw_pictures` writes; not to be changed."""
+    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def cam_settings() -> Callable[..., TrainCam]:
+    """Settings for a ViT of two blocks and four steps on the pictures, all losses on from the second step."""
+
+    def settings(**changes: Any) -> TrainCam:
+        defaults: dict[str, Any] = {
+            "backbone": "vit_tiny_patch16_224",
+            "backbone_option": ("patch_size=8", "embed_dim=32", "depth=2", "num_heads=2"),
+            "auxiliary_block": -2,
+            "weights": "none",
+            "iterations": 4,
+            "batch_size": 2,
+            "image_size": 32,
+            "seg_start": 0.25,
+            "log_every": 1,
+            "checkpoint_every": 2,
+            "evaluate_every": 2,
+            "evaluate_images": 3,
+            "device": "cpu",
+            "workers": 0,
+        }
+        return TrainCam(**{**defaults, **changes})
+
+    return settings
+
+
+@pytest.fixture(scope="session")
+def trained_run(
+    pictures: Path, cam_settings: Callable[..., TrainCam], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run folder in which `toco train-cam` finished, undisturbed; not to be changed."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train_cam(pictures, run, cam_settings(), SilentMonitor())
+    return run
+
+
+@pytest.fixture
+def cam_run(trained_run: Path, tmp_path: Path) -> Path:
+    """A run folder of the test's own that holds the trained CAM network."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "cam").symlink_to(trained_run / "cam")
+    return run
