@@ -1,0 +1,307 @@
+"""Run folders: what each stage writes, and how the next one opens it.
+
+    RUN/cam     config.json  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
+    RUN/labels  config.json  cams.h5  labels.h5  metrics.json  (shards/ until it is done)
+    RUN/seg     config.json  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
+
+A product appears under its final name only when it is whole: it is written beside and renamed.
+Nothing here is unpickled beyond tensors and plain values.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PRODUCERS = {"cam": "train-cam", "labels": "make-labels", "seg": "train-seg"}
+PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "seg": ("model.safetensors",)}
+
+
+class ArtifactError(Exception):
+    """A run folder is not as a stage needs it; one line: what, where, what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFolder:
+    """One stage's folder in a run."""
+
+    path: Path
+    config: Mapping[str, Any]  # what config.json holds
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Foreground classes; class c is class_names[c - 1]."""
+        return tuple(self.config["dataset"]["class_names"])
+
+    @property
+    def dataset_root(self) -> Path:
+        """Where the data set was."""
+        return Path(self.config["dataset"]["root"])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The stage's settings, by field name."""
+        settings: Mapping[str, Any] = self.config["settings"]
+        return settings
+
+
+def begin_stage(
+    run: Path,
+    stage: str,
+    *,
+    settings: Any,
+    dataset: Dataset,
+    extra: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    may_change: tuple[str, ...] = (),
+) -> StageFolder:
+    """Make a stage's folder and write its config; nothing is deleted before everything else was checked.
+
+    Args:
+        run: The run folder.
+        stage: Key of PRODUCERS.
+        settings: The stage's settings, a dataclass.
+        dataset: What it works on.
+        extra: More for the config.
+        resume: Go on with a folder that an interrupted run left.
+        overwrite: Delete what an earlier run left, and the stages made from it stay.
+        may_change: Settings that may differ when a run goes on.
+
+    Raises:
+        ArtifactError: The folder exists and neither `resume` nor `overwrite` was given, or it is none of toco's,
+            or a run to go on with had other settings.
+    """
+    path = run / stage
+    config = {
+        "stage": PRODUCERS[stage],
+        "toco": version("toco"),
+        "settings": asdict(settings),
+        "dataset": {
+            "root": str(dataset.root.resolve()),
+            "layout": dataset.layout,
+            "class_names": list(dataset.class_names),
+        },
+        **(extra or {}),
+    }
+    config = json.loads(json.dumps(config))  # as it will be read: tuples are lists
+    # Hidden files do not count: a run that was killed before it had a config left no others.
+    if path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
+        if not (resume or overwrite):
+            raise ArtifactError(
+                f"{path} exists: use --resume to go on with it, --overwrite to start again, or another run folder"
+            )
+        if not (path / "config.json").is_file():
+            raise ArtifactError(f"{path} has no config.json, so it is none of toco's: give another run folder")
+        if resume:
+            old = read_config(run, stage)
+            _check_same(old, config, path, may_change)
+            if finished(run, stage):
+                return StageFolder(path=path, config=old)
+        else:
+            shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for partial in path.rglob(".*.partial"):  # of a run that was killed while it wrote
+        partial.unlink()
+    write_json(path / "config.json", config)
+    return StageFolder(path=path, config=config)
+
+
+def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, may_change: tuple[str, ...]) -> None:
+    for name, value in new["settings"].items():
+        before = old["settings"].get(name)
+        if before != value and name not in may_change:
+            raise ArtifactError(
+                f"{path} was begun with --{name.replace('_', '-')} {before} and cannot go on with {value}: "
+                "give the same, or --overwrite to start again"
+            )
+    if old["dataset"]["class_names"] != new["dataset"]["class_names"]:
+        raise ArtifactError(
+            f"{path} was begun with other classes than {new['dataset']['root']} has now: use --overwrite to start again"
+        )
+
+
+def read_config(run: Path, stage: str) -> Mapping[str, Any]:
+    """Read a stage's config.json.
+
+    Raises:
+        ArtifactError: There is none, or it is damaged.
+    """
+    path = run / stage / "config.json"
+    producer = PRODUCERS[stage]
+    if not run.is_dir():
+        raise ArtifactError(f"there is no run folder {run}: check the path, or run 'toco train-cam DATA --out {run}'")
+    if not path.is_file():
+        raise ArtifactError(f"{run} has no {stage}/config.json: run 'toco {producer}' first")
+    try:
+        config: Mapping[str, Any] = json.loads(path.read_text())
+        config["settings"], config["dataset"]["root"], config["dataset"]["class_names"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}): run 'toco {producer} --overwrite' again") from error
+    return config
+
+
+def open_stage(run: Path, stage: str) -> StageFolder:
+    """Open what a finished stage wrote.
+
+    Raises:
+        ArtifactError: The stage did not run, or did not finish.
+    """
+    config = read_config(run, stage)
+    for name in PRODUCTS[stage]:
+        if not (run / stage / name).is_file():
+            raise ArtifactError(
+                f"{run / stage} has no {name}: 'toco {PRODUCERS[stage]}' did not finish there; "
+                "run it again with --resume"
+            )
+    return StageFolder(path=run / stage, config=config)
+
+
+def finished(run: Path, stage: str) -> bool:
+    """Whether a stage's products are all there."""
+    return all((run / stage / name).is_file() for name in PRODUCTS[stage])
+
+
+def check_classes(folder: StageFolder, dataset: Dataset) -> None:
+    """Refuse a data set whose classes are not those that the run was made with.
+
+    Raises:
+        ArtifactError: Names the first difference.
+    """
+    mine, theirs = folder.class_names, dataset.class_names
+    if mine == theirs:
+        return
+    missing = [name for name in mine if name not in theirs]
+    added = [name for name in theirs if name not in mine]
+    what = (
+        f"lacks the class {missing[0]!r}"
+        if missing
+        else f"has the class {added[0]!r} more"
+        if added
+        else "has the classes in another order"
+    )
+    raise ArtifactError(
+        f"{dataset.root} {what} ({len(theirs)} classes; {folder.path} was made with {len(mine)}): "
+        "use the data set of that run, or train again"
+    )
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; rename it to `path` if the block ends well, else delete it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's files are for their owner alone
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def save_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
+    """Write a state dict as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with whole_file(path) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary)
+
+
+def load_weights(path: Path) -> dict[str, "Tensor"]:
+    """Read a state dict from safetensors.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}: check the path")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is no whole .safetensors file ({error}): make or copy it again") from error
+
+
+def save_checkpoint(path: Path, value: Mapping[str, Any]) -> None:
+    """Write tensors and plain values for a run to go on from, whole or not at all."""
+    import torch
+
+    with whole_file(path) as temporary:
+        torch.save(dict(value), temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; tensors and plain values only.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"{path} is damaged ({reason}): start again with --overwrite") from error
+    return value
+
+
+class MetricsLog:
+    """metrics.jsonl: one JSON object a line, in order of iterations."""
+
+    def __init__(self, path: Path, *, start: int) -> None:
+        """Go on after iteration `start`; later lines, from a run cut off after its checkpoint, are dropped."""
+        self.path = path
+        self._written: set[tuple[Any, ...]] = set()
+        kept = []
+        if path.exists():
+            for line in path.read_text(errors="replace").splitlines():
+                try:
+                    values = json.loads(line)
+                    if values["iteration"] <= start:
+                        kept.append(line + "\n")
+                        self._written.add(_kind(values))
+                except (json.JSONDecodeError, KeyError, TypeError):  # a line cut off in the middle
+                    continue
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(kept))
+
+    def write(self, **values: Any) -> None:
+        """Append a line, unless one with the same names is there for the iteration; NaN becomes null."""
+        if _kind(values) in self._written:
+            return
+        self._written.add(_kind(values))
+        plain = {name: None if value != value else value for name, value in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps(plain) + "\n")
+
+
+def _kind(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (values["iteration"], *sorted(values))

@@ -1,0 +1,302 @@
+"""Typed settings of every stage. Each field carries its default and its help once; the command line is made from them.
+
+No torch here, so that `toco --help` answers at once. Sizes are in pixels, rates per iteration, scores in 0..1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stages.option import check_limits, option
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+CrfBackend = Literal["auto", "torch", "pydensecrf"]
+
+# Headings in the commands' help, behind the options that everybody needs.
+AUGMENTATION = "Augmentation"
+METHOD = "The method's constants"
+PROGRESS = "Progress and checkpoints"
+MACHINE = "Machine and bad files"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a stage runs, and how it treats bad files; the same for all stages."""
+
+    device: Device = option("auto", "Processor: auto takes a GPU where there is one.", group=MACHINE)
+    workers: int | None = option(
+        None,
+        "Processes that load images; by default as many as help on this machine.",
+        minimum=0,
+        group=MACHINE,
+    )
+    skip_bad: bool = option(False, "Go on without images that are missing, unreadable or too small.", group=MACHINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Machine):
+    """What the two training stages share."""
+
+    split: str | None = option(None, "Split of the data set to train on; by default its training split.")
+    iterations: int = option(20_000, "Training steps.", minimum=1)
+    batch_size: int = option(4, "Images a step, over all devices together.", minimum=1)
+    learning_rate: float = option(6e-5, "Learning rate of the encoder.", minimum=0)
+    seed: int = option(0, "Start of all randomness: the same seed gives the same network on one machine.", minimum=0)
+    rescale_min: float = option(0.5, "Smallest factor of the random rescale.", minimum=0.05, group=AUGMENTATION)
+    rescale_max: float = option(2.0, "Largest factor of the random rescale.", minimum=0.05, group=AUGMENTATION)
+    head_factor: float = option(
+        10.0, "How much faster than the encoder all that stands on it learns.", minimum=0, group=METHOD
+    )
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", minimum=0, group=METHOD)
+    warmup: float = option(
+        0.075, "Share of the iterations over which the learning rate rises.", minimum=0, maximum=1, group=METHOD
+    )
+    checkpoint_every: int = option(500, "Iterations between checkpoints, for --resume.", minimum=1, group=PROGRESS)
+    log_every: int = option(20, "Iterations between lines of metrics.jsonl.", minimum=1, group=PROGRESS)
+    evaluate_every: int = option(
+        2000,
+        "Iterations between measurements against true masks, where the data set has any; 0 for the end only.",
+        minimum=0,
+        group=PROGRESS,
+    )
+    evaluate_images: int = option(
+        100, "Images with true masks to measure on during training.", minimum=1, group=PROGRESS
+    )
+    devices: int = option(1, "GPUs (or processes on a CPU) to train on.", minimum=1, group=MACHINE)
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            ValueError: With the options' names.
+        """
+        check_limits(self)
+        if self.rescale_min > self.rescale_max:
+            raise ValueError(f"--rescale-min {self.rescale_min} is above --rescale-max {self.rescale_max}")
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"--batch-size {self.batch_size} (over all devices) cannot be shared evenly by --devices {self.devices}"
+            )
+
+    @property
+    def warmup_iterations(self) -> int:
+        """Length of the warm-up."""
+        return round(self.warmup * self.iterations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCam(Training):
+    """Settings of `toco train-cam`; the defaults are the paper's for VOC 2012."""
+
+    backbone: str = option(
+        "deit_base_patch16_224", "Vision Transformer by timm's name: any plain one with a class token."
+    )
+    backbone_option: tuple[str, ...] = option(
+        (),
+        "Change of its shape as NAME=VALUE (depth=6, embed_dim=192, patch_size=8 ...), for --weights none.",
+    )
+    weights: str = option(
+        "pretrained",
+        "What it starts from: pretrained (download), none (from scratch), or a .safetensors FILE.",
+    )
+    image_size: int = option(448, "Side of the square training images, a multiple of the patch size.", minimum=16)
+    long_side: int | None = option(
+        None,
+        "First resize images to this longer side; by default 500/448 of the image size, as VOC's are.",
+        minimum=8,
+        group=AUGMENTATION,
+    )
+    contrast_start: float = option(
+        0.0,
+        "Share of the iterations after which the token contrasts begin.",
+        minimum=0,
+        maximum=1,
+        group=METHOD,
+    )
+    seg_start: float = option(
+        0.1,
+        "Share of the iterations after which the segmentation branch begins.",
+        minimum=0,
+        maximum=1,
+        group=METHOD,
+    )
+    auxiliary_labels_until: float = option(
+        0.0,
+        "Share of the iterations until which that branch learns from the auxiliary CAM.",
+        minimum=0,
+        maximum=1,
+        group=METHOD,
+    )
+    auxiliary_block: int = option(
+        -3, "Block whose tokens give the auxiliary CAM; negative counts from the last.", group=METHOD
+    )
+    ptc_weight: float = option(0.2, "Weight of patch-token contrast; 0 switches it off.", minimum=0, group=METHOD)
+    ctc_weight: float = option(0.5, "Weight of class-token contrast; 0 switches it off.", minimum=0, group=METHOD)
+    seg_weight: float = option(0.1, "Weight of the segmentation loss.", minimum=0, group=METHOD)
+    reg_weight: float = option(0.05, "Weight of the regularised (dense CRF) loss.", minimum=0, group=METHOD)
+    temperature: float = option(0.5, "Temperature of class-token contrast.", minimum=0.01, group=METHOD)
+    momentum: float = option(0.9, "How slowly the teacher projector follows.", minimum=0, maximum=1, group=METHOD)
+    local_crops: int = option(8, "Local crops an image, for class-token contrast.", minimum=1, group=METHOD)
+    local_crop_size: int | None = option(
+        None,
+        "Side of a local crop; by default 96/448 of the image size, in whole patches.",
+        minimum=8,
+        group=METHOD,
+    )
+    background: float = option(0.5, "CAM score up to which a pixel is background, where masks are measured.")
+    background_high: float = option(0.7, "CAM score above which a pixel is surely its class.", group=METHOD)
+    background_low: float = option(0.25, "CAM score up to which a pixel is surely background.", group=METHOD)
+    scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales over which CAMs are summed.", group=METHOD)
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            ValueError: With the options' names.
+        """
+        super().__post_init__()
+        _check_thresholds(self.background_low, self.background_high)
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError("--scales must be one or more positive factors")
+        for text in self.backbone_option:
+            if "=" not in text:
+                raise ValueError(f"--backbone-option {text!r} is not of the form NAME=VALUE")
+
+
+CAM_RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "voc": {},
+    "coco": {
+        "iterations": 80_000,
+        "batch_size": 8,
+        "warmup": 1_500 / 80_000,
+        "background_high": 0.65,
+        "background": 0.45,
+        "temperature": 1.0,
+        "contrast_start": 0.15,
+        "seg_start": 0.1,
+        "auxiliary_labels_until": 0.15,
+        "long_side": 640,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeLabels(Machine):
+    """Settings of `toco make-labels`."""
+
+    split: str | None = option(None, "Split to make labels for; by default the one that was trained on.")
+    crf: bool = option(False, "Sharpen with a dense CRF: masks follow edges, unsure pixels become 255 (ignored).")
+    crf_backend: CrfBackend = option("auto", "Who computes it: pydensecrf (CPU) or torch (any device).")
+    background: float = option(
+        0.5,
+        "Pixels whose CAM is at most this are background; higher gives smaller objects.",
+        minimum=0,
+        maximum=1,
+    )
+    two_thresholds: bool = option(
+        False, "Leave pixels between --background-low and --background-high unlabelled (255), without a CRF."
+    )
+    background_high: float | None = option(
+        None,
+        "Score above which a pixel is surely its class; by default as in training.",
+        minimum=0,
+        maximum=1,
+        group=METHOD,
+    )
+    background_low: float | None = option(
+        None,
+        "Score up to which a pixel is surely background; by default as in training.",
+        minimum=0,
+        maximum=1,
+        group=METHOD,
+    )
+    image_size: int | None = option(
+        None, "Side that images are resized to for their CAMs; by default as in training.", minimum=16
+    )
+    scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales over which CAMs are summed.", group=METHOD)
+    batch_size: int = option(8, "Images that go through the network together.", minimum=1)
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            ValueError: With the options' names.
+        """
+        check_limits(self)
+        if self.crf and self.two_thresholds:
+            raise ValueError("--crf and --two-thresholds are two ways to make labels: choose one")
+        if self.background_low is not None and self.background_high is not None:
+            _check_thresholds(self.background_low, self.background_high)
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError("--scales must be one or more positive factors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSeg(Training):
+    """Settings of `toco train-seg`."""
+
+    arch: str = option("DeepLabV3Plus", "Network of segmentation-models-pytorch (DeepLabV3Plus, Unet, FPN ...).")
+    encoder: str = option("resnet50", "Its encoder by that library's name; 'tu-NAME' takes timm's NAME.")
+    weights: str = option(
+        "pretrained", "What the encoder starts from: pretrained (download), none, or a .safetensors FILE."
+    )
+    batch_size: int = option(16, "Images a step, over all devices together.", minimum=2)
+    image_size: int = option(512, "Side of the square training crops, a multiple of 32.", minimum=32)
+    long_side: int | None = option(
+        None,
+        "First resize images to this longer side; by default 500/512 of the image size, as VOC's are.",
+        minimum=8,
+        group=AUGMENTATION,
+    )
+    learning_rate: float = option(1e-4, "Learning rate of the encoder.", minimum=0)
+    warmup: float = option(
+        0.02,
+        "Share of the iterations over which the learning rate rises.",
+        minimum=0,
+        maximum=1,
+        group=METHOD,
+    )
+    val_split: str | None = option(None, "Split to measure on; by default the data set's validation split.")
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            ValueError: With the options' names.
+        """
+        super().__post_init__()
+        if self.image_size % 32:
+            raise ValueError(
+                f"--image-size {self.image_size} is no multiple of 32; take {round(self.image_size / 32) * 32 or 32}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Machine):
+    """Settings of `toco predict`."""
+
+    source: Literal["auto", "student", "decoder"] = option(
+        "auto",
+        "Network: the student of train-seg, or the decoder of train-cam; auto takes the student if trained.",
+    )
+    scales: tuple[float, ...] = option(
+        (1.0,), "Image scales whose outputs are fused, each with its mirror image.", group=METHOD
+    )
+    crf: bool = option(False, "Sharpen with a dense CRF.")
+    crf_backend: CrfBackend = option("auto", "Who computes it: pydensecrf (CPU) or torch (any device).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Machine):
+    """Settings of `toco evaluate`."""
+
+    split: str | None = option(
+        None,
+        "Split to measure the networks on; by default the validation split. CAM and pseudo masks are always measured "
+        "on the images they were made for.",
+    )
+
+
+def _check_thresholds(low: float, high: float) -> None:
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"--background-low {low} must be below --background-high {high}, both between 0 and 1")

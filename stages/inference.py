@@ -1,0 +1,95 @@
+"""Run the CAM network on whole images: class activation maps and the decoder's probabilities (METHOD section 8).
+
+Letters: b images, c foreground classes, s side of the square network input, h w pixels of the original.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from data.dataset import Sample
+from data.images import read_image
+from stages.toco.cam import Cams, PresentClasses, multi_scale_cams
+from stages.toco.model import ToCo
+
+DECODER_SCALES = (1.0, 1.25, 1.5)
+
+
+class LoadedImage(NamedTuple):
+    """An image as the network and the CRF want it."""
+
+    squashed: UInt8[Tensor, "3 s s"]
+    original: UInt8[Tensor, "3 h w"]
+
+
+def load_image(sample: Sample, side: int) -> LoadedImage:
+    """Read an image and resize it to a square.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    image = read_image(sample.image)
+    return LoadedImage(
+        squashed=to_tensor(image.resize((side, side), Image.Resampling.BILINEAR)), original=to_tensor(image)
+    )
+
+
+def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    """Turn an RGB image into a tensor."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@torch.inference_mode()
+def square_cams(
+    model: ToCo, images: UInt8[Tensor, "b 3 s s"], present: PresentClasses, scales: Sequence[float]
+) -> Cams:
+    """Multi-scale CAMs of the given classes, at the size of the input; fillers are zero."""
+
+    def raw(scaled: Tensor) -> Cams:
+        maps = model.raw_cams(scaled)
+        chosen = PresentClasses(present.index.repeat(2, 1), present.valid.repeat(2, 1))
+        return Cams(final=chosen.pick(maps.final), auxiliary=chosen.pick(maps.auxiliary))
+
+    normalised = model.backbone.normalise(images.float())
+    cams = multi_scale_cams(raw, normalised, scales=scales)
+    valid = present.valid[:, :, None, None]
+    return Cams(final=cams.final * valid, auxiliary=cams.auxiliary * valid)
+
+
+@torch.inference_mode()
+def decoder_probabilities(
+    model: ToCo, images: UInt8[Tensor, "b 3 s s"], scales: Sequence[float] = DECODER_SCALES
+) -> Float[Tensor, "b classes s s"]:
+    """The decoder's class probabilities, background first: mirror pairs summed, maximum over scales, softmax."""
+    normalised = model.backbone.normalise(images.float())
+    side, patch = images.shape[-1], model.backbone.patch_size
+    best: Tensor | None = None
+    for scale in scales:
+        size = max(1, round(scale * side / patch)) * patch
+        scaled = F.interpolate(normalised, size=(size, size), mode="bilinear", align_corners=False)
+        logits = model(torch.cat([scaled, scaled.flip(-1)])).seg_logits.float()
+        straight, mirrored = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False).chunk(2)
+        both = straight + mirrored.flip(-1)
+        best = both if best is None else torch.maximum(best, both)
+    if best is None:
+        raise ValueError("decoder_probabilities needs at least one scale")
+    return best.softmax(dim=1)
+
+
+def resize_maps(maps: Float[Tensor, "k _h _w"], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
+    """Resize maps to an image's own size (h, w)."""
+    return F.interpolate(maps[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+
+
+def class_label_matrix(samples: Sequence[Sample], num_classes: int) -> Float[Tensor, "b c"]:
+    """1 where an image has a class, else 0."""
+    labels = torch.zeros(len(samples), num_classes)
+    for row, sample in enumerate(samples):
+        labels[row, [number - 1 for number in sample.classes]] = 1
+    return labels

@@ -1,0 +1,204 @@
+"""One training step of the CAM network: all losses of METHOD sections 1 to 7 from one batch.
+
+Letters: b images, c foreground classes, s image side in pixels. Every pass is done once: the training image
+is also the first global view and the CAM's scale 1; the teacher's class tokens are the student's, detached.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from stages.toco.cam import (
+    SCALES,
+    Cams,
+    PresentClasses,
+    keep_present,
+    label_two_thresholds,
+    multi_scale_cams,
+    present_classes,
+    uncertainty_map,
+)
+from stages.toco.crops import choose_crops, cut_crops, positive_views
+from stages.toco.energy import energy_loss
+from stages.toco.losses import (
+    class_token_contrast,
+    classification_loss,
+    patch_token_contrast,
+    segmentation_loss,
+)
+from stages.toco.model import Outputs, ToCo
+from stages.toco.par import refined_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """Constants of the losses; the defaults are the paper's for VOC."""
+
+    ptc_weight: float = 0.2
+    ctc_weight: float = 0.5
+    seg_weight: float = 0.1
+    reg_weight: float = 0.05
+    background_high: float = 0.7
+    background_low: float = 0.25
+    temperature: float = 0.5
+    momentum: float = 0.9
+    scales: tuple[float, ...] = SCALES
+    local_crops: int = 8
+    local_crop_size: int = 96  # pixels
+
+
+class StepBatch(NamedTuple):
+    """A batch of views, red, green, blue in 0..255, and what is known of the images."""
+
+    image: UInt8[Tensor, "b 3 s s"]
+    second: UInt8[Tensor, "b 3 s s"]
+    local: UInt8[Tensor, "b 3 s s"]
+    box: Int[Tensor, "b 4"]  # y0, y1, x0, x1 in pixels
+    class_labels: Float[Tensor, "b c"]
+
+
+class Phase(NamedTuple):
+    """What is trained at this point of the run."""
+
+    contrast: bool  # patch-token and class-token contrast
+    segment: bool  # the decoder, on online pseudo labels
+    auxiliary_labels: bool = False  # these labels come from the auxiliary CAM
+
+
+class Losses(NamedTuple):
+    """The parts before their weights, and their weighted sum; a part that is not trained is zero."""
+
+    total: Float[Tensor, ""]
+    classification: Float[Tensor, ""]
+    auxiliary_classification: Float[Tensor, ""]
+    ptc: Float[Tensor, ""]
+    ctc: Float[Tensor, ""]
+    segmentation: Float[Tensor, ""]
+    regularised: Float[Tensor, ""]
+
+
+class TrainingStep(nn.Module):
+    """The network together with its losses, so that a data-parallel wrapper sees one forward a step."""
+
+    def __init__(self, model: ToCo, settings: StepSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+
+    def forward(self, batch: StepBatch, phase: Phase, generator: torch.Generator) -> Losses:
+        """Compute all losses that the phase trains; `generator` draws the places of the local crops."""
+        settings, model = self.settings, self.model
+        segment = phase.segment and (settings.seg_weight > 0 or settings.reg_weight > 0)
+        contrast_patches = phase.contrast and settings.ptc_weight > 0
+        contrast_classes = phase.contrast and settings.ctc_weight > 0
+        images = model.backbone.normalise(batch.image.float())
+        outputs = model(images, decode=segment)
+        classification = classification_loss(outputs.class_logits, batch.class_labels)
+        auxiliary = classification_loss(outputs.auxiliary_class_logits, batch.class_labels)
+        zero = classification.new_zeros(())
+        ptc = ctc = segmentation = regularised = zero
+        if segment or contrast_patches or contrast_classes:
+            present = present_classes(batch.class_labels)
+            cams = self._cams(images, outputs, present)
+        if contrast_patches:
+            ptc = self._ptc(outputs, cams.auxiliary, batch.box)
+        if contrast_classes:
+            ctc = self._ctc(batch, outputs, cams.auxiliary, generator)
+        if segment:
+            cam = cams.auxiliary if phase.auxiliary_labels else cams.final
+            segmentation, regularised = self._segmentation(batch, outputs, cam, present)
+        total = (
+            classification
+            + auxiliary
+            + settings.ptc_weight * ptc
+            + settings.ctc_weight * ctc
+            + settings.seg_weight * segmentation
+            + settings.reg_weight * regularised
+        )
+        return Losses(total, classification, auxiliary, ptc, ctc, segmentation, regularised)
+
+    @torch.no_grad()
+    def _cams(self, images: Tensor, outputs: Outputs, present: PresentClasses) -> Cams:
+        """Valid multi-scale CAMs of the classes that each image has."""
+
+        def raw(scaled: Tensor) -> Cams:
+            maps = self.model.raw_cams(scaled)
+            repeats = len(scaled) // len(images)  # images and, behind them, their mirror images
+            chosen = PresentClasses(present.index.repeat(repeats, 1), present.valid.repeat(repeats, 1))
+            return Cams(final=chosen.pick(maps.final), auxiliary=chosen.pick(maps.auxiliary))
+
+        cams = multi_scale_cams(
+            raw,
+            images,
+            scales=self.settings.scales,
+            straight=Cams(
+                final=present.pick(outputs.cams.final.detach()),
+                auxiliary=present.pick(outputs.cams.auxiliary.detach()),
+            ),
+        )
+        return Cams(
+            final=keep_present(cams.final, present.valid),
+            auxiliary=keep_present(cams.auxiliary, present.valid),
+        )
+
+    def _ptc(self, outputs: Outputs, auxiliary_cam: Tensor, box: Tensor) -> Tensor:
+        grid = outputs.patch_tokens.shape[-2:]
+        token_cam = F.interpolate(auxiliary_cam, size=grid, mode="bilinear", align_corners=False)
+        labels = label_two_thresholds(
+            token_cam,
+            box_in_tokens(box, self.model.backbone.patch_size),
+            high=self.settings.background_high,
+            low=self.settings.background_low,
+        )
+        return patch_token_contrast(outputs.patch_tokens, labels)
+
+    def _ctc(self, batch: StepBatch, outputs: Outputs, auxiliary_cam: Tensor, generator: torch.Generator) -> Tensor:
+        settings, model = self.settings, self.model
+        uncertainty = uncertainty_map(auxiliary_cam, high=settings.background_high, low=settings.background_low)
+        size = settings.local_crop_size
+        places = choose_crops(uncertainty, count=settings.local_crops, size=size, generator=generator)
+        crops = cut_crops(batch.local.float(), places, size)  # (b, k, 3, size, size)
+        second = model.backbone(model.backbone.normalise(batch.second.float())).class_token
+        local = model.backbone(model.backbone.normalise(crops.flatten(0, 1))).class_token
+        global_tokens = torch.stack([outputs.class_token, second], dim=1)  # (b, 2, d)
+        views = torch.cat([global_tokens, local.unflatten(0, crops.shape[:2])], dim=1)  # (b, 2 + k, d)
+        if self.training:
+            model.update_teacher(settings.momentum)
+        with torch.no_grad():
+            teacher = model.teacher_projector(global_tokens)
+        return class_token_contrast(
+            model.projector(views), teacher, positive_views(uncertainty, places, size), settings.temperature
+        )
+
+    def _segmentation(
+        self, batch: StepBatch, outputs: Outputs, cam: Tensor, present: PresentClasses
+    ) -> tuple[Tensor, Tensor]:
+        settings = self.settings
+        assert outputs.seg_logits is not None
+        images = batch.image.float()
+        logits = F.interpolate(outputs.seg_logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
+        with torch.no_grad():
+            label = refined_labels(
+                cam,
+                images,
+                present.valid,
+                batch.box,
+                high=settings.background_high,
+                low=settings.background_low,
+            )
+            label = present.class_numbers(label)
+        return segmentation_loss(logits, label), energy_loss(logits, images, label, batch.box)
+
+
+def box_in_tokens(box: Int[Tensor, "b 4"], patch_size: int) -> Int[Tensor, "b 4"]:
+    """Shrink pixel boxes to the tokens that lie wholly inside.
+
+    The published program compares the box in pixels with token positions, and so loses the whole image where the
+    crop was padded at its top or left by more than a few pixels.
+    """
+    y0, y1, x0, x1 = box.unbind(dim=1)
+    return torch.stack([-(-y0 // patch_size), y1 // patch_size, -(-x0 // patch_size), x1 // patch_size], dim=1)

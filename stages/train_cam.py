@@ -1,0 +1,221 @@
+"""Stage 1, `toco train-cam`: a Vision Transformer learns from image labels (METHOD sections 1 to 7).
+
+In: a data set. Out: RUN/cam with config.json, model.safetensors, metrics.jsonl.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from data.dataset import DataError, Dataset, Sample
+from data.images import image_size, read_image
+from data.readers import open_dataset, read_mask
+from data.stream import SampleStream, mixed_seed
+from data.transforms import CamTransform
+from stages.artifacts import begin_stage, finished, save_weights
+from stages.cam_model import new_cam_model, spec_as_dict
+from stages.config import TrainCam
+from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
+from stages.machine import make_fabric
+from stages.monitor import Monitor, SilentMonitor
+from stages.samples import spread, usable_samples
+from stages.toco.cam import label_one_threshold, present_classes
+from stages.toco.metrics import Confusion
+from stages.toco.model import ToCo
+from stages.toco.step import Phase, StepBatch, StepSettings, TrainingStep
+from stages.training import Training
+
+# What may change when a run goes on: nothing that the weights depend on.
+MAY_CHANGE = ("device", "workers", "skip_bad", "checkpoint_every", "log_every", "evaluate_every", "evaluate_images")
+
+
+def train_cam(
+    data: Path,
+    out: Path,
+    config: TrainCam,
+    monitor: Monitor,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Train the CAM network and write RUN/cam.
+
+    Args:
+        data: A data set, in any layout.
+        out: The run folder.
+        config: Settings.
+        monitor: Told of progress.
+        resume: Go on after an interruption; on a CPU the weights are those of an undisturbed run, bit for bit.
+        overwrite: Start again, deleting what RUN/cam has.
+
+    Returns:
+        The stage's folder.
+
+    Raises:
+        ValueError: The data, the settings or the weights do not work out.
+        ArtifactError: RUN/cam exists, or is of another run.
+    """
+    fabric = make_fabric(config.device, config.devices)
+    fabric.launch()
+    monitor = monitor if fabric.is_global_zero else SilentMonitor()
+    dataset = open_dataset(data, skip_bad=config.skip_bad)
+    torch.manual_seed(config.seed)
+    model, spec = new_cam_model(config, len(dataset.class_names))
+    samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
+    with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
+    settings = step_settings(config, model.backbone.patch_size)
+    if fabric.is_global_zero:
+        begin_stage(
+            out,
+            "cam",
+            settings=config,
+            dataset=dataset,
+            extra={"model": spec_as_dict(spec)},
+            resume=resume,
+            overwrite=overwrite,
+            may_change=MAY_CHANGE,
+        )
+    fabric.barrier()
+    folder = out / "cam"
+    if resume and finished(out, "cam"):
+        (folder / "checkpoint.pt").unlink(missing_ok=True)  # of a run that was killed just before it did this
+        monitor.note(f"{folder} is finished already")
+        return folder
+
+    groups = model.parameter_groups(config.learning_rate, config.head_factor)
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    step, optimizer = fabric.setup(TrainingStep(model, settings), optimizer)
+    training = Training(
+        fabric=fabric,
+        module=step,
+        optimizer=optimizer,
+        schedule=config,
+        folder=folder,
+        monitor=monitor,
+        title="training the CAM network",
+    )
+    if resume:
+        training.restore()
+    step.train()
+    stream = SampleStream(samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad)
+    training.run(
+        training.batches(stream),
+        partial(_losses, step, config, fabric),
+        partial(_scores, model, with_masks, config, fabric) if with_masks else None,
+    )
+    if fabric.is_global_zero:
+        save_weights(folder / "model.safetensors", model.state_dict())
+        training.checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+    return folder
+
+
+def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
+    """The constants of the losses, with sizes in whole patches."""
+    # 96 of 448 pixels, as published; at least two patches, so that a crop is more than one token.
+    crop = config.local_crop_size or config.image_size * 96 / 448
+    crop_size = max(2, round(crop / patch_size)) * patch_size
+    if crop_size > config.image_size:
+        raise ValueError(
+            f"--local-crop-size {crop_size} (in whole patches of {patch_size}) is above "
+            f"--image-size {config.image_size}"
+        )
+    return StepSettings(
+        ptc_weight=config.ptc_weight,
+        ctc_weight=config.ctc_weight,
+        seg_weight=config.seg_weight,
+        reg_weight=config.reg_weight,
+        background_high=config.background_high,
+        background_low=config.background_low,
+        temperature=config.temperature,
+        momentum=config.momentum,
+        scales=config.scales,
+        local_crops=config.local_crops,
+        local_crop_size=crop_size,
+    )
+
+
+def measured_samples(samples: Sequence[Sample], num_classes: int, config: TrainCam, monitor: Monitor) -> list[Sample]:
+    """Choose the images to measure on, and look at their masks now instead of after hours.
+
+    Raises:
+        DataError: A mask is not as it must be, and bad files are not to be skipped.
+    """
+    good = []
+    for sample in spread([sample for sample in samples if sample.mask is not None], config.evaluate_images):
+        try:
+            read_mask(sample, image_size(sample.image), num_classes)
+        except DataError as error:
+            if not config.skip_bad:
+                raise
+            monitor.warn(f"not measured: {error}")
+        else:
+            good.append(sample)
+    return good
+
+
+class _load:
+    """Read an image, draw its views, and add its labels."""
+
+    def __init__(self, dataset: Dataset, config: TrainCam) -> None:
+        self.num_classes = len(dataset.class_names)
+        self.transform = CamTransform(
+            config.image_size, long_side=config.long_side, rescale=(config.rescale_min, config.rescale_max)
+        )
+
+    def __call__(self, sample: Sample) -> StepBatch:
+        views = self.transform(read_image(sample.image))
+        labels = class_label_matrix([sample], self.num_classes)[0]
+        return StepBatch(image=views.image, second=views.second, local=views.local, box=views.box, class_labels=labels)
+
+
+def phase_at(iteration: int, config: TrainCam) -> Phase:
+    """What is trained at an iteration."""
+    done = iteration / config.iterations
+    return Phase(
+        contrast=done >= config.contrast_start,
+        segment=done >= config.seg_start,
+        auxiliary_labels=done < config.auxiliary_labels_until,
+    )
+
+
+def _losses(
+    step: torch.nn.Module, config: TrainCam, fabric: Fabric, iteration: int, batch: StepBatch
+) -> Mapping[str, Tensor]:
+    # Seeded for each iteration and process, so that a run which goes on draws the same crops (and drops the same,
+    # where a --backbone-option asks for dropout).
+    torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank + 1))
+    losses = step(batch, phase_at(iteration, config), torch.default_generator)
+    return {
+        "loss": losses.total,
+        **{name: getattr(losses, name) for name in losses._fields if name != "total"},
+    }
+
+
+def _scores(model: ToCo, samples: Sequence[Sample], config: TrainCam, fabric: Fabric) -> dict[str, float]:
+    """Measure CAM, auxiliary CAM and decoder against true masks: mIoU, 255 in the truth left out."""
+    classes = model.num_classes
+    confusions = {name: Confusion(classes + 1) for name in ("cam", "auxiliary_cam", "decoder")}
+    for sample in samples:
+        try:
+            loaded = load_image(sample, config.image_size)
+        except DataError:  # training tells of it
+            if not config.skip_bad:
+                raise
+            continue
+        size = (loaded.original.shape[-2], loaded.original.shape[-1])
+        truth = torch.from_numpy(read_mask(sample, size, classes)).long()
+        present = present_classes(class_label_matrix([sample], classes).to(fabric.device))
+        images = loaded.squashed[None].to(fabric.device)
+        with fabric.autocast():
+            cams = square_cams(model, images, present, config.scales)
+            probabilities = decoder_probabilities(model, images)
+        for name, cam in (("cam", cams.final), ("auxiliary_cam", cams.auxiliary)):
+            label = label_one_threshold(resize_maps(cam[0], size)[None], config.background)
+            confusions[name].add(present.class_numbers(label)[0].cpu(), truth)
+        confusions["decoder"].add(resize_maps(probabilities[0], size).argmax(dim=0).cpu(), truth)
+    return {f"{name}_miou": confusion.scores().miou for name, confusion in confusions.items()}

@@ -1,0 +1,211 @@
+"""The loop that both training stages run in: schedule, progress, metrics, checkpoints, interruption."""
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data.dataset import DataError
+from data.stream import Batch, SampleStream, StreamBatches, collate
+from stages.artifacts import ArtifactError, MetricsLog, load_checkpoint, save_checkpoint
+from stages.config import Training as TrainingSettings
+from stages.machine import loader_workers
+from stages.monitor import Monitor
+from stages.toco.schedule import learning_rate_factor
+
+
+@dataclass(kw_only=True)
+class Training:
+    """A network in training, and where it stands."""
+
+    fabric: Fabric
+    module: nn.Module  # as set up by Fabric; its state is what a checkpoint keeps
+    optimizer: torch.optim.Optimizer
+    schedule: TrainingSettings
+    folder: Path
+    monitor: Monitor
+    title: str
+    iteration: int = 0  # steps done
+    recent: list[Mapping[str, Tensor]] = field(default_factory=list)  # losses of the steps since they were last read
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state is kept between steps."""
+        return self.folder / "checkpoint.pt"
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, where there is one.
+
+        Raises:
+            ArtifactError: It is damaged.
+        """
+        if not self.checkpoint.exists():
+            return
+        state = load_checkpoint(self.checkpoint)
+        try:
+            self.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.iteration = int(state["iteration"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ArtifactError(
+                f"{self.checkpoint} is none of this network ({reason}): start again with --overwrite"
+            ) from error
+
+    def save(self) -> None:
+        """Write the checkpoint, by the first process alone; never over a good one when the loss is broken."""
+        if self.recent:
+            self._read()
+        if self.fabric.is_global_zero:
+            state = {
+                "iteration": self.iteration,
+                "module": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            save_checkpoint(self.checkpoint, state)
+
+    def batches(self, stream: SampleStream) -> Iterator[Any]:
+        """Load this process's share of each batch that is still to come, on the device."""
+        sampler = StreamBatches(
+            start=self.iteration,
+            iterations=self.schedule.iterations,
+            batch_size=self.schedule.batch_size,
+            rank=self.fabric.global_rank,
+            processes=self.fabric.world_size,
+        )
+        workers = loader_workers(self.schedule.workers, self.fabric.device)
+        loader: DataLoader[Batch] = DataLoader(
+            stream,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=self.fabric.device.type == "cuda",
+            persistent_workers=workers > 0,
+        )
+        told: set[str] = set()
+        for batch in loader:
+            for problem in batch.problems:
+                if stream.skip_bad and problem not in told:
+                    self.monitor.warn(f"left out: {problem}")
+                    told.add(problem)
+            yield self.fabric.to_device(batch.checked())
+
+    def run(
+        self,
+        batches: Iterable[Any],
+        losses: Callable[[int, Any], Mapping[str, Tensor]],
+        evaluate: Callable[[], Mapping[str, float]] | None = None,
+    ) -> None:
+        """Train to the last iteration.
+
+        Args:
+            batches: What `batches` gives.
+            losses: Called with the iteration (from 0) and its batch; the entry 'loss' is minimised, all are logged.
+            evaluate: Called every `evaluate_every` iterations and at the end; its figures are logged and shown.
+
+        Raises:
+            ValueError: The loss is not finite any more.
+        """
+        schedule = self.schedule
+        log = MetricsLog(self.folder / "metrics.jsonl", start=self.iteration) if self.fabric.is_global_zero else None
+        self.monitor.start(self.title, schedule.iterations, done=self.iteration, unit="steps")
+        try:
+            if evaluate:  # the run before may have been stopped between a step and its measurement
+                self._evaluate(evaluate, log)
+            for batch in batches:
+                figures: dict[str, float] = {}
+                with interrupt_deferred():
+                    rate = self._set_rates()
+                    self._step(losses, batch)
+                    last = self.iteration == schedule.iterations
+                    # Reading a loss waits for the GPU, so it is done once in a while.
+                    if self.iteration % schedule.log_every == 0 or last:
+                        figures = self._read()
+                        self.recent.clear()
+                        if log is not None:
+                            log.write(iteration=self.iteration, learning_rate=rate, **figures)
+                self.monitor.advance(1, **figures)
+                if not last and self.iteration % schedule.checkpoint_every == 0:
+                    self.save()
+                if evaluate:
+                    self._evaluate(evaluate, log)
+            self.monitor.finish()
+        except (KeyboardInterrupt, DataError):  # between two steps: nothing done so far is lost
+            self.save()
+            raise
+
+    def _set_rates(self) -> float:
+        """Set the learning rates of the next step, and return the first."""
+        factor = learning_rate_factor(
+            self.iteration,
+            iterations=self.schedule.iterations,
+            warmup_iterations=self.schedule.warmup_iterations,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _step(self, losses: Callable[[int, Any], Mapping[str, Tensor]], batch: Any) -> None:
+        parts = losses(self.iteration, batch)
+        self.fabric.backward(parts["loss"])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.iteration += 1
+        self.recent.append({name: part.detach() for name, part in parts.items()})
+
+    def _read(self) -> dict[str, float]:
+        """Mean of the parts over recent steps, this process's share."""
+        recent = self.recent
+        figures = {name: torch.stack([parts[name] for parts in recent]).mean().item() for name in recent[0]}
+        if not math.isfinite(figures["loss"]):
+            kept = "the last checkpoint is kept" if self.checkpoint.exists() else "no checkpoint was written yet"
+            raise ValueError(
+                f"the loss is {figures['loss']} at iteration {self.iteration} in {self.folder} ({kept}): "
+                "start again with a lower --learning-rate"
+            )
+        return figures
+
+    def _evaluate(self, evaluate: Callable[[], Mapping[str, float]], log: MetricsLog | None) -> None:
+        """Measure, if this is the iteration for it."""
+        every, last = self.schedule.evaluate_every, self.iteration == self.schedule.iterations
+        if not (last or (every and self.iteration and self.iteration % every == 0)):
+            return
+        if self.fabric.is_global_zero:
+            self.module.eval()
+            scores = evaluate()
+            self.module.train()
+            if log is not None and scores:
+                log.write(iteration=self.iteration, **scores)
+                shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+                self.monitor.note(f"iteration {self.iteration}: {shown}")
+        self.fabric.barrier()
+
+
+@contextmanager
+def interrupt_deferred() -> Iterator[None]:
+    """Hold Ctrl-C back until the block's end, so that a checkpoint written after it is of whole steps."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
