@@ -17,9 +17,7 @@ def build(root: Path, *names: str) -> Path:
 
 
 def labels(dataset: Dataset) -> dict[str, dict[str, tuple[int, ...]]]:
-    return {
-        split: {sample.id: sample.classes for sample in samples} for split, samples in dataset.splits.items()
-    }
+    return {split: {sample.id: sample.classes for sample in samples} for split, samples in dataset.splits.items()}
 
 
 def test_read_class_folders__flat(tmp_path: Path) -> None:

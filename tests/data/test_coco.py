@@ -62,12 +62,8 @@ def read_only_mask(root: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return sample.mask.read()
 
 
-def test_read_coco__labels_in_the_order_of_category_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = build(
-        tmp_path, [entry(90, 4, square(0, 0, 2)), entry(1, 4, square(4, 0, 2)), entry(1, 1, square(0, 4, 1))]
-    )
+def test_read_coco__labels_in_the_order_of_category_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = build(tmp_path, [entry(90, 4, square(0, 0, 2)), entry(1, 4, square(4, 0, 2)), entry(1, 1, square(0, 4, 1))])
     dataset = read_coco(root)
     assert dataset.class_names == ("person", "dog", "toothbrush")
     (sample,) = dataset.split()
@@ -148,9 +144,7 @@ def test_read_coco__both_years(tmp_path: Path) -> None:
 
 
 def test_read_coco__plain_images_folder(tmp_path: Path) -> None:
-    root = build(
-        tmp_path, [entry(1, 4, square(0, 0, 2))], name="default", folder="images", file_names={1: "x/a.png"}
-    )
+    root = build(tmp_path, [entry(1, 4, square(0, 0, 2))], name="default", folder="images", file_names={1: "x/a.png"})
     (sample,) = read_coco(root).split("default")
     assert sample.id == "x/a"
 
@@ -164,17 +158,13 @@ def test_read_coco__split_without_images_is_left_out(tmp_path: Path) -> None:
 
 
 def test_read_coco__no_images(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"has annotations/ but no images for them: put the images into one of '"
-    ):
+    with pytest.raises(DataError, match=r"has annotations/ but no images for them: put the images into one of '"):
         read_coco(build(tmp_path, [], folder="elsewhere"))
 
 
 def test_read_coco__other_categories(tmp_path: Path) -> None:
     build(tmp_path, [entry(1, 4, square(0, 0, 2))])
-    build(
-        tmp_path, [entry(1, 4, [])], name="val2014", folder="val2014", categories=[{"id": 1, "name": "cat"}]
-    )
+    build(tmp_path, [entry(1, 4, [])], name="val2014", folder="val2014", categories=[{"id": 1, "name": "cat"}])
     with pytest.raises(DataError, match=r"val2014\.json has other categories than split 'train'"):
         read_coco(tmp_path)
 

@@ -146,9 +146,7 @@ def test_read_custom__same_id_in_two_rows(tmp_path: Path) -> None:
 
 def test_read_custom__same_id_in_two_files(tmp_path: Path) -> None:
     root = build(tmp_path, "image,labels\na.jpg,cat\na.png,dog\n", ("a.jpg", "a.png"))
-    with pytest.raises(
-        DataError, match=r"both give image 'a' \('a\.jpg', 'a\.png'\): keep one row, or rename"
-    ):
+    with pytest.raises(DataError, match=r"both give image 'a' \('a\.jpg', 'a\.png'\): keep one row, or rename"):
         read_custom(root)
 
 
@@ -158,9 +156,7 @@ def test_read_custom__ambiguous_without_extension(tmp_path: Path) -> None:
         read_custom(root)
 
 
-@pytest.mark.parametrize(
-    "image", ["../secret.jpg", "x/../../secret.jpg", "..\\secret.jpg", "/etc/secret.jpg"]
-)
+@pytest.mark.parametrize("image", ["../secret.jpg", "x/../../secret.jpg", "..\\secret.jpg", "/etc/secret.jpg"])
 def test_read_custom__path_leads_out(tmp_path: Path, image: str) -> None:
     root = build(tmp_path / "data", f"image,labels\n{image},cat\n")
     Image.new("RGB", (2, 2)).save(tmp_path / "secret.jpg")

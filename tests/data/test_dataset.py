@@ -71,9 +71,7 @@ def test_dataset__id_is_folder_of_another() -> None:
 
 
 def test_dataset__id_in_another_encoding() -> None:
-    with pytest.raises(
-        DataError, match=r"pets: the name of image 'B\\udce4r' is not in UTF-8: rename the file"
-    ):
+    with pytest.raises(DataError, match=r"pets: the name of image 'B\\udce4r' is not in UTF-8: rename the file"):
         dataset(train=("B\udce4r",))
 
 

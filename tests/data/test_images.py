@@ -74,9 +74,7 @@ def test_read_image__every_format(tmp_path: Path, suffix: str) -> None:
         ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
     ],
 )
-def test_read_image__mode(
-    tmp_path: Path, mode: str, color: int | tuple[int, ...], expected: tuple[int, ...]
-) -> None:
+def test_read_image__mode(tmp_path: Path, mode: str, color: int | tuple[int, ...], expected: tuple[int, ...]) -> None:
     path = tmp_path / "a.png"
     Image.new(mode, (3, 3), color).save(path)
     assert pixel(path) == expected
@@ -196,12 +194,8 @@ def test_read_image__missing(tmp_path: Path, read: Callable[[Path], object]) -> 
 
 
 @pytest.mark.parametrize("read", [read_image, image_size, shorter_side])
-@pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "is empty"), (b"<html>", "holds no readable JPEG, PNG,")]
-)
-def test_read_image__no_picture(
-    tmp_path: Path, read: Callable[[Path], object], content: bytes, reason: str
-) -> None:
+@pytest.mark.parametrize(("content", "reason"), [(b"", "is empty"), (b"<html>", "holds no readable JPEG, PNG,")])
+def test_read_image__no_picture(tmp_path: Path, read: Callable[[Path], object], content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"a.jpg {reason}"):
@@ -255,9 +249,7 @@ def test_mask_file__few_colours(tmp_path: Path) -> None:
 def test_mask_file__colours_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (2, 1)).save(path)
-    with pytest.raises(
-        DataError, match=r"a\.png is a picture in 'RGB': a mask must be a palette or grey PNG"
-    ):
+    with pytest.raises(DataError, match=r"a\.png is a picture in 'RGB': a mask must be a palette or grey PNG"):
         MaskFile(path).read()
 
 

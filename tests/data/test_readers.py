@@ -69,9 +69,7 @@ def test_open_dataset__coco(tmp_path: Path) -> None:
 
 
 def test_open_dataset__no_folder(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"none is no folder: give the folder of a data set \(images/ with labels"
-    ):
+    with pytest.raises(DataError, match=r"none is no folder: give the folder of a data set \(images/ with labels"):
         open_dataset(tmp_path / "none")
 
 
@@ -106,9 +104,7 @@ def test_read_mask__none(tmp_path: Path) -> None:
 
 
 def test_read_mask__other_size(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"a\.png is 1 x 3 \(height x width\), its image 3 x 1: give the mask the size"
-    ):
+    with pytest.raises(DataError, match=r"a\.png is 1 x 3 \(height x width\), its image 3 x 1: give the mask the size"):
         read_mask(masked(tmp_path / "a.png", [[0, 0, 0]]), (3, 1), 3)
 
 
@@ -142,17 +138,13 @@ def test_check_images__missing(tmp_path: Path) -> None:
 
 def test_check_images__unreadable(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_text("text")
-    with pytest.raises(
-        DataError, match=r"b\.jpg holds no readable JPEG, PNG, BMP, TIFF or WebP picture: mend"
-    ):
+    with pytest.raises(DataError, match=r"b\.jpg holds no readable JPEG, PNG, BMP, TIFF or WebP picture: mend"):
         check_images(samples(picture(tmp_path / "a.png"), tmp_path / "b.jpg"), 1)
 
 
 def test_check_images__too_small(tmp_path: Path) -> None:
     given = samples(picture(tmp_path / "a.png", 16, 16), picture(tmp_path / "b.png", 40, 15))
-    with pytest.raises(
-        DataError, match=r"b\.png is too small: its shorter side is 15 pixels, 16 are needed: mend"
-    ):
+    with pytest.raises(DataError, match=r"b\.png is too small: its shorter side is 15 pixels, 16 are needed: mend"):
         check_images(given, 16)
 
 

@@ -14,8 +14,7 @@ LISTS = {"train": "a\n", "train_aug": "a\nb\n", "val": "c\n"}
 
 def annotation(*names: str) -> str:
     objects = "".join(
-        f"<object><name>{name}</name><difficult>1</difficult><part><name>head</name></part></object>"
-        for name in names
+        f"<object><name>{name}</name><difficult>1</difficult><part><name>head</name></part></object>" for name in names
     )
     return f"<annotation><filename>x.jpg</filename>{objects}</annotation>"
 
@@ -111,9 +110,7 @@ def test_read_voc__damaged_annotation(tmp_path: Path) -> None:
 def test_read_voc__unknown_class(tmp_path: Path) -> None:
     root = build(tmp_path)
     (root / "Annotations" / "a.xml").write_text(annotation("dog", "zebra"))
-    with pytest.raises(
-        DataError, match=r"a\.xml: 'zebra' is none of the classes \('aeroplane', .*'tvmonitor'\)"
-    ):
+    with pytest.raises(DataError, match=r"a\.xml: 'zebra' is none of the classes \('aeroplane', .*'tvmonitor'\)"):
         read_voc(root)
 
 

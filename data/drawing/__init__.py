@@ -1,0 +1,1 @@
+"""Drawing pictures of textured objects: fields, outlines, textures, kinds of objects, grounds, scenes."""
