@@ -1,0 +1,124 @@
+"""What the student's encoder starts from: a download or a file; and the colours it was pretrained with."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Normalisation(NamedTuple):
+    """Mean and deviation of the colours that an encoder was pretrained with, in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+class Download(NamedTuple):
+    """What segmentation-models-pytorch can download for an encoder."""
+
+    key: str | bool | None  # its name for the weights; None where there are none
+    repository: str  # on the Hugging Face hub
+
+
+def download_of(name: str) -> Download:
+    """What can be downloaded for an encoder: ImageNet's where there are several."""
+    if name.startswith("tu-"):
+        config = timm_config(name)
+        known = config is not None and config.has_weights
+        return Download(True if known else None, (config.hf_hub_id or config.url or "") if known else "")
+    import segmentation_models_pytorch as smp
+
+    choices = smp.encoders.encoders[name]["pretrained_settings"]
+    key = "imagenet" if "imagenet" in choices else next(iter(choices), None)
+    return Download(key, choices[key]["repo_id"] if key else "")
+
+
+def timm_config(name: str) -> Any:
+    """What timm knows of the weights of a 'tu-' encoder; None if nothing."""
+    import timm
+
+    return timm.get_pretrained_cfg(name.removeprefix("tu-"))
+
+
+def normalisation_of(name: str, downloaded: Download | None = None) -> Normalisation:
+    """The colours that an encoder was pretrained with.
+
+    timm knows them; segmentation-models-pytorch learns them with the download, and nearly all of its own
+    encoders take ImageNet's, which holds for those from a file and from scratch.
+    """
+    if name.startswith("tu-"):
+        config = timm_config(name)
+        return Normalisation(tuple(config.mean), tuple(config.std)) if config else IMAGENET
+    if downloaded is None:
+        return IMAGENET
+    import segmentation_models_pytorch as smp
+
+    found = smp.encoders.get_preprocessing_params(name, pretrained=downloaded.key)
+    white = max(found["input_range"])  # 1 or 255
+    return Normalisation(
+        mean=tuple(value / white for value in found["mean"]),
+        std=tuple(value / white for value in found["std"]),
+    )
+
+
+def no_download(name: str, download: Download, error: Exception) -> str:
+    """Say how to bring weights that could not be downloaded."""
+    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    return (
+        f"the weights of --encoder {name!r} could not be downloaded ({reason}): download model.safetensors "
+        f"of {download.repository!r} on the Hugging Face hub on a machine with network, and give it with "
+        "--weights FILE; or train from scratch: --weights none"
+    )
+
+
+def load_encoder_weights(encoder: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Fill an encoder with weights under the names of the library that it comes from.
+
+    Whole classification networks are welcome: parts that the encoder does not have are left out.
+
+    Args:
+        encoder: The encoder of a network of segmentation-models-pytorch.
+        state: Weights of any float type, under timm's names for a 'tu-' encoder, else under the encoder's.
+        name: The encoder's name.
+
+    Raises:
+        ValueError: They are of another network; says where they differ, to go on from '--weights FILE'.
+    """
+    # timm renames when it cuts an encoder out of a network ('stages.0' becomes 'stages_0'), and
+    # segmentation-models-pytorch puts 'model.' before its names.
+    prefix = "model." if name.startswith("tu-") else ""
+    own = {_plain(key.removeprefix(prefix)): (key, value) for key, value in encoder.state_dict().items()}
+    given = {_plain(key): (key, value) for key, value in state.items()}
+    remedy = f"give the weights of {name.removeprefix('tu-')!r}, or another --encoder"
+    for plain, (key, value) in own.items():
+        if plain not in given:
+            if key.endswith("num_batches_tracked"):
+                continue
+            raise ValueError(f"has no {key.removeprefix(prefix)!r}, which --encoder {name!r} needs: {remedy}")
+        found, shape = given[plain][0], tuple(given[plain][1].shape)
+        if shape != tuple(value.shape):
+            raise ValueError(f"has {found!r} of shape {shape}, --encoder {name!r} needs {tuple(value.shape)}: {remedy}")
+    whole = _names_of_whole_network(name)
+    for plain, (key, _) in given.items():
+        part = _plain(key.split(".")[0]) + "_"
+        if plain not in own and plain not in whole and any(other.startswith(part) for other in own):
+            raise ValueError(f"has {key!r}, which --encoder {name!r} does not: {remedy}")
+    fitting = {key: given[plain][1] for plain, (key, _) in own.items() if plain in given}
+    # Not the encoder's own method, which may rename once more.
+    nn.Module.load_state_dict(encoder, fitting, strict=False)
+
+
+def _plain(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def _names_of_whole_network(name: str) -> set[str]:
+    """What timm's network has from which an encoder was cut: shallow encoders lack its last stages."""
+    if not name.startswith("tu-"):
+        return set()
+    import timm
+
+    return {_plain(key) for key in timm.create_model(name.removeprefix("tu-")).state_dict()}

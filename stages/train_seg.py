@@ -1,0 +1,198 @@
+"""Stage 3, `toco train-seg`: a segmentation network, the student, learns from the pseudo masks.
+
+In: RUN/labels and its data set. Out: RUN/seg with config.json, model.safetensors, metrics.jsonl.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
+from data.images import read_image
+from data.readers import check_images, open_dataset, read_mask
+from data.stream import SampleStream
+from data.transforms import SegViews
+from stages.artifacts import begin_stage, check_classes, finished, open_stage, save_weights
+from stages.config import TrainSeg
+from stages.inference import to_tensor
+from stages.labelled import LoadLabelled, check_labelled, labelled_images
+from stages.machine import make_fabric
+from stages.monitor import Monitor, SilentMonitor
+from stages.samples import spread, usable_samples
+from stages.student import Student, label_map, new_student, student_probabilities
+from stages.toco.metrics import Confusion
+from stages.training import Training
+
+# What may change when a run goes on: nothing that the weights depend on.
+MAY_CHANGE = (
+    "device",
+    "workers",
+    "checkpoint_every",
+    "log_every",
+    "evaluate_every",
+    "evaluate_images",
+    "val_split",
+)
+
+
+def train_seg(
+    run: Path,
+    config: TrainSeg,
+    monitor: Monitor,
+    *,
+    data: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Train the student on the pseudo masks of a run and write RUN/seg.
+
+    Args:
+        run: A run folder in which `toco make-labels` finished.
+        config: Settings.
+        monitor: Told of progress.
+        data: Where the data set is now, if it was moved since.
+        resume: Go on after an interruption; on a CPU the weights are bit for bit those of an undisturbed run.
+        overwrite: Start again, deleting what RUN/seg has.
+
+    Returns:
+        The stage's folder.
+
+    Raises:
+        ValueError: The data, the labels, the settings or the weights do not work out.
+        ArtifactError: RUN/labels is not finished, or RUN/seg exists or is of another run.
+    """
+    labels = open_stage(run, "labels")
+    fabric = make_fabric(config.device, config.devices)
+    fabric.launch()
+    monitor = monitor if fabric.is_global_zero else SilentMonitor()
+    dataset = open_dataset(data or labels.dataset_root, skip_bad=config.skip_bad)
+    check_classes(labels, dataset)
+    label_file = labels.path / "labels.h5"
+    labelled = labelled_images(dataset, label_file, config, monitor)
+    samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)
+    check_labelled(samples, label_file)
+    with_masks = validation_images(dataset, config, monitor)
+    torch.manual_seed(config.seed)
+    student, spec = new_student(config, len(dataset.class_names))
+    if fabric.is_global_zero:
+        begin_stage(
+            run,
+            "seg",
+            settings=config,
+            dataset=dataset,
+            extra={"model": asdict(spec)},
+            resume=resume,
+            overwrite=overwrite,
+            may_change=MAY_CHANGE,
+        )
+    fabric.barrier()
+    folder = run / "seg"
+    if resume and finished(run, "seg"):
+        monitor.note(f"{folder} is finished already")
+        return folder
+
+    groups = student.parameter_groups(config.learning_rate, config.head_factor)
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    network, optimizer = fabric.setup(student, optimizer)
+    training = Training(
+        fabric=fabric,
+        module=network,
+        optimizer=optimizer,
+        schedule=config,
+        folder=folder,
+        monitor=monitor,
+        title="training the student",
+    )
+    if resume:
+        training.restore()
+    network.train()
+    load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
+    training.run(
+        training.batches(SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad)),
+        partial(_losses, network, config, fabric),
+        partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None,
+    )
+    if fabric.is_global_zero:
+        # Cloned: parts of a network may share one tensor, which the file format does not allow.
+        weights = {name: value.clone() for name, value in student.state_dict().items()}
+        save_weights(folder / "model.safetensors", weights)
+        training.checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+    return folder
+
+
+def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> list[Sample]:
+    """Choose images with true masks to measure on; none where the data set has none.
+
+    Raises:
+        DataError: The split that was asked for has no masks, or one of its images is bad.
+    """
+    split = config.val_split or dataset.val_split
+    if split is None:
+        return []
+    samples = [sample for sample in dataset.split(split) if sample.mask is not None]
+    if not samples:
+        if config.val_split:
+            raise DataError(f"split '{split}' of {dataset.root} has no true masks: choose another --val-split")
+        return []
+    good, problems = check_images(spread(samples, config.evaluate_images), 1, skip_bad=config.skip_bad)
+    for problem in problems:
+        monitor.warn(f"left out of measuring: {problem}")
+    return list(good)
+
+
+def cross_entropy(
+    logits: Float[Tensor, "b classes h w"], mask: UInt8[Tensor, "b h w"] | Int[Tensor, "b h w"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the pixels that have a label; 0, not NaN, where none has."""
+    total = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return total / (mask != IGNORE_INDEX).sum().clamp_min(1)
+
+
+def _losses(
+    network: nn.Module, config: TrainSeg, fabric: Fabric, iteration: int, batch: SegViews
+) -> Mapping[str, Tensor]:
+    # Dropout draws anew for each iteration and process, so that a run which goes on drops the same.
+    seed = np.random.SeedSequence([config.seed, iteration, fabric.global_rank]).generate_state(1)
+    torch.manual_seed(int(seed[0]))
+    return {
+        "loss": cross_entropy(network(batch.image), batch.mask),
+        "labelled": (batch.mask != IGNORE_INDEX).float().mean(),
+    }
+
+
+def _scores(
+    student: Student, samples: Sequence[Sample], num_classes: int, config: TrainSeg, fabric: Fabric
+) -> dict[str, float]:
+    """Measure the student against true masks as `toco predict` runs it: mIoU, 255 in the truth left out."""
+    confusion = Confusion(num_classes + 1)
+    for image, truth in _with_truth(samples, num_classes, config):
+        with fabric.autocast():
+            probabilities = student_probabilities(student, to_tensor(image))
+        label = label_map(probabilities, (image.height, image.width))
+        confusion.add(label.cpu().long(), torch.from_numpy(truth).long())
+    return {"student_miou": confusion.scores().miou}
+
+
+def _with_truth(
+    samples: Sequence[Sample], num_classes: int, config: TrainSeg
+) -> Iterator[tuple[Image.Image, NDArray[np.uint8]]]:
+    for sample in samples:
+        try:
+            image = read_image(sample.image)
+            truth = read_mask(sample, (image.height, image.width), num_classes)
+        except DataError:
+            if not config.skip_bad:
+                raise
+            continue
+        yield image, truth

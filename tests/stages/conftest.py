@@ -1,0 +1,78 @@
+"""A run as `toco make-labels` leaves it, made by hand: tiny pictures of squares, and masks that are right."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.readers import open_dataset
+from stages.artifacts import begin_stage
+from stages.config import MakeLabels
+from stages.store import ImageLabels, join_shards, label_attributes, write_shard
+
+COLOURS = ((40, 40, 40), (220, 60, 40), (40, 80, 220))
+
+
+@dataclass(frozen=True)
+class LabelledRun:
+    run: Path
+    data: Path
+    masks: dict[str, NDArray[np.uint8]]  # as in RUN/labels/labels.h5
+
+
+def draw(path: Path, mask: NDArray[np.uint8], seed: int) -> None:
+    noise = np.random.default_rng(seed).integers(-20, 20, (*mask.shape, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((np.array(COLOURS)[mask % 3] + noise).clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def make_labelled_run(tmp_path: Path) -> Callable[..., LabelledRun]:
+    """Draws a custom folder (four images to train on, two to measure on) and writes RUN/labels for it.
+
+    `fill` sets all pseudo masks to one value; `without` leaves ids out of the label file.
+    """
+
+    def make(*, fill: int | None = None, without: tuple[str, ...] = ()) -> LabelledRun:
+        data, run = tmp_path / "data", tmp_path / "run"
+        rows = ["image,labels,split"]
+        truth: dict[str, NDArray[np.uint8]] = {}
+        for number, image_id in enumerate(("a", "b", "c", "deep/d", "v1", "v2")):
+            mask = np.zeros((64 - 8 * (number % 2), 64), dtype=np.uint8)
+            mask[8:40, 4 + number : 40] = 1 + number % 2
+            truth[image_id] = mask
+            draw(data / "images" / f"{image_id}.png", mask, number)
+            path = data / "masks" / f"{image_id}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(path)
+            split = "val" if image_id.startswith("v") else "train"
+            rows.append(f"{image_id}.png,{('red', 'blue')[number % 2]},{split}")
+        (data / "labels.csv").write_text("\n".join(rows) + "\n")
+        (data / "classes.txt").write_text("red\nblue\n")
+        masks = {key: mask.copy() for key, mask in truth.items() if key[0] != "v" and key not in without}
+        for mask in masks.values():
+            mask[-4:] = 255
+            if fill is not None:
+                mask[:] = fill
+        folder = begin_stage(run, "labels", settings=MakeLabels(), dataset=open_dataset(data)).path
+        shard = folder / "shards" / "0.h5"
+        write_shard(
+            shard,
+            [
+                ImageLabels(id=key, classes=(1,), cam=np.zeros((1, *mask.shape), np.float16), mask=mask)
+                for key, mask in masks.items()
+            ],
+        )
+        join_shards([shard], folder, label_attributes(("red", "blue"), {}))
+        return LabelledRun(run=run, data=data, masks=masks)
+
+    return make
+
+
+@pytest.fixture
+def labelled_run(make_labelled_run: Callable[..., LabelledRun]) -> LabelledRun:
+    return make_labelled_run()

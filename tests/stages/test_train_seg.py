@@ -1,0 +1,295 @@
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.dataset import DataError, Sample
+from data.transforms import SegTransform
+from stages.artifacts import ArtifactError, load_weights, open_stage
+from stages.config import TrainSeg
+from stages.labelled import LoadLabelled
+from stages.monitor import SilentMonitor
+from stages.student import load_student
+from stages.train_seg import cross_entropy, train_seg
+
+CONFIG = TrainSeg(
+    arch="DeepLabV3Plus",  # with dropout and batch norm, both of which a run that goes on must continue
+    encoder="tu-mobilenetv3_small_050",
+    weights="none",
+    iterations=4,
+    batch_size=2,
+    image_size=64,
+    long_side=64,
+    warmup=0.25,
+    evaluate_every=2,
+    log_every=1,
+    device="cpu",
+)
+
+
+class Listener(SilentMonitor):
+    """Keeps what is said, and presses Ctrl-C (or pulls the plug) after some steps."""
+
+    def __init__(self, stop_after: int = 0, by: type[BaseException] = KeyboardInterrupt) -> None:
+        self.stop_after = stop_after
+        self.by = by
+        self.steps = 0
+        self.said: list[str] = []
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.steps += steps
+        if self.steps == self.stop_after:
+            raise self.by
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_weights(run / "seg" / "model.safetensors")
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "seg" / "metrics.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def label_file(run: Path) -> Iterator[h5py.File]:
+    with h5py.File(run / "labels" / "labels.h5", "r+") as file:
+        yield file
+
+
+def test_train_seg__writes_a_student_that_opens(labelled_run: Any) -> None:
+    monitor = Listener()
+    folder = train_seg(labelled_run.run, CONFIG, monitor)
+    assert folder == labelled_run.run / "seg"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "metrics.jsonl", "model.safetensors"]
+    opened = open_stage(labelled_run.run, "seg")
+    assert opened.class_names == ("red", "blue")
+    assert opened.config["model"] == {
+        "arch": "DeepLabV3Plus",
+        "encoder": "tu-mobilenetv3_small_050",
+        "num_classes": 2,
+        "long_side": 64,
+    }
+    images = torch.zeros(1, 3, 50, 40, dtype=torch.uint8)
+    assert load_student(opened)(images).shape == (1, 3, 50, 40)
+    assert monitor.steps == 4
+    losses = [line for line in lines(labelled_run.run) if "loss" in line]
+    assert [line["iteration"] for line in losses] == [1, 2, 3, 4]
+    assert all(0 < line["labelled"] <= 1 for line in losses)
+    assert losses[0]["learning_rate"] < losses[1]["learning_rate"] > losses[3]["learning_rate"]
+    scores = [line for line in lines(labelled_run.run) if "student_miou" in line]
+    assert [line["iteration"] for line in scores] == [2, 4]
+    assert all(0 <= line["student_miou"] <= 1 for line in scores)
+
+
+@pytest.mark.parametrize(("stop_after", "by"), [(1, KeyboardInterrupt), (3, KeyboardInterrupt), (3, OSError)])
+def test_train_seg__resumed_run_is_the_same_bit_for_bit(
+    labelled_run: Any, tmp_path: Path, stop_after: int, by: type[BaseException]
+) -> None:
+    run = labelled_run.run
+    train_seg(run, CONFIG, SilentMonitor())
+    whole, log = weights(run), lines(run)
+    # One kind of stop writes a checkpoint at once, the other leaves the last regular one.
+    config = replace(CONFIG, checkpoint_every=2)
+    with pytest.raises(by):
+        train_seg(run, config, Listener(stop_after, by), overwrite=True)
+    assert not (run / "seg" / "model.safetensors").exists()
+    torch.rand(7)
+    train_seg(run, config, SilentMonitor(), resume=True)
+    resumed = weights(run)
+    assert whole.keys() == resumed.keys()
+    assert any(name.endswith("running_var") for name in whole)
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    assert lines(run) == log
+    assert not (run / "seg" / "checkpoint.pt").exists()
+
+
+def test_train_seg__resume_of_a_finished_run_changes_nothing(labelled_run: Any) -> None:
+    train_seg(labelled_run.run, replace(CONFIG, iterations=1), SilentMonitor())
+    before = (labelled_run.run / "seg" / "model.safetensors").read_bytes()
+    monitor = Listener()
+    train_seg(labelled_run.run, replace(CONFIG, iterations=1), monitor, resume=True)
+    assert (labelled_run.run / "seg" / "model.safetensors").read_bytes() == before
+    assert monitor.said == [f"{labelled_run.run / 'seg'} is finished already"]
+
+
+def test_train_seg__learns_the_squares(labelled_run: Any) -> None:
+    config = replace(CONFIG, arch="Unet", iterations=12, learning_rate=1e-3, head_factor=1.0, batch_size=4)
+    train_seg(labelled_run.run, config, SilentMonitor())
+    losses = [line["loss"] for line in lines(labelled_run.run) if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": 5}, "was begun with --iterations 4 and cannot go on with 5"),
+        ({"encoder": "resnet18"}, "was begun with --encoder tu-mobilenetv3_small_050 and cannot go on"),
+    ],
+)
+def test_train_seg__resume_with_other_settings(labelled_run: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_seg(labelled_run.run, CONFIG, Listener(1))
+    with pytest.raises(ArtifactError, match=message):
+        train_seg(labelled_run.run, replace(CONFIG, **changes), SilentMonitor(), resume=True)
+    assert (labelled_run.run / "seg" / "checkpoint.pt").exists()
+
+
+def test_train_seg__existing_student_is_kept(labelled_run: Any) -> None:
+    (labelled_run.run / "seg").mkdir()
+    (labelled_run.run / "seg" / "model.safetensors").write_text("precious")
+    with pytest.raises(ArtifactError, match="use --resume to go on with it, --overwrite to start again"):
+        train_seg(labelled_run.run, CONFIG, SilentMonitor())
+    assert (labelled_run.run / "seg" / "model.safetensors").read_text() == "precious"
+
+
+def test_train_seg__before_labels_are_made(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ArtifactError, match=r"has no labels/config.json: run 'toco make-labels' first"):
+        train_seg(tmp_path / "run", CONFIG, SilentMonitor())
+    assert not (tmp_path / "run" / "seg").exists()
+
+
+def test_train_seg__all_pixels_ignored(make_labelled_run: Callable[..., Any]) -> None:
+    run = make_labelled_run(fill=255).run
+    with pytest.raises(ArtifactError, match="labels not a single pixel"):
+        train_seg(run, CONFIG, SilentMonitor())
+    assert not (run / "seg").exists()
+
+
+def test_train_seg__no_masks(make_labelled_run: Callable[..., Any]) -> None:
+    run = make_labelled_run(without=("a", "b", "c", "deep/d")).run
+    with pytest.raises(ArtifactError, match="holds no masks: run 'toco make-labels --overwrite' again"):
+        train_seg(run, CONFIG, SilentMonitor())
+
+
+def test_train_seg__masks_without_their_images(labelled_run: Any) -> None:
+    with label_file(labelled_run.run) as file:
+        file["masks/gone"] = file["masks/a"][()]
+    with pytest.raises(DataError, match=r"has masks of 1 images that .* lacks, first 'gone'"):
+        train_seg(labelled_run.run, CONFIG, SilentMonitor())
+    monitor = Listener()
+    train_seg(labelled_run.run, replace(CONFIG, iterations=1, skip_bad=True), monitor)
+    assert any(text.startswith("left out: ") and "'gone'" in text for text in monitor.said)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((5, 7), np.uint8), "is 5 x 7 (height x width), the image"),
+        (np.full((64, 64), 3, np.uint8), "has the value 3, but there are 2 classes"),
+    ],
+)
+def test_train_seg__masks_that_do_not_fit(labelled_run: Any, mask: Any, message: str) -> None:
+    with label_file(labelled_run.run) as file:
+        del file["masks/a"]
+        file["masks/a"] = mask
+    with pytest.raises(DataError, match=re.escape(message)):
+        train_seg(labelled_run.run, CONFIG, SilentMonitor())
+
+
+def test_train_seg__split_and_moved_data(labelled_run: Any, tmp_path: Path) -> None:
+    labelled_run.data.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="data is no folder"):
+        train_seg(labelled_run.run, CONFIG, SilentMonitor())
+    config = replace(CONFIG, iterations=1, split="val")
+    with pytest.raises(DataError, match="has no masks of the images of split 'val': choose another --split"):
+        train_seg(labelled_run.run, config, SilentMonitor(), data=tmp_path / "moved")
+    config = replace(CONFIG, iterations=1, split="train", val_split="train")
+    train_seg(labelled_run.run, config, SilentMonitor(), data=tmp_path / "moved")
+    assert lines(labelled_run.run)[-1].keys() == {"iteration", "student_miou"}
+
+
+def test_train_seg__no_true_masks(labelled_run: Any) -> None:
+    for path in (labelled_run.data / "masks").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"split 'val' of .* has no true masks: choose another --val-split"):
+        train_seg(labelled_run.run, replace(CONFIG, val_split="val"), SilentMonitor())
+    train_seg(labelled_run.run, replace(CONFIG, iterations=1), SilentMonitor())
+    assert not any("student_miou" in line for line in lines(labelled_run.run))
+
+
+def test_train_seg__other_classes(labelled_run: Any) -> None:
+    (labelled_run.data / "classes.txt").write_text("blue\nred\n")
+    with pytest.raises(ArtifactError, match="has the classes in another order"):
+        train_seg(labelled_run.run, CONFIG, SilentMonitor())
+
+
+def test_load_labelled__travels_to_other_processes_with_its_file_open(labelled_run: Any) -> None:
+    load = LoadLabelled(labelled_run.run / "labels" / "labels.h5", 2, 64, CONFIG)
+    sample = Sample(id="a", image=labelled_run.data / "images" / "a.png", classes=(1,), mask=None)
+    views = []
+    for one in (load, load, pickle.loads(pickle.dumps(load))):
+        torch.manual_seed(0)
+        views.append(one(sample))
+    for view in views:
+        assert torch.equal(view.image, views[0].image)
+        assert torch.equal(view.mask, views[0].mask)
+
+
+def test_cross_entropy__is_the_mean_over_labelled_pixels() -> None:
+    logits = torch.randn(2, 3, 4, 5)
+    mask = torch.randint(0, 3, (2, 4, 5), dtype=torch.uint8)
+    mask[0, :2] = 255
+    known = mask != 255
+    chosen = logits.permute(0, 2, 3, 1)[known].log_softmax(dim=1)
+    expected = -chosen[torch.arange(len(chosen)), mask[known].long()].mean()
+    torch.testing.assert_close(cross_entropy(logits, mask), expected)
+    logits[:, :, 0] = 50  # a row of which only the second image's is labelled
+    changed = logits.clone()
+    changed[0, :, :2] = torch.randn(3, 2, 5)
+    assert torch.equal(cross_entropy(logits, mask), cross_entropy(changed, mask))
+
+
+def test_cross_entropy__nothing_labelled_is_zero_with_zero_gradient() -> None:
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((2, 4, 4), 255, dtype=torch.uint8))
+    assert loss.item() == 0
+    torch.autograd.backward(loss)
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_seg_transform__image_and_mask_stay_together() -> None:
+    # The mask can be read off the image: bright where 1.
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 5:40] = 1
+    image = Image.fromarray(np.repeat(mask[:, :, None] * 200, 3, axis=2))
+    transform = SegTransform(48, long_side=60, rescale=(0.5, 2.0))
+    transform.jitter = lambda picture: picture
+    padded = 0
+    for seed in range(30):
+        torch.manual_seed(seed)
+        view = transform(image, mask)
+        assert view.image.shape == (3, 48, 48)
+        assert view.mask.shape == (48, 48)
+        assert view.image.dtype == view.mask.dtype == torch.uint8
+        assert set(view.mask.flatten().tolist()) <= {0, 1, 255}
+        known = view.mask != 255
+        agree = (view.image[0] > 100) == (view.mask == 1)
+        assert agree[known].float().mean() > 0.94
+        padded += int(not known.all())
+    assert 0 < padded < 30
+
+
+def test_seg_transform__pads_with_ignored_pixels() -> None:
+    transform = SegTransform(64, long_side=32, rescale=(1.0, 1.0))
+    view = transform(Image.new("RGB", (80, 40)), np.ones((40, 80), np.uint8))
+    assert (view.mask == 1).sum() == 16 * 32
+    assert (view.mask == 255).sum() == 64 * 64 - 16 * 32
