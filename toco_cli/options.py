@@ -114,8 +114,7 @@ def _item_type(hint: Any) -> tuple[Any, bool]:
 
 def _recipe_parameter(recipes: Recipes) -> inspect.Parameter:
     changes = {
-        name: " ".join(_as_typed(field, value) for field, value in changed.items())
-        for name, changed in recipes.items()
+        name: " ".join(_as_typed(field, value) for field, value in changed.items()) for name, changed in recipes.items()
     }
     listed = "; ".join(f"{name}: {text or 'those shown here'}" for name, text in changes.items())
     information = typer.Option(help=f"Which defaults to take; options given beside it win ({listed}).")

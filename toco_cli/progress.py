@@ -120,9 +120,7 @@ class _Task:
         self._first = done
         self._clock = clock
         self._started = clock()
-        self._recent = deque(
-            [(self._started, done)]
-        )  # (time, done); the first is as old as the window, or older
+        self._recent = deque([(self._started, done)])  # (time, done); the first is as old as the window, or older
         self._figures: dict[str, float] = {}
 
     def advance(self, steps: int, figures: dict[str, float]) -> None:

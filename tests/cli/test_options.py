@@ -106,9 +106,7 @@ def test_command__an_option_wins_over_the_recipe_also_with_the_default_value() -
 def test_command__help_says_what_recipes_change() -> None:
     result, _ = run("--help", recipes=RECIPES)
     text = " ".join(result.output.split())
-    assert (
-        "voc: --iterations 50 --scales 1.0; coco: --iterations 7 --no-mirror; none: those shown here" in text
-    )
+    assert "voc: --iterations 50 --scales 1.0; coco: --iterations 7 --no-mirror; none: those shown here" in text
 
 
 def test_command__unknown_recipe_is_a_bad_option() -> None:
@@ -130,9 +128,7 @@ def test_command__contradiction_is_a_bad_option() -> None:
     assert not call
 
 
-@pytest.mark.parametrize(
-    "words", ["--iterations 0", "--ptc-weight 10", "--scales 0", "--device gpu", "--box 1 x"]
-)
+@pytest.mark.parametrize("words", ["--iterations 0", "--ptc-weight 10", "--scales 0", "--device gpu", "--box 1 x"])
 def test_command__value_out_of_range_names_the_option(words: str) -> None:
     result, call = run("photos", *words.split())
     assert result.exit_code == 2

@@ -1,0 +1,83 @@
+"""`toco demo`: the whole pipeline on a drawn data set, from scratch, with nothing to download."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from data.readers import open_dataset
+from data.sample import draw_sample
+from stages.artifacts import ArtifactError
+from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
+from stages.evaluate import Evaluation, evaluate, label_columns
+from stages.make_labels import make_labels
+from stages.monitor import Monitor
+from stages.train_cam import train_cam
+from stages.train_seg import train_seg
+
+SAMPLE = {"images": 400, "validation": 100, "size": 96}
+
+CAM = TrainCam(
+    backbone="vit_tiny_patch16_224",
+    backbone_option=("patch_size=8", "embed_dim=192", "depth=6", "num_heads=3"),
+    weights="none",
+    iterations=500,
+    batch_size=16,
+    image_size=96,
+    long_side=96,
+    rescale_min=0.8,
+    rescale_max=1.5,
+    learning_rate=6e-4,
+    head_factor=2.0,
+    evaluate_every=250,
+    evaluate_images=50,
+)
+LABELS = MakeLabels(background=0.4)
+SEG = TrainSeg(
+    arch="FPN",
+    encoder="resnet18",
+    weights="none",
+    iterations=300,
+    batch_size=16,
+    image_size=96,
+    long_side=96,
+    rescale_min=0.8,
+    rescale_max=1.5,
+    learning_rate=1e-3,
+    head_factor=1.0,
+    evaluate_every=0,
+)
+
+
+def demo(out: Path, monitor: Monitor, *, seed: int = 0, overwrite: bool = False) -> Evaluation:
+    """Draw the sample data, run all stages on it, and measure each product against the true masks.
+
+    Args:
+        out: A new folder: the data set lands in out/data, the run in out/run.
+        monitor: Told of progress.
+        seed: Of the pictures and of all training.
+        overwrite: Delete `out` first, if a demo made it.
+
+    Returns:
+        One table: CAM, pseudo masks without and with CRF on the images they were made for, decoder and student on
+        images that no training has seen.
+
+    Raises:
+        ArtifactError: `out` exists.
+    """
+    data, run = out / "data", out / "run"
+    if out.exists():
+        if not overwrite:
+            raise ArtifactError(f"{out} exists: use --overwrite to start again, or another folder")
+        for folder in (data, run):
+            shutil.rmtree(folder, ignore_errors=True)
+    monitor.note(f"drawing {SAMPLE['images']} + {SAMPLE['validation']} pictures into {data}")
+    draw_sample(data, **SAMPLE, seed=seed)
+    train_cam(data, run, replace(CAM, seed=seed), monitor)
+    make_labels(run, LABELS, monitor)
+    plain = label_columns(run, open_dataset(data), monitor)
+    make_labels(run, replace(LABELS, crf=True), monitor, overwrite=True)
+    train_seg(run, replace(SEG, seed=seed), monitor)
+    final = evaluate(run, Evaluate(), monitor)
+    columns = list(final.columns)
+    columns[1:2] = [plain[1], replace(columns[1], name="pseudo masks, CRF")]
+    return Evaluation(class_names=final.class_names, columns=tuple(columns))

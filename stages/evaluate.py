@@ -1,0 +1,214 @@
+"""`toco evaluate`: CAM, pseudo masks, decoder and student against true masks (METHOD section 8).
+
+In: a run folder and its data set's masks, which no training ever sees. Out: one table.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from data.dataset import DataError, Dataset, Sample
+from data.images import read_image
+from data.readers import open_dataset, read_mask
+from stages.artifacts import StageFolder, check_classes, finished, open_stage
+from stages.config import Evaluate, Predict
+from stages.inference import to_tensor
+from stages.monitor import Monitor
+from stages.predict import open_segmenter
+from stages.samples import usable_samples
+from stages.store import LabelFile
+from stages.toco.cam import label_one_threshold
+from stages.toco.metrics import Confusion, Scores
+
+NETWORKS: tuple[Literal["decoder", "student"], ...] = ("decoder", "student")
+UNLABELLED = (
+    "pixels whose truth is 255 are left out; a pixel predicted 255 counts as wrong, but for 'mean where labelled'"
+)
+
+
+class NoTrueMasksError(DataError):
+    """There is nothing to measure against."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One product's scores."""
+
+    name: str
+    split: str
+    images: int
+    scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The table: rows are the classes, columns the products as far as they exist."""
+
+    class_names: tuple[str, ...]  # background first
+    columns: tuple[Column, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for --json; shares in 0..1, None for classes that the truth lacks."""
+        return {
+            "rule": UNLABELLED,
+            "columns": [
+                {
+                    "name": column.name,
+                    "split": column.split,
+                    "images": column.images,
+                    "miou": _plain(column.scores.miou),
+                    "miou_where_labelled": _plain(column.scores.miou_ignoring_unlabelled),
+                    "labelled": _plain(column.scores.labelled),
+                    "pixel_accuracy": _plain(column.scores.pixel_accuracy),
+                    "iou": {
+                        name: _plain(value)
+                        for name, value in zip(self.class_names, column.scores.iou.tolist(), strict=True)
+                    },
+                }
+                for column in self.columns
+            ],
+        }
+
+
+def _plain(value: float) -> float | None:
+    return None if value != value else round(value, 6)
+
+
+def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = None) -> Evaluation:
+    """Measure all products of a run.
+
+    CAM and pseudo masks are measured on the images they were made for; the networks on `config.split`, by
+    default the validation split where the data set has one with masks.
+
+    Args:
+        run: The run folder.
+        config: Settings.
+        monitor: Told of progress.
+        data: Where the data set is now, if it was moved since.
+
+    Raises:
+        ValueError: There are no true masks to measure against.
+        ArtifactError: The run has no finished stage, or one that is damaged.
+    """
+    cam = open_stage(run, "cam")
+    dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
+    check_classes(cam, dataset)
+    split = config.split or _network_split(dataset, cam)
+    measures = [partial(network_columns, run, dataset, config, monitor, split=split)]
+    if finished(run, "labels"):
+        measures.insert(0, partial(label_columns, run, dataset, monitor, skip_bad=config.skip_bad))
+    columns: list[Column] = []
+    problems: list[NoTrueMasksError] = []
+    for measure in measures:
+        try:
+            columns += measure()
+        except NoTrueMasksError as error:  # often only the validation split has masks
+            problems.append(error)
+    if not columns:
+        raise problems[0]
+    for problem in problems:
+        monitor.warn(f"not measured: {problem}")
+    return Evaluation(class_names=("background", *dataset.class_names), columns=tuple(columns))
+
+
+def _network_split(dataset: Dataset, cam: StageFolder) -> str:
+    val = dataset.val_split
+    if val is not None and any(sample.mask is not None for sample in dataset.splits[val]):
+        return val
+    return cam.settings["split"] or dataset.train_split
+
+
+def _with_masks(samples: Sequence[Sample], split: str, dataset: Dataset) -> list[Sample]:
+    found = [sample for sample in samples if sample.mask is not None]
+    if not found:
+        raise NoTrueMasksError(
+            f"{dataset.root} has no true masks for split {split!r}: there is nothing to measure against; "
+            "put some into masks/, or look at the masks themselves: toco export RUN --format png"
+        )
+    return found
+
+
+def label_columns(run: Path, dataset: Dataset, monitor: Monitor, *, skip_bad: bool = False) -> list[Column]:
+    """Measure the CAMs at one threshold, and the pseudo masks as they are stored.
+
+    Raises:
+        ValueError: None of the labelled images has a true mask.
+        ArtifactError: `toco make-labels` did not finish in the run.
+    """
+    labels = open_stage(run, "labels")
+    split = labels.settings["split"] or dataset.train_split
+    masks = LabelFile(labels.path / "labels.h5", "masks")
+    cams = LabelFile(labels.path / "cams.h5", "cams")
+    stored = [sample for sample in dataset.split(split) if sample.id in masks]
+    samples = _with_masks(stored, split, dataset)
+    classes = len(dataset.class_names) + 1
+    by_cam, by_mask = Confusion(classes), Confusion(classes)
+    measured = 0
+    monitor.start("measuring the labels", len(samples))
+    for sample in samples:
+        with _skipping(skip_bad, monitor):
+            mask = torch.from_numpy(masks.read(sample.id)).long()
+            truth = _truth(sample, mask, classes - 1)
+            by_mask.add(mask, truth)
+            by_cam.add(_cam_label(cams, sample.id, mask, labels.settings["background"]), truth)
+            measured += 1
+        monitor.advance()
+    monitor.finish()
+    return [
+        Column(name=name, split=split, images=measured, scores=confusion.scores())
+        for name, confusion in (("CAM", by_cam), ("pseudo masks", by_mask))
+    ]
+
+
+def _cam_label(cams: LabelFile, image_id: str, mask: Tensor, background: float) -> Tensor:
+    cam = torch.from_numpy(cams.read(image_id)).float()
+    if not len(cam):
+        return torch.zeros_like(mask)
+    numbers = torch.tensor([0, *cams.classes(image_id)])
+    return numbers[label_one_threshold(cam[None], background)[0]]
+
+
+def _truth(sample: Sample, like: Tensor, num_classes: int) -> Tensor:
+    size = (like.shape[-2], like.shape[-1])
+    return torch.from_numpy(read_mask(sample, size, num_classes)).long()
+
+
+def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Monitor, *, split: str) -> list[Column]:
+    """Measure the decoder, and the student where it is trained.
+
+    Raises:
+        ValueError: No image of the split has a true mask, or one is bad.
+        ArtifactError: A network is damaged.
+    """
+    samples = _with_masks(usable_samples(dataset, split, 1, config.skip_bad, monitor), split, dataset)
+    columns = []
+    for name in NETWORKS if finished(run, "seg") else NETWORKS[:1]:
+        segment = open_segmenter(run, Predict(source=name, device=config.device))
+        confusion, measured = Confusion(len(dataset.class_names) + 1), 0
+        monitor.start(f"measuring the {name}", len(samples))
+        for sample in samples:
+            with _skipping(config.skip_bad, monitor):
+                label = segment(to_tensor(read_image(sample.image)))
+                confusion.add(label, _truth(sample, label, len(dataset.class_names)))
+                measured += 1
+            monitor.advance()
+        monitor.finish()
+        columns.append(Column(name=name, split=split, images=measured, scores=confusion.scores()))
+    return columns
+
+
+@contextmanager
+def _skipping(skip_bad: bool, monitor: Monitor) -> Iterator[None]:
+    """Go on without an image or mask that is bad, if that was asked for."""
+    try:
+        yield
+    except DataError as error:
+        if not skip_bad:
+            raise
+        monitor.warn(f"left out: {error}")

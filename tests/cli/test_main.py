@@ -1,0 +1,102 @@
+import errno
+import sys
+
+import pytest
+
+from toco_cli.commands import app
+from toco_cli.main import describe, main
+
+
+@pytest.fixture
+def failing_with(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """A command `toco fail` that raises what the test puts into the list."""
+    errors: list[BaseException] = []
+    monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+
+    @app.command()
+    def fail(number: int = 0) -> None:
+        raise errors[0]
+
+    return errors
+
+
+def test_main__without_words_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("Usage: toco ")
+
+
+def test_main__version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("toco 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train-kam"], "toco: error: No such command 'train-kam'"),
+        (["--fast"], "toco: error: No such option: --fast (see 'toco --help')"),
+        (["fail", "--number", "x"], "(see 'toco fail --help')"),
+    ],
+)
+def test_main__bad_options_are_one_line_and_code_2(
+    failing_with: list[BaseException], capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_main__a_bad_value_is_one_line_and_code_1(
+    failing_with: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_with.append(ValueError("'x.png' is no image:\nlook at it"))
+    assert main(["fail"]) == 1
+    assert capsys.readouterr().err == "toco: error: 'x.png' is no image: look at it\n"
+
+
+@pytest.mark.parametrize("words", [["--debug", "fail"], ["fail", "--debug"]])
+def test_main__debug_shows_the_traceback(
+    failing_with: list[BaseException], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    failing_with.append(ValueError("wrong"))
+    assert main(words) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_main__ctrl_c_says_how_to_go_on(failing_with: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+    failing_with.append(KeyboardInterrupt())
+    assert main(["fail"]) == 130
+    expected = "toco: stopped; what was finished is kept, run again with --resume\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_describe__a_full_disk() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "run/cam/checkpoint")
+    assert describe(full).startswith("the disk is full, writing 'run/cam/checkpoint': free some space")
+    wrapped = RuntimeError("I/O error: No space left on device (os error 28)")
+    assert describe(wrapped).startswith("the disk is full: free some space")
+
+
+def test_describe__files() -> None:
+    assert describe(FileNotFoundError(errno.ENOENT, "No such file", "a.csv")) == "'a.csv' does not exist"
+    permission = describe(PermissionError(errno.EACCES, "Permission denied", "a.csv"))
+    assert permission == "no permission to read or write 'a.csv'"
+    assert describe(IsADirectoryError(errno.EISDIR, "Is a directory", "a")) == "'a': Is a directory"
+    assert describe(OSError("cannot read 'a.h5'")) == "cannot read 'a.h5'"
+
+
+def test_describe__memory() -> None:
+    assert "--batch-size" in describe(MemoryError())
+    assert "--batch-size" in describe(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+
+
+def test_describe__an_artifact_error_is_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = pytest.importorskip("stages.artifacts")
+    monkeypatch.setitem(sys.modules, "stages.artifacts", artifacts)
+    assert describe(artifacts.ArtifactError("'run' has no model")) == "'run' has no model"
+
+
+def test_describe__what_nobody_foresaw_points_to_debug() -> None:
+    assert describe(KeyError("x")).startswith("KeyError: 'x' (not foreseen:")

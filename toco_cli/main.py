@@ -1,0 +1,75 @@
+"""The `toco` command: runs one command line, and says in one clean line when something is wrong."""
+
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+from typer.main import get_command
+
+from toco_cli.commands import app
+
+STOPPED = "stopped; what was finished is kept, run again with --resume"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        arguments: The words after `toco`; those of this process if not given.
+
+    Returns:
+        The exit code: 0 if all went well, 1 for an error, 2 for bad options, 130 if stopped by Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"]  # understood after the command's name, too
+    try:
+        code = get_command(app).main(args=words, prog_name="toco", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        print(f"toco: error: {describe(error)}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 1))
+    if code == 130:
+        print(f"toco: {STOPPED}", file=sys.stderr)
+    return int(code)
+
+
+def describe(error: Exception) -> str:
+    """Say in one line what went wrong, where, and where possible what to do."""
+    text = " ".join(str(error).splitlines())
+    if hasattr(error, "format_message"):  # Typer's own: something about the options
+        return _describe_bad_option(error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        return f"the disk is full{_while_writing(error)}: free some space; {STOPPED.partition('; ')[2]}"
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "allocate memory" in text:
+        return f"out of memory: make --batch-size or --image-size smaller ({text})"
+    if isinstance(error, OSError) and error.filename is not None:
+        return _describe_file_error(error)
+    artifacts = sys.modules.get("stages.artifacts")  # not imported: then its error cannot have been raised
+    if isinstance(error, (ValueError, OSError, getattr(artifacts, "ArtifactError", ValueError))):
+        return text
+    return f"{type(error).__name__}: {text} (not foreseen: the same command with --debug shows where)"
+
+
+def _describe_bad_option(error: Exception) -> str:
+    text = " ".join(str(error.format_message()).splitlines())  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "toco"
+    return f"{text.replace('Value error, ', '')} (see '{path} --help')"
+
+
+def _describe_file_error(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"'{error.filename}' does not exist"
+    if isinstance(error, PermissionError):
+        return f"no permission to read or write '{error.filename}'"
+    return f"'{error.filename}': {error.strerror}"
+
+
+def _while_writing(error: Exception) -> str:
+    filename = getattr(error, "filename", None)
+    return f", writing '{filename}'" if filename else ""
