@@ -22,9 +22,7 @@ def read_class_folders(root: Path) -> Dataset:
     Raises:
         DataError: fewer than two folders hold images.
     """
-    files = {
-        name: path for name, path in find_images(root).items() if name.split("/")[0].lower() != MASKS_FOLDER
-    }
+    files = {name: path for name, path in find_images(root).items() if name.split("/")[0].lower() != MASKS_FOLDER}
     depth = 1 if _has_split_folders(files) else 0  # of the class folders
     placed: dict[str, tuple[str, str]] = {}  # file -> split, class
     for name in files:
@@ -41,9 +39,7 @@ def read_class_folders(root: Path) -> Dataset:
     for name, (split, folder) in placed.items():
         classes = (class_names.index(folder) + 1,) if folder in class_names else ()
         sample_id = image_id(name)
-        splits[split].append(
-            Sample(id=sample_id, image=files[name], classes=classes, mask=masks.get(sample_id))
-        )
+        splits[split].append(Sample(id=sample_id, image=files[name], classes=classes, mask=masks.get(sample_id)))
     outside = len(files) - len(placed)
     return Dataset(
         root=root,

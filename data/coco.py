@@ -61,9 +61,7 @@ class CocoMask:
         """
         mask = np.zeros((self.height, self.width), np.uint8)
         with warnings.catch_warnings():  # pycocotools 2.0.11 has not caught up with a change in numpy 2
-            warnings.filterwarnings(
-                "ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning
-            )
+            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
             for region in reversed(self.regions):
                 mask[self._draw(region)] = region.class_index
         return mask
@@ -110,9 +108,7 @@ def read_coco(root: Path) -> Dataset:
         if file.unlabelled:
             left_out.append(f"images without annotation in {path.name}, left out: {file.unlabelled}")
         if file.class_names != next(iter(files.values())).class_names:
-            raise DataError(
-                f"{path} has other categories than split '{next(iter(files))}': make them the same"
-            )
+            raise DataError(f"{path} has other categories than split '{next(iter(files))}': make them the same")
     if not files:
         names = list_names(str(folder) for folder in _image_folders(root, find_coco(root)[0])[:2])
         raise DataError(f"{root} has annotations/ but no images for them: put the images into one of {names}")
@@ -132,10 +128,7 @@ def _name_splits(paths: list[Path]) -> dict[str, Path]:
     full = [path.stem.removeprefix("instances_") for path in paths]
     short = [name.rstrip("0123456789") or name for name in full]
     times = Counter(short)
-    return {
-        brief if times[brief] == 1 else name: path
-        for brief, name, path in zip(short, full, paths, strict=True)
-    }
+    return {brief if times[brief] == 1 else name: path for brief, name, path in zip(short, full, paths, strict=True)}
 
 
 def _first_beginning(beginnings: tuple[str, ...], splits: dict[str, AnnotationFile]) -> str | None:
@@ -150,9 +143,7 @@ def _read_file(path: Path, root: Path) -> AnnotationFile | None:
     try:
         coco = _load(path)
         names = [image["file_name"] for image in coco.imgs.values()][:PROBE]
-        folder = next(
-            (folder for folder in folders if any((folder / name).is_file() for name in names)), None
-        )
+        folder = next((folder for folder in folders if any((folder / name).is_file() for name in names)), None)
         if folder is None:
             return None
         class_names = tuple(coco.cats[number]["name"] for number in sorted(coco.cats))
@@ -199,18 +190,14 @@ def _samples(coco: COCO, folder: Path, path: Path) -> tuple[Sample, ...]:
             raise DataError(f"{path}: image '{name}' leads out of {folder}: write a path below it")
         for annotation in annotations:
             if annotation["category_id"] not in class_of:
-                raise DataError(
-                    f"{path}: image '{name}' has the unknown category {annotation['category_id']}"
-                )
+                raise DataError(f"{path}: image '{name}' has the unknown category {annotation['category_id']}")
         classes = tuple(sorted({class_of[annotation["category_id"]] for annotation in annotations}))
         mask = _mask(image, annotations, class_of, path)
         samples.append(Sample(id=image_id(name), image=folder / name, classes=classes, mask=mask))
     return tuple(samples)
 
 
-def _mask(
-    image: Entry, annotations: Sequence[Entry], class_of: dict[int, int], path: Path
-) -> CocoMask | None:
+def _mask(image: Entry, annotations: Sequence[Entry], class_of: dict[int, int], path: Path) -> CocoMask | None:
     """Return the mask of an image, None if an object has a box only."""
     if not all(annotation.get("segmentation") for annotation in annotations):
         return None
@@ -218,8 +205,7 @@ def _mask(
     size = (image["height"], image["width"])
     by_area = sorted(annotations, key=lambda annotation: float(annotation["area"]))
     regions = [
-        _region(annotation["segmentation"], class_of[annotation["category_id"]], size, source)
-        for annotation in by_area
+        _region(annotation["segmentation"], class_of[annotation["category_id"]], size, source) for annotation in by_area
     ]
     return CocoMask(source, *size, tuple(region for region in regions if region is not None))
 
@@ -238,7 +224,5 @@ def _region(segmentation: Any, class_index: int, size: tuple[int, int], source: 
         fits = fits and sum(counts) == size[0] * size[1]
         counts = run_lengths.frPyObjects(segmentation, *size)["counts"]
     if not fits or not counts:
-        raise DataError(
-            f"{source}: a region has not the image's size of {size[0]} x {size[1]} (height x width)"
-        )
+        raise DataError(f"{source}: a region has not the image's size of {size[0]} x {size[1]} (height x width)")
     return Region(class_index, counts=counts.encode() if isinstance(counts, str) else counts)

@@ -67,9 +67,7 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
     for file, row in matched.items():
         classes = tuple(sorted(index[label] for label in row.labels))
         sample_id = image_id(file)
-        splits[row.split].append(
-            Sample(id=sample_id, image=images[file], classes=classes, mask=masks.get(sample_id))
-        )
+        splits[row.split].append(Sample(id=sample_id, image=images[file], classes=classes, mask=masks.get(sample_id)))
     unlisted = len(images) - len(matched)
     unused_masks = bool(masks) and not any(image_id(file) in masks for file in matched)
     return Dataset(
@@ -142,9 +140,7 @@ def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Col
         return Columns(image, labels, split, {})
     spelled = {name.casefold(): name for name in listed}
     one_hot = {
-        place: spelled.get(name.casefold(), name)
-        for place, name in enumerate(header)
-        if place not in (image, split)
+        place: spelled.get(name.casefold(), name) for place, name in enumerate(header) if place not in (image, split)
     }
     if not one_hot:
         raise DataError(f"{where}: neither a column 'labels' nor one 0/1 column a class: add one of them")
@@ -189,9 +185,7 @@ def _check_labels(row: Row, class_names: tuple[str, ...], table: Path) -> None:
         )
 
 
-def _match(
-    rows: list[Row], images: dict[str, Path], table: Path, skip_bad: bool
-) -> tuple[dict[str, Row], int]:
+def _match(rows: list[Row], images: dict[str, Path], table: Path, skip_bad: bool) -> tuple[dict[str, Row], int]:
     """Return the row of each image file (by its relative path), and how many rows have no image."""
     same_id: dict[str, list[str]] = defaultdict(list)
     for name in images:
@@ -224,8 +218,7 @@ def _find_file(row: Row, images: dict[str, Path], same_id: dict[str, list[str]],
     candidates = same_id.get(row.image, [])
     if len(candidates) > 1:
         raise DataError(
-            f"{table} line {row.line}: image '{row.image}' may be any of {list_names(candidates)}: "
-            "write the extension"
+            f"{table} line {row.line}: image '{row.image}' may be any of {list_names(candidates)}: write the extension"
         )
     return candidates[0] if candidates else None
 

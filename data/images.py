@@ -148,9 +148,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         return _from_16_bits(image)
     if image.mode == "F":
-        raise DataError(
-            "it holds floating-point values, which have no agreed look; save it with 8 or 16 bits"
-        )
+        raise DataError("it holds floating-point values, which have no agreed look; save it with 8 or 16 bits")
     if image.mode == "La":  # premultiplied grey, which converts only by way of its plain form
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -164,9 +162,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _from_16_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.max(initial=0) > 0xFFFF or values.min(initial=0) < 0:
-        raise DataError(
-            "it holds 32-bit or negative values, which have no agreed look; save it with 8 or 16 bits"
-        )
+        raise DataError("it holds 32-bit or negative values, which have no agreed look; save it with 8 or 16 bits")
     return Image.fromarray((values // 256).astype(np.uint8)).convert("RGB")
 
 

@@ -87,9 +87,7 @@ def collate(loaded: list[Batch]) -> Batch:
 class StreamBatches:
     """Batch sampler: the positions that one process loads, iteration by iteration."""
 
-    def __init__(
-        self, *, start: int, iterations: int, batch_size: int, rank: int = 0, processes: int = 1
-    ) -> None:
+    def __init__(self, *, start: int, iterations: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
         """Set up for iterations `start` to `iterations`; `batch_size` counts all processes together."""
         self.range = range(start, iterations)
         self.batch_size = batch_size

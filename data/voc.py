@@ -44,11 +44,7 @@ def find_voc(root: Path) -> Path | None:
     """Return the folder with JPEGImages/ and ImageSets/: root itself, one in it, or one in its VOCdevkit/."""
     folders = (root, *_newest_first(root), *_newest_first(root / "VOCdevkit"))
     return next(
-        (
-            folder
-            for folder in folders
-            if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir()
-        ),
+        (folder for folder in folders if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir()),
         None,
     )
 
@@ -87,9 +83,7 @@ def read_voc(folder: Path) -> Dataset:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return (
-        sorted((path for path in folder.iterdir() if path.is_dir()), reverse=True) if folder.is_dir() else []
-    )
+    return sorted((path for path in folder.iterdir() if path.is_dir()), reverse=True) if folder.is_dir() else []
 
 
 def _find_lists(folder: Path) -> dict[str, Path]:

@@ -156,8 +156,7 @@ class TrainCam(Training):
         """
         super().__post_init__()
         _check_thresholds(self.background_low, self.background_high)
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError("--scales must be one or more positive factors")
+        _check_scales(self.scales)
         for text in self.backbone_option:
             if "=" not in text:
                 raise ValueError(f"--backbone-option {text!r} is not of the form NAME=VALUE")
@@ -227,13 +226,14 @@ class MakeLabels(Machine):
             raise ValueError("--crf and --two-thresholds are two ways to make labels: choose one")
         if self.background_low is not None and self.background_high is not None:
             _check_thresholds(self.background_low, self.background_high)
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError("--scales must be one or more positive factors")
+        _check_scales(self.scales)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSeg(Training):
     """Settings of `toco train-seg`."""
+
+    split: str | None = option(None, "Train only on the labelled images of this split; by default on all of them.")
 
     arch: str = option("DeepLabV3Plus", "Network of segmentation-models-pytorch (DeepLabV3Plus, Unet, FPN ...).")
     encoder: str = option("resnet50", "Its encoder by that library's name; 'tu-NAME' takes timm's NAME.")
@@ -285,6 +285,15 @@ class Predict(Machine):
     crf: bool = option(False, "Sharpen with a dense CRF.")
     crf_backend: CrfBackend = option("auto", "Who computes it: pydensecrf (CPU) or torch (any device).")
 
+    def __post_init__(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            ValueError: With the options' names.
+        """
+        check_limits(self)
+        _check_scales(self.scales)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Machine):
@@ -300,3 +309,8 @@ class Evaluate(Machine):
 def _check_thresholds(low: float, high: float) -> None:
     if not 0 <= low < high <= 1:
         raise ValueError(f"--background-low {low} must be below --background-high {high}, both between 0 and 1")
+
+
+def _check_scales(scales: tuple[float, ...]) -> None:
+    if not scales or min(scales) <= 0:
+        raise ValueError("--scales must be one or more positive factors")

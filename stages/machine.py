@@ -43,4 +43,9 @@ def loader_workers(asked: int | None, device: torch.device) -> int:
     """Processes that load images: as asked, else enough for a GPU, and none where the CPU computes anyway."""
     if asked is not None:
         return asked
-    return min(16, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return min(16, cores()) if device.type == "cuda" else 0
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,7 +25,7 @@ from stages.artifacts import begin_stage, check_classes, finished, open_stage
 from stages.cam_model import load_cam_model
 from stages.config import MakeLabels
 from stages.inference import LoadedImage, class_label_matrix, load_image, resize_maps, square_cams
-from stages.machine import make_fabric
+from stages.machine import cores, make_fabric
 from stages.monitor import Monitor
 from stages.samples import usable_samples
 from stages.store import ImageLabels, join_shards, label_attributes, stored_ids, write_shard
@@ -134,7 +134,7 @@ class LabelMaker:
                 yield self._collect(waiting.popleft())
 
     def _cores(self) -> int:
-        return max(1, self.config.workers if self.config.workers is not None else (os.cpu_count() or 1))
+        return max(1, self.config.workers if self.config.workers is not None else cores())
 
     def _mask_maker(self, stack: ExitStack) -> "MaskMaker":
         """How masks are made: here and now, or by processes of their own where a CRF keeps the CPU busy."""

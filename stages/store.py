@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX, Sample
-from stages.artifacts import ArtifactError, whole_file
+from stages.artifacts import ArtifactError, whole_stream
 
 
 class ImageLabels(NamedTuple):
@@ -31,7 +31,7 @@ class ImageLabels(NamedTuple):
 
 def write_shard(path: Path, labels: Sequence[ImageLabels]) -> None:
     """Write some images' labels, whole or not at all."""
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with whole_stream(path) as stream, h5py.File(stream, "w") as file:
         for group in ("cams", "masks"):  # there even if all images of the shard were bad
             file.create_group(group)
         for one in labels:
@@ -72,7 +72,7 @@ def holds_labels_of(path: Path, samples: Sequence[Sample]) -> bool:
 def join_shards(shards: Sequence[Path], folder: Path, attributes: Mapping[str, Any]) -> None:
     """Copy all shards into cams.h5 and labels.h5 of a folder, without unpacking them."""
     for name, group in (("cams.h5", "cams"), ("labels.h5", "masks")):
-        with whole_file(folder / name) as temporary, h5py.File(temporary, "w") as product:
+        with whole_stream(folder / name) as stream, h5py.File(stream, "w") as product:
             for key, value in attributes.items():
                 product.attrs[key] = value
             product.create_group(group)
@@ -82,6 +82,7 @@ def join_shards(shards: Sequence[Path], folder: Path, attributes: Mapping[str, A
                         path = f"{group}/{image_id}"
                         product.require_group(path.rpartition("/")[0])
                         source.copy(path, product, path)
+                stream.check()
 
 
 def dataset_names(group: h5py.Group, prefix: str = "") -> Iterator[str]:

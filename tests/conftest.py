@@ -1,7 +1,8 @@
 """Fixtures that all tests share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from stages.config import TrainCam
 from stages.monitor import SilentMonitor
-from stages.train_cam import train_cam
 
 # The tensors of these tests are too small to share out between threads.
 torch.set_num_threads(1)
@@ -94,6 +94,23 @@ def listener() -> type[Listener]:
 
 
 @pytest.fixture(scope="session")
+def small_disk() -> Callable[[], AbstractContextManager[None]]:
+    """Files cannot grow beyond 30,000 bytes while this context lasts; what a full disk does to writers, for real."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limit() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
+
+
+@pytest.fixture(scope="session")
 def draw_pictures() -> Callable[[Path], Path]:
     """Writes a custom folder: red and blue squares on grey, eight images to train on, two to measure on."""
 
@@ -157,6 +174,8 @@ def trained_run(
     pictures: Path, cam_settings: Callable[..., TrainCam], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A run folder in which `toco train-cam` finished, undisturbed; not to be changed."""
+    from stages.train_cam import train_cam  # not above: other tests start sooner without it
+
     run = tmp_path_factory.mktemp("trained") / "run"
     train_cam(pictures, run, cam_settings(), SilentMonitor())
     return run

@@ -61,11 +61,14 @@ def class_token_contrast(
     """
     with torch.autocast(student.device.type, enabled=False):
         logits = torch.einsum("bsd,btd->bts", student.float(), teacher.float().detach()) / temperature
-    likeness = logits.exp()  # (b, t, s)
-    positive = positive[:, None, :].to(likeness)
-    negatives = (likeness * (1 - positive)).sum(dim=-1, keepdim=True) + 1e-4  # (b, t, 1)
-    per_positive = (torch.log(likeness + negatives) - logits) * positive
-    per_image = per_positive.sum(dim=-1) + torch.log1p(negatives[..., 0])  # (b, t)
+    positive = positive[:, None, :].to(logits)  # (b, 1, s)
+    # In logarithms throughout: a dot product of 1024 cosines over the temperature can be larger than any float's
+    # exponent, and then the published form is infinite.
+    floor = logits.new_tensor(1e-4).log().expand(*logits.shape[:2], 1)
+    negatives = torch.cat([logits.masked_fill(positive > 0, -torch.inf), floor], dim=-1)
+    negatives = negatives.logsumexp(dim=-1, keepdim=True)  # (b, t, 1), log(sum_n l_n + 1e-4)
+    per_positive = (torch.logaddexp(logits, negatives) - logits) * positive
+    per_image = per_positive.sum(dim=-1) + F.softplus(negatives[..., 0])  # (b, t)
     return (per_image.mean(dim=1) / (positive.sum(dim=-1)[:, 0] + 1e-4)).mean()
 
 

@@ -1,0 +1,492 @@
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import stages.cam_model
+import stages.toco.step
+import stages.train_cam
+from data.dataset import DataError
+from stages.artifacts import ArtifactError
+from stages.config import CAM_RECIPES, TrainCam
+from stages.monitor import SilentMonitor
+from stages.toco.backbone import Backbone
+from stages.toco.losses import classification_loss
+from stages.toco.model import LargeFieldOfView, ToCo
+from stages.toco.step import Phase
+from stages.train_cam import measured_samples, phase_at, step_settings, train_cam
+
+Settings = Callable[..., TrainCam]
+LOSSES = {"classification", "auxiliary_classification", "ptc", "ctc", "segmentation", "regularised"}
+# Loaders fork on Linux, of which Python 3.12 and later warn where threads run; torch warns of more loaders than cores.
+LOADERS = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning", "ignore:This DataLoader will create:UserWarning"
+)
+
+
+@contextmanager
+def heads_made_small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        projector: dict[str, Any] = {"projector_hidden": 16, "projector_bottleneck": 8, "projector_out": 16}
+        patch.setattr(stages.cam_model, "ToCo", partial(ToCo, decoder_channels=8, **projector))
+        yield
+
+
+@pytest.fixture
+def small_heads() -> Iterator[None]:
+    """Networks whose decoder and projectors are small, so that many of them can be trained."""
+    with heads_made_small():
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_run(pictures: Path, cam_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with heads_made_small():
+        return train_cam(pictures, tmp_path_factory.mktemp("small") / "run", cam_settings(), SilentMonitor())
+
+
+@pytest.fixture
+def undisturbed(small_run: Path, small_heads: None) -> Path:
+    """RUN/cam of an undisturbed run with such heads."""
+    return small_run
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """The same weights, bit for bit, and the same metrics, line by line."""
+    mine, theirs = load_file(folder / "model.safetensors"), load_file(other / "model.safetensors")
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
+    assert not different
+    assert (folder / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "metrics.jsonl"}
+
+
+def test_train_cam__writes_its_folder(trained_run: Path, pictures: Path) -> None:
+    folder = trained_run / "cam"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "metrics.jsonl"}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dataset"] == {"root": str(pictures), "layout": "custom", "class_names": ["red", "blue"]}
+    assert config["settings"]["iterations"] == 4
+    assert config["model"]["num_classes"] == 2
+    training = [line for line in lines(folder) if "loss" in line]
+    assert [line["iteration"] for line in training] == [1, 2, 3, 4]
+    for line in training:
+        assert {"iteration", "learning_rate", "loss"} | LOSSES == line.keys()
+        assert all(math.isfinite(value) for value in line.values())
+    assert [line["segmentation"] > 0 for line in training] == [False, True, True, True]
+    assert all(line["ptc"] > 0 and line["ctc"] > 0 for line in training)
+    scores = [line for line in lines(folder) if "loss" not in line]
+    assert [line["iteration"] for line in scores] == [2, 4]
+    for line in scores:
+        assert line.keys() == {"iteration", "cam_miou", "auxiliary_cam_miou", "decoder_miou"}
+        assert all(0 <= line[name] <= 1 for name in line.keys() - {"iteration"})
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        ("start", 1),
+        ("advance", 1),
+        ("advance", 2),
+        ("advance", 3),
+        ("advance", 4),
+        ("note", 1),
+        ("note", 2),
+        ("finish", 1),
+    ],
+    ids=lambda stop: "-".join(map(str, stop)),
+)
+def test_train_cam__goes_on_after_ctrl_c(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, stop: tuple[str, int]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path, cam_settings(checkpoint_every=100), listener(stop))
+    assert not (tmp_path / "cam" / "model.safetensors").exists()
+    monitor = listener()
+    folder = train_cam(pictures, tmp_path, cam_settings(), monitor, resume=True)
+    assert_same_run(folder, undisturbed)
+    assert monitor.calls.count("advance") == {"start": 4, "advance": 4 - stop[1], "note": 4 - 2 * stop[1]}.get(
+        stop[0], 0
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_train_cam__goes_on_after_a_crash(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, steps: int
+) -> None:
+    """Nothing is left but what was written on the way; twice in one run."""
+    with pytest.raises(RuntimeError):
+        train_cam(pictures, tmp_path, cam_settings(), listener(("advance", steps), RuntimeError))
+    assert (tmp_path / "cam" / "checkpoint.pt").exists() == (steps > 2)
+    with pytest.raises(RuntimeError):
+        train_cam(pictures, tmp_path, cam_settings(), listener(("advance", 1), RuntimeError), resume=True)
+    assert_same_run(train_cam(pictures, tmp_path, cam_settings(), SilentMonitor(), resume=True), undisturbed)
+
+
+def test_train_cam__finishes_the_step_before_ctrl_c_counts(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(iteration: int, config: TrainCam) -> Phase:
+        if iteration == 1:
+            signal.raise_signal(signal.SIGINT)
+        return phase_at(iteration, config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.train_cam, "phase_at", press)
+        with pytest.raises(KeyboardInterrupt):
+            train_cam(pictures, tmp_path, cam_settings(), SilentMonitor())
+    assert [line["iteration"] for line in lines(tmp_path / "cam")] == [1, 2]
+    assert_same_run(train_cam(pictures, tmp_path, cam_settings(), SilentMonitor(), resume=True), undisturbed)
+
+
+class PowerCut(SilentMonitor):
+    """Kills its process at the third step, after the metrics of that step and the checkpoint of the second."""
+
+    steps = 0
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.steps += steps
+        if self.steps == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@LOADERS
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_train_cam__goes_on_after_sigkill_with_loaders(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, tmp_path: Path
+) -> None:
+    """The killed half and the other one load with two processes each, the undisturbed run with none."""
+    settings = cam_settings(workers=2)
+    # Forked, since a new interpreter would first import torch for many seconds.
+    killed = multiprocessing.get_context("fork").Process(
+        target=train_cam, args=(pictures, tmp_path / "run", settings, PowerCut())
+    )
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert len(lines(tmp_path / "run" / "cam")) == 4
+    assert (tmp_path / "run" / "cam" / "checkpoint.pt").is_file()
+    (tmp_path / "run" / "cam" / ".checkpoint.pt.0.partial").write_bytes(b"as if killed while writing")
+    folder = train_cam(pictures, tmp_path / "run", settings, SilentMonitor(), resume=True)
+    assert_same_run(folder, undisturbed)
+
+
+def test_train_cam__goes_on_with_dropout(
+    small_heads: None, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path
+) -> None:
+    options = (*cam_settings().backbone_option, "drop_path_rate=0.5", "proj_drop_rate=0.3")
+    settings = cam_settings(backbone_option=options, seg_weight=0.0, reg_weight=0.0, seed=2**40)
+    whole = train_cam(pictures, tmp_path / "whole", settings, SilentMonitor())
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path / "two", settings, listener(("advance", 3)))
+    assert_same_run(train_cam(pictures, tmp_path / "two", settings, SilentMonitor(), resume=True), whole)
+
+
+def test_train_cam__another_seed_is_another_network(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, tmp_path: Path
+) -> None:
+    other = train_cam(pictures, tmp_path, cam_settings(seed=1), SilentMonitor())
+    name = "classifier.weight"
+    assert not torch.equal(
+        load_file(other / "model.safetensors")[name], load_file(undisturbed / "model.safetensors")[name]
+    )
+
+
+def test_train_cam__finished_run_is_left_alone(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any
+) -> None:
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()}
+    monitor = listener()
+    train_cam(pictures, undisturbed.parent, cam_settings(checkpoint_every=3), monitor, resume=True)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()} == before
+    assert monitor.notes == [f"{undisturbed} is finished already"]
+    assert "start" not in monitor.calls
+
+
+def test_train_cam__refuses_an_existing_folder(
+    small_heads: None, pictures: Path, cam_settings: Settings, tmp_path: Path
+) -> None:
+    settings = cam_settings(iterations=1)
+    folder = train_cam(pictures, tmp_path, settings, SilentMonitor())
+    weights = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(ArtifactError, match="exists: use --resume to go on with it, --overwrite to start again"):
+        train_cam(pictures, tmp_path, settings, SilentMonitor())
+    with pytest.raises(ArtifactError, match="begun with --seed 0 and cannot go on with 5: give the same, or"):
+        train_cam(pictures, tmp_path, cam_settings(iterations=1, seed=5), SilentMonitor(), resume=True)
+    with pytest.raises(DataError):  # nothing is deleted before everything else is known to work
+        train_cam(pictures, tmp_path, cam_settings(split="nosuch"), SilentMonitor(), overwrite=True)
+    assert (folder / "model.safetensors").read_bytes() == weights
+    train_cam(pictures, tmp_path, cam_settings(iterations=1, seed=5), SilentMonitor(), overwrite=True)
+    assert (folder / "model.safetensors").read_bytes() != weights
+
+
+def cut_off(path: Path) -> bytes:
+    """Truncate a picture behind its header, which a first look does not notice; return what it was."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    return whole
+
+
+@LOADERS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_train_cam__unreadable_image(
+    undisturbed: Path,
+    draw_pictures: Callable[[Path], Path],
+    cam_settings: Settings,
+    listener: Any,
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    data = draw_pictures(tmp_path / "data")
+    bad = data / "images" / "deep" / "g.jpg"
+    whole = cut_off(bad)
+    settings = cam_settings(workers=workers, evaluate_images=1)
+    with pytest.raises(DataError) as caught:
+        train_cam(data, tmp_path / "run", settings, SilentMonitor())
+    assert str(caught.value).startswith(f"{bad} cannot be read")
+    assert str(caught.value).endswith("mend or remove it, or go on without it: --skip-bad")
+    assert "\n" not in str(caught.value)
+    done = [line["iteration"] for line in lines(tmp_path / "run" / "cam") if "loss" in line]
+    assert done == list(range(1, len(done) + 1))
+    assert len(done) < 4  # all images are seen within four steps
+
+    monitor = listener()  # goes on without it from where it was
+    skipping = cam_settings(workers=workers, evaluate_images=1, skip_bad=True)
+    train_cam(data, tmp_path / "run", skipping, monitor, resume=True)
+    assert monitor.calls.count("advance") == 4 - len(done)
+    assert [warning.split(" cannot")[0] for warning in monitor.warnings] == [f"left out: {bad}"]
+
+    with pytest.raises(DataError):
+        train_cam(data, tmp_path / "mended", cam_settings(workers=workers), SilentMonitor())
+    bad.write_bytes(whole)
+    folder = train_cam(data, tmp_path / "mended", cam_settings(workers=workers), SilentMonitor(), resume=True)
+    assert_same_run(folder, undisturbed)
+
+
+def test_train_cam__unreadable_images_are_not_measured_either(
+    small_heads: None, draw_pictures: Callable[[Path], Path], cam_settings: Settings, listener: Any, tmp_path: Path
+) -> None:
+    data = draw_pictures(tmp_path / "data")
+    cut_off(data / "images" / "a.jpg")
+    settings = cam_settings(skip_bad=True, evaluate_images=8)
+    folder = train_cam(data, tmp_path / "run", settings, SilentMonitor())
+    assert [line["iteration"] for line in lines(folder) if "cam_miou" in line] == [2, 4]
+
+
+def test_train_cam__bad_mask_is_told_before_training(
+    small_heads: None, draw_pictures: Callable[[Path], Path], cam_settings: Settings, listener: Any, tmp_path: Path
+) -> None:
+    data = draw_pictures(tmp_path / "data")
+    (data / "masks" / "a.png").write_bytes((data / "masks" / "b.png").read_bytes())  # of another size
+    with pytest.raises(DataError, match=r"a\.png is 64 x 64 \(height x width\), its image 64 x 48"):
+        train_cam(data, tmp_path / "run", cam_settings(), SilentMonitor())
+    assert not (tmp_path / "run").exists()
+    monitor = listener()
+    train_cam(data, tmp_path / "run", cam_settings(iterations=1, skip_bad=True), monitor)
+    assert monitor.warnings[0].startswith(f"not measured: {data / 'masks' / 'a.png'}")
+
+
+def break_loss(patch: pytest.MonkeyPatch, at: int) -> None:
+    calls = 0
+
+    def broken(*arguments: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1  # twice a step
+        loss = classification_loss(*arguments)
+        return loss * math.nan if calls > 2 * (at - 1) else loss
+
+    patch.setattr(stages.toco.step, "classification_loss", broken)
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_train_cam__broken_loss(
+    undisturbed: Path,
+    pictures: Path,
+    cam_settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log_every: int,
+) -> None:
+    settings = cam_settings(log_every=log_every, checkpoint_every=1)
+    with monkeypatch.context() as patch:
+        break_loss(patch, at=3)
+        with pytest.raises(
+            ValueError, match=r"the loss is nan at iteration 3 in .*cam \(the last checkpoint is kept\)"
+        ):
+            train_cam(pictures, tmp_path, settings, SilentMonitor())
+    assert torch.load(tmp_path / "cam" / "checkpoint.pt", weights_only=True)["iteration"] == 2
+    folder = train_cam(pictures, tmp_path, cam_settings(), SilentMonitor(), resume=True)
+    if log_every == 1:
+        assert_same_run(folder, undisturbed)
+
+
+def test_train_cam__broken_loss_and_ctrl_c(
+    small_heads: None,
+    pictures: Path,
+    cam_settings: Settings,
+    listener: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A good checkpoint is not replaced by a broken state."""
+    break_loss(monkeypatch, at=3)
+    with pytest.raises(ValueError, match="the loss is nan at iteration 3"):
+        train_cam(pictures, tmp_path, cam_settings(log_every=100), listener(("advance", 3)))
+    assert torch.load(tmp_path / "cam" / "checkpoint.pt", weights_only=True)["iteration"] == 2
+
+
+@pytest.mark.parametrize("damage", ["cut off", "other network", "no network"])
+def test_train_cam__damaged_checkpoint(
+    small_heads: None, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, damage: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path, cam_settings(), listener(("advance", 1)))
+    path = tmp_path / "cam" / "checkpoint.pt"
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-1000])
+    else:
+        state = torch.load(path, weights_only=True)
+        state["module"] = {"other": torch.zeros(1)} if damage == "other network" else None
+        torch.save(state, path)
+    with pytest.raises(ArtifactError, match="start again with --overwrite") as caught:
+        train_cam(pictures, tmp_path, cam_settings(), SilentMonitor(), resume=True)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "iteration", "phase"),
+    [
+        ("voc", 0, Phase(contrast=True, segment=False)),
+        ("voc", 1_999, Phase(contrast=True, segment=False)),
+        ("voc", 2_000, Phase(contrast=True, segment=True)),
+        ("voc", 19_999, Phase(contrast=True, segment=True)),
+        ("coco", 0, Phase(contrast=False, segment=False, auxiliary_labels=True)),
+        ("coco", 7_999, Phase(contrast=False, segment=False, auxiliary_labels=True)),
+        ("coco", 8_000, Phase(contrast=False, segment=True, auxiliary_labels=True)),
+        ("coco", 11_999, Phase(contrast=False, segment=True, auxiliary_labels=True)),
+        ("coco", 12_000, Phase(contrast=True, segment=True)),
+        ("coco", 79_999, Phase(contrast=True, segment=True)),
+    ],
+)
+def test_phase_at__recipes(recipe: str, iteration: int, phase: Phase) -> None:
+    assert phase_at(iteration, TrainCam(**CAM_RECIPES[recipe])) == phase
+
+
+def test_train_cam__coco_phases(
+    small_heads: None, pictures: Path, cam_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe's shares of the run, on forty steps instead of 80,000."""
+    shares = {name: CAM_RECIPES["coco"][name] for name in ("contrast_start", "seg_start", "auxiliary_labels_until")}
+    settings = cam_settings(iterations=40, evaluate_every=0, evaluate_images=1, **shares)
+
+    def stop(iteration: int, config: TrainCam) -> Phase:
+        if iteration == 8:
+            raise KeyboardInterrupt
+        return phase_at(iteration, config)
+
+    monkeypatch.setattr(stages.train_cam, "phase_at", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path, settings, SilentMonitor())
+    trained = [{name for name in LOSSES if line[name] != 0} for line in lines(tmp_path / "cam")]
+    classification = {"classification", "auxiliary_classification"}
+    segmentation = {"segmentation", "regularised"}
+    assert trained[:4] == [classification] * 4
+    # The regularised loss is there in each step, a share of it only where pixels are labelled.
+    assert all(classification | {"regularised"} <= now <= classification | segmentation for now in trained[4:6])
+    assert all({"ptc", "ctc"} <= now for now in trained[6:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes", "decoded"),
+    [
+        # One pass of the training images gives the classification losses.
+        ({"ptc_weight": 0.0, "ctc_weight": 0.0, "seg_start": 1.0}, 1, 0),
+        ({"contrast_start": 1.0, "seg_start": 1.0}, 1, 0),
+        ({"ptc_weight": 0.0, "ctc_weight": 0.0, "seg_weight": 0.0, "reg_weight": 0.0, "seg_start": 0.0}, 1, 0),
+        # CAMs need three more: the mirror images, half the size, one and a half.
+        ({"ctc_weight": 0.0, "seg_start": 1.0}, 4, 0),
+        ({"ptc_weight": 0.0, "ctc_weight": 0.0, "seg_start": 0.0}, 4, 2),
+        # Class-token contrast needs two more: the second view and the local crops.
+        ({"seg_start": 1.0}, 6, 0),
+    ],
+)
+def test_train_cam__computes_nothing_for_losses_without_weight(
+    small_heads: None,
+    pictures: Path,
+    cam_settings: Settings,
+    listener: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    passes: int,
+    decoded: int,
+) -> None:
+    counts: dict[Any, int] = {Backbone: 0, LargeFieldOfView: 0}
+
+    def counted(kind: type, forward: Callable[..., Any], *arguments: Any) -> Any:
+        counts[kind] += 1
+        return forward(*arguments)
+
+    for kind in counts:
+        forward = kind.forward
+        monkeypatch.setattr(kind, "forward", lambda *a, kind=kind, forward=forward: counted(kind, forward, *a))
+    with pytest.raises(KeyboardInterrupt):  # before anything is measured
+        train_cam(pictures, tmp_path, cam_settings(evaluate_every=0, **changes), listener(("advance", 2)))
+    assert counts[Backbone] == 2 * passes
+    assert counts[LargeFieldOfView] == decoded
+
+
+def test_train_cam__weight_zero_is_the_loss_left_out(
+    small_heads: None, pictures: Path, cam_settings: Settings, tmp_path: Path
+) -> None:
+    settings = cam_settings(ptc_weight=0.0, ctc_weight=0.0, seg_weight=0.0, reg_weight=0.0, evaluate_every=0)
+    for line in lines(train_cam(pictures, tmp_path, settings, SilentMonitor()))[:-1]:
+        assert line["loss"] == pytest.approx(line["classification"] + line["auxiliary_classification"])
+        assert line["ptc"] == line["ctc"] == line["segmentation"] == line["regularised"] == 0
+
+
+@pytest.mark.parametrize(
+    ("image_size", "asked", "patch", "expected"),
+    [(448, None, 16, 96), (448, None, 14, 98), (96, None, 8, 24), (32, None, 16, 32), (32, 24, 8, 24), (48, 20, 8, 16)],
+)
+def test_step_settings__local_crops_are_whole_patches(
+    image_size: int, asked: int | None, patch: int, expected: int
+) -> None:
+    config = TrainCam(image_size=image_size, local_crop_size=asked)
+    assert step_settings(config, patch).local_crop_size == expected
+
+
+def test_step_settings__crop_above_the_image() -> None:
+    with pytest.raises(ValueError, match=r"--local-crop-size 48 .* is above --image-size 32"):
+        step_settings(TrainCam(image_size=32, local_crop_size=50), 16)
+
+
+def test_step_settings__passes_everything_on() -> None:
+    config = TrainCam(
+        ptc_weight=1.0, ctc_weight=2.0, seg_weight=3.0, reg_weight=4.0, temperature=5.0, momentum=0.6, scales=(1.0,)
+    )
+    settings = step_settings(config, 16)
+    for name in ("ptc_weight", "ctc_weight", "seg_weight", "reg_weight", "temperature", "momentum", "scales"):
+        assert getattr(settings, name) == getattr(config, name)
+    assert (settings.background_high, settings.background_low, settings.local_crops) == (0.7, 0.25, 8)
+
+
+def test_measured_samples__none_without_masks(cam_settings: Settings) -> None:
+    assert measured_samples((), 2, cam_settings(), SilentMonitor()) == []

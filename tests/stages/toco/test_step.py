@@ -1,0 +1,254 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stages.toco.backbone import Backbone
+from stages.toco.model import LargeFieldOfView, ToCo
+from stages.toco.step import Losses, Phase, StepBatch, StepSettings, TrainingStep, box_in_tokens
+
+ALL = Phase(contrast=True, segment=True)
+SETTINGS = StepSettings(local_crop_size=16)
+
+
+def make_model() -> ToCo:
+    torch.manual_seed(0)
+    backbone = Backbone(
+        "vit_tiny_patch16_224", auxiliary_block=-2, patch_size=8, embed_dim=32, depth=2, num_heads=2, img_size=32
+    )
+    return ToCo(backbone, 3, decoder_channels=8, projector_hidden=16, projector_bottleneck=8, projector_out=16)
+
+
+def make_step(settings: StepSettings = SETTINGS) -> TrainingStep:
+    return TrainingStep(make_model(), settings)
+
+
+def make_batch(class_labels: list[list[float]] | None = None) -> StepBatch:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.tensor([[1.0, 0, 1], [0, 1, 0]] if class_labels is None else class_labels)
+    views = [torch.randint(0, 256, (len(labels), 3, 32, 32), generator=generator).byte() for _ in range(3)]
+    box = torch.tensor([[0, 32, 0, 32], [5, 30, 0, 27]])[: len(labels)]
+    return StepBatch(image=views[0], second=views[1], local=views[2], box=box, class_labels=labels)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(2)
+
+
+def losses_of(step: TrainingStep, phase: Phase = ALL, batch: StepBatch | None = None) -> Losses:
+    result: Losses = step(batch or make_batch(), phase, generator())
+    return result
+
+
+@pytest.mark.parametrize("auxiliary_labels", [False, True])
+def test_step__total_is_the_weighted_sum(auxiliary_labels: bool) -> None:
+    settings = replace(SETTINGS, ptc_weight=0.3, ctc_weight=0.7, seg_weight=0.9, reg_weight=1.1)
+    losses = losses_of(make_step(settings), ALL._replace(auxiliary_labels=auxiliary_labels))
+    expected = (
+        losses.classification
+        + losses.auxiliary_classification
+        + 0.3 * losses.ptc
+        + 0.7 * losses.ctc
+        + 0.9 * losses.segmentation
+        + 1.1 * losses.regularised
+    )
+    torch.testing.assert_close(losses.total, expected)
+    assert all(part.ndim == 0 and part.isfinite() for part in losses)
+    assert all(part > 0 for part in losses[:5])
+    assert losses.regularised != 0
+
+
+def test_step__published_weights() -> None:
+    defaults = StepSettings()
+    assert (defaults.ptc_weight, defaults.ctc_weight, defaults.seg_weight, defaults.reg_weight) == (0.2, 0.5, 0.1, 0.05)
+    assert (defaults.background_high, defaults.background_low) == (0.7, 0.25)
+    assert (defaults.temperature, defaults.momentum) == (0.5, 0.9)
+    assert (defaults.local_crops, defaults.local_crop_size, defaults.scales) == (8, 96, (1.0, 0.5, 1.5))
+
+
+def test_step__the_same_from_the_same_generator() -> None:
+    step = make_step().eval()  # in which the teacher stays as it is
+    assert losses_of(step) == losses_of(step)
+    other = step(make_batch(), ALL, torch.Generator().manual_seed(3))
+    assert other.classification == losses_of(step).classification
+    assert other.ctc != losses_of(step).ctc  # other local crops
+
+
+def test_step__auxiliary_labels_come_from_the_other_cam() -> None:
+    step = make_step().eval()
+    final, auxiliary = (losses_of(step, ALL._replace(auxiliary_labels=flag)) for flag in (False, True))
+    assert final.ptc == auxiliary.ptc
+    assert final.segmentation != auxiliary.segmentation
+
+
+GROUPS: dict[str, Callable[[ToCo], nn.Module]] = {
+    "encoder": lambda model: model.backbone,
+    "classifier": lambda model: model.classifier,
+    "auxiliary classifier": lambda model: model.auxiliary_classifier,
+    "decoder": lambda model: model.decoder,
+    "projector": lambda model: model.projector,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("classification", {"encoder", "classifier"}),
+        ("auxiliary_classification", {"encoder", "auxiliary classifier"}),
+        ("ptc", {"encoder"}),
+        ("ctc", {"encoder", "projector"}),
+        ("segmentation", {"encoder", "decoder"}),
+        ("regularised", {"encoder", "decoder"}),
+        ("total", set(GROUPS)),
+    ],
+)
+def test_step__what_each_loss_trains(name: str, trained: set[str]) -> None:
+    """CAMs and labels are targets: no gradient flows into the classifiers through them, and never to the teacher."""
+    step = make_step()
+    getattr(losses_of(step), name).backward()
+    moved = {
+        group
+        for group, part in GROUPS.items()
+        if any(one.grad is not None and one.grad.any() for one in part(step.model).parameters())
+    }
+    assert moved == trained
+    assert all(one.grad is None and not one.requires_grad for one in step.model.teacher_projector.parameters())
+
+
+def test_step__teacher_follows_in_training_alone() -> None:
+    step = make_step(replace(SETTINGS, momentum=0.75))
+    model = step.model
+    with torch.no_grad():
+        for one in model.projector.parameters():
+            one.add_(1.0)
+    before = [one.clone() for one in model.teacher_projector.parameters()]
+    losses_of(step.eval())
+    assert all(map(torch.equal, before, model.teacher_projector.parameters()))
+    losses_of(step.train())
+    for old, teacher, student in zip(
+        before, model.teacher_projector.parameters(), model.projector.parameters(), strict=True
+    ):
+        torch.testing.assert_close(teacher, 0.75 * old + 0.25 * student)
+
+
+def test_step__teacher_rests_without_class_token_contrast() -> None:
+    step = make_step(replace(SETTINGS, ctc_weight=0.0))
+    with torch.no_grad():
+        for one in step.model.projector.parameters():
+            one.add_(1.0)
+    before = [one.clone() for one in step.model.teacher_projector.parameters()]
+    losses_of(step)
+    assert all(map(torch.equal, before, step.model.teacher_projector.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("phase", "weights", "passes", "decoded"),
+    [
+        (Phase(contrast=False, segment=False), {}, 1, False),
+        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0, "ctc_weight": 0.0}, 1, False),
+        (Phase(contrast=False, segment=True), {"seg_weight": 0.0, "reg_weight": 0.0}, 1, False),
+        (Phase(contrast=False, segment=True), {}, 4, True),
+        (Phase(contrast=True, segment=False), {"ctc_weight": 0.0}, 4, False),
+        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0}, 6, False),
+        (ALL, {}, 6, True),
+    ],
+)
+def test_step__computes_nothing_in_vain(phase: Phase, weights: dict[str, Any], passes: int, decoded: bool) -> None:
+    step = make_step(replace(SETTINGS, **weights))
+    calls: list[type] = []
+    for part in (step.model.backbone, step.model.decoder):
+        part.register_forward_hook(lambda module, *more: calls.append(type(module)))
+    losses = losses_of(step, phase)
+    assert calls.count(Backbone) == passes
+    assert calls.count(LargeFieldOfView) == int(decoded)
+    if passes == 1:
+        assert losses.total == losses.classification + losses.auxiliary_classification
+        assert losses.ptc == losses.ctc == losses.segmentation == losses.regularised == 0
+
+
+@pytest.mark.parametrize("class_labels", [[[0.0, 0, 0]], [[0.0, 0, 0], [0, 0, 0]], [[0.0, 0, 0], [0, 1, 1]]])
+def test_step__images_without_any_class(class_labels: list[list[float]]) -> None:
+    step = make_step()
+    losses = losses_of(step, batch=make_batch(class_labels))
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    assert all(part.isfinite() for part in losses)
+    assert all(one.grad is None or one.grad.isfinite().all() for one in step.parameters())
+    assert losses.segmentation > 0  # all background, which is worth learning
+
+
+def test_step__image_that_is_nearly_all_padding() -> None:
+    batch = make_batch()._replace(box=torch.tensor([[31, 32, 0, 1], [3, 6, 0, 32]]))  # less than a token
+    step = make_step()
+    losses = losses_of(step, batch=batch)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    assert all(part.isfinite() for part in losses)
+
+
+def test_step__bf16_is_near_float32() -> None:
+    step = make_step().eval()
+    whole = losses_of(step)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = losses_of(step)
+    assert all(part.isfinite() for part in half)
+    torch.testing.assert_close(
+        torch.stack([*half[1:3], half.ptc]), torch.stack([*whole[1:3], whole.ptc]), rtol=0.05, atol=0.02
+    )
+    # Which pixels are sure, and where crops are cut, changes with the last bits of the CAM: so only roughly.
+    torch.testing.assert_close(torch.stack(half), torch.stack(whole), rtol=0.3, atol=0.2)
+    step.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses_of(step).total.backward()  # type: ignore[no-untyped-call]
+    assert all(one.grad is None or one.grad.isfinite().all() for one in step.parameters())
+
+
+def test_step__learns() -> None:
+    """A few steps on one batch bring every loss of the total down."""
+    step, batch = make_step(), make_batch()
+    optimizer = torch.optim.AdamW([one for one in step.parameters() if one.requires_grad], lr=3e-3)
+    totals = []
+    for _ in range(12):
+        losses = losses_of(step, batch=batch)
+        totals.append(losses.total.item())
+        optimizer.zero_grad()
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert totals[-1] < 0.8 * totals[0]
+
+
+@pytest.mark.parametrize(
+    ("box", "patch", "expected"),
+    [
+        ((0, 32, 0, 32), 8, (0, 4, 0, 4)),
+        ((0, 31, 0, 33), 8, (0, 3, 0, 4)),
+        ((1, 32, 8, 32), 8, (1, 4, 1, 4)),
+        ((7, 25, 9, 24), 8, (1, 3, 2, 3)),
+        ((0, 7, 1, 8), 8, (0, 0, 1, 1)),  # no token lies wholly inside
+        ((3, 5, 9, 15), 8, (1, 0, 2, 1)),
+        ((100, 448, 0, 448), 16, (7, 28, 0, 28)),
+        ((14, 28, 13, 29), 14, (1, 2, 1, 2)),
+    ],
+)
+def test_box_in_tokens__by_hand(
+    box: tuple[int, int, int, int], patch: int, expected: tuple[int, int, int, int]
+) -> None:
+    assert box_in_tokens(torch.tensor([box]), patch).tolist() == [list(expected)]
+
+
+@pytest.mark.parametrize("patch", [4, 7])
+def test_box_in_tokens__tokens_are_those_wholly_inside(patch: int) -> None:
+    side, source = 28, torch.Generator().manual_seed(0)
+
+    def draw() -> Tensor:
+        return torch.randint(0, side + 1, (50, 2), generator=source).sort(dim=1).values
+
+    boxes = torch.cat([draw(), draw()], dim=1)
+    for box, (y0, y1, x0, x1) in zip(boxes, box_in_tokens(boxes, patch).tolist(), strict=True):
+        pixels = torch.zeros(side, side)
+        pixels[box[0] : box[1], box[2] : box[3]] = 1
+        whole = pixels.view(side // patch, patch, side // patch, patch).amin(dim=(1, 3)) > 0
+        tokens = torch.zeros_like(whole)
+        tokens[y0 : max(y0, y1), x0 : max(x0, x1)] = True
+        assert torch.equal(tokens, whole)

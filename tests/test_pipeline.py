@@ -1,0 +1,148 @@
+"""The README's walk, from a folder to a network, by the real command line on tiny pictures."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.sample import draw_sample
+
+ROOT = Path(__file__).parent.parent
+# What makes each command small enough for a test.
+SMALL = {
+    "train-cam": "--backbone vit_tiny_patch16_224 --backbone-option patch_size=8 --backbone-option embed_dim=32 "
+    "--backbone-option depth=3 --backbone-option num_heads=2 --weights none --image-size 32 --iterations 3 "
+    "--batch-size 2 --evaluate-images 2",
+    "train-seg": "--arch Unet --encoder resnet18 --weights none --image-size 32 --iterations 2 --batch-size 2 "
+    "--evaluate-images 2",
+}
+
+
+def toco(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, in a process of its own."""
+    program = "import sys; from toco_cli.main import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def readme_commands() -> list[list[str]]:
+    """The indented `toco ...` lines of the README's walk."""
+    walk = (ROOT / "README.md").read_text(encoding="utf-8").split("## From a folder to a network")[1].split("\n## ")[0]
+    lines = [line.split("#")[0].strip() for line in walk.splitlines() if line.startswith("    toco ")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, subprocess.CompletedProcess[str]]]:
+    """A folder in which all of the README's commands were run, and what each said."""
+    folder = tmp_path_factory.mktemp("walk")
+    draw_sample(folder / "photos", images=6, validation=3, size=48)
+    (folder / "new_photos").mkdir()
+    shutil.copy(folder / "photos/images/00000.jpg", folder / "new_photos/Café 1.JPG")
+    said = {}
+    for command in readme_commands():
+        if "runs/small" in command:  # the same once more with other sizes
+            continue
+        said[command[0]] = toco(*command, *shlex.split(SMALL.get(command[0], "")), folder=folder)
+    return folder, said
+
+
+def test_readme__every_command_of_the_walk_succeeds(
+    walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]],
+) -> None:
+    _, said = walk
+    assert list(said) == ["train-cam", "make-labels", "evaluate", "train-seg", "predict", "export"]
+    for name, run in said.items():
+        assert run.returncode == 0, f"toco {name}: {run.stderr}"
+        assert "Traceback" not in run.stderr
+        assert not re.search(r"\x1b|\r", run.stderr), "control characters in a log file"
+
+
+def test_readme__the_products_open(walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]]) -> None:
+    folder, _ = walk
+    run = folder / "runs/photos"
+    for stage in ("cam", "labels", "seg"):
+        config = json.loads((run / stage / "config.json").read_text())
+        assert config["dataset"]["class_names"] == (folder / "photos/classes.txt").read_text().split("\n")[:-1]
+    for stage in ("cam", "seg"):
+        lines = [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text().splitlines()]
+        assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    with h5py.File(run / "labels/labels.h5") as masks, h5py.File(run / "labels/cams.h5") as cams:
+        assert sorted(masks["masks"]) == sorted(cams["cams"]) == [f"{index:05d}" for index in range(6)]
+        for name, cam in cams["cams"].items():
+            mask = masks["masks"][name][()]
+            assert mask.shape == cam.shape[1:] == (48, 48)
+            assert set(np.unique(mask)) <= {0, 255, *cam.attrs["classes"].tolist()}
+            exported = np.array(Image.open(folder / "masks_png" / f"{name}.png"))
+            np.testing.assert_array_equal(exported, mask)
+    assert Image.open(folder / "predicted/masks/Café 1.png").size == (48, 48)
+
+
+def test_evaluate__json_holds_each_column(walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]]) -> None:
+    folder, said = walk
+    assert "pseudo masks" in said["evaluate"].stdout
+    result = json.loads(toco("evaluate", "runs/photos", "--json", folder=folder).stdout)
+    assert [(column["name"], column["split"], column["images"]) for column in result["columns"]] == [
+        ("CAM", "train", 6),
+        ("pseudo masks", "train", 6),
+        ("decoder", "val", 3),
+        ("student", "val", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train-cam nowhere --out runs/x", "nowhere is no folder"),
+        ("train-cam photos --out runs/photos", "runs/photos/cam exists: use --resume"),
+        ("make-labels runs/photos", "runs/photos/labels exists: use --resume"),
+        ("make-labels runs/x", "there is no run folder runs/x"),
+        ("train-seg empty", "empty has no labels/config.json: run 'toco make-labels' first"),
+        ("train-cam photos --out runs/x --split test", "has no split 'test': choose one of 'train', 'val'"),
+        ("train-cam photos --out runs/x --weights gone.safetensors", "there is no file gone.safetensors"),
+        ("predict runs/photos gone.jpg --out predicted2", "there is no file or folder gone.jpg"),
+        ("predict runs/photos new_photos --out predicted", "exists: use --overwrite"),
+    ],
+)
+def test_errors__one_clear_line(
+    command: str, message: str, walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]]
+) -> None:
+    folder, _ = walk
+    (folder / "empty").mkdir(exist_ok=True)
+    run = toco(*shlex.split(command), folder=folder)
+    assert run.returncode == 1
+    errors = [line for line in run.stderr.splitlines() if line.startswith("toco: error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train-cam photos", "--out"),
+        ("train-cam photos --out x --iterations 0", "iterations"),
+        ("train-cam photos --out x --background-low 0.8", "--background-low 0.8 must be below --background-high 0.7"),
+        ("make-labels runs/photos --crf --two-thresholds", "two ways to make labels"),
+    ],
+)
+def test_errors__bad_options(command: str, message: str, tmp_path: Path) -> None:
+    run = toco(*shlex.split(command), folder=tmp_path)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
