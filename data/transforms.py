@@ -40,29 +40,33 @@ def colour_jitter() -> v2.Transform:
     return v2.RandomApply([v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)], p=0.8)
 
 
-def photometric(*, blur: float, solarise: float = 0.0) -> v2.Transform:
-    """Colour changes of a view: jitter, grey, and blur and solarise with the given probabilities."""
+def photometric(size: int, *, blur: float, solarise: float = 0.0) -> v2.Transform:
+    """Colour changes of a view of `size` pixels: jitter, grey, and blur and solarise with the given probabilities."""
     return v2.Compose(
         [
             colour_jitter(),
             v2.RandomGrayscale(p=0.2),
-            _Blur(blur),
+            _Blur(blur, largest=2.0 * size / 448),
             v2.RandomSolarize(threshold=128, p=solarise),
         ]
     )
 
 
 class _Blur(nn.Module):
-    """Gaussian blur of radius 0.1 to 2 pixels; on a CPU, Pillow's is many times faster than a convolution."""
+    """Gaussian blur of radius 0.1 to 2 pixels at the paper's 448; Pillow's is many times faster than a convolution.
 
-    def __init__(self, probability: float) -> None:
+    The radius goes with the size of the view: two pixels of a small picture are whole textures.
+    """
+
+    def __init__(self, probability: float, largest: float) -> None:
         super().__init__()
         self.probability = probability
+        self.largest = largest
 
     def forward(self, image: Image.Image) -> Image.Image:
         if torch.rand(()) >= self.probability:
             return image
-        radius = float(torch.empty(()).uniform_(0.1, 2.0))
+        radius = float(torch.empty(()).uniform_(0.05 * self.largest, self.largest))
         return image.filter(ImageFilter.GaussianBlur(radius))
 
 
@@ -82,9 +86,9 @@ class CamTransform:
         self.size = size
         self.long_side = long_side or round(size * 500 / 448)
         self.rescale = rescale
-        self.first = photometric(blur=1.0)
-        self.second = photometric(blur=0.1, solarise=0.2)
-        self.local = photometric(blur=0.5)
+        self.first = photometric(size, blur=1.0)
+        self.second = photometric(size, blur=0.1, solarise=0.2)
+        self.local = photometric(size, blur=0.5)
         self.second_crop = v2.Compose(
             [
                 v2.RandomResizedCrop(size, scale=(0.4, 1.0), interpolation=v2.InterpolationMode.BICUBIC),

@@ -38,8 +38,8 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
     except Exception as error:  # downloads and networks of odd shapes fail in many ways
         if isinstance(error, ValueError) and not isinstance(error, OSError):  # says it all
             raise
-        # A state that does not fit was downloaded: the shape is to blame.
-        if pretrained and "state_dict" not in str(error):
+        # A state that does not fit was downloaded; what timm does not know, nobody can bring.
+        if pretrained and not any(text in str(error) for text in ("state_dict", "Invalid pretrained tag")):
             raise ValueError(_no_download(config.backbone, error)) from error
         shape = f" and --backbone-option {' '.join(config.backbone_option)}" if config.backbone_option else ""
         raise ValueError(
@@ -57,11 +57,7 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
             f"--image-size {config.image_size} is no multiple of the patch size {patch} of {config.backbone!r}; "
             f"take {max(1, round(config.image_size / patch)) * patch}"
         )
-    if int(min(config.scales) * config.image_size) < backbone.patch_size:
-        raise ValueError(
-            f"--scales {min(config.scales)} of --image-size {config.image_size} is less than a patch "
-            f"({backbone.patch_size} pixels) of {config.backbone!r}: take larger ones"
-        )
+    check_scales(config.scales, config.image_size, backbone)
     spec = CamModelSpec(
         backbone=config.backbone,
         backbone_options=options,
@@ -91,6 +87,19 @@ def load_cam_model(folder: StageFolder) -> ToCo:
             "run 'toco train-cam --overwrite' again"
         ) from error
     return model.eval()
+
+
+def check_scales(scales: Sequence[float], image_size: int, backbone: Backbone) -> None:
+    """Refuse scales at which an image would have no token.
+
+    Raises:
+        ValueError: Names the smallest.
+    """
+    if int(min(scales) * image_size) < backbone.patch_size:
+        raise ValueError(
+            f"--scales {min(scales)} of --image-size {image_size} is less than a patch "
+            f"({backbone.patch_size} pixels) of {backbone.name!r}: take larger ones"
+        )
 
 
 def spec_as_dict(spec: CamModelSpec) -> dict[str, Any]:

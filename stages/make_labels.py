@@ -22,7 +22,7 @@ from torch import Tensor
 from data.dataset import IGNORE_INDEX, DataError, Sample
 from data.readers import open_dataset
 from stages.artifacts import begin_stage, check_classes, finished, open_stage
-from stages.cam_model import load_cam_model
+from stages.cam_model import check_scales, load_cam_model
 from stages.config import MakeLabels
 from stages.inference import LoadedImage, class_label_matrix, load_image, resize_maps, square_cams
 from stages.machine import cores, make_fabric
@@ -65,10 +65,11 @@ def make_labels(
     """
     cam = open_stage(run, "cam")
     trained = cam.settings
+    image_size: int = config.image_size or trained["image_size"]
     config = replace(
         config,
         split=config.split or trained["split"],
-        image_size=config.image_size or trained["image_size"],
+        image_size=image_size,
         background_high=trained["background_high"] if config.background_high is None else config.background_high,
         background_low=trained["background_low"] if config.background_low is None else config.background_low,
     )
@@ -76,6 +77,7 @@ def make_labels(
     check_classes(cam, dataset)
     fabric = make_fabric(config.device)
     model = load_cam_model(cam)
+    check_scales(config.scales, image_size, model.backbone)
     fabric.to_device(model)
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     folder = begin_stage(

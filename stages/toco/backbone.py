@@ -48,8 +48,11 @@ class Backbone(nn.Module):
             raise ValueError(f"--backbone {name!r} is no model of timm {timm.__version__}; try one like {near}")
         try:
             vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **overrides)
-        except TypeError as error:  # models of other families know no dynamic_img_size
-            raise ValueError(_not_plain(name)) from error
+        except TypeError as error:
+            if overrides and "dynamic_img_size" not in str(error):
+                shape = " ".join(f"{option}={value}" for option, value in overrides.items())
+                raise ValueError(f"--backbone {name!r} cannot be built with {shape}: {error}") from error
+            raise ValueError(_not_plain(name)) from error  # other families know no dynamic_img_size
         plain = type(getattr(vit, "patch_embed", None)) is PatchEmbed and hasattr(vit, "blocks")
         if not plain or getattr(vit, "cls_token", None) is None:
             raise ValueError(_not_plain(name))

@@ -145,7 +145,7 @@ def test_crop_place__of_a_smaller_image() -> None:
 
 def test_photometric__probabilities_of_blur_and_solarise() -> None:
     image = picture((16, 16))
-    kinds = (photometric(blur=1.0), photometric(blur=0.0), photometric(blur=0.0, solarise=1.0))
+    kinds = (photometric(448, blur=1.0), photometric(448, blur=0.0), photometric(448, blur=0.0, solarise=1.0))
     for transform in kinds:
         assert transform(image).size == image.size
     always, never = kinds[0].transforms[2], kinds[1].transforms[2]

@@ -290,3 +290,10 @@ def test_load_backbone_weights__a_wrong_file_changes_nothing(generator: torch.Ge
     with pytest.raises(ValueError, match="no square"):
         load_backbone_weights(backbone, state)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_backbone__drops_what_is_less_than_a_patch(generator: torch.Generator) -> None:
+    backbone = build("patch 8")
+    image = torch.randn(1, 3, 29, 24, generator=generator)
+    for whole, cut in zip(backbone(image), backbone(image[:, :, :24]), strict=True):
+        torch.testing.assert_close(whole, cut)

@@ -228,3 +228,13 @@ def test_losses__half_precision_is_computed_in_float32(generator: torch.Generato
     label = torch.tensor([[[0, 1], [2, 255]]])
     assert segmentation_loss(logits, label) == segmentation_loss(logits.float(), label)
     assert patch_token_contrast(logits, label) == patch_token_contrast(logits.float(), label)
+
+
+def test_class_token_contrast__large_dot_products_stay_finite() -> None:
+    # 1024 cosines that all agree: a dot product of 1024, whose exponential no float can hold.
+    student = torch.ones(1, 3, 1024, requires_grad=True)
+    loss = class_token_contrast(student, torch.ones(1, 2, 1024), torch.tensor([[1.0, 1.0, 0.0]]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
