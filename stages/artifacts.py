@@ -1,7 +1,7 @@
 """Run folders: what each stage writes, and how the next one opens it.
 
     RUN/cam     config.json  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
-    RUN/labels  config.json  cams.h5  labels.h5  metrics.json  (shards/ until it is done)
+    RUN/labels  config.json  cams.h5  labels.h5  (shards/ until it is done)
     RUN/seg     config.json  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
 
 A product appears under its final name only when it is whole: it is written beside and renamed.

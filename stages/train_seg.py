@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "evaluate_every",
     "evaluate_images",
     "val_split",
+    "skip_bad",
 )
 
 

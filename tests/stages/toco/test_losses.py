@@ -234,7 +234,6 @@ def test_class_token_contrast__large_dot_products_stay_finite() -> None:
     # 1024 cosines that all agree: a dot product of 1024, whose exponential no float can hold.
     student = torch.ones(1, 3, 1024, requires_grad=True)
     loss = class_token_contrast(student, torch.ones(1, 2, 1024), torch.tensor([[1.0, 1.0, 0.0]]))
-    loss.backward()
+    (gradient,) = torch.autograd.grad(loss, student)
     assert torch.isfinite(loss)
-    assert student.grad is not None
-    assert torch.isfinite(student.grad).all()
+    assert torch.isfinite(gradient).all()
