@@ -18,7 +18,7 @@ endif
 .DEFAULT_GOAL := demo
 
 demo: setup
-	$(RUN) toco demo
+	$(RUN) toco demo --overwrite
 
 test: setup
 	$(RUN) pytest

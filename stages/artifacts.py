@@ -8,6 +8,7 @@ A product appears under its final name only when it is whole: it is written besi
 Nothing here is unpickled beyond tensors and plain values.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -98,14 +99,7 @@ def begin_stage(
         **(extra or {}),
     }
     config = json.loads(json.dumps(config))  # as it will be read: tuples are lists
-    # Hidden files do not count: a run that was killed before it had a config left no others.
-    if path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
-        if not (resume or overwrite):
-            raise ArtifactError(
-                f"{path} exists: use --resume to go on with it, --overwrite to start again, or another run folder"
-            )
-        if not (path / "config.json").is_file():
-            raise ArtifactError(f"{path} has no config.json, so it is none of toco's: give another run folder")
+    if check_vacant(run, stage, resume=resume, overwrite=overwrite):
         if resume:
             old = read_config(run, stage)
             _check_same(old, config, path, may_change)
@@ -120,6 +114,28 @@ def begin_stage(
     return StageFolder(path=path, config=config)
 
 
+def check_vacant(run: Path, stage: str, *, resume: bool, overwrite: bool) -> bool:
+    """Refuse a stage's folder that is in use; asked first, before anything is loaded or downloaded.
+
+    Returns:
+        Whether an earlier run of the stage left something there.
+
+    Raises:
+        ArtifactError: It did, and neither `resume` nor `overwrite` was given; or the folder is none of toco's.
+    """
+    path = run / stage
+    # Hidden files do not count: a run that was killed before it had a config left no others.
+    if not path.exists() or all(file.name.startswith(".") for file in path.iterdir()):
+        return False
+    if not (resume or overwrite):
+        raise ArtifactError(
+            f"{path} exists: use --resume to go on with it, --overwrite to start again, or another run folder"
+        )
+    if not (path / "config.json").is_file():
+        raise ArtifactError(f"{path} has no config.json, so it is none of toco's: give another run folder")
+    return True
+
+
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, may_change: tuple[str, ...]) -> None:
     for name, value in new["settings"].items():
         before = old["settings"].get(name)
@@ -132,6 +148,19 @@ def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, may_
         raise ArtifactError(
             f"{path} was begun with other classes than {new['dataset']['root']} has now: use --overwrite to start again"
         )
+    if old.get("made_from") != new.get("made_from"):
+        raise ArtifactError(
+            f"{path} was begun from another result of the stage before it: use --overwrite to start again"
+        )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, for a config's `made_from`: what a stage was made from must not change under it."""
+    with path.open("rb") as file:
+        state = hashlib.sha256()
+        while block := file.read(1 << 20):
+            state.update(block)
+        return state.hexdigest()
 
 
 def read_config(run: Path, stage: str) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data.dataset import IGNORE_INDEX, DataError, Sample
 from data.readers import open_dataset
-from stages.artifacts import begin_stage, check_classes, finished, open_stage
+from stages.artifacts import begin_stage, check_classes, digest, finished, open_stage
 from stages.cam_model import check_scales, load_cam_model
 from stages.config import MakeLabels
 from stages.inference import LoadedImage, class_label_matrix, load_image, resize_maps, square_cams
@@ -85,6 +85,7 @@ def make_labels(
         "labels",
         settings=config,
         dataset=dataset,
+        extra={"made_from": digest(cam.path / "model.safetensors")},
         resume=resume,
         overwrite=overwrite,
         may_change=MAY_CHANGE,

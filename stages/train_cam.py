@@ -16,7 +16,7 @@ from data.images import image_size, read_image
 from data.readers import open_dataset, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
-from stages.artifacts import begin_stage, finished, save_weights
+from stages.artifacts import begin_stage, check_vacant, finished, save_weights
 from stages.cam_model import new_cam_model, spec_as_dict
 from stages.config import TrainCam
 from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
@@ -63,6 +63,9 @@ def train_cam(
     fabric.launch()
     monitor = monitor if fabric.is_global_zero else SilentMonitor()
     dataset = open_dataset(data, skip_bad=config.skip_bad)
+    dataset.split(config.split)
+    if fabric.is_global_zero:
+        check_vacant(out, "cam", resume=resume, overwrite=overwrite)
     torch.manual_seed(config.seed)
     model, spec = new_cam_model(config, len(dataset.class_names))
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)

@@ -22,7 +22,7 @@ from data.images import read_image
 from data.readers import check_images, open_dataset, read_mask
 from data.stream import SampleStream
 from data.transforms import SegViews
-from stages.artifacts import begin_stage, check_classes, finished, open_stage, save_weights
+from stages.artifacts import begin_stage, check_classes, digest, finished, open_stage, save_weights
 from stages.config import TrainSeg
 from stages.inference import to_tensor
 from stages.labelled import LoadLabelled, check_labelled, labelled_images
@@ -91,7 +91,7 @@ def train_seg(
             "seg",
             settings=config,
             dataset=dataset,
-            extra={"model": asdict(spec)},
+            extra={"model": asdict(spec), "made_from": digest(label_file)},
             resume=resume,
             overwrite=overwrite,
             may_change=MAY_CHANGE,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from data.drawing.fields import Canvas, Colour, Light, Plane, halve, hsv_to_rgb, mix, noise, step, turned
 from data.drawing.grounds import draw_ground
@@ -127,8 +128,8 @@ def object_colours(kind: Kind, rng: np.random.Generator) -> tuple[Colour, Colour
     hue = float(rng.choice(kind.hues)) + rng.normal(0, 0.015)
     saturation = rng.uniform(*kind.saturation)
     value = rng.uniform(0.72, 1.0)
-    light = hsv_to_rgb(hue, saturation * rng.uniform(0.5, 0.9), value)
-    dark = hsv_to_rgb(hue + rng.normal(0, 0.02), min(1.0, saturation * 1.15), value * rng.uniform(0.32, 0.5))
+    light = hsv_to_rgb(hue, saturation * rng.uniform(0.65, 0.95), value)
+    dark = hsv_to_rgb(hue + rng.normal(0, 0.02), min(1.0, saturation * 1.15), value * rng.uniform(0.45, 0.65))
     return dark, light
 
 
@@ -141,9 +142,12 @@ def cast_shadow(depth: Plane, light: Light, length: float) -> Plane:
 
 
 def expose(picture: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Take the photograph, (h, w, 3) uint8: uneven light, a tint, exposure and the sensor's noise."""
+    """Take the photograph, (h, w, 3) uint8: uneven light, a tint, exposure, a soft lens and the sensor's noise."""
     falloff = 1 + rng.uniform(0, 0.35) * turned(picture.shape[0], rng)[0]
     tint = (rng.uniform(0.8, 1.15) * (1 + rng.normal(0, 0.03, 3))).astype(np.float32)
     sensor = rng.standard_normal(picture.shape, dtype=np.float32) * rng.uniform(0.01, 0.03)
-    photograph = picture * falloff[..., None] * tint + sensor
-    return (np.clip(photograph, 0, 1) * 255 + 0.5).astype(np.uint8)
+    photograph = picture * falloff[..., None] * tint
+    blurred = Image.fromarray((np.clip(photograph, 0, 1) * 255 + 0.5).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(rng.uniform(0.5, 1.0) * picture.shape[0] / 96)
+    )
+    return (np.clip(np.asarray(blurred, np.float32) / 255 + sensor, 0, 1) * 255 + 0.5).astype(np.uint8)
