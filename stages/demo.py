@@ -35,17 +35,17 @@ CAM = TrainCam(
     evaluate_every=0,
     evaluate_images=40,
 )
-LABELS = MakeLabels(background=0.3, background_high=0.35, background_low=0.2)
+LABELS = MakeLabels(crf=True, background=0.3, background_high=0.35, background_low=0.2)
 SEG = TrainSeg(
     encoder="resnet18",
     weights="none",
-    iterations=900,
-    batch_size=8,
+    iterations=360,
+    batch_size=16,
     image_size=64,
     long_side=96,
     rescale_min=0.8,
     rescale_max=1.25,
-    learning_rate=2e-3,
+    learning_rate=1.5e-3,
     head_factor=1.0,
     evaluate_every=0,
     evaluate_images=40,
@@ -78,10 +78,14 @@ def demo(out: Path, monitor: Monitor, *, seed: int = 0, overwrite: bool = False)
     draw_sample(data, **SAMPLE, seed=seed)
     train_cam(data, run, replace(CAM, seed=seed), monitor)
     make_labels(run, LABELS, monitor)
-    plain = label_columns(run, open_dataset(data), monitor)
-    make_labels(run, replace(LABELS, crf=True), monitor, overwrite=True)
     train_seg(run, replace(SEG, seed=seed), monitor)
-    final = evaluate(run, Evaluate(), monitor)
-    columns = list(final.columns)
-    columns[1:2] = [plain[1], replace(columns[1], name="pseudo masks, CRF")]
-    return Evaluation(class_names=final.class_names, columns=tuple(columns))
+    published = label_columns(run, open_dataset(data), monitor, background=CAM.background)[0]
+    result = evaluate(run, Evaluate(), monitor)
+    plain, sharpened, *networks = result.columns
+    columns = (
+        replace(published, name=f"CAM at {CAM.background}"),
+        replace(plain, name=f"pseudo masks\nat {LABELS.background}"),
+        replace(sharpened, name="pseudo masks\nwith CRF"),
+        *networks,
+    )
+    return Evaluation(class_names=result.class_names, columns=columns)

@@ -134,8 +134,10 @@ def _with_masks(samples: Sequence[Sample], split: str, dataset: Dataset) -> list
     return found
 
 
-def label_columns(run: Path, dataset: Dataset, monitor: Monitor, *, skip_bad: bool = False) -> list[Column]:
-    """Measure the CAMs at one threshold, and the pseudo masks as they are stored.
+def label_columns(
+    run: Path, dataset: Dataset, monitor: Monitor, *, background: float | None = None, skip_bad: bool = False
+) -> list[Column]:
+    """Measure the CAMs at one threshold (by default that of `toco make-labels`), and the pseudo masks as stored.
 
     Raises:
         ValueError: None of the labelled images has a true mask.
@@ -147,6 +149,7 @@ def label_columns(run: Path, dataset: Dataset, monitor: Monitor, *, skip_bad: bo
     cams = LabelFile(labels.path / "cams.h5", "cams")
     stored = [sample for sample in dataset.split(split) if sample.id in masks]
     samples = _with_masks(stored, split, dataset)
+    threshold: float = labels.settings["background"] if background is None else background
     classes = len(dataset.class_names) + 1
     by_cam, by_mask = Confusion(classes), Confusion(classes)
     measured = 0
@@ -156,7 +159,7 @@ def label_columns(run: Path, dataset: Dataset, monitor: Monitor, *, skip_bad: bo
             mask = torch.from_numpy(masks.read(sample.id)).long()
             truth = _truth(sample, mask, classes - 1)
             by_mask.add(mask, truth)
-            by_cam.add(_cam_label(cams, sample.id, mask, labels.settings["background"]), truth)
+            by_cam.add(_cam_label(cams, sample.id, mask, threshold), truth)
             measured += 1
         monitor.advance()
     monitor.finish()

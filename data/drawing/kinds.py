@@ -41,19 +41,19 @@ class Kind:
     """Width of its dark edge, a log's bark, as a share of its radius."""
 
 
-# Hues: 0 red, 0.07 orange, 0.13 yellow, 0.3 green, 0.5 cyan, 0.6 blue, 0.75 violet, 0.9 pink. Most of a kind are of
-# one colour family, as real things are, and one in six is of another's; grounds are of all these colours.
+# Hues: 0 red, 0.07 orange, 0.13 yellow, 0.3 green, 0.5 cyan, 0.6 blue, 0.75 violet, 0.9 pink. A kind is of one
+# colour family, as real things are, but for one object in twelve; grounds are of all these colours.
 DEMO_KINDS: tuple[Kind, ...] = (
-    Kind("leaf", leaf_blade, veins, hues=(0.27, 0.3, 0.33, 0.36, 0.25, 0.12), saturation=(0.5, 0.85), motif=0.065),
-    Kind("starfish", star, warts, hues=(0.03, 0.05, 0.07, 0.06, 0.04, 0.92), saturation=(0.65, 0.9), motif=0.062),
-    Kind("brick", block, bricks, hues=(0.98, 0.0, 0.01, 0.99, 0.0, 0.08), saturation=(0.35, 0.65), motif=0.055),
+    Kind("leaf", leaf_blade, veins, hues=(0.27, 0.3, 0.33, 0.36, 0.25), saturation=(0.5, 0.85), motif=0.065),
+    Kind("starfish", star, warts, hues=(0.03, 0.05, 0.07, 0.06, 0.04), saturation=(0.65, 0.9), motif=0.062),
+    Kind("brick", block, bricks, hues=(0.98, 0.0, 0.01, 0.99, 0.0), saturation=(0.35, 0.65), motif=0.055),
     Kind("log", pebble, rings, hues=(0.09, 0.1, 0.11, 0.12, 0.1, 0.04), saturation=(0.2, 0.45), motif=0.05, rim=0.09),
-    Kind("turtle", tortoise, shields, hues=(0.45, 0.48, 0.5, 0.42, 0.46, 0.22), saturation=(0.35, 0.7), motif=0.07),
+    Kind("turtle", tortoise, shields, hues=(0.45, 0.48, 0.5, 0.42, 0.46), saturation=(0.35, 0.7), motif=0.07),
     Kind(
         "fish",
         fish_body,
         scales,
-        hues=(0.58, 0.6, 0.62, 0.64, 0.6, 0.13),
+        hues=(0.58, 0.6, 0.62, 0.64, 0.6),
         saturation=(0.4, 0.75),
         motif=0.06,
     ),

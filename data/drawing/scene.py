@@ -125,7 +125,8 @@ def span(centre: float, reach: float, size: int) -> slice:
 
 def object_colours(kind: Kind, rng: np.random.Generator) -> tuple[Colour, Colour]:
     """Draw an object's dark and light colour."""
-    hue = float(rng.choice(kind.hues)) + rng.normal(0, 0.015)
+    painted = rng.random() < 1 / 12  # an odd one, so that colour alone does not tell
+    hue = rng.random() if painted else float(rng.choice(kind.hues)) + rng.normal(0, 0.015)
     saturation = rng.uniform(*kind.saturation)
     value = rng.uniform(0.72, 1.0)
     light = hsv_to_rgb(hue, saturation * rng.uniform(0.65, 0.95), value)
