@@ -15,6 +15,7 @@ from stages.train_cam import train_cam
 from stages.train_seg import train_seg
 
 # Found by trial for two CPU cores: small pictures, and a transformer small enough to learn them from nothing.
+MARK = ".toco-demo"  # says that a folder may be deleted by the next demo
 SAMPLE = {"images": 400, "validation": 100, "size": 96}
 
 CAM = TrainCam(
@@ -69,11 +70,16 @@ def demo(out: Path, monitor: Monitor, *, seed: int = 0, overwrite: bool = False)
         ArtifactError: `out` exists.
     """
     data, run = out / "data", out / "run"
-    if out.exists():
+    if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise ArtifactError(f"{out} exists: use --overwrite to start again, or another folder")
+        if not (out / MARK).is_file():
+            raise ArtifactError(f"{out} was not made by a demo: nothing is deleted there; give another folder")
         for folder in (data, run):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
     monitor.note(f"drawing {SAMPLE['images']} + {SAMPLE['validation']} pictures into {data}")
     draw_sample(data, **SAMPLE, seed=seed)
     train_cam(data, run, replace(CAM, seed=seed), monitor)

@@ -129,7 +129,7 @@ def _with_masks(samples: Sequence[Sample], split: str, dataset: Dataset) -> list
     if not found:
         raise NoTrueMasksError(
             f"{dataset.root} has no true masks for split {split!r}: there is nothing to measure against; "
-            "put some into masks/, or look at the masks themselves: toco export RUN --format png"
+            "put some into masks/, or look at the masks themselves: toco export RUN --out DIR"
         )
     return found
 
