@@ -31,16 +31,16 @@ CAM = TrainCam(
     learning_rate=1e-3,
     head_factor=3.0,
     # The classifiers come first: contrast against the CAMs of a network that knows nothing yet teaches nothing.
-    contrast_start=0.77,
-    seg_start=0.77,
+    contrast_start=0.85,
+    seg_start=0.85,
     evaluate_every=0,
-    evaluate_images=40,
+    evaluate_images=10,
 )
 LABELS = MakeLabels(crf=True, background=0.3, background_high=0.35, background_low=0.2)
 SEG = TrainSeg(
     encoder="resnet18",
     weights="none",
-    iterations=360,
+    iterations=290,
     batch_size=16,
     image_size=64,
     long_side=96,
@@ -49,7 +49,7 @@ SEG = TrainSeg(
     learning_rate=1.5e-3,
     head_factor=1.0,
     evaluate_every=0,
-    evaluate_images=40,
+    evaluate_images=10,
 )
 
 
