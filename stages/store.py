@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.dataset import IGNORE_INDEX, Sample
+from data.dataset import IGNORE_INDEX
 from stages.artifacts import ArtifactError, whole_stream
 
 
@@ -56,17 +56,6 @@ def stored_ids(shards: Sequence[Path]) -> set[str]:
         with h5py.File(shard, "r") as file:
             ids.update(dataset_names(file["masks"]))
     return ids
-
-
-def holds_labels_of(path: Path, samples: Sequence[Sample]) -> bool:
-    """Whether a shard is there and was made for these images (or fewer, where bad ones were skipped)."""
-    if not path.exists():
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return set(dataset_names(file["masks"])) <= {sample.id for sample in samples}
-    except (OSError, KeyError):
-        return False
 
 
 def join_shards(shards: Sequence[Path], folder: Path, attributes: Mapping[str, Any]) -> None:
