@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts import ArtifactError, StageFolder, load_weights
+from stages.artifacts import StageFolder
 from stages.config import TrainCam
 from stages.toco.backbone import Backbone, load_backbone_weights
 from stages.toco.model import ToCo
+from stages.whole_files import ArtifactError, load_weights
 
 
 @dataclass(frozen=True, kw_only=True)

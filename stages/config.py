@@ -143,7 +143,9 @@ class TrainCam(Training):
         minimum=8,
         group=METHOD,
     )
-    background: float = option(0.5, "CAM score up to which a pixel is background, where masks are measured.")
+    background: float = option(
+        0.5, "CAM score up to which a pixel is background, where masks are measured.", minimum=0, maximum=1
+    )
     background_high: float = option(0.7, "CAM score above which a pixel is surely its class.", group=METHOD)
     background_low: float = option(0.25, "CAM score up to which a pixel is surely background.", group=METHOD)
     scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales over which CAMs are summed.", group=METHOD)

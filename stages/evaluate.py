@@ -16,7 +16,7 @@ from torch import Tensor
 from data.dataset import DataError, Dataset, Sample
 from data.images import read_image
 from data.readers import open_dataset, read_mask
-from stages.artifacts import StageFolder, check_classes, finished, open_stage
+from stages.artifacts import StageFolder, check_classes, finished, open_stage, outdated, outdated_message
 from stages.config import Evaluate, Predict
 from stages.inference import to_tensor
 from stages.monitor import Monitor
@@ -101,7 +101,7 @@ def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None
     check_classes(cam, dataset)
     split = config.split or _network_split(dataset, cam)
     measures = [partial(network_columns, run, dataset, config, monitor, split=split)]
-    if finished(run, "labels"):
+    if _current(run, "labels", monitor):
         measures.insert(0, partial(label_columns, run, dataset, monitor, skip_bad=config.skip_bad))
     columns: list[Column] = []
     problems: list[NoTrueMasksError] = []
@@ -115,6 +115,16 @@ def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None
     for problem in problems:
         monitor.warn(f"not measured: {problem}")
     return Evaluation(class_names=("background", *dataset.class_names), columns=tuple(columns))
+
+
+def _current(run: Path, stage: str, monitor: Monitor) -> bool:
+    """Whether a stage is finished; one that was made from something else than what is there now is left out."""
+    if not finished(run, stage):
+        return False
+    if outdated(run, stage):
+        monitor.warn(f"not measured: {outdated_message(run, stage)}")
+        return False
+    return True
 
 
 def _network_split(dataset: Dataset, cam: StageFolder) -> str:
@@ -191,7 +201,7 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
     """
     samples = _with_masks(usable_samples(dataset, split, 1, config.skip_bad, monitor), split, dataset)
     columns = []
-    for name in NETWORKS if finished(run, "seg") else NETWORKS[:1]:
+    for name in NETWORKS if _current(run, "seg", monitor) else NETWORKS[:1]:
         segment = open_segmenter(run, Predict(source=name, device=config.device))
         confusion, measured = Confusion(len(dataset.class_names) + 1), 0
         monitor.start(f"measuring the {name}", len(samples))

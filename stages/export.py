@@ -6,10 +6,11 @@ In: RUN/labels. Out: a folder with one palette PNG an image, in folders as the i
 from pathlib import Path
 
 from data.images import leads_out
-from stages.artifacts import ArtifactError, open_stage, whole_file
+from stages.artifacts import open_stage
 from stages.monitor import Monitor
 from stages.palette import palette_image
 from stages.store import LabelFile
+from stages.whole_files import ArtifactError, whole_file
 
 FORMATS = ("png",)
 

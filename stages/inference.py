@@ -3,7 +3,7 @@
 Letters: b images, c foreground classes, s side of the square network input, h w pixels of the original.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,14 +50,8 @@ def square_cams(
     model: ToCo, images: UInt8[Tensor, "b 3 s s"], present: PresentClasses, scales: Sequence[float]
 ) -> Cams:
     """Multi-scale CAMs of the given classes, at the size of the input; fillers are zero."""
-
-    def raw(scaled: Tensor) -> Cams:
-        maps = model.raw_cams(scaled)
-        chosen = PresentClasses(present.index.repeat(2, 1), present.valid.repeat(2, 1))
-        return Cams(final=chosen.pick(maps.final), auxiliary=chosen.pick(maps.auxiliary))
-
     normalised = model.backbone.normalise(images.float())
-    cams = multi_scale_cams(raw, normalised, scales=scales)
+    cams = multi_scale_cams(lambda scaled: present.pick_both(model.raw_cams(scaled)), normalised, scales=scales)
     valid = present.valid[:, :, None, None]
     return Cams(final=cams.final * valid, auxiliary=cams.auxiliary * valid)
 
@@ -69,17 +63,38 @@ def decoder_probabilities(
     """The decoder's class probabilities, background first: mirror pairs summed, maximum over scales, softmax."""
     normalised = model.backbone.normalise(images.float())
     side, patch = images.shape[-1], model.backbone.patch_size
-    best: Tensor | None = None
-    for scale in scales:
+
+    def logits(scale: float) -> Tensor:
         size = max(1, round(scale * side / patch)) * patch
         scaled = F.interpolate(normalised, size=(size, size), mode="bilinear", align_corners=False)
-        logits = model(torch.cat([scaled, scaled.flip(-1)])).seg_logits.float()
-        straight, mirrored = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False).chunk(2)
+        output: Tensor = model(torch.cat([scaled, scaled.flip(-1)])).seg_logits
+        return output
+
+    return fuse_logits(map(logits, scales), (side, side)).softmax(dim=1)
+
+
+def fuse_logits(
+    logits: Iterable[Float[Tensor, "b2 classes _h _w"]], size: tuple[int, int]
+) -> Float[Tensor, "b classes h w"]:
+    """Fuse segmentation logits of several scales: mirror pairs summed, maximum over scales (METHOD section 8).
+
+    Args:
+        logits: One tensor a scale, any resolution; first half of the batch the images, second half the same
+            images mirrored left to right.
+        size: Height and width of the result.
+
+    Raises:
+        ValueError: There is no scale.
+    """
+    best: Tensor | None = None
+    for raw in logits:
+        resized = F.interpolate(raw.float(), size=size, mode="bilinear", align_corners=False)
+        straight, mirrored = resized.chunk(2)
         both = straight + mirrored.flip(-1)
         best = both if best is None else torch.maximum(best, both)
     if best is None:
-        raise ValueError("decoder_probabilities needs at least one scale")
-    return best.softmax(dim=1)
+        raise ValueError("fuse_logits needs at least one scale")
+    return best
 
 
 def resize_maps(maps: Float[Tensor, "k _h _w"], size: tuple[int, int]) -> Float[Tensor, "k h w"]:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
 from data.images import read_image
 from data.transforms import SegTransform, SegViews
-from stages.artifacts import ArtifactError
 from stages.config import TrainSeg
 from stages.monitor import Monitor
 from stages.store import LabelFile
+from stages.whole_files import ArtifactError
 
 
 def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monitor: Monitor) -> Dataset:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data.dataset import IGNORE_INDEX, DataError, Sample
 from data.readers import open_dataset
-from stages.artifacts import begin_stage, check_classes, digest, finished, open_stage
+from stages.artifacts import already_finished, begin_stage, check_classes, open_stage
 from stages.cam_model import check_scales, load_cam_model
 from stages.config import MakeLabels
 from stages.inference import LoadedImage, class_label_matrix, load_image, resize_maps, square_cams
@@ -73,6 +73,17 @@ def make_labels(
         background_high=trained["background_high"] if config.background_high is None else config.background_high,
         background_low=trained["background_low"] if config.background_low is None else config.background_low,
     )
+    folder = run / "labels"
+    if already_finished(
+        run,
+        "labels",
+        settings=config,
+        monitor=monitor,
+        resume=resume,
+        overwrite=overwrite,
+        may_change=MAY_CHANGE,
+    ):
+        return folder
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
     fabric = make_fabric(config.device)
@@ -80,21 +91,8 @@ def make_labels(
     check_scales(config.scales, image_size, model.backbone)
     fabric.to_device(model)
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
-    folder = begin_stage(
-        run,
-        "labels",
-        settings=config,
-        dataset=dataset,
-        extra={"made_from": digest(cam.path / "model.safetensors")},
-        resume=resume,
-        overwrite=overwrite,
-        may_change=MAY_CHANGE,
-    ).path
+    begin_stage(run, "labels", settings=config, dataset=dataset, resume=resume)
     shards = folder / "shards"
-    if resume and finished(run, "labels"):
-        shutil.rmtree(shards, ignore_errors=True)  # of a run that was killed just before it did this
-        monitor.note(f"{folder} is finished already")
-        return folder
     maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=monitor)
     written = sorted(shards.glob("*.h5"))
     # By name and not by place: an image that was mended since moves all that come after it.

@@ -3,7 +3,6 @@
 In: RUN/seg or RUN/cam, and any images. Out: a folder with masks/NAME.png and overlays/NAME.png.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,16 +21,17 @@ from torchvision.transforms import v2
 from data.dataset import DataError, Sample
 from data.images import IMAGE_SUFFIXES, find_images, image_id, read_image
 from data.readers import check_images
-from stages.artifacts import StageFolder, finished, open_stage, whole_file
+from stages.artifacts import StageFolder, finished, open_stage, outdated, outdated_message
 from stages.cam_model import load_cam_model
 from stages.config import Predict
 from stages.inference import decoder_probabilities, resize_maps, to_tensor
-from stages.machine import make_fabric
+from stages.machine import cores, make_fabric
 from stages.monitor import Monitor
 from stages.palette import overlay, palette_image
 from stages.student import label_map, load_student, student_probabilities
 from stages.toco.crf import FOR_SEGMENTATION, dense_crf
 from stages.toco.model import ToCo
+from stages.whole_files import whole_file
 
 
 def predict(
@@ -63,7 +63,9 @@ def predict(
     """
     found = find_inputs(images, out, monitor)
     refuse_existing(out, found, overwrite)
-    choose_network(run, config)
+    stage = choose_network(run, config).path.name
+    if outdated(run, stage):
+        monitor.warn(outdated_message(run, stage))
     samples, problems = check_images(found, 1, skip_bad=config.skip_bad)
     for problem in problems:
         monitor.warn(f"left out: {problem}")
@@ -202,7 +204,7 @@ def _decode(
 
 def _read_ahead(samples: Sequence[Sample], config: Predict, monitor: Monitor) -> Iterator[tuple[Sample, Image.Image]]:
     """Read images in the background while the network is busy, a few ahead of it."""
-    threads = max(1, min(8, os.cpu_count() or 1) if config.workers is None else config.workers)
+    threads = max(1, min(8, cores()) if config.workers is None else config.workers)
     waiting: deque[tuple[Sample, Future[Image.Image]]] = deque()
 
     def take() -> Iterator[tuple[Sample, Image.Image]]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX
-from stages.artifacts import ArtifactError, whole_stream
+from stages.whole_files import ArtifactError, whole_stream
 
 
 class ImageLabels(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from data.dataset import list_names
-from stages.artifacts import ArtifactError, StageFolder, load_weights
+from stages.artifacts import StageFolder
 from stages.config import TrainSeg
 from stages.encoder_weights import (
     IMAGENET,
@@ -26,6 +26,8 @@ from stages.encoder_weights import (
     no_download,
     normalisation_of,
 )
+from stages.inference import fuse_logits
+from stages.whole_files import ArtifactError, load_weights
 
 STRIDE = 32  # sides of what encoders take are multiples of this
 
@@ -66,17 +68,6 @@ class Student(nn.Module):
             padded = padded.repeat(2, 1, 1, 1)
         logits: Tensor = self.network(padded)
         return logits[:count, :, :height, :width]
-
-    def parameter_groups(self, learning_rate: float, head_factor: float) -> list[dict[str, Any]]:
-        """Split the parameters into the encoder's and, at a higher rate, the rest."""
-        encoder = list(self.network.encoder.parameters())
-        known = {id(parameter) for parameter in encoder}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in known]
-        head_rate = learning_rate * head_factor
-        return [
-            {"params": encoder, "lr": learning_rate, "base_lr": learning_rate},
-            {"params": rest, "lr": head_rate, "base_lr": head_rate},
-        ]
 
 
 def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpec]:
@@ -145,18 +136,15 @@ def student_probabilities(
         ValueError: There is no scale.
     """
     height, width = fitted_size(image.shape[-2:], float(student.long_side))
-    best: Tensor | None = None
-    for scale in scales:
+
+    def logits(scale: float) -> Tensor:
         size = fitted_size(image.shape[-2:], scale * student.long_side)
         # Where the image is, which is the CPU: not every device can resize like Pillow, as in training.
         scaled = v2.functional.resize(image, list(size), antialias=True)[None].to(student.mean.device)
-        logits = student(torch.cat([scaled, scaled.flip(-1)])).float()
-        straight, mirrored = F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
-        both = straight + mirrored.flip(-1)
-        best = both if best is None else torch.maximum(best, both)
-    if best is None:
-        raise ValueError("student_probabilities needs at least one scale")
-    return best.softmax(dim=0)
+        output: Tensor = student(torch.cat([scaled, scaled.flip(-1)]))
+        return output
+
+    return fuse_logits(map(logits, scales), (height, width)).softmax(dim=1)[0]
 
 
 def fitted_size(size: Sequence[int], long_side: float) -> tuple[int, int]:

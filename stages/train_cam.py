@@ -16,7 +16,7 @@ from data.images import image_size, read_image
 from data.readers import open_dataset, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
-from stages.artifacts import begin_stage, check_vacant, finished, save_weights
+from stages.artifacts import already_finished, begin_stage
 from stages.cam_model import new_cam_model, spec_as_dict
 from stages.config import TrainCam
 from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
@@ -27,7 +27,7 @@ from stages.toco.cam import label_one_threshold, present_classes
 from stages.toco.metrics import Confusion
 from stages.toco.model import ToCo
 from stages.toco.step import Phase, StepBatch, StepSettings, TrainingStep
-from stages.training import Training
+from stages.training import fit
 
 # What may change when a run goes on: nothing that the weights depend on.
 MAY_CHANGE = ("device", "workers", "skip_bad", "checkpoint_every", "log_every", "evaluate_every", "evaluate_images")
@@ -59,61 +59,45 @@ def train_cam(
         ValueError: The data, the settings or the weights do not work out.
         ArtifactError: RUN/cam exists, or is of another run.
     """
+    folder = out / "cam"
+    # Before there are several processes, of which one begins to write.
+    if already_finished(
+        out,
+        "cam",
+        settings=config,
+        monitor=monitor,
+        resume=resume,
+        overwrite=overwrite,
+        may_change=MAY_CHANGE,
+    ):
+        return folder
     fabric = make_fabric(config.device, config.devices)
     fabric.launch()
     monitor = monitor if fabric.is_global_zero else SilentMonitor()
     dataset = open_dataset(data, skip_bad=config.skip_bad)
     dataset.split(config.split)
-    if fabric.is_global_zero:
-        check_vacant(out, "cam", resume=resume, overwrite=overwrite)
     torch.manual_seed(config.seed)
     model, spec = new_cam_model(config, len(dataset.class_names))
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
     settings = step_settings(config, model.backbone.patch_size)
     if fabric.is_global_zero:
-        begin_stage(
-            out,
-            "cam",
-            settings=config,
-            dataset=dataset,
-            extra={"model": spec_as_dict(spec)},
-            resume=resume,
-            overwrite=overwrite,
-            may_change=MAY_CHANGE,
-        )
+        begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": spec_as_dict(spec)}, resume=resume)
     fabric.barrier()
-    folder = out / "cam"
-    if resume and finished(out, "cam"):
-        (folder / "checkpoint.pt").unlink(missing_ok=True)  # of a run that was killed just before it did this
-        monitor.note(f"{folder} is finished already")
-        return folder
-
-    groups = model.parameter_groups(config.learning_rate, config.head_factor)
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    step, optimizer = fabric.setup(TrainingStep(model, settings), optimizer)
-    training = Training(
+    fit(
+        TrainingStep(model, settings),
+        encoder=model.backbone,
+        product=model,
         fabric=fabric,
-        module=step,
-        optimizer=optimizer,
-        schedule=config,
+        settings=config,
         folder=folder,
         monitor=monitor,
         title="training the CAM network",
+        stream=SampleStream(samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad),
+        losses=partial(_losses, config, fabric),
+        evaluate=partial(_scores, model, with_masks, config, fabric) if with_masks else None,
+        resume=resume,
     )
-    if resume:
-        training.restore()
-    step.train()
-    stream = SampleStream(samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad)
-    training.run(
-        training.batches(stream),
-        partial(_losses, step, config, fabric),
-        partial(_scores, model, with_masks, config, fabric) if with_masks else None,
-    )
-    if fabric.is_global_zero:
-        save_weights(folder / "model.safetensors", model.state_dict())
-        training.checkpoint.unlink(missing_ok=True)
-    fabric.barrier()
     return folder
 
 
@@ -187,7 +171,7 @@ def phase_at(iteration: int, config: TrainCam) -> Phase:
 
 
 def _losses(
-    step: torch.nn.Module, config: TrainCam, fabric: Fabric, iteration: int, batch: StepBatch
+    config: TrainCam, fabric: Fabric, step: torch.nn.Module, iteration: int, batch: StepBatch
 ) -> Mapping[str, Tensor]:
     # Seeded for each iteration and process, so that a run which goes on draws the same crops (and drops the same,
     # where a --backbone-option asks for dropout).
@@ -216,7 +200,7 @@ def _scores(model: ToCo, samples: Sequence[Sample], config: TrainCam, fabric: Fa
         images = loaded.squashed[None].to(fabric.device)
         with fabric.autocast():
             cams = square_cams(model, images, present, config.scales)
-            probabilities = decoder_probabilities(model, images)
+            probabilities = decoder_probabilities(model, images, (1.0,))  # as `toco evaluate`
         for name, cam in (("cam", cams.final), ("auxiliary_cam", cams.auxiliary)):
             label = label_one_threshold(resize_maps(cam[0], size)[None], config.background)
             confusions[name].add(present.class_numbers(label)[0].cpu(), truth)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
 from data.images import read_image
 from data.readers import check_images, open_dataset, read_mask
-from data.stream import SampleStream
+from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
-from stages.artifacts import begin_stage, check_classes, digest, finished, open_stage, save_weights
+from stages.artifacts import already_finished, begin_stage, check_classes, check_up_to_date, open_stage
 from stages.config import TrainSeg
 from stages.inference import to_tensor
 from stages.labelled import LoadLabelled, check_labelled, labelled_images
@@ -31,7 +31,7 @@ from stages.monitor import Monitor, SilentMonitor
 from stages.samples import spread, usable_samples
 from stages.student import Student, label_map, new_student, student_probabilities
 from stages.toco.metrics import Confusion
-from stages.training import Training
+from stages.training import fit
 
 # What may change when a run goes on: nothing that the weights depend on.
 MAY_CHANGE = (
@@ -73,6 +73,19 @@ def train_seg(
         ArtifactError: RUN/labels is not finished, or RUN/seg exists or is of another run.
     """
     labels = open_stage(run, "labels")
+    check_up_to_date(run, "labels")
+    folder = run / "seg"
+    # Before there are several processes, of which one begins to write.
+    if already_finished(
+        run,
+        "seg",
+        settings=config,
+        monitor=monitor,
+        resume=resume,
+        overwrite=overwrite,
+        may_change=MAY_CHANGE,
+    ):
+        return folder
     fabric = make_fabric(config.device, config.devices)
     fabric.launch()
     monitor = monitor if fabric.is_global_zero else SilentMonitor()
@@ -86,49 +99,25 @@ def train_seg(
     torch.manual_seed(config.seed)
     student, spec = new_student(config, len(dataset.class_names))
     if fabric.is_global_zero:
-        begin_stage(
-            run,
-            "seg",
-            settings=config,
-            dataset=dataset,
-            extra={"model": asdict(spec), "made_from": digest(label_file)},
-            resume=resume,
-            overwrite=overwrite,
-            may_change=MAY_CHANGE,
-        )
+        begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
     fabric.barrier()
-    folder = run / "seg"
-    if resume and finished(run, "seg"):
-        monitor.note(f"{folder} is finished already")
-        return folder
-
-    groups = student.parameter_groups(config.learning_rate, config.head_factor)
-    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    network, optimizer = fabric.setup(student, optimizer)
-    training = Training(
+    load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
+    fit(
+        student,
+        encoder=student.network.encoder,
+        product=student,
         fabric=fabric,
-        module=network,
-        optimizer=optimizer,
-        schedule=config,
+        settings=config,
         folder=folder,
         monitor=monitor,
         title="training the student",
+        stream=SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad),
+        losses=partial(_losses, config, fabric),
+        evaluate=(
+            partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None
+        ),
+        resume=resume,
     )
-    if resume:
-        training.restore()
-    network.train()
-    load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
-    training.run(
-        training.batches(SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad)),
-        partial(_losses, network, config, fabric),
-        partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None,
-    )
-    if fabric.is_global_zero:
-        # Cloned: parts of a network may share one tensor, which the file format does not allow.
-        weights = {name: value.clone() for name, value in student.state_dict().items()}
-        save_weights(folder / "model.safetensors", weights)
-        training.checkpoint.unlink(missing_ok=True)
-    fabric.barrier()
     return folder
 
 
@@ -161,11 +150,10 @@ def cross_entropy(
 
 
 def _losses(
-    network: nn.Module, config: TrainSeg, fabric: Fabric, iteration: int, batch: SegViews
+    config: TrainSeg, fabric: Fabric, network: nn.Module, iteration: int, batch: SegViews
 ) -> Mapping[str, Tensor]:
     # Dropout draws anew for each iteration and process, so that a run which goes on drops the same.
-    seed = np.random.SeedSequence([config.seed, iteration, fabric.global_rank]).generate_state(1)
-    torch.manual_seed(int(seed[0]))
+    torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank))
     return {
         "loss": cross_entropy(network(batch.image), batch.mask),
         "labelled": (batch.mask != IGNORE_INDEX).float().mean(),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,11 +18,83 @@ from torch.utils.data import DataLoader
 
 from data.dataset import DataError
 from data.stream import Batch, SampleStream, StreamBatches, collate
-from stages.artifacts import ArtifactError, MetricsLog, load_checkpoint, save_checkpoint
 from stages.config import Training as TrainingSettings
 from stages.machine import loader_workers
+from stages.metrics_log import MetricsLog
 from stages.monitor import Monitor
 from stages.toco.schedule import learning_rate_factor
+from stages.whole_files import ArtifactError, load_checkpoint, save_checkpoint, save_weights
+
+
+def fit(
+    learner: nn.Module,
+    *,
+    encoder: nn.Module,
+    product: nn.Module,
+    fabric: Fabric,
+    settings: TrainingSettings,
+    folder: Path,
+    monitor: Monitor,
+    title: str,
+    stream: SampleStream,
+    losses: Callable[[nn.Module, int, Any], Mapping[str, Tensor]],
+    evaluate: Callable[[], Mapping[str, float]] | None,
+    resume: bool,
+) -> None:
+    """Train a network, from the checkpoint if there is one to go on from, and write model.safetensors.
+
+    Args:
+        learner: What a step calls, and what is trained.
+        encoder: The part of it that learns at `settings.learning_rate`; the rest is faster by the head factor.
+        product: The part whose weights are kept.
+        fabric: Where.
+        settings: How.
+        folder: The stage's folder.
+        monitor: Told of progress.
+        title: What it is told.
+        stream: The images.
+        losses: Called with the learner, the iteration (from 0) and its batch; 'loss' is minimised, all are logged.
+        evaluate: Called every `evaluate_every` iterations and at the end; its figures are logged and shown.
+        resume: Go on from the checkpoint.
+
+    Raises:
+        ValueError: The loss is not finite any more, or an image is bad.
+        ArtifactError: The checkpoint is damaged.
+    """
+    groups = parameter_groups(learner, encoder, settings.learning_rate, settings.head_factor)
+    module, optimizer = fabric.setup(learner, torch.optim.AdamW(groups, weight_decay=settings.weight_decay))
+    training = Training(
+        fabric=fabric,
+        module=module,
+        optimizer=optimizer,
+        schedule=settings,
+        folder=folder,
+        monitor=monitor,
+        title=title,
+    )
+    if resume:
+        training.restore()
+    module.train()
+    training.run(training.batches(stream), partial(losses, module), evaluate)
+    if fabric.is_global_zero:
+        # Cloned: parts of a network may share one tensor, which the file format does not allow.
+        weights = {name: value.clone() for name, value in product.state_dict().items()}
+        save_weights(folder / "model.safetensors", weights)
+        training.checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+
+
+def parameter_groups(
+    learner: nn.Module, encoder: nn.Module, learning_rate: float, head_factor: float
+) -> list[dict[str, Any]]:
+    """Split the trained parameters into the encoder's and, at a higher rate, the rest."""
+    slow = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    known = {id(parameter) for parameter in slow}
+    fast = [parameter for parameter in learner.parameters() if parameter.requires_grad and id(parameter) not in known]
+    return [
+        {"params": parameters, "lr": rate, "base_lr": rate}
+        for parameters, rate in ((slow, learning_rate), (fast, learning_rate * head_factor))
+    ]
 
 
 @dataclass(kw_only=True)

@@ -3,14 +3,15 @@
 import errno
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import typer
 from typer.main import get_command
 
 from toco_cli.commands import app
 
-STOPPED = "stopped; what was finished is kept, run again with --resume"
+KEPT = "what was finished is kept, run again with --resume"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,26 +32,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
-        print(f"toco: error: {describe(error)}", file=sys.stderr)
+        print(f"toco: error: {describe(error, options_of(words))}", file=sys.stderr)
         return int(getattr(error, "exit_code", 1))
     if code == 130:
-        print(f"toco: {STOPPED}", file=sys.stderr)
+        print(f"toco: stopped; {KEPT}" if "--resume" in options_of(words) else "toco: stopped", file=sys.stderr)
     return int(code)
 
 
-def describe(error: Exception) -> str:
-    """Say in one line what went wrong, where, and where possible what to do."""
+def options_of(words: Sequence[str]) -> set[str]:
+    """The options that the command in these words has, whether they were given or not."""
+    commands: Mapping[str, Any] = getattr(get_command(app), "commands", {})
+    command = next((commands[word] for word in words if word in commands), None)
+    return {option for parameter in command.params for option in parameter.opts} if command else set()
+
+
+def describe(error: Exception, options: Collection[str] = ()) -> str:
+    """Say in one line what went wrong, where, and where possible what to do with the command's options."""
     text = " ".join(str(error).splitlines())
     if hasattr(error, "format_message"):  # Typer's own: something about the options
         return _describe_bad_option(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
-        return f"the disk is full{_while_writing(error)}: free some space; {STOPPED.partition('; ')[2]}"
+        advice = f"; {KEPT}" if "--resume" in options else ""
+        return f"the disk is full{_while_writing(error)}: free some space{advice}"
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "allocate memory" in text:
-        return f"out of memory: make --batch-size or --image-size smaller ({text})"
+        sizes = [option for option in ("--batch-size", "--image-size") if option in options]
+        advice = f"make {' or '.join(sizes)} smaller" if sizes else "use a machine with more, or smaller images"
+        return f"out of memory: {advice} ({text})"
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)
-    artifacts = sys.modules.get("stages.artifacts")  # not imported: then its error cannot have been raised
-    if isinstance(error, (ValueError, OSError, getattr(artifacts, "ArtifactError", ValueError))):
+    files = sys.modules.get("stages.whole_files")  # not imported: then its error cannot have been raised
+    if isinstance(error, (ValueError, OSError, getattr(files, "ArtifactError", ValueError))):
         return text
     return f"{type(error).__name__}: {text} (not foreseen: the same command with --debug shows where)"
 

@@ -110,6 +110,12 @@ class PresentClasses(NamedTuple):
         """Take the maps of these classes."""
         return maps.gather(1, self.index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
 
+    def pick_both(self, cams: Cams) -> Cams:
+        """Take the maps of these classes of b images, and of the mirror images that may stand behind them."""
+        repeats = len(cams.final) // len(self.index)
+        chosen = PresentClasses(self.index.repeat(repeats, 1), self.valid.repeat(repeats, 1))
+        return Cams(final=chosen.pick(cams.final), auxiliary=chosen.pick(cams.auxiliary))
+
     def class_numbers(self, label: Int[Tensor, "b h w"], ignore_index: int = IGNORE_INDEX) -> Tensor:
         """Turn labels 1..k among these classes into class numbers 1..c; 0 and `ignore_index` stay."""
         table = self.index.new_zeros(len(self.index), ignore_index + 1)

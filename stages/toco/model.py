@@ -74,16 +74,6 @@ class ToCo(nn.Module):
         for teacher, student in zip(self.teacher_projector.parameters(), self.projector.parameters(), strict=True):
             teacher.lerp_(student, 1 - momentum)
 
-    def parameter_groups(self, learning_rate: float, head_factor: float = 10.0) -> list[dict[str, object]]:
-        """Split the trained parameters into the encoder's and, at a higher rate, the rest."""
-        encoder = [p for p in self.backbone.parameters() if p.requires_grad]
-        known = {id(p) for p in encoder}
-        heads = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        return [
-            {"params": encoder, "lr": learning_rate, "base_lr": learning_rate},
-            {"params": heads, "lr": learning_rate * head_factor, "base_lr": learning_rate * head_factor},
-        ]
-
 
 def _classify(classifier: nn.Conv2d, tokens: Tensor) -> Tensor:
     logits: Tensor = classifier(tokens.amax(dim=(-2, -1), keepdim=True))

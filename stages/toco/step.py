@@ -124,21 +124,12 @@ class TrainingStep(nn.Module):
     @torch.no_grad()
     def _cams(self, images: Tensor, outputs: Outputs, present: PresentClasses) -> Cams:
         """Valid multi-scale CAMs of the classes that each image has."""
-
-        def raw(scaled: Tensor) -> Cams:
-            maps = self.model.raw_cams(scaled)
-            repeats = len(scaled) // len(images)  # images and, behind them, their mirror images
-            chosen = PresentClasses(present.index.repeat(repeats, 1), present.valid.repeat(repeats, 1))
-            return Cams(final=chosen.pick(maps.final), auxiliary=chosen.pick(maps.auxiliary))
-
+        straight = Cams(final=outputs.cams.final.detach(), auxiliary=outputs.cams.auxiliary.detach())
         cams = multi_scale_cams(
-            raw,
+            lambda scaled: present.pick_both(self.model.raw_cams(scaled)),
             images,
             scales=self.settings.scales,
-            straight=Cams(
-                final=present.pick(outputs.cams.final.detach()),
-                auxiliary=present.pick(outputs.cams.auxiliary.detach()),
-            ),
+            straight=present.pick_both(straight),
         )
         return Cams(
             final=keep_present(cams.final, present.valid),

@@ -14,7 +14,11 @@ def failing_with(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
 
     @app.command()
-    def fail(number: int = 0) -> None:
+    def fail(number: int = 0, resume: bool = False) -> None:
+        raise errors[0]
+
+    @app.command()
+    def fail_for_good() -> None:
         raise errors[0]
 
     return errors
@@ -70,6 +74,8 @@ def test_main__ctrl_c_says_how_to_go_on(failing_with: list[BaseException], capsy
     assert main(["fail"]) == 130
     expected = "toco: stopped; what was finished is kept, run again with --resume\n"
     assert capsys.readouterr().err == expected
+    assert main(["fail-for-good"]) == 130
+    assert capsys.readouterr().err == "toco: stopped\n"
 
 
 def test_describe__a_full_disk() -> None:
@@ -88,14 +94,16 @@ def test_describe__files() -> None:
 
 
 def test_describe__memory() -> None:
-    assert "--batch-size" in describe(MemoryError())
-    assert "--batch-size" in describe(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert "--batch-size smaller" in describe(MemoryError(), {"--batch-size", "--out"})
+    torch_error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    assert "--batch-size or --image-size smaller" in describe(torch_error, {"--batch-size", "--image-size"})
+    assert "--batch-size" not in describe(torch_error)
 
 
 def test_describe__an_artifact_error_is_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    artifacts = pytest.importorskip("stages.artifacts")
-    monkeypatch.setitem(sys.modules, "stages.artifacts", artifacts)
-    assert describe(artifacts.ArtifactError("'run' has no model")) == "'run' has no model"
+    files = pytest.importorskip("stages.whole_files")
+    monkeypatch.setitem(sys.modules, "stages.whole_files", files)
+    assert describe(files.ArtifactError("'run' has no model")) == "'run' has no model"
 
 
 def test_describe__what_nobody_foresaw_points_to_debug() -> None:

@@ -1,36 +1,25 @@
-import errno
-import json
-import os
-import pickle
-import random
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from data.dataset import Dataset, Sample
 from stages.artifacts import (
     PRODUCTS,
-    ArtifactError,
-    MetricsLog,
     StageFolder,
+    already_finished,
     begin_stage,
     check_classes,
+    check_up_to_date,
     finished,
-    load_checkpoint,
-    load_weights,
     open_stage,
+    outdated,
     read_config,
-    save_checkpoint,
-    save_weights,
-    whole_file,
-    write_json,
 )
 from stages.config import TrainCam
+from stages.monitor import SilentMonitor
+from stages.whole_files import ArtifactError
 
 
 @pytest.fixture
@@ -46,23 +35,27 @@ def dataset(tmp_path: Path) -> Dataset:
     )
 
 
-def begin(run: Path, dataset: Dataset, **more: Any) -> StageFolder:
-    settings = more.pop("settings", TrainCam(weights="none"))
-    return begin_stage(run, "cam", settings=settings, dataset=dataset, **more)
+def begin(
+    run: Path,
+    dataset: Dataset,
+    *,
+    stage: str = "cam",
+    resume: bool = False,
+    overwrite: bool = False,
+    may_change: tuple[str, ...] = (),
+    extra: dict[str, Any] | None = None,
+    settings: Any = None,
+) -> StageFolder:
+    """As stages begin: look first, load, write."""
+    settings = settings or TrainCam(weights="none")
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "may_change": may_change}
+    if already_finished(run, stage, settings=settings, monitor=SilentMonitor(), **how):
+        return StageFolder(path=run / stage, config=read_config(run, stage))
+    return begin_stage(run, stage, settings=settings, dataset=dataset, extra=extra, resume=resume)
 
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-@pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No byte can be written any more, whoever tries."""
-
-    def fail(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)  # where a full disk is told of at the latest
 
 
 def assert_one_line(error: pytest.ExceptionInfo[BaseException], *parts: str) -> None:
@@ -70,105 +63,6 @@ def assert_one_line(error: pytest.ExceptionInfo[BaseException], *parts: str) -> 
     assert "\n" not in text
     for part in parts:
         assert part in text
-
-
-# --- whole_file -----------------------------------------------------------------------------------------------
-
-
-def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file.txt"
-    with whole_file(path) as temporary:
-        temporary.write_text("whole")
-        assert not path.exists()
-        assert temporary.parent == path.parent  # renaming works within a file system alone
-    assert path.read_text() == "whole"
-    assert names(path.parent) == {"file.txt"}
-
-
-def test_whole_file__may_be_read_as_other_files(tmp_path: Path) -> None:
-    (tmp_path / "other").write_text("")
-    with whole_file(tmp_path / "file") as temporary:
-        temporary.write_text("")
-    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
-def write_half(path: Path, error: BaseException) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text("half")
-        raise error
-
-
-@pytest.mark.parametrize("error", [ValueError("no"), OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_whole_file__leaves_nothing_behind_on_an_error(tmp_path: Path, error: BaseException) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(type(error)):
-        write_half(path, error)
-    assert path.read_text() == "old"
-    assert names(tmp_path) == {"file.txt"}
-
-
-def test_whole_file__disk_full_at_the_end(tmp_path: Path, full_disk: None) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(OSError, match="No space left on device"), whole_file(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "old"
-    assert names(tmp_path) == {"file.txt"}
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("config.json", lambda path: write_json(path, {"a": 1})),
-        ("model.safetensors", lambda path: save_weights(path, {"a": torch.ones(3)})),
-        ("checkpoint.pt", lambda path: save_checkpoint(path, {"a": torch.ones(3)})),
-        ("metrics.jsonl", lambda path: MetricsLog(path, start=0)),
-    ],
-)
-def test_products__survive_a_full_disk(
-    tmp_path: Path, full_disk: None, name: str, write: Callable[[Path], object]
-) -> None:
-    (tmp_path / name).write_text("earlier")
-    with pytest.raises(OSError, match="No space left on device"):
-        write(tmp_path / name)
-    assert (tmp_path / name).read_text() == "earlier"
-    assert names(tmp_path) == {name}
-
-
-@pytest.mark.parametrize("write", [save_weights, save_checkpoint])
-@pytest.mark.parametrize("state", [{"a": torch.rand(20_000)}, {str(number): torch.rand(500) for number in range(50)}])
-def test_products__disk_full_while_writing(
-    small_disk: Callable[[], AbstractContextManager[None]],
-    tmp_path: Path,
-    write: Callable[[Path, dict[str, torch.Tensor]], None],
-    state: dict[str, torch.Tensor],
-) -> None:
-    """Torch itself says 'unexpected pos' and safetensors something of its own."""
-    path = tmp_path / "product"
-    path.write_text("earlier")
-    with small_disk(), pytest.raises(OSError, match="File too large"):
-        write(path, state)
-    assert path.read_text() == "earlier"
-    assert names(tmp_path) == {"product"}
-
-
-def test_save_weights__disk_full_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model.safetensors"
-    save_weights(path, {"a": torch.ones(3)})
-
-    def fail(state: object, path: Path) -> None:
-        path.write_bytes(b"half of it")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OSError, match="No space left on device"):
-        save_weights(path, {"a": torch.zeros(3)})
-    assert load_weights(path)["a"].tolist() == [1, 1, 1]
-    assert names(tmp_path) == {"model.safetensors"}
-
-
-# --- begin_stage, open_stage ------------------------------------------------------------------------------------
 
 
 def test_begin_stage__writes_what_the_next_stage_reads(tmp_path: Path, dataset: Dataset) -> None:
@@ -182,7 +76,7 @@ def test_begin_stage__writes_what_the_next_stage_reads(tmp_path: Path, dataset: 
     assert names(folder.path) == {"config.json"}
 
 
-def test_begin_stage__existing_folder(tmp_path: Path, dataset: Dataset) -> None:
+def test_already_finished__existing_folder(tmp_path: Path, dataset: Dataset) -> None:
     folder = begin(tmp_path, dataset).path
     with pytest.raises(ArtifactError) as caught:
         begin(tmp_path, dataset)
@@ -201,17 +95,17 @@ def test_begin_stage__overwrite_deletes_this_stage_alone(tmp_path: Path, dataset
 
 
 @pytest.mark.parametrize("how", ["resume", "overwrite"])
-def test_begin_stage__folder_of_somebody_else(tmp_path: Path, dataset: Dataset, how: str) -> None:
+def test_already_finished__folder_of_somebody_else(tmp_path: Path, dataset: Dataset, how: str) -> None:
     (tmp_path / "cam").mkdir()
     (tmp_path / "cam" / "holidays.jpg").write_text("dear")
     with pytest.raises(ArtifactError) as caught:
-        begin(tmp_path, dataset, **{how: True})
+        begin(tmp_path, dataset, resume=how == "resume", overwrite=how == "overwrite")
     assert_one_line(caught, "has no config.json, so it is none of toco's: give another run folder")
     assert names(tmp_path / "cam") == {"holidays.jpg"}
 
 
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
-def test_begin_stage__killed_before_it_had_a_config(tmp_path: Path, dataset: Dataset, how: dict[str, bool]) -> None:
+def test_begin_stage__killed_before_it_had_a_config(tmp_path: Path, dataset: Dataset, how: dict[str, Any]) -> None:
     (tmp_path / "cam").mkdir()
     (tmp_path / "cam" / ".config.json.x1.partial").write_text("{")
     begin(tmp_path, dataset, **how)
@@ -228,7 +122,7 @@ def test_begin_stage__resume_clears_halves_away(tmp_path: Path, dataset: Dataset
     assert names(folder / "shards") == {"1.h5"}
 
 
-def test_begin_stage__resume_with_other_settings(tmp_path: Path, dataset: Dataset) -> None:
+def test_already_finished__resume_with_other_settings(tmp_path: Path, dataset: Dataset) -> None:
     folder = begin(tmp_path, dataset, settings=TrainCam(weights="none", batch_size=4)).path
     before = (folder / "config.json").read_text()
     other = TrainCam(weights="none", batch_size=8, workers=3)
@@ -246,7 +140,7 @@ def test_begin_stage__resume_with_other_classes(tmp_path: Path, dataset: Dataset
         begin(tmp_path, replace(dataset, class_names=("dog", "cat")), resume=True)
 
 
-def test_begin_stage__finished_stage_keeps_its_config(tmp_path: Path, dataset: Dataset) -> None:
+def test_already_finished__a_finished_stage_keeps_its_config(tmp_path: Path, dataset: Dataset) -> None:
     folder = begin(tmp_path, dataset).path
     (folder / "model.safetensors").write_text("done")
     settings = TrainCam(weights="none", workers=3)
@@ -324,111 +218,30 @@ def test_check_classes__names_the_difference(
     assert_one_line(caught, message, str(folder.path), "use the data set of that run, or train again")
 
 
-# --- weights and checkpoints --------------------------------------------------------------------------------------
-
-
-def damages(whole: bytes) -> Iterator[bytes]:
-    """A file cut off at several places, with other bytes in it, and other things altogether."""
-    yield from (whole[: len(whole) * part // 16] for part in range(16))
-    yield whole[:-1]
-    source = random.Random(0)
-    for _ in range(60):
-        place = source.randrange(len(whole))
-        yield whole[:place] + source.randbytes(8) + whole[place + 8 :]
-    yield from (source.randbytes(size) for size in (1, 7, 8, 9, 100, 1000) for _ in range(5))
-    yield from (b"PK\x03\x04", b"\x80\x02.", b"text\n" * 20, b"\x00" * 200, pickle.dumps({"a": 1}))
-
-
-def refusals(load: Callable[[Path], object], path: Path) -> list[str]:
-    """What is said of the file when it is damaged; errors of other kinds than ArtifactError get through."""
-    said = []
-    for content in damages(path.read_bytes()):
-        path.write_bytes(content)
-        try:
-            load(path)
-        except ArtifactError as error:
-            said.append(str(error))
-    return said
-
-
-def test_load_weights__missing(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"there is no file .*: check the path"):
-        load_weights(tmp_path / "nosuch.safetensors")
-
-
-def test_load_weights__damaged(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    save_weights(path, {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.ones(1, dtype=torch.int64)})
-    assert load_weights(path)["a"].tolist() == [[0, 3], [1, 4], [2, 5]]
-    said = refusals(load_weights, path)  # other bytes inside a tensor are not noticed
-    assert len(said) > 50
-    assert all(str(path) in text and "make or copy it again" in text and "\n" not in text for text in said)
-
-
-def test_save_checkpoint__round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    value = {"iteration": 3, "module": {"w": torch.ones(2)}, "optimizer": {"lr": 0.1, "betas": (0.9, 0.999)}}
-    save_checkpoint(path, value)
-    back = load_checkpoint(path)
-    assert torch.equal(back["module"].pop("w"), torch.ones(2))
-    assert back == {"iteration": 3, "module": {}, "optimizer": {"lr": 0.1, "betas": (0.9, 0.999)}}
-
-
-def test_load_checkpoint__damaged(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"iteration": 3, "module": {f"w{number}": torch.ones(20) for number in range(5)}})
-    said = refusals(load_checkpoint, path)
-    assert len(said) > 50
-    assert all(str(path) in text and "start again with --overwrite" in text and "\n" not in text for text in said)
-    assert not any("weights_only" in text for text in said)
-
-
-class Evil:
-    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return eval, ("__import__('builtins').__dict__.setdefault('_toco_was_here', True)",)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_load_checkpoint__runs_no_code(tmp_path: Path, legacy: bool) -> None:
-    path = tmp_path / "checkpoint.pt"
-    torch.save({"iteration": Evil()}, path, _use_new_zipfile_serialization=not legacy)
+def test_outdated__when_the_stage_before_has_changed(tmp_path: Path, dataset: Dataset) -> None:
+    model = tmp_path / "cam" / "model.safetensors"
+    model.parent.mkdir()
+    model.write_text("first")
+    begin(tmp_path, dataset, stage="labels")
+    for name in PRODUCTS["labels"]:
+        (tmp_path / "labels" / name).write_text("made from the first")
+    assert not outdated(tmp_path, "labels")
+    check_up_to_date(tmp_path, "labels")
+    model.write_text("second")
+    assert outdated(tmp_path, "labels")
     with pytest.raises(ArtifactError) as caught:
-        load_checkpoint(path)
-    assert_one_line(caught, str(path))
-    import builtins
-
-    assert not hasattr(builtins, "_toco_was_here")
-
-
-# --- metrics ------------------------------------------------------------------------------------------------------
-
-
-def test_metrics_log__goes_on_after_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, start=0)
-    for iteration in (1, 2, 3):
-        log.write(iteration=iteration, loss=0.5)
-    with path.open("ab") as file:
-        file.write(b'{"iteration": 4, "lo')
-    again = MetricsLog(path, start=2)
-    again.write(iteration=2, loss=0.5)  # there already
-    again.write(iteration=2, miou=0.1)  # of another kind
-    again.write(iteration=3, loss=0.25)
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"iteration": 1, "loss": 0.5},
-        {"iteration": 2, "loss": 0.5},
-        {"iteration": 2, "miou": 0.1},
-        {"iteration": 3, "loss": 0.25},
-    ]
+        check_up_to_date(tmp_path, "labels")
+    assert_one_line(caught, "was made from another cam/model.safetensors", "run 'toco make-labels --overwrite' again")
+    with pytest.raises(ArtifactError) as caught:
+        begin(tmp_path, dataset, stage="labels", resume=True)
+    assert_one_line(caught, "was begun from another cam/model.safetensors", "use --overwrite to start again")
+    model.unlink()  # somebody took the labels alone to another machine
+    assert not outdated(tmp_path, "labels")
 
 
-def test_metrics_log__begins_anew_without_a_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"iteration": 1, "loss": 1.0}\n5\n\n')
-    MetricsLog(path, start=0)
-    assert path.read_text() == ""
-
-
-def test_metrics_log__is_strict_json(tmp_path: Path) -> None:
-    MetricsLog(tmp_path / "metrics.jsonl", start=0).write(iteration=1, miou=float("nan"))
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"iteration": 1, "miou": null}\n'
+def test_already_finished__clears_away_what_a_killed_run_left(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begin(tmp_path, dataset).path
+    for name in ("model.safetensors", "checkpoint.pt"):
+        (folder / name).write_text("x")
+    begin(tmp_path, dataset, resume=True)
+    assert names(folder) == {"config.json", "model.safetensors"}

@@ -8,9 +8,10 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.artifacts import ArtifactError, open_stage
+from stages.artifacts import open_stage
 from stages.cam_model import load_cam_model, new_cam_model
 from stages.config import TrainCam
+from stages.whole_files import ArtifactError
 
 Settings = Callable[..., TrainCam]
 SHAPE = ("patch_size=8", "embed_dim=32", "depth=2", "num_heads=2")

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from torch import Tensor
 import stages.evaluate
 from data.dataset import DataError
 from data.readers import open_dataset
-from stages.artifacts import ArtifactError, begin_stage
+from stages.artifacts import begin_stage
 from stages.config import Evaluate, MakeLabels, Predict
 from stages.evaluate import evaluate, label_columns
 from stages.make_labels import make_labels
 from stages.monitor import SilentMonitor
 from stages.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.whole_files import ArtifactError
 
 CONFIG = Evaluate(device="cpu")
 # Two images: truth, pseudo mask, and the CAMs of their classes.
@@ -183,8 +185,8 @@ class Oracle:
 
 
 def test_evaluate__student_beside_the_decoder(whole_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (whole_run / "seg").mkdir()
-    (whole_run / "seg" / "model.safetensors").touch()
+    student = begin_stage(whole_run, "seg", settings=CONFIG, dataset=open_dataset(pictures)).path
+    (student / "model.safetensors").touch()
     masks = [torch.from_numpy(np.array(Image.open(pictures / "masks" / f"{name}.png"))).long() for name in "vw"]
 
     def open_segmenter(run: Path, config: Predict) -> Oracle:
@@ -197,6 +199,20 @@ def test_evaluate__student_beside_the_decoder(whole_run: Path, pictures: Path, m
     background = sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks)
     present = len({number for mask in masks for number in mask.flatten().tolist()})
     assert columns["decoder"].miou == pytest.approx(background / present)
+
+
+def test_evaluate__leaves_out_a_student_of_earlier_labels(
+    whole_run: Path, pictures: Path, listener: Any, tmp_path: Path
+) -> None:
+    run = shutil.copytree(whole_run, tmp_path / "copy")
+    student = begin_stage(run, "seg", settings=CONFIG, dataset=open_dataset(pictures)).path
+    (student / "model.safetensors").touch()
+    with (run / "labels" / "labels.h5").open("ab") as file:
+        file.write(b"more")
+    monitor = listener()
+    names = [column.name for column in evaluate(run, CONFIG, monitor).columns]
+    assert names == ["CAM", "pseudo masks", "decoder"]
+    assert any("seg was made from another labels/labels.h5" in text for text in monitor.warnings)
 
 
 def test_evaluate__only_the_validation_split_has_masks(

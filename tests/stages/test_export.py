@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.artifacts import ArtifactError
 from stages.export import export
 from stages.monitor import SilentMonitor
 from stages.palette import COLOURS, overlay, palette_image
+from stages.whole_files import ArtifactError
 
 
 def test_export__pictures_hold_the_stored_masks(labelled_run: Any, tmp_path: Path) -> None:

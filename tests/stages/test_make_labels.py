@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import stages.make_labels
 from data.dataset import DataError, Sample
 from data.readers import open_dataset
-from stages.artifacts import ArtifactError, open_stage
+from stages.artifacts import open_stage
 from stages.cam_model import load_cam_model
 from stages.config import MakeLabels
 from stages.inference import class_label_matrix, load_image, resize_maps, square_cams
@@ -24,6 +24,7 @@ from stages.monitor import SilentMonitor
 from stages.store import ImageLabels, write_shard
 from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
 from stages.toco.crf import refine_with_crf
+from stages.whole_files import ArtifactError
 
 # One image at a time: in batches, the last bits depend on which images are together.
 CONFIG = MakeLabels(device="cpu", workers=1, scales=(1.0, 0.5), batch_size=1)

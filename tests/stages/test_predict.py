@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.dataset import DataError
 from data.readers import open_dataset
-from stages.artifacts import ArtifactError, begin_stage, open_stage, save_weights
+from stages.artifacts import begin_stage, open_stage
 from stages.cam_model import load_cam_model, new_cam_model, spec_as_dict
 from stages.config import Predict, TrainCam, TrainSeg
 from stages.inference import decoder_probabilities
@@ -18,6 +18,7 @@ from stages.monitor import SilentMonitor
 from stages.palette import COLOURS
 from stages.predict import open_segmenter, predict
 from stages.student import label_map, load_student, new_student, student_probabilities
+from stages.whole_files import ArtifactError, save_weights
 
 CONFIG = Predict(device="cpu")
 SEG = TrainSeg(

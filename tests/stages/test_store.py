@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from stages.artifacts import ArtifactError
 from stages.store import ImageLabels, LabelFile, join_shards, label_attributes, stored_ids, write_shard
+from stages.whole_files import ArtifactError
 
 Disk = Callable[[], AbstractContextManager[None]]
 

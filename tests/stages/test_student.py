@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from data.dataset import Dataset
-from stages.artifacts import ArtifactError, StageFolder, begin_stage, open_stage, save_weights
+from stages.artifacts import StageFolder, begin_stage, open_stage
 from stages.config import TrainSeg
 from stages.encoder_weights import IMAGENET, load_encoder_weights, normalisation_of
 from stages.student import (
@@ -22,6 +22,7 @@ from stages.student import (
     new_student,
     student_probabilities,
 )
+from stages.whole_files import ArtifactError, save_weights
 
 TIMM = "mobilenetv3_small_050"
 
@@ -69,15 +70,6 @@ def test_student__a_single_image_can_be_trained_on() -> None:
     logits = student(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
     assert logits.shape == (1, 3, 64, 64)
     logits.sum().backward()
-
-
-def test_student__parameter_groups_are_all_parameters_once() -> None:
-    student, _ = new_student(config(), 2)
-    encoder, rest = student.parameter_groups(1e-4, 10.0)
-    assert encoder["base_lr"] == encoder["lr"] == 1e-4
-    assert rest["base_lr"] == rest["lr"] == pytest.approx(1e-3)
-    assert len(encoder["params"]) + len(rest["params"]) == len(list(student.parameters()))
-    assert {id(one) for one in encoder["params"]} == {id(one) for one in student.network.encoder.parameters()}
 
 
 def test_new_student__same_seed_same_network() -> None:

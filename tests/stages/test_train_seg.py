@@ -15,12 +15,13 @@ from PIL import Image
 
 from data.dataset import DataError, Sample
 from data.transforms import SegTransform
-from stages.artifacts import ArtifactError, load_weights, open_stage
+from stages.artifacts import open_stage
 from stages.config import TrainSeg
 from stages.labelled import LoadLabelled
 from stages.monitor import SilentMonitor
 from stages.student import load_student
 from stages.train_seg import cross_entropy, train_seg
+from stages.whole_files import ArtifactError, load_weights
 
 CONFIG = TrainSeg(
     arch="DeepLabV3Plus",  # with dropout and batch norm, both of which a run that goes on must continue

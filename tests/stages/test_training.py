@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from data.dataset import DataError, Sample
 from data.stream import SampleStream
-from stages.artifacts import ArtifactError
 from stages.config import Training as Settings
 from stages.machine import make_fabric
 from stages.monitor import Monitor, SilentMonitor
 from stages.toco.schedule import learning_rate_factor
-from stages.training import Training, interrupt_deferred
+from stages.training import Training, interrupt_deferred, parameter_groups
+from stages.whole_files import ArtifactError
 
 
 def training_of(folder: Path, monitor: Monitor | None = None, **settings: Any) -> Training:
@@ -242,3 +242,14 @@ def test_interrupt_deferred__in_another_thread() -> None:
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_parameter_groups__each_trained_parameter_once() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1))
+    network[0].bias.requires_grad_(False)
+    network[1].requires_grad_(False)
+    encoder, rest = parameter_groups(network, network[0], 1e-4, 10.0)
+    assert encoder["lr"] == encoder["base_lr"] == 1e-4
+    assert rest["lr"] == rest["base_lr"] == pytest.approx(1e-3)
+    assert encoder["params"] == [network[0].weight]
+    assert [id(one) for one in rest["params"]] == [id(one) for one in network[2].parameters()]

@@ -248,19 +248,6 @@ def test_update_teacher__is_a_moving_average(model: ToCo) -> None:
         assert torch.equal(parameter, before)
 
 
-# --- optimiser ---
-
-
-def test_parameter_groups__each_trained_parameter_once(model: ToCo) -> None:
-    groups: list[Any] = model.parameter_groups(1e-3)
-    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-2])
-    encoder, heads = ({id(parameter) for parameter in group["params"]} for group in groups)
-    assert encoder == {id(parameter) for parameter in model.backbone.parameters()}
-    teacher = {id(parameter) for parameter in model.teacher_projector.parameters()}
-    assert heads == {id(parameter) for parameter in model.parameters()} - encoder - teacher
-    assert sum(len(group["params"]) for group in groups) == len(encoder) + len(heads)
-
-
 def test_toco__state_dict_round_trip(model: ToCo, generator: torch.Generator) -> None:
     backbone = Backbone("vit_tiny_patch16_224", patch_size=8, img_size=32, embed_dim=32, depth=4, num_heads=2)
     other = ToCo(backbone, 3, decoder_channels=12, projector_hidden=20, projector_bottleneck=10, projector_out=14)
