@@ -106,6 +106,14 @@ class TrainCam(Training):
         minimum=8,
         group=AUGMENTATION,
     )
+    encoder_start: float = option(
+        0.0,
+        "Share of the iterations after which the encoder begins to learn; before, only what stands on it. In short "
+        "runs this keeps classifiers that know nothing yet from spoiling a pretrained encoder.",
+        minimum=0,
+        maximum=1,
+        group=METHOD,
+    )
     contrast_start: float = option(
         0.0,
         "Share of the iterations after which the token contrasts begin.",

@@ -167,6 +167,7 @@ def phase_at(iteration: int, config: TrainCam) -> Phase:
         contrast=done >= config.contrast_start,
         segment=done >= config.seg_start,
         auxiliary_labels=done < config.auxiliary_labels_until,
+        encoder=done >= config.encoder_start,
     )
 
 

@@ -50,9 +50,15 @@ class ToCo(nn.Module):
         self.teacher_projector.load_state_dict(self.projector.state_dict())
         self.teacher_projector.requires_grad_(False)
 
-    def forward(self, images: Float[Tensor, "b 3 _h _w"], *, decode: bool = True) -> Outputs:
-        """Run everything but the projectors on normalised images; the decoder only if asked for."""
-        tokens = self.backbone(images)
+    def forward(
+        self, images: Float[Tensor, "b 3 _h _w"], *, decode: bool = True, train_encoder: bool = True
+    ) -> Outputs:
+        """Run everything but the projectors on normalised images; the decoder only if asked for.
+
+        Without `train_encoder`, no gradient reaches the encoder, nor is anything kept for one.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_encoder):
+            tokens = self.backbone(images)
         cam, auxiliary_cam = self.classifier(tokens.final), self.auxiliary_classifier(tokens.auxiliary)
         return Outputs(
             class_logits=_classify(self.classifier, tokens.final),

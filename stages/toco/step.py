@@ -67,6 +67,7 @@ class Phase(NamedTuple):
     contrast: bool  # patch-token and class-token contrast
     segment: bool  # the decoder, on online pseudo labels
     auxiliary_labels: bool = False  # these labels come from the auxiliary CAM
+    encoder: bool = True  # the encoder; else it rests, and only what stands on it learns
 
 
 class Losses(NamedTuple):
@@ -93,10 +94,12 @@ class TrainingStep(nn.Module):
         """Compute all losses that the phase trains; `generator` draws the places of the local crops."""
         settings, model = self.settings, self.model
         segment = phase.segment and (settings.seg_weight > 0 or settings.reg_weight > 0)
-        contrast_patches = phase.contrast and settings.ptc_weight > 0
-        contrast_classes = phase.contrast and settings.ctc_weight > 0
+        # Contrast teaches the encoder alone, and the projector of its class tokens.
+        contrast = phase.contrast and phase.encoder
+        contrast_patches = contrast and settings.ptc_weight > 0
+        contrast_classes = contrast and settings.ctc_weight > 0
         images = model.backbone.normalise(batch.image.float())
-        outputs = model(images, decode=segment)
+        outputs = model(images, decode=segment, train_encoder=phase.encoder)
         classification = classification_loss(outputs.class_logits, batch.class_labels)
         auxiliary = classification_loss(outputs.auxiliary_class_logits, batch.class_labels)
         zero = classification.new_zeros(())

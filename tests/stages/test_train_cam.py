@@ -389,6 +389,11 @@ def test_phase_at__recipes(recipe: str, iteration: int, phase: Phase) -> None:
     assert phase_at(iteration, TrainCam(**CAM_RECIPES[recipe])) == phase
 
 
+def test_phase_at__encoder_start() -> None:
+    config = TrainCam(iterations=10, encoder_start=0.3)
+    assert [phase_at(iteration, config).encoder for iteration in (0, 2, 3, 9)] == [False, False, True, True]
+
+
 def test_train_cam__coco_phases(
     small_heads: None, pictures: Path, cam_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

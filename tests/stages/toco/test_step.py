@@ -154,6 +154,7 @@ def test_step__teacher_rests_without_class_token_contrast() -> None:
         (Phase(contrast=True, segment=False), {"ctc_weight": 0.0}, 4, False),
         (Phase(contrast=True, segment=False), {"ptc_weight": 0.0}, 6, False),
         (ALL, {}, 6, True),
+        (ALL._replace(encoder=False), {}, 4, True),
     ],
 )
 def test_step__computes_nothing_in_vain(phase: Phase, weights: dict[str, Any], passes: int, decoded: bool) -> None:
@@ -167,6 +168,18 @@ def test_step__computes_nothing_in_vain(phase: Phase, weights: dict[str, Any], p
     if passes == 1:
         assert losses.total == losses.classification + losses.auxiliary_classification
         assert losses.ptc == losses.ctc == losses.segmentation == losses.regularised == 0
+
+
+def test_step__the_encoder_rests() -> None:
+    step = make_step()
+    resting = losses_of(step, ALL._replace(encoder=False))
+    resting.total.backward()  # type: ignore[no-untyped-call]
+    assert all(one.grad is None for one in step.model.backbone.parameters())
+    for head in (step.model.classifier, step.model.auxiliary_classifier, step.model.decoder):
+        assert all(one.grad is not None and one.grad.any() for one in head.parameters())
+    assert resting.ptc == resting.ctc == 0
+    expected = losses_of(make_step(), Phase(contrast=False, segment=True))
+    torch.testing.assert_close(resting.total, expected.total)
 
 
 @pytest.mark.parametrize("class_labels", [[[0.0, 0, 0]], [[0.0, 0, 0], [0, 0, 0]], [[0.0, 0, 0], [0, 1, 1]]])
