@@ -11,6 +11,7 @@ original image's size, k the classes that the image has. An image is one chunk o
 
 import io
 import json
+import math
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,10 +148,12 @@ def _copy_group(shards: Sequence[Path], group: str, product: h5py.File, check_di
     places = _places(shards, group)
     if places or group not in OPTIONAL:
         product.create_group(group)
+    parent = group
     with _opened() as open_shard:
         for number, (image_id, shard) in enumerate(sorted(places.items())):
             path = f"{group}/{image_id}"
-            product.require_group(path.rpartition("/")[0])
+            if parent != (parent := path.rpartition("/")[0]):
+                product.require_group(parent)
             source = open_shard(shard)
             with _damaged(shard):
                 source.copy(path, product, path)
@@ -270,10 +273,10 @@ class LabelFile:
             KeyError: The image is not in the file.
             OSError: The image's data are damaged.
         """
-        dataset = self._open()[f"{self.group}/{image_id}"]
-        value: NDArray[Any] | None = _unpack(dataset)
+        stored = h5py.h5d.open(self._open().id, f"{self.group}/{image_id}".encode())
+        value: NDArray[Any] | None = _unpack(stored)
         if value is None:
-            value = dataset[()]
+            value = h5py.Dataset(stored)[()]
         return value
 
     def classes(self, image_id: str) -> tuple[int, ...]:
@@ -295,25 +298,24 @@ class LabelFile:
             ) from error
 
 
-def _unpack(dataset: h5py.Dataset) -> NDArray[np.uint8] | None:
+def _unpack(stored: h5py.h5d.DatasetID) -> NDArray[np.uint8] | None:
     """Read bytes stored as one chunk of gzip, a third faster than HDF5, whose buffer has to grow as it unpacks.
 
     Returns:
         None if they are stored otherwise or damaged, so that HDF5 may read them, or say what is wrong.
     """
-    if dataset.dtype != np.uint8 or dataset.chunks != dataset.shape:
+    shape, how = stored.shape, stored.get_create_plist()
+    one_chunk = how.get_layout() == h5py.h5d.CHUNKED and how.get_chunk() == shape
+    gzip_alone = how.get_nfilters() == 1 and how.get_filter(0)[0] == h5py.h5z.FILTER_DEFLATE
+    if not (one_chunk and gzip_alone and stored.dtype == np.uint8):
         return None
-    filters = dataset.id.get_create_plist()
-    if filters.get_nfilters() != 1 or filters.get_filter(0)[0] != h5py.h5z.FILTER_DEFLATE:
-        return None
-    skipped_filters, packed = dataset.id.read_direct_chunk((0,) * dataset.ndim)
-    if skipped_filters:
-        return None
+    size = math.prod(shape)
+    skipped_filters, packed = stored.read_direct_chunk((0,) * len(shape))
     try:
-        values = zlib.decompress(packed, bufsize=dataset.nbytes)
+        values = b"" if skipped_filters else zlib.decompress(packed, bufsize=size)
     except zlib.error:
         return None
-    if len(values) != dataset.nbytes:
+    if len(values) != size:
         return None
     # A copy, since what belongs to `bytes` may not be changed.
-    return np.frombuffer(values, dtype=np.uint8).reshape(dataset.shape).copy()
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape).copy()
