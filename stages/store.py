@@ -16,7 +16,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,17 +54,18 @@ def write_shard(path: Path, labels: Sequence[ImageLabels], *, threads: int = 1) 
     Args:
         path: Of the shard.
         labels: Of images that no other shard has.
-        threads: How many compress, while this one writes.
+        threads: How many compress, while this one writes; 1: none besides this one.
 
     Raises:
         OSError: Not everything could be written.
     """
     # In memory, so that a full disk meets a plain write and not HDF5, which floods the terminal and crashes.
     memory = io.BytesIO()
-    with h5py.File(memory, "w", libver=FORMAT) as file, ThreadPoolExecutor(threads) as pool:
+    with h5py.File(memory, "w", libver=FORMAT) as file, ExitStack() as stack:
+        pack_all = map if threads == 1 else stack.enter_context(ThreadPoolExecutor(threads)).map
         for group in ("cams", "masks"):  # there even if all images of the shard were bad
             file.create_group(group)
-        for one, packed in zip(labels, pool.map(_pack, labels), strict=True):
+        for one, packed in zip(labels, pack_all(_pack, labels), strict=True):
             cam = _write(file, f"cams/{one.id}", one.cam, packed.cam, shuffle=True)
             cam.attrs["classes"] = np.array(one.classes, dtype=np.uint8)
             _write(file, f"masks/{one.id}", one.mask, packed.mask)
