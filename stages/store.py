@@ -300,7 +300,7 @@ class LabelFile:
 
 
 def _unpack(stored: h5py.h5d.DatasetID) -> NDArray[np.uint8] | None:
-    """Read bytes stored as one chunk of gzip, a third faster than HDF5, whose buffer has to grow as it unpacks.
+    """Read bytes stored as one chunk of gzip, a third faster than HDF5's own filter does (bench/store.md).
 
     Returns:
         None if they are stored otherwise or damaged, so that HDF5 may read them, or say what is wrong.
