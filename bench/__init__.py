@@ -1,0 +1,1 @@
+"""Questions that only a measurement answers, one file each; nothing imports them."""
