@@ -22,7 +22,7 @@ from stages.exports.images import LabelledImage, LabelledImages
 from stages.palette import palette_image
 from stages.whole_files import whole_file
 
-JPEG_QUALITY = 95  # above, files grow and nothing more is seen
+JPEG_QUALITY = 95  # above, files grow and nothing more is seen; and no subsampling, so that colours keep their edges
 
 
 def export_voc(images: LabelledImages, out: Path) -> list[Path]:
@@ -61,7 +61,7 @@ def _write_jpeg(source: Path, target: Path) -> bool:
         if copied:
             shutil.copyfile(source, temporary)
         else:
-            read_image(source).save(temporary, format="jpeg", quality=JPEG_QUALITY)
+            read_image(source).save(temporary, format="jpeg", quality=JPEG_QUALITY, subsampling=0)
     return not copied
 
 
