@@ -10,12 +10,12 @@ crowd and leave such instances out. Ignored pixels (255) belong to no instance.
 """
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 
 from stages.exports.components import Component, components
@@ -47,7 +47,7 @@ def export_coco(images: LabelledImages, out: Path) -> list[Path]:
     return [file]
 
 
-def _annotations(mask: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[Mapping[str, Any]]:
+def _annotations(mask: NDArray[np.uint8]) -> Iterator[Mapping[str, Any]]:
     for component in components(mask):
         height, width = component.pixels.shape
         yield {
@@ -60,11 +60,16 @@ def _annotations(mask: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[Mapping[
 
 
 def _counts(component: Component, shape: tuple[int, ...]) -> str:
-    whole = np.zeros(shape, dtype=np.uint8, order="F")  # columns first, as the code counts
-    height, width = component.pixels.shape
-    whole[component.top : component.top + height, component.left : component.left + width] = component.pixels
-    with warnings.catch_warnings():  # pycocotools 2.0.11 has not caught up with a change in numpy 2
-        warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
-        code: Any = run_lengths.encode(whole)
-    counts: bytes = code["counts"]
-    return counts.decode("ascii")
+    # Runs are counted in the cut-out: an image of (h, w) for each of its patches would be most of the work.
+    height, width = shape
+    columns, rows = np.nonzero(component.pixels.T)
+    places = (component.left + columns) * height + component.top + rows  # column by column, ascending
+    gaps = np.flatnonzero(np.diff(places) != 1)
+    starts, ends = places[[0, *(gaps + 1)]], places[[*gaps, -1]] + 1
+    borders = np.stack([starts, ends], axis=1).ravel()
+    counts = np.diff(borders, prepend=0, append=height * width).tolist()  # of 0, 1, 0, ...
+    if counts[-1] == 0:
+        counts.pop()
+    code: Any = run_lengths.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    packed: bytes = code["counts"]
+    return packed.decode("ascii")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 
 from data.readers import open_dataset, read_mask
@@ -43,6 +44,14 @@ def test_export_coco__pycocotools_reads_the_stored_masks(export_run: Any, tmp_pa
             assert annotation["iscrowd"] == 0
         np.testing.assert_array_equal(drawn, np.where(mask == 255, 0, mask))
         assert len(coco.imgToAnns[image["id"]]) == len(list(components(mask)))
+
+
+def test_export_coco__codes_are_those_of_pycocotools(export_run: Any, tmp_path: Path) -> None:
+    (file,) = export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco")
+    coco: Any = read(file)
+    for annotation in coco.anns.values():
+        code: Any = run_lengths.encode(np.asfortranarray(coco.annToMask(annotation)))
+        assert annotation["segmentation"]["counts"] == code["counts"].decode()
 
 
 def test_export_coco__ids_are_unique(export_run: Any, tmp_path: Path) -> None:
