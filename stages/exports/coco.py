@@ -70,6 +70,7 @@ def _counts(component: Component, shape: tuple[int, ...]) -> str:
     counts = np.diff(borders, prepend=0, append=height * width).tolist()  # of 0, 1, 0, ...
     if counts[-1] == 0:
         counts.pop()
-    code: Any = run_lengths.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    plain: Any = {"size": [height, width], "counts": counts}
+    code: Any = run_lengths.frPyObjects(plain, height, width)
     packed: bytes = code["counts"]
     return packed.decode("ascii")

@@ -73,7 +73,7 @@ def _regions(mask: NDArray[np.uint8], class_names: tuple[str, ...]) -> Iterator[
         }
 
 
-def _interface(class_names: tuple[str, ...]) -> "ElementTree.ElementTree[ElementTree.Element]":
+def _interface(class_names: tuple[str, ...]) -> ElementTree.ElementTree:
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=PICTURE, value=f"${PICTURE}", zoom="true", zoomControl="true")
     brush = ElementTree.SubElement(view, "BrushLabels", name=BRUSH, toName=PICTURE)
