@@ -83,6 +83,19 @@ def shorter_side(path: Path) -> int:
     return min(size)
 
 
+def is_upright_jpeg(path: Path) -> bool:
+    """Tell whether a file is a JPEG that programs which know nothing of EXIF rotation show like `read_image`.
+
+    Raises:
+        DataError: the file is missing or its header is damaged.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.format == "JPEG" and _transposition(image) is None
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
 @dataclass(frozen=True, slots=True)
 class MaskFile:
     """A mask in a palette or grey picture whose pixels are class indices."""

@@ -1,52 +1,83 @@
-"""`toco export`: pseudo masks as ordinary picture files.
+"""`toco export`: pseudo masks in the forms that other programs read.
 
-In: RUN/labels. Out: a folder with one palette PNG an image, in folders as the image ids say.
+In: RUN/labels, and the data set where the format needs its images. Out: a folder as stages/exports/FORMAT.py says.
 """
 
+import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
-from data.images import leads_out
 from stages.artifacts import open_stage
 from stages.monitor import Monitor
-from stages.palette import palette_image
 from stages.store import LabelFile
-from stages.whole_files import ArtifactError, whole_file
 
-FORMATS = ("png",)
+# The packages that each format needs beside toco's own: name to import -> name to install.
+COMPONENTS = {"scipy": "scipy"}
+FORMATS: Mapping[str, Mapping[str, str]] = {
+    "png": {},
+    "voc": COMPONENTS,
+    "coco": COMPONENTS,
+    "yolo": {**COMPONENTS, "supervision": "supervision", "cv2": "opencv-python-headless"},
+    "labelstudio": {},
+}
 
 
-def export(run: Path, out: Path, monitor: Monitor, *, format: str = "png", overwrite: bool = False) -> list[Path]:
-    """Write the masks of RUN/labels/labels.h5 as picture files.
+def export(
+    run: Path,
+    out: Path,
+    monitor: Monitor,
+    *,
+    format: str = "png",
+    data: Path | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write the masks of RUN/labels/labels.h5 in another form.
 
     Args:
         run: A run folder in which `toco make-labels` finished.
-        out: Folder to write to; the mask of image 'a/b' becomes a/b.png below it.
+        out: Folder to write to.
         monitor: Told of progress.
-        format: png: pixels are class numbers (0 background, 255 ignored), colours are PASCAL VOC's.
+        format: Key of FORMATS.
+        data: Where the data set is now, if it was moved since.
         overwrite: Write into a folder that holds files already; those of other names stay.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: The format is unknown, or the folder is not empty.
+        ValueError: The format is unknown or lacks a package, the folder is not empty, or the data set does not fit.
         ArtifactError: RUN/labels is not finished, or damaged.
     """
-    if format not in FORMATS:
-        raise ValueError(f"--format {format!r} is not known: choose one of {', '.join(FORMATS)}")
-    labels = LabelFile(open_stage(run, "labels").path / "labels.h5", "masks")
+    _check_format(format)
+    folder = open_stage(run, "labels")
+    labels = LabelFile(folder.path / "labels.h5", "masks")
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: give another folder, or --overwrite to write into it")
-    for image_id in labels.ids:
-        if leads_out(image_id):
-            raise ArtifactError(f"{labels.path} names the image {image_id!r}, which leads out of {out}")
-    files = []
-    monitor.start("writing masks", len(labels.ids))
-    for image_id in labels.ids:
-        file = out / f"{image_id}.{format}"
-        with whole_file(file) as temporary:
-            palette_image(labels.read(image_id)).save(temporary, format=format)
-        files.append(file)
-        monitor.advance()
-    monitor.finish()
-    return files
+    if format == "png":
+        from stages.exports.png import export_png
+
+        return export_png(labels, out, monitor)
+
+    from stages.exports.images import open_labelled_images
+
+    images = open_labelled_images(folder, labels, monitor, data=data)
+    # Each is imported only here, since it may need a package that is not there.
+    if format == "voc":
+        from stages.exports.voc import export_voc as write
+    elif format == "coco":
+        from stages.exports.coco import export_coco as write
+    elif format == "yolo":
+        from stages.exports.yolo import export_yolo as write
+    else:
+        from stages.exports.labelstudio import export_labelstudio as write
+    return write(images, out)
+
+
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise ValueError(f"--format {format!r} is not known: choose one of {', '.join(FORMATS)}")
+    for module, package in FORMATS[format].items():
+        if importlib.util.find_spec(module) is None:
+            raise ValueError(
+                f"--format {format} needs the package '{package}', which is not installed: run 'uv sync --extra export'"
+            )

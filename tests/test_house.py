@@ -64,4 +64,5 @@ def test_help__imports_nothing_heavy() -> None:
 def test_code__names_no_data_set_outside_of_its_reader() -> None:
     for folder in ("stages", "toco_cli"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert not {"voc", "coco"} & set(path.stem.split("_")), path
+            if path.parent != ROOT / "stages" / "exports":  # there the names are those of formats
+                assert not {"voc", "coco"} & set(path.stem.split("_")), path

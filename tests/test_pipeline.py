@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from data.sample import draw_sample
+from stages.export import FORMATS
 
 ROOT = Path(__file__).parent.parent
 # What makes each command small enough for a test.
@@ -94,6 +95,17 @@ def test_readme__the_products_open(walk: tuple[Path, dict[str, subprocess.Comple
         assert predicted.size == (48, 48)
 
 
+@pytest.mark.parametrize("format", [format for format in FORMATS if format != "png"])  # which is in the walk
+def test_export__other_formats(
+    format: str, walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]], tmp_path: Path
+) -> None:
+    folder, _ = walk
+    run = toco("export", "runs/photos", "--out", str(tmp_path / "out"), "--format", format, "--json", folder=folder)
+    assert run.returncode == 0, run.stderr
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert json.loads(run.stdout) == {"files": len(files), "out": str(tmp_path / "out")}
+
+
 def test_evaluate__json_holds_each_column(walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]]) -> None:
     folder, said = walk
     assert "pseudo masks" in said["evaluate"].stdout
@@ -118,6 +130,7 @@ def test_evaluate__json_holds_each_column(walk: tuple[Path, dict[str, subprocess
         ("train-cam photos --out runs/x --weights gone.safetensors", "there is no file gone.safetensors"),
         ("predict runs/photos gone.jpg --out predicted2", "there is no file or folder gone.jpg"),
         ("predict runs/photos new_photos --out predicted", "use --overwrite"),
+        ("export runs/photos --out masks_png --format coco", "masks_png is not empty: give another folder"),
     ],
 )
 def test_errors__one_clear_line(

@@ -160,7 +160,14 @@ def evaluate(run: Run, config: Evaluate, data: MovedData = None, quiet: Quiet = 
 def export(
     run: Run,
     out: Annotated[Path, typer.Option("--out", help="Folder for the exported files.")],
-    format: Annotated[str, typer.Option("--format", help="png: palette PNGs, one an image.")] = "png",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. labelstudio: brush tasks.",
+        ),
+    ] = "png",
+    data: MovedData = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
     quiet: Quiet = False,
     json: AsJson = False,
@@ -169,7 +176,7 @@ def export(
     from stages.export import export as stage
 
     with _monitor(quiet) as monitor:
-        written = stage(run, out, monitor, format=format, overwrite=overwrite)
+        written = stage(run, out, monitor, format=format, data=data, overwrite=overwrite)
     typer.echo(
         json_module.dumps({"files": len(written), "out": str(out)}) if json else f"{len(written)} files are in {out}"
     )

@@ -19,6 +19,7 @@ from data.images import (
     find_masks,
     image_id,
     image_size,
+    is_upright_jpeg,
     leads_out,
     read_image,
     shorter_side,
@@ -164,6 +165,15 @@ def test_read_image__exif_orientation(
     values = np.asarray(read_image(path)).mean(axis=2)
     assert image_size(path) == size == values.shape
     assert values[white].min() > 150 > values.mean()
+
+
+def test_is_upright_jpeg__by_what_the_file_holds(tmp_path: Path) -> None:
+    assert is_upright_jpeg(rotated(tmp_path / "upright.jpg", 1))
+    assert not is_upright_jpeg(rotated(tmp_path / "turned.jpg", 3))
+    Image.new("RGB", (5, 3)).save(tmp_path / "png.jpg", format="png")
+    assert not is_upright_jpeg(tmp_path / "png.jpg")
+    with pytest.raises(DataError, match="is missing"):
+        is_upright_jpeg(tmp_path / "none.jpg")
 
 
 def test_read_image__damaged_exif_is_ignored(tmp_path: Path) -> None:

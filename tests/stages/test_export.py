@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -5,23 +7,77 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.export import export
+from data.dataset import DataError
+from stages.export import FORMATS, export
 from stages.monitor import SilentMonitor
 from stages.palette import COLOURS, overlay, palette_image
 from stages.whole_files import ArtifactError
 
 
-def test_export__pictures_hold_the_stored_masks(labelled_run: Any, tmp_path: Path) -> None:
-    out = tmp_path / "png"
-    files = export(labelled_run.run, out, SilentMonitor())
-    assert sorted(files) == sorted(out / f"{image_id}.png" for image_id in labelled_run.masks)
-    assert out / "deep" / "d.png" in files
-    for image_id, mask in labelled_run.masks.items():
-        with Image.open(out / f"{image_id}.png") as image:
-            assert image.mode == "P"
-            np.testing.assert_array_equal(np.array(image), mask)
-            np.testing.assert_array_equal(np.array(image.convert("RGB")), COLOURS[mask])
+@pytest.mark.parametrize("format", FORMATS)
+def test_export__every_format_writes_whole_files(format: str, labelled_run: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    files = export(labelled_run.run, out, SilentMonitor(), format=format)
+    assert sorted(files) == sorted(path for path in out.rglob("*") if path.is_file())
+    assert files
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_export__refuses_a_folder_that_is_not_empty(format: str, labelled_run: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(ValueError, match="is not empty: give another folder, or --overwrite"):
+        export(labelled_run.run, tmp_path, SilentMonitor(), format=format)
+
+
+@pytest.mark.parametrize("format", [format for format in FORMATS if format != "png"])
+def test_export__moved_data(format: str, labelled_run: Any, tmp_path: Path) -> None:
+    moved = labelled_run.data.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="data is no folder"):
+        export(labelled_run.run, tmp_path / "out", SilentMonitor(), format=format)
+    assert not (tmp_path / "out").exists()
+    assert export(labelled_run.run, tmp_path / "out", SilentMonitor(), format=format, data=moved)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_export__stopped_leaves_no_half_files(format: str, labelled_run: Any, tmp_path: Path, listener: Any) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        export(labelled_run.run, out, listener(stop=("advance", 2)), format=format)
     assert not list(out.rglob("*.partial"))
+    assert not list(out.rglob("*.json"))  # of all images, or none
+
+
+@pytest.mark.parametrize(
+    ("format", "module", "package"),
+    [
+        ("voc", "scipy", "scipy"),
+        ("coco", "scipy", "scipy"),
+        ("yolo", "supervision", "supervision"),
+        ("yolo", "cv2", "opencv-python-headless"),
+    ],
+)
+def test_export__missing_package(
+    format: str, module: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else name)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        export(tmp_path / "run", tmp_path / "out", SilentMonitor(), format=format)
+    assert str(caught.value) == (
+        f"--format {format} needs the package '{package}', which is not installed: run 'uv sync --extra export'"
+    )
+
+
+def test_export__png_and_labelstudio_need_no_other_package() -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['scipy', 'supervision', 'cv2', 'yaml', 'torch']))\n"
+        "import stages.export, stages.exports.png, stages.exports.labelstudio"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_formats__are_those_of_the_folder() -> None:
+    names = {path.stem for path in (Path(__file__).parents[2] / "stages" / "exports").glob("*.py")}
+    assert names - {"__init__", "classes", "components", "flat_names", "images"} == set(FORMATS)
 
 
 def test_export__refuses_a_folder_in_use(labelled_run: Any, tmp_path: Path) -> None:
@@ -39,7 +95,7 @@ def test_export__refuses_a_folder_in_use(labelled_run: Any, tmp_path: Path) -> N
 
 
 def test_export__other_format(labelled_run: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'gif' is not known: choose one of png"):
+    with pytest.raises(ValueError, match="'gif' is not known: choose one of png, voc, coco, yolo, labelstudio"):
         export(labelled_run.run, tmp_path / "out", SilentMonitor(), format="gif")
 
 

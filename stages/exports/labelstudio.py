@@ -1,0 +1,110 @@
+"""`--format labelstudio`: tasks with the masks as predictions, to be corrected with the brush of Label Studio.
+
+    tasks.json      a list of tasks: the image's address, and a brush region for each class that the mask shows
+    config.xml      the labelling interface to paste into the project's settings
+
+The images stay where they are; the addresses are those of Label Studio's local storage and begin with the name of the
+images' folder. Ignored pixels (255) belong to no region.
+
+The run-length code is that of rle-pack (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack). It is
+written here: label-studio-sdk, which has an encoder, brings 45 packages (pandas, nltk, a code generator, OpenCV) and an
+older numpy for these few lines, and label-studio-converter is not kept up. The tests decode with the latter.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.exports.classes import present_classes
+from stages.exports.images import LabelledImage, LabelledImages
+from stages.palette import COLOURS
+from stages.whole_files import whole_file
+
+LENGTH_BITS = (3, 4, 8, 16)  # of the four kinds of runs
+CHANNELS = 4  # the brush is a picture of red, green, blue and alpha, all alike
+BRUSH, PICTURE = "brush", "image"  # names of the interface's parts
+
+
+def export_labelstudio(images: LabelledImages, out: Path) -> list[Path]:
+    """Write tasks, one image after the other, and the interface; returns both files."""
+    tasks, config = out / "tasks.json", out / "config.xml"
+    with whole_file(tasks) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for number, image in enumerate(images):
+            stream.write(",\n" if number else "[\n")
+            json.dump(_task(image, images), stream)
+        stream.write("\n]\n")
+    with whole_file(config) as temporary:
+        _interface(images.class_names).write(temporary, encoding="utf-8")
+    images.monitor.note(f"the tasks' addresses are relative to {images.folder.parent}")
+    return [tasks, config]
+
+
+def _task(image: LabelledImage, images: LabelledImages) -> dict[str, Any]:
+    path = f"{images.folder.name}/{image.file_name}"
+    regions = list(_regions(image.mask, images.class_names))
+    return {
+        "data": {PICTURE: f"/data/local-files/?d={quote(path)}", "image_id": image.id},
+        "predictions": [{"model_version": "toco", "result": regions}],
+    }
+
+
+def _regions(mask: NDArray[np.uint8], class_names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    height, width = mask.shape
+    for number in present_classes(mask):
+        yield {
+            "id": f"class{number}",
+            "type": "brushlabels",
+            "from_name": BRUSH,
+            "to_name": PICTURE,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "value": {
+                "format": "rle",
+                "rle": list(brush_code(mask == number)),
+                "brushlabels": [class_names[number - 1]],
+            },
+        }
+
+
+def _interface(class_names: tuple[str, ...]) -> ElementTree.ElementTree:
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name=PICTURE, value=f"${PICTURE}", zoom="true", zoomControl="true")
+    brush = ElementTree.SubElement(view, "BrushLabels", name=BRUSH, toName=PICTURE)
+    for name, colour in zip(class_names, COLOURS[1:].tolist(), strict=False):
+        ElementTree.SubElement(brush, "Label", value=name, background="#{:02x}{:02x}{:02x}".format(*colour))
+    ElementTree.indent(view)
+    return ElementTree.ElementTree(view)
+
+
+def brush_code(pixels: NDArray[np.bool_]) -> bytes:
+    """Encode the pixels (h, w) of a brush region, row by row.
+
+    In bits, the highest first: the number of values (32), bits of a value less 1 (5), bits of each kind of run less 1
+    (4 x 4); then for each run a 1, its kind (2), its length less 1, and the value (8), which is 0 or 255.
+    """
+    flat = pixels.ravel()
+    borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts = [0, *borders.tolist()]
+    lengths = np.diff([*starts, flat.size]) * CHANNELS
+    bits = [f"{flat.size * CHANNELS:032b}", f"{8 - 1:05b}", *(f"{size - 1:04b}" for size in LENGTH_BITS)]
+    for start, length in zip(starts, lengths.tolist(), strict=True):
+        bits.extend(_run(length, "1" * 8 if flat[start] else "0" * 8))
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+def _run(length: int, value: str) -> Iterator[str]:
+    longest = 1 << LENGTH_BITS[-1]
+    while length > 0:
+        part = min(length, longest)
+        kind = next(kind for kind, size in enumerate(LENGTH_BITS) if part <= 1 << size)
+        yield f"1{kind:02b}{part - 1:0{LENGTH_BITS[kind]}b}{value}"
+        length -= part

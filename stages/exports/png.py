@@ -1,0 +1,33 @@
+"""`--format png`: one palette PNG an image, in folders as the image ids say.
+
+Pixels are class numbers: 0 background, 1..C classes, 255 ignored.
+"""
+
+from pathlib import Path
+
+from data.images import leads_out
+from stages.monitor import Monitor
+from stages.palette import palette_image
+from stages.store import LabelFile
+from stages.whole_files import ArtifactError, whole_file
+
+
+def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:
+    """Write the mask of image 'a/b' to OUT/a/b.png; the images themselves are not needed.
+
+    Raises:
+        ArtifactError: An id of the label file leads out of the folder.
+    """
+    for image_id in labels.ids:
+        if leads_out(image_id):
+            raise ArtifactError(f"{labels.path} names the image {image_id!r}, which leads out of {out}")
+    files = []
+    monitor.start("writing masks", len(labels.ids))
+    for image_id in labels.ids:
+        file = out / f"{image_id}.png"
+        with whole_file(file) as temporary:
+            palette_image(labels.read(image_id)).save(temporary, format="png")
+        files.append(file)
+        monitor.advance()
+    monitor.finish()
+    return files

@@ -1,0 +1,98 @@
+"""`--format voc`: a tree of folders as in Pascal VOC.
+
+    JPEGImages/<name>.jpg                   the images
+    SegmentationClass/<name>.png            palette PNGs: 0 background, 1..C classes, 255 ignored
+    Annotations/<name>.xml                  the classes and boxes of the connected patches
+    ImageSets/Segmentation/<split>.txt      the names
+    classes.txt                             one class a line: line c is class c
+
+Names are flat, see flat_names.py. Readers of this format look for .jpg and know nothing of rotations in EXIF blocks:
+a JPEG that is stored upright is copied byte for byte, every other image is turned upright and saved as a JPEG.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from data.images import is_upright_jpeg, read_image
+from stages.exports.components import Component, components
+from stages.exports.flat_names import flat_name
+from stages.exports.images import LabelledImage, LabelledImages
+from stages.palette import palette_image
+from stages.whole_files import whole_file
+
+JPEG_QUALITY = 95  # above, files grow and nothing more is seen; and no subsampling, so that colours keep their edges
+
+
+def export_voc(images: LabelledImages, out: Path) -> list[Path]:
+    """Write the tree; returns its files."""
+    files = []
+    names = []
+    encoded = 0
+    for image in images:
+        name = flat_name(image.id)
+        names.append(name)
+        picture = out / "JPEGImages" / f"{name}.jpg"
+        mask = out / "SegmentationClass" / f"{name}.png"
+        annotation = out / "Annotations" / f"{name}.xml"
+        encoded += _write_jpeg(image.file, picture)
+        with whole_file(mask) as temporary:
+            palette_image(image.mask).save(temporary, format="png")
+        with whole_file(annotation) as temporary:
+            _annotation(picture.name, image, images.class_names).write(temporary, encoding="utf-8")
+        files += [picture, mask, annotation]
+    if encoded:
+        images.monitor.note(f"saved as JPEG of quality {JPEG_QUALITY}, since the format asks for it: {encoded} images")
+    lists = {
+        out / "ImageSets" / "Segmentation" / f"{flat_name(images.split)}.txt": names,
+        out / "classes.txt": images.class_names,
+    }
+    for path, lines in lists.items():
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return [*files, *lists]
+
+
+def _write_jpeg(source: Path, target: Path) -> bool:
+    """Copy or encode an image; tells whether it was encoded."""
+    copied = is_upright_jpeg(source)
+    with whole_file(target) as temporary:
+        if copied:
+            shutil.copyfile(source, temporary)
+        else:
+            read_image(source).save(temporary, format="jpeg", quality=JPEG_QUALITY, subsampling=0)
+    return not copied
+
+
+def _annotation(file_name: str, image: LabelledImage, class_names: Sequence[str]) -> ElementTree.ElementTree:
+    root = ElementTree.Element("annotation")
+    _add(root, "folder", "JPEGImages")
+    _add(root, "filename", file_name)
+    height, width = image.mask.shape
+    size = ElementTree.SubElement(root, "size")
+    for key, number in (("width", width), ("height", height), ("depth", 3)):
+        _add(size, key, number)
+    _add(root, "segmented", 1)
+    for component in components(image.mask):
+        root.append(_object(component, class_names[component.class_number - 1]))
+    ElementTree.indent(root)
+    return ElementTree.ElementTree(root)
+
+
+def _object(component: Component, class_name: str) -> ElementTree.Element:
+    element = ElementTree.Element("object")
+    _add(element, "name", class_name)
+    for key, value in (("pose", "Unspecified"), ("truncated", 0), ("difficult", 0)):
+        _add(element, key, value)
+    height, width = component.pixels.shape
+    box = ElementTree.SubElement(element, "bndbox")
+    # Pixels count from 1, and the last one belongs to the box.
+    corners = (component.left + 1, component.top + 1, component.left + width, component.top + height)
+    for key, number in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+        _add(box, key, number)
+    return element
+
+
+def _add(parent: ElementTree.Element, key: str, value: str | int) -> None:
+    ElementTree.SubElement(parent, key).text = str(value)

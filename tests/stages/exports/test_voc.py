@@ -1,0 +1,95 @@
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import VOCDetection, VOCSegmentation
+
+from data.images import read_image
+from data.readers import open_dataset, read_mask
+from stages.export import export
+from stages.monitor import SilentMonitor
+from stages.palette import COLOURS
+
+
+@pytest.fixture
+def tree(export_run: Any, tmp_path: Path) -> Path:
+    export(export_run.run, tmp_path / "out", SilentMonitor(), format="voc")
+    (tmp_path / "VOCdevkit").mkdir()
+    (tmp_path / "VOCdevkit" / "VOC2012").symlink_to(tmp_path / "out")  # where torchvision looks
+    return tmp_path
+
+
+def test_export_voc__torchvision_reads_the_stored_masks(export_run: Any, tree: Path) -> None:
+    read = VOCSegmentation(str(tree), image_set="train")
+    assert len(read) == len(export_run.masks)
+    for index, (image, mask) in enumerate(read):
+        image_id = unquote(Path(read.masks[index]).stem)
+        np.testing.assert_array_equal(np.array(mask), export_run.masks[image_id])
+        np.testing.assert_array_equal(np.array(mask.convert("RGB")), COLOURS[export_run.masks[image_id]])
+        assert image.size == mask.size
+
+
+def test_export_voc__boxes_count_from_one(export_run: Any, tree: Path) -> None:
+    (tree / "out/ImageSets/Main").symlink_to(tree / "out/ImageSets/Segmentation")
+    read = VOCDetection(str(tree), image_set="train")
+    found = {unquote(annotation["annotation"]["filename"][:-4]): annotation["annotation"] for _, annotation in read}
+    assert found.keys() == export_run.masks.keys()
+    boxes = [tuple(map(int, one["bndbox"].values())) for one in found["deep/d"]["object"] if one["name"] == "dent"]
+    assert boxes == [(1, 1, 30, 20), (74, 57, 81, 64)]
+    assert found["deep/d"]["size"] == {"width": "81", "height": "64", "depth": "3"}
+    for image_id in ("empty", "ignored"):
+        assert found[image_id].get("object", []) == []
+    for image_id, mask in export_run.masks.items():
+        names = {one["name"] for one in found[image_id].get("object", [])}
+        assert names == {export_run.class_names[number - 1] for number in set(np.unique(mask)) - {0, 255}}
+
+
+def test_export_voc__images(export_run: Any, tree: Path) -> None:
+    for image_id, name in (("a", "a"), ("deep/d", "deep%2Fd")):
+        assert (tree / f"out/JPEGImages/{name}.jpg").read_bytes() == export_run.files[image_id].read_bytes()
+    with Image.open(tree / "out/JPEGImages/deep%2Fer%2Fmy%20photo%2Ev2.jpg") as image:
+        assert image.format == "JPEG"
+        original = np.array(read_image(export_run.files["deep/er/my photo.v2"]), int)
+        assert abs(np.array(image) - original).mean() < 5  # and it is noise, the worst case
+
+
+def test_export_voc__a_rotated_jpeg_is_turned_upright(make_export_run: Any, tmp_path: Path) -> None:
+    mask = np.zeros((40, 24), np.uint8)
+    mask[:10] = 1
+    made = make_export_run({"a": mask})
+    upright = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 8  # to be turned by 90 degrees against the clock
+    upright.transpose(Image.Transpose.ROTATE_270).save(made.files["a"], exif=exif)
+    assert read_image(made.files["a"]).size == (24, 40)
+    export(made.run, tmp_path / "out", SilentMonitor(), format="voc")
+    with Image.open(tmp_path / "out/JPEGImages/a.jpg") as image:
+        assert not image.getexif()
+        bright = np.array(image.convert("L")) > 128
+    assert ((mask > 0) == bright).mean() > 0.97
+
+
+def test_export_voc__files(export_run: Any, tmp_path: Path, listener: Any) -> None:
+    monitor = listener()
+    files = export(export_run.run, tmp_path / "out", monitor, format="voc")
+    assert sorted(files) == sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert (tmp_path / "out/classes.txt").read_text(encoding="utf-8").splitlines() == list(export_run.class_names)
+    ElementTree.parse(tmp_path / "out/Annotations/a.xml")
+    assert monitor.notes == ["saved as JPEG of quality 95, since the format asks for it: 5 images"]
+
+
+def test_export_voc__toco_reads_it(voc_run: Any, tmp_path: Path) -> None:
+    export(voc_run.run, tmp_path / "out", SilentMonitor(), format="voc")
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset.layout == "voc"
+    samples = dataset.split("train")
+    assert [unquote(sample.id) for sample in samples] == sorted(voc_run.masks)
+    for sample in samples:
+        mask = voc_run.masks[unquote(sample.id)]
+        np.testing.assert_array_equal(read_mask(sample, mask.shape, 20), mask)
+        assert sample.image.is_file()
+        assert set(sample.classes) == set(np.unique(mask).tolist()) - {0, 255}
