@@ -3,20 +3,22 @@
 Krähenbühl, Koltun: Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials, NIPS 2011:
 mean field with a Gaussian and a bilateral kernel, symmetric normalisation and Potts compatibility.
 
-Letters: l labels, k present classes, h w pixels.
+Letters: u alternative unaries of an image, l labels, h w pixels.
 """
 
 import importlib.util
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.toco.lattice import PermutohedralLattice, bilateral_features, spatial_features
-from stages.toco.par import combine_labels
 
 Backend = Literal["auto", "torch", "pydensecrf"]
 
@@ -43,77 +45,102 @@ FOR_SEGMENTATION = CrfParameters(
 
 @runtime_checkable  # where the tests check types as they run
 class DenseCrf(Protocol):
-    """The CRF of one image, built once; serves any number of unaries of one label count."""
+    """The CRF of some images, built once; serves any number of unaries."""
 
-    def infer(self, probabilities: Float[Tensor, "l h w"]) -> Float[Tensor, "l h w"]:
-        """Sharpen class probabilities; the result sums to 1 over the labels."""
+    def infer(self, probabilities: Sequence[Float[Tensor, "u l h w"]]) -> list[Float[Tensor, "u l h w"]]:
+        """Sharpen class probabilities.
+
+        Args:
+            probabilities: For each image u alternatives, each over l labels; l may differ between images, u not.
+
+        Returns:
+            The same, sharpened; sums to 1 over the labels.
+        """
 
 
 class TorchCrf:
-    """The CRF on the permutohedral lattice of this package, on any device."""
+    """The CRF on the permutohedral lattice of this package, on any device; all images at a time."""
 
-    def __init__(self, image: UInt8[Tensor, "3 h w"], parameters: CrfParameters) -> None:
+    def __init__(self, images: Sequence[UInt8[Tensor, "3 _h _w"]], parameters: CrfParameters) -> None:
         """Build the lattices of both kernels."""
         self.parameters = parameters
-        height, width = image.shape[-2:]
-        spatial = PermutohedralLattice(spatial_features(height, width, parameters.gaussian_xy, image.device))
-        bilateral = PermutohedralLattice(
+        self.sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        self.counts = [height * width for height, width in self.sizes]
+        spatial = [
+            spatial_features(height, width, parameters.gaussian_xy, images[0].device)[0] for height, width in self.sizes
+        ]
+        bilateral = [
             bilateral_features(
                 image[None].float(), sigma_xy=parameters.bilateral_xy, sigma_rgb=parameters.bilateral_rgb
-            )
-        )
-        ones = torch.ones(1, height * width, 1, device=image.device)
-        self.kernels = [
-            (weight, lattice, (lattice.filter(ones) + 1e-20).rsqrt())
-            for weight, lattice in (
-                (parameters.gaussian_weight, spatial),
-                (parameters.bilateral_weight, bilateral),
-            )
+            )[0]
+            for image in images
         ]
+        ones = torch.ones(1, sum(self.counts), 1, device=images[0].device)
+        self.kernels = []
+        for weight, features in (
+            (parameters.gaussian_weight, spatial),
+            (parameters.bilateral_weight, bilateral),
+        ):
+            lattice = PermutohedralLattice(torch.cat(features)[None], self.counts)
+            norm = (lattice.filter(ones).flatten() + 1e-20).rsqrt()  # (n,), n pixels of all images
+            of_ones = lattice.filter(norm[None, :, None]).flatten()
+            self.kernels.append((weight * norm, lattice, norm, of_ones))
 
-    def infer(self, probabilities: Float[Tensor, "l h w"]) -> Float[Tensor, "l h w"]:
+    def infer(self, probabilities: Sequence[Float[Tensor, "u _l _h _w"]]) -> list[Float[Tensor, "u _l _h _w"]]:
         """See DenseCrf."""
-        unary = log_probabilities(probabilities).flatten(1).T[None]  # (1, n, l)
-        current = unary.softmax(dim=-1)
+        alternatives = len(probabilities[0])
+        labels = max(one.shape[1] for one in probabilities)
+        # Labels first and pixels last: each operation then runs along memory.
+        flat = [log_probabilities(one).transpose(0, 1).flatten(2) for one in probabilities]  # (l, u, h * w)
+        unary = torch.cat([F.pad(one, (0, 0, 0, 0, 0, labels - len(one)), value=-torch.inf) for one in flat], dim=2)
+        current = unary.softmax(dim=0)
         for _ in range(self.parameters.iterations):
-            energy = unary
-            for weight, lattice, norm in self.kernels:
-                energy = energy + weight * norm * lattice.filter(norm * current)
-            current = energy.softmax(dim=-1)
-        return current[0].T.reshape(probabilities.shape)
+            energy = unary.clone()
+            for weighted_norm, lattice, norm, of_ones in self.kernels:
+                # Probabilities sum to 1 and the filter is linear, so the last label need not be filtered.
+                values = (current[:-1] * norm).flatten(0, 1).T  # (n, (l - 1) * u)
+                filtered = lattice.filter(values[None])[0].T.view(labels - 1, alternatives, -1)
+                energy[:-1].addcmul_(filtered, weighted_norm)
+                energy[-1].addcmul_(of_ones - filtered.sum(dim=0), weighted_norm)
+            current = energy.softmax(dim=0)
+        return [
+            one[: given.shape[1]].transpose(0, 1).reshape(given.shape)
+            for one, given in zip(torch.split(current, self.counts, dim=2), probabilities, strict=True)
+        ]
 
 
 class PyDenseCrf:
-    """The same CRF by the pydensecrf extension, on the CPU."""
+    """The same CRF by the pydensecrf extension, on the CPU, one image after another."""
 
-    def __init__(self, image: UInt8[Tensor, "3 h w"], parameters: CrfParameters) -> None:
-        """Keep the image: the extension wants the number of labels before it builds its lattices."""
+    def __init__(self, images: Sequence[UInt8[Tensor, "3 _h _w"]], parameters: CrfParameters) -> None:
+        """Keep the images: the extension wants the number of labels before it builds its lattices."""
         self.parameters = parameters
         # The extension refuses read-only and non-contiguous arrays.
-        self.image = np.array(image.permute(1, 2, 0).cpu().numpy(), order="C")
-        self.crf: Any = None
-        self.labels = 0
+        self.images = [np.array(image.permute(1, 2, 0).cpu().numpy(), order="C") for image in images]
 
-    def infer(self, probabilities: Float[Tensor, "l h w"]) -> Float[Tensor, "l h w"]:
+    def infer(self, probabilities: Sequence[Float[Tensor, "u _l _h _w"]]) -> list[Float[Tensor, "u _l _h _w"]]:
         """See DenseCrf."""
-        labels, height, width = probabilities.shape
-        if self.crf is None or labels != self.labels:
-            self.crf, self.labels = self._build(labels), labels
-        energy = -log_probabilities(probabilities).flatten(1).cpu().numpy()
-        self.crf.setUnaryEnergy(np.ascontiguousarray(energy, dtype=np.float32))
-        result = np.array(self.crf.inference(self.parameters.iterations), dtype=np.float32)
-        return torch.from_numpy(result).reshape(labels, height, width).to(probabilities.device)
+        return [self._infer(image, given) for image, given in zip(self.images, probabilities, strict=True)]
 
-    def _build(self, labels: int) -> Any:
+    def _infer(self, image: NDArray[np.uint8], probabilities: Tensor) -> Tensor:
+        crf = self._build(image, probabilities.shape[1])
+        energies = -log_probabilities(probabilities).flatten(2).cpu()
+        results = []
+        for energy in energies:  # one lattice serves all alternatives
+            crf.setUnaryEnergy(np.ascontiguousarray(energy.numpy(), dtype=np.float32))
+            results.append(np.array(crf.inference(self.parameters.iterations), dtype=np.float32))
+        return torch.from_numpy(np.stack(results)).reshape(probabilities.shape).to(probabilities.device)
+
+    def _build(self, image: NDArray[np.uint8], labels: int) -> Any:
         from pydensecrf.densecrf import DenseCRF2D
 
-        height, width = self.image.shape[:2]
+        height, width = image.shape[:2]
         crf = DenseCRF2D(width, height, labels)
         crf.addPairwiseGaussian(sxy=self.parameters.gaussian_xy, compat=self.parameters.gaussian_weight)
         crf.addPairwiseBilateral(
             sxy=self.parameters.bilateral_xy,
             srgb=self.parameters.bilateral_rgb,
-            rgbim=self.image,
+            rgbim=image,
             compat=self.parameters.bilateral_weight,
         )
         return crf
@@ -124,40 +151,59 @@ def log_probabilities(probabilities: Tensor) -> Tensor:
     return probabilities.float().clamp_min(1e-5).log()
 
 
-def dense_crf(image: UInt8[Tensor, "3 h w"], parameters: CrfParameters, backend: Backend = "auto") -> DenseCrf:
-    """Build the CRF of an image: by torch on a GPU, by pydensecrf on a CPU that has it, else by torch.
+def dense_crf(
+    images: Sequence[UInt8[Tensor, "3 _h _w"]], parameters: CrfParameters, backend: Backend = "auto"
+) -> DenseCrf:
+    """Build the CRF of some images, all on one device: by pydensecrf on a CPU that has it, else by torch.
 
     Raises:
         ValueError: pydensecrf was asked for and is not installed.
     """
     installed = importlib.util.find_spec("pydensecrf") is not None
-    if backend == "pydensecrf" and not installed:
+    if backend == "torch" or (backend == "auto" and not (installed and images[0].device.type == "cpu")):
+        return TorchCrf(images, parameters)
+    if not installed:
         raise ValueError(
             "--crf-backend pydensecrf needs the package 'pydensecrf2', which is not installed: "
             "run 'uv sync --extra crf' (a C++ compiler is needed), or use --crf-backend torch"
         )
-    if backend == "pydensecrf" or (backend == "auto" and installed and image.device.type == "cpu"):
-        return PyDenseCrf(image, parameters)
-    return TorchCrf(image, parameters)
+    return PyDenseCrf(images, parameters)
 
 
-def refine_with_crf(
-    cam: Float[Tensor, "k h w"],
-    image: UInt8[Tensor, "3 h w"],
-    *,
-    high: float = 0.7,
-    low: float = 0.25,
-    parameters: CrfParameters = FOR_PSEUDO_LABELS,
+def sharpen(
+    images: Sequence[UInt8[Tensor, "3 _h _w"]],
+    probabilities: Sequence[Float[Tensor, "u _l _h _w"]],
+    parameters: CrfParameters,
     backend: Backend = "auto",
-) -> Int[Tensor, "h w"]:
-    """Make pseudo labels from the CAMs of the classes an image has: CRF against a high and a low background.
+    *,
+    fast: bool = False,
+) -> list[Float[Tensor, "u _l _h _w"]]:
+    """Sharpen class probabilities of images by their CRF.
 
-    Returns:
-        0 background, 1..k the given classes in order, 255 where the two disagree on background.
+    Args:
+        images: All on one device.
+        probabilities: As DenseCrf takes them.
+        parameters: Of the CRF at full resolution.
+        backend: Who computes it.
+        fast: At half the resolution, a quarter of the pixels; resized back.
     """
-    crf = dense_crf(image, parameters, backend)
-    labels = []
-    for background in (high, low):
-        plane = cam.new_full((1, *cam.shape[1:]), background)
-        labels.append(crf.infer(torch.cat([plane, cam]).softmax(dim=0)).argmax(dim=0))
-    return combine_labels(labels[0], labels[1])
+    if not fast:
+        return dense_crf(images, parameters, backend).infer(probabilities)
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    halves = [(max(1, height // 2), max(1, width // 2)) for height, width in sizes]
+    small = dense_crf(
+        [
+            F.interpolate(image[None].float(), size=half, mode="bilinear", antialias=True)[0].round().byte()
+            for image, half in zip(images, halves, strict=True)
+        ],
+        replace(parameters, gaussian_xy=parameters.gaussian_xy / 2, bilateral_xy=parameters.bilateral_xy / 2),
+        backend,
+    )
+    results = small.infer(
+        [_resized(given, half) for given, half in zip(probabilities, halves, strict=True)],
+    )
+    return [_resized(result, size) for result, size in zip(results, sizes, strict=True)]
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)

@@ -7,59 +7,89 @@ the d + 1 lattice directions, and *slices* the result back out at the points.
 Letters: b images, n points of one image, d features of a point, k values of a point, m vertices in use.
 """
 
+import warnings
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
 class PermutohedralLattice:
-    """The lattice of some points, built once; `filter` then serves any number of values on them."""
+    """The lattice of some points, built once; `filter` then serves any number of values on them.
 
-    def __init__(self, features: Float[Tensor, "b n d"]) -> None:
+    Splatting, each direction of the blur, and slicing are sparse matrices: on a CPU several times faster than
+    gathering and scattering, and without atomic additions, so that results are the same in every run.
+    """
+
+    def __init__(self, features: Float[Tensor, "b n d"], counts: Sequence[int] | None = None) -> None:
         """Build the lattice.
 
         Args:
             features: Positions in a space where the Gaussian has standard deviation 1 (for a bilateral
                 filter: x and y over sigma_xy, red, green and blue over sigma_rgb). Images do not mix.
+            counts: How many points each image has, where images of several sizes follow each other in a single
+                row (b is 1); else each has n.
 
         Raises:
             ValueError: The features span so many cells that vertex keys do not fit into 64 bits.
         """
         images, points, dimensions = features.shape
-        self.shape = (images, points)
         self.dimensions = dimensions
-        elevated = _elevate(features.float().reshape(-1, dimensions).T)  # (d + 1, b * n)
+        flat = features.float().reshape(-1, dimensions).T  # (d, p), where p is all points together
+        if flat.device.type == "mps":  # which knows no sparse matrices
+            flat = flat.cpu()
+        elevated = _elevate(flat)  # (d + 1, p)
         base, rank = _enclosing_simplex(elevated)
-        # Coordinates of a simplex's vertices: vertex r adds r to each, less d + 1 to the r lowest of them.
-        # The last coordinate is minus the sum of the others and so does not enter the key.
-        remainders = torch.arange(dimensions + 1, device=rank.device)[:, None, None]
-        vertices = (
-            base[:-1] + remainders - (dimensions + 1) * (rank[:-1] > dimensions - remainders)
-        )  # (d + 1, d, b * n)
-        self.weights = _barycentric(elevated, base, rank)  # (d + 1, b * n)
-        keys, strides = _keys(vertices, images)
-        unique, inverse = torch.unique(keys, return_inverse=True)  # unique is sorted
-        self.vertices = inverse.reshape(dimensions + 1, -1)  # (d + 1, b * n), rows of the table of values
-        self.neighbours = _neighbours(unique, strides)  # (d + 1, 2, m + 1), m where there is none
-
-    @property
-    def size(self) -> int:
-        """Number of lattice vertices in use."""
-        return int(self.neighbours.shape[-1]) - 1
+        weights = _barycentric(elevated, base, rank)  # (d + 1, p)
+        keys, strides = _keys(base, rank, counts or [points] * images)  # (d + 1, p)
+        # Sorted keys: runs of equal ones are the vertices, and each run lists the points that splat onto it.
+        ordered, origin = keys.flatten().sort()
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        torch.ne(ordered[1:], ordered[:-1], out=first[1:])
+        starts = first.nonzero().flatten()
+        unique = ordered[starts]
+        vertex = torch.empty_like(origin).scatter_(0, origin, first.cumsum(0) - 1)  # of each corner of each point
+        total = weights.shape[1]
+        self.size = len(unique)  # vertices in use, m
+        end = starts.new_tensor([len(ordered)])
+        self._splat = _sparse(torch.cat([starts, end]), origin % total, weights.flatten()[origin], total)  # (m, p)
+        corners = torch.arange(0, len(ordered) + 1, dimensions + 1, device=end.device)
+        self._slice = _sparse(corners, vertex.view(weights.shape).T.flatten(), weights.T.flatten(), self.size)  # (p, m)
+        self._blurs = [_blur(unique, step) for step in _steps(strides)]  # each (m, m)
 
     def filter(self, values: Float[Tensor, "b n k"]) -> Float[Tensor, "b n k"]:
         """Apply the (unnormalised) Gaussian filter to values of the points; linear in the values."""
-        flat = values.float().reshape(-1, values.shape[-1])  # (b * n, k)
-        table = flat.new_zeros(self.size + 1, flat.shape[1])  # the last row stays zero: 'no neighbour'
-        for vertex, weight in zip(self.vertices, self.weights, strict=True):
-            table.index_add_(0, vertex, flat * weight[:, None])
-        for before, after in self.neighbours:
-            table = table + 0.5 * (table[before] + table[after])
-        sliced = torch.zeros_like(flat)
-        for vertex, weight in zip(self.vertices, self.weights, strict=True):
-            sliced += table[vertex] * weight[:, None]
+        flat = values.float().reshape(-1, values.shape[-1]).to(self._splat.device)  # (p, k)
+        with torch.autocast(flat.device.type, enabled=False):  # sparse products know no bf16, and need float32
+            table = self._splat @ flat  # (m, k)
+            for blur in self._blurs:
+                table = blur @ table
+            sliced = self._slice @ table
         # The blur's kernels (0.5, 1, 0.5) sum to 2 along each direction; this is the usual normalisation.
-        return (sliced / (1 + 2.0**-self.dimensions)).reshape(values.shape)
+        return (sliced / (1 + 2.0**-self.dimensions)).reshape(values.shape).to(values.device)
+
+
+def _sparse(starts: Tensor, columns: Tensor, values: Tensor, width: int) -> Tensor:
+    """A sparse matrix whose row i has the entries starts[i] to starts[i + 1]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that compressed rows are in beta state
+        return torch.sparse_csr_tensor(starts, columns, values, (len(starts) - 1, width), check_invariants=False)
+
+
+def _blur(unique: Tensor, step: int) -> Tensor:
+    """One direction of the blur: each vertex, and half of its two neighbours where they are in use; (m, m)."""
+    count = len(unique)
+    numbers = torch.arange(count, device=unique.device)
+    place = torch.searchsorted(unique, unique + step).clamp_(max=count - 1)
+    found = unique[place] == unique + step
+    # A missing neighbour is the vertex itself with weight 0, so that all rows have three entries.
+    after = torch.where(found, place, numbers)
+    before = numbers.scatter(0, place[found], numbers[found])  # the same pairs, seen from the other end
+    columns = torch.stack([before, numbers, after], dim=1)
+    values = torch.stack([0.5 * (before != numbers), torch.ones_like(found), 0.5 * (after != numbers)], dim=1)
+    starts = torch.arange(0, 3 * count + 1, 3, device=unique.device)
+    return _sparse(starts, columns.flatten(), values.flatten().float(), count)
 
 
 def _elevate(features: Tensor) -> Tensor:
@@ -110,48 +140,48 @@ def _barycentric(elevated: Tensor, base: Tensor, rank: Tensor) -> Tensor:
     return weights
 
 
-def _keys(vertices: Tensor, images: int) -> tuple[Tensor, list[int]]:
-    """Number the vertices: one integer each, linear in the coordinates, so that a step is a constant.
+def _keys(base: Tensor, rank: Tensor, counts: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Number each point's vertices: one integer each, linear in the coordinates, so that a step is a constant.
+
+    Vertex r of a simplex adds r to each coordinate of the base, less d + 1 for those of the r highest ranks. The
+    last coordinate is minus the sum of the others and so does not enter the key.
 
     Args:
-        vertices: Coordinates, shape (d + 1, d, images * n).
-        images: How many images the points belong to, in order.
+        base: Shape (d + 1, p).
+        rank: Shape (d + 1, p).
+        counts: How many points the images have, in order.
 
     Returns:
-        Keys of shape (d + 1, images * n), and each coordinate's stride in them.
+        Keys of shape (d + 1, p), and each coordinate's stride in them.
     """
-    dimensions, points = vertices.shape[1:]
-    # A margin of a blur step on both sides, so that a neighbour out of range never meets another's key.
-    low = vertices.amin(dim=(0, 2)) - (dimensions + 1)
-    extents = (vertices.amax(dim=(0, 2)) + dimensions + 2 - low).tolist()
+    count = len(base)
+    # Vertices reach d above and d + 1 below the base; a blur step more on both sides, so that a neighbour out of
+    # range never meets another's key.
+    low = base[:-1].amin(dim=1) - 2 * count
+    extents = (base[:-1].amax(dim=1) + 2 * count - low).tolist()
     strides, total = [], 1
     for extent in extents:
         strides.append(total)
         total *= extent
-    if total * images >= 2**63:
+    if total * len(counts) >= 2**63:
         raise ValueError(
             "the bilateral filter's standard deviations are too small for these images: "
-            f"{total * images:.1e} lattice cells do not fit into 64 bits; use larger ones"
+            f"{total * len(counts):.1e} lattice cells do not fit into 64 bits; use larger ones"
         )
-    steps = torch.tensor(strides, device=vertices.device)
-    keys = ((vertices - low[:, None]) * steps[:, None]).sum(dim=1)
-    image = torch.arange(images, device=keys.device).repeat_interleave(points // images)
-    return keys + total * image, strides
+    steps = torch.tensor([*strides, 0], device=base.device)
+    image = torch.arange(len(counts), device=base.device).repeat_interleave(torch.tensor(counts, device=base.device))
+    lowest = total * image + ((base[:-1] - low[:, None]) * steps[:-1, None]).sum(dim=0)  # (p,)
+    by_rank = torch.empty_like(rank).scatter_(0, rank, steps[:, None].expand_as(rank))
+    taken = by_rank.flip(0).cumsum(dim=0)[:-1]  # strides of the 1, 2, ... highest ranks
+    remainders = torch.arange(1, count, device=base.device)[:, None]
+    keys = torch.cat([lowest[None], lowest + remainders * sum(strides) - count * taken])
+    return keys, strides
 
 
-def _neighbours(unique: Tensor, strides: list[int]) -> Tensor:
-    """Find the two neighbours of each vertex along each of the d + 1 directions; shape (d + 1, 2, m + 1)."""
-    missing = len(unique)
-    directions = []
-    for axis in range(len(strides) + 1):
-        step = sum(strides) - ((len(strides) + 1) * strides[axis] if axis < len(strides) else 0)
-        pair = []
-        for sought in (unique - step, unique + step):
-            found = torch.searchsorted(unique, sought).clamp_(max=missing - 1)
-            found = torch.where(unique[found] == sought, found, missing)
-            pair.append(torch.cat([found, found.new_tensor([missing])]))
-        directions.append(torch.stack(pair))
-    return torch.stack(directions)
+def _steps(strides: list[int]) -> list[int]:
+    """How far a step along each of the d + 1 directions moves a key, the positive way."""
+    count = len(strides) + 1
+    return [abs(sum(strides) - count * stride) for stride in (*strides, 0)]
 
 
 def bilateral_features(

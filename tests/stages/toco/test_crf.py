@@ -15,7 +15,7 @@ from stages.toco.crf import (
     TorchCrf,
     dense_crf,
     log_probabilities,
-    refine_with_crf,
+    sharpen,
 )
 
 PARAMETERS = pytest.mark.parametrize(
@@ -60,38 +60,55 @@ def two_halves(height: int = 16, width: int = 24) -> Tensor:
 def test_torch_crf__equals_pydensecrf(parameters: CrfParameters, labels: int, generator: torch.Generator) -> None:
     pytest.importorskip("pydensecrf")
     image = textured_image(generator)
-    probabilities = random_probabilities(generator, labels)
-    ours = TorchCrf(image, parameters).infer(probabilities)
-    theirs = PyDenseCrf(image, parameters).infer(probabilities)
-    assert (ours.argmax(dim=0) == theirs.argmax(dim=0)).double().mean() >= 0.999
-    assert ((ours - theirs).abs().amax(dim=0) < 1e-3).double().mean() >= 0.999
+    probabilities = torch.stack([random_probabilities(generator, labels) for _ in range(2)])
+    (ours,) = TorchCrf([image], parameters).infer([probabilities])
+    (theirs,) = PyDenseCrf([image], parameters).infer([probabilities])
+    assert (ours.argmax(dim=1) == theirs.argmax(dim=1)).double().mean() >= 0.999
+    assert ((ours - theirs).abs().amax(dim=1) < 1e-3).double().mean() >= 0.999
     # It did something: not each pixel has the label that it came with.
-    assert (ours.argmax(dim=0) != probabilities.argmax(dim=0)).any()
+    assert (ours.argmax(dim=1) != probabilities.argmax(dim=1)).any()
 
 
 @PARAMETERS
 def test_infer__sums_to_one(parameters: CrfParameters, backend: Backend, generator: torch.Generator) -> None:
-    crf = dense_crf(textured_image(generator), parameters, backend)
     probabilities = random_probabilities(generator, 4)
-    result = crf.infer(probabilities)
+    result = infer(textured_image(generator), probabilities, parameters, backend)
     assert result.shape == probabilities.shape
     torch.testing.assert_close(result.sum(dim=0), torch.ones(40, 48))
 
 
+def infer(image: Tensor, probabilities: Tensor, parameters: CrfParameters, backend: Backend) -> Tensor:
+    """The CRF of one image with one unary, (l, h, w)."""
+    return dense_crf([image], parameters, backend).infer([probabilities[None]])[0][0]
+
+
 def test_infer__one_crf_serves_many_unaries(backend: Backend, generator: torch.Generator) -> None:
     image = textured_image(generator)
-    crf = dense_crf(image, FOR_PSEUDO_LABELS, backend)
-    first, other_count = random_probabilities(generator, 3), random_probabilities(generator, 2)
-    expected = crf.infer(first)
-    torch.testing.assert_close(crf.infer(other_count), dense_crf(image, FOR_PSEUDO_LABELS, backend).infer(other_count))
-    torch.testing.assert_close(crf.infer(first), expected)
+    crf = dense_crf([image], FOR_PSEUDO_LABELS, backend)
+    first, second = random_probabilities(generator, 3), random_probabilities(generator, 3)
+    together = crf.infer([torch.stack([first, second])])[0]
+    for one, result in zip((first, second), together, strict=True):
+        torch.testing.assert_close(result, infer(image, one, FOR_PSEUDO_LABELS, backend), rtol=1e-4, atol=1e-5)
+    other_count = random_probabilities(generator, 2)
+    expected = infer(image, other_count, FOR_PSEUDO_LABELS, backend)
+    torch.testing.assert_close(crf.infer([other_count[None]])[0][0], expected)
+
+
+def test_infer__images_of_other_sizes_and_label_counts_do_not_mix(backend: Backend, generator: torch.Generator) -> None:
+    sizes, counts = [(40, 48), (17, 30), (40, 48)], [2, 5, 3]
+    images = [textured_image(generator, *size) for size in sizes]
+    given = [random_probabilities(generator, count, *size) for count, size in zip(counts, sizes, strict=True)]
+    together = dense_crf(images, FOR_PSEUDO_LABELS, backend).infer([one[None] for one in given])
+    for image, one, result in zip(images, given, together, strict=True):
+        alone = infer(image, one, FOR_PSEUDO_LABELS, backend)
+        torch.testing.assert_close(result[0], alone, rtol=1e-3, atol=1e-4)
 
 
 def test_infer__follows_the_edge(backend: Backend) -> None:
     # Scores whose boundary lies 3 pixels off the image's.
     probabilities = torch.full((2, 16, 24), 0.35)
     probabilities[0, :, :15] = probabilities[1, :, 15:] = 0.65
-    label = dense_crf(two_halves(), FOR_PSEUDO_LABELS, backend).infer(probabilities).argmax(dim=0)
+    label = infer(two_halves(), probabilities, FOR_PSEUDO_LABELS, backend).argmax(dim=0)
     assert (label == (torch.arange(24) >= 12)).all()
 
 
@@ -100,14 +117,14 @@ def test_infer__without_kernels_is_the_unary(backend: Backend, generator: torch.
         gaussian_xy=3.0, gaussian_weight=0.0, bilateral_xy=36.0, bilateral_rgb=3.0, bilateral_weight=0.0
     )
     probabilities = random_probabilities(generator, 3)
-    result = dense_crf(textured_image(generator), parameters, backend).infer(probabilities)
+    result = infer(textured_image(generator), probabilities, parameters, backend)
     torch.testing.assert_close(result, probabilities, rtol=1e-4, atol=1e-5)
 
 
 def test_infer__image_and_probabilities_do_not_change(backend: Backend, generator: torch.Generator) -> None:
     image, probabilities = textured_image(generator), random_probabilities(generator, 2)
     before = image.clone(), probabilities.clone()
-    dense_crf(image, FOR_PSEUDO_LABELS, backend).infer(probabilities)
+    infer(image, probabilities, FOR_PSEUDO_LABELS, backend)
     assert torch.equal(image, before[0])
     assert torch.equal(probabilities, before[1])
 
@@ -115,7 +132,7 @@ def test_infer__image_and_probabilities_do_not_change(backend: Backend, generato
 def test_infer__zero_probabilities_are_finite(backend: Backend) -> None:
     probabilities = torch.zeros(2, 16, 24)
     probabilities[0] = 1
-    result = dense_crf(two_halves(), FOR_PSEUDO_LABELS, backend).infer(probabilities)
+    result = infer(two_halves(), probabilities, FOR_PSEUDO_LABELS, backend)
     assert result.isfinite().all()
     assert not result.argmax(dim=0).any()
 
@@ -124,32 +141,22 @@ def test_log_probabilities__floor() -> None:
     assert log_probabilities(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([-11.5129, 0.0], abs=1e-4)
 
 
-def test_refine_with_crf__labels(backend: Backend) -> None:
-    cam = torch.zeros(2, 16, 24)
-    cam[0, :, :12] = 0.95  # sure, and on an object of its own colour
-    label = refine_with_crf(cam, two_halves(), backend=backend)
-    assert (label[:, :12] == 1).all()
-    assert (label[:, 12:] == 0).all()
-    unsure = refine_with_crf(cam / 2, two_halves(), backend=backend)
-    assert (unsure[:, :12] == 255).all()  # above the low background, below the high one
-    assert (unsure[:, 12:] == 0).all()
-    assert (refine_with_crf(cam / 2, two_halves(), high=0.4, low=0.1, backend=backend)[:, :12] == 1).all()
+def test_sharpen__fast_is_nearly_the_same(backend: Backend, generator: torch.Generator) -> None:
+    image = F.interpolate(two_halves(32, 48)[None].float(), size=(65, 97))[0].byte()
+    probabilities = F.interpolate(random_probabilities(generator, 3)[None], size=(65, 97), mode="bilinear")
+    (full,) = sharpen([image], [probabilities], FOR_PSEUDO_LABELS, backend)
+    (fast,) = sharpen([image], [probabilities], FOR_PSEUDO_LABELS, backend, fast=True)
+    assert full.shape == fast.shape == (1, 3, 65, 97)
+    assert (full.argmax(dim=1) == fast.argmax(dim=1)).double().mean() > 0.95
+    torch.testing.assert_close(fast.sum(dim=1), torch.ones(1, 65, 97))
 
 
-def test_refine_with_crf__image_without_classes(backend: Backend) -> None:
-    label = refine_with_crf(torch.zeros(0, 16, 24), two_halves(), backend=backend)
-    assert label.shape == (16, 24)
-    assert not label.any()
-
-
-def test_refine_with_crf__backends_agree(generator: torch.Generator) -> None:
-    pytest.importorskip("pydensecrf")
-    image = textured_image(generator)
-    cam = F.interpolate(torch.rand(1, 3, 5, 6, generator=generator), size=(40, 48), mode="bilinear")[0]
-    ours = refine_with_crf(cam, image, backend="torch")
-    theirs = refine_with_crf(cam, image, backend="pydensecrf")
-    assert (ours == theirs).double().mean() >= 0.999
-    assert len(set(ours.flatten().tolist())) > 2
+def test_sharpen__a_pixel_has_no_half(backend: Backend) -> None:
+    probabilities = torch.tensor([0.25, 0.75]).reshape(1, 2, 1, 1)
+    (result,) = sharpen(
+        [torch.zeros(3, 1, 1, dtype=torch.uint8)], [probabilities], FOR_PSEUDO_LABELS, backend, fast=True
+    )
+    assert result.argmax(dim=1).item() == 1
 
 
 @pytest.fixture
@@ -165,17 +172,17 @@ def no_pydensecrf(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_pydensecrf")
 def test_dense_crf__pydensecrf_is_missing() -> None:
     with pytest.raises(ValueError, match="--crf-backend pydensecrf needs the package 'pydensecrf2'") as error:
-        dense_crf(two_halves(), FOR_PSEUDO_LABELS, "pydensecrf")
+        dense_crf([two_halves()], FOR_PSEUDO_LABELS, "pydensecrf")
     assert "--crf-backend torch" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("no_pydensecrf")
 def test_dense_crf__auto_does_without_pydensecrf() -> None:
-    assert isinstance(dense_crf(two_halves(), FOR_PSEUDO_LABELS), TorchCrf)
+    assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS), TorchCrf)
 
 
 def test_dense_crf__auto_takes_pydensecrf_on_a_cpu() -> None:
     pytest.importorskip("pydensecrf")
-    assert isinstance(dense_crf(two_halves(), FOR_PSEUDO_LABELS), PyDenseCrf)
-    assert isinstance(dense_crf(two_halves(), FOR_PSEUDO_LABELS, "torch"), TorchCrf)
+    assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS), PyDenseCrf)
+    assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS, "torch"), TorchCrf)
