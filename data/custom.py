@@ -68,7 +68,11 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         classes = tuple(sorted(index[label] for label in row.labels))
         sample_id = image_id(file)
         splits[row.split].append(Sample(id=sample_id, image=images[file], classes=classes, mask=masks.get(sample_id)))
-    unlisted = len(images) - len(matched)
+    unlabelled = tuple(
+        Sample(id=image_id(file), image=path, classes=(), mask=masks.get(image_id(file)), labelled=False)
+        for file, path in images.items()
+        if file not in matched
+    )
     unused_masks = bool(masks) and not any(image_id(file) in masks for file in matched)
     return Dataset(
         root=root,
@@ -77,7 +81,8 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         splits={name: tuple(samples) for name, samples in splits.items()},
         train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
         val_split=first_present(VAL_NAMES, splits),
-        warnings=_warnings(unlisted=unlisted, missing=missing, unused_masks=unused_masks),
+        warnings=_warnings(unlisted=len(unlabelled), missing=missing, unused_masks=unused_masks),
+        unlabelled=unlabelled,
     )
 
 

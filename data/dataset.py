@@ -42,12 +42,14 @@ class Sample:
         image: the image file.
         classes: classes in the image, 1-based and ascending; () says that the image shows none of them.
         mask: the true mask, for measuring only; None where there is none.
+        labelled: whether anybody said which classes are in the image; else `classes` is () and means nothing.
     """
 
     id: str
     image: Path
     classes: tuple[int, ...]
     mask: MaskSource | None
+    labelled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class Dataset:
         train_split: the split that training takes by default.
         val_split: the split for measuring the student, None where there is none.
         warnings: what was left out or looks odd, one line each, to be shown once.
+        unlabelled: images of no split, because nobody said which classes are in them.
 
     Raises:
         DataError: class names or image ids that cannot work.
@@ -74,13 +77,14 @@ class Dataset:
     train_split: str
     val_split: str | None
     warnings: tuple[str, ...] = ()
+    unlabelled: tuple[Sample, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no later stage could work with."""
         _check_class_names(self.class_names, self.root)
         for name, samples in self.splits.items():
             _check_unique((sample.id for sample in samples), f"{self.root}, split '{name}'")
-        _check_ids({sample.id for samples in self.splits.values() for sample in samples}, self.root)
+        _check_ids({sample.id for samples in (*self.splits.values(), self.unlabelled) for sample in samples}, self.root)
 
     def split(self, name: str | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split, of `train_split` if no name is given.

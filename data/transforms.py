@@ -29,10 +29,11 @@ class CamViews(NamedTuple):
 
 
 class SegViews(NamedTuple):
-    """An image and its mask in the same random view, uint8."""
+    """An image, its mask and how sure that is, in the same random view, uint8."""
 
     image: Tensor  # (3, s, s): red, green, blue
     mask: Tensor  # (s, s): as given, and 255 where the image does not reach
+    confidence: Tensor  # (s, s): 0 unsure to 255 sure; 255 where nothing was given
 
 
 def colour_jitter() -> v2.Transform:
@@ -133,19 +134,27 @@ class SegTransform:
         self.rescale = rescale
         self.jitter = colour_jitter()
 
-    def __call__(self, image: Image.Image, mask: NDArray[np.uint8]) -> SegViews:
-        """Draw the view of an RGB image and its mask (h, w) of the same size."""
-        indices = Image.fromarray(mask)
+    def __call__(
+        self, image: Image.Image, mask: NDArray[np.uint8], confidence: NDArray[np.uint8] | None = None
+    ) -> SegViews:
+        """Draw the view of an RGB image, its mask and its confidence (h, w), all of the same size."""
+        # The planes go together, as the two channels of one picture.
+        planes = Image.merge(
+            "LA",
+            [
+                Image.fromarray(mask),
+                Image.new("L", image.size, 255) if confidence is None else Image.fromarray(confidence),
+            ],
+        )
         size = rescaled_size(image.size, self.long_side, self.rescale)
         image = image.resize(size, Image.Resampling.BILINEAR)
-        indices = indices.resize(size, Image.Resampling.NEAREST)
+        planes = planes.resize(size, Image.Resampling.NEAREST)
         if torch.rand(()) < 0.5:
-            image, indices = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in (image, indices))
+            image, planes = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in (image, planes))
         place = CropPlace.draw(size, self.size)
-        return SegViews(
-            image=v2.functional.pil_to_tensor(self.jitter(place.cut(image, PADDING))),
-            mask=v2.functional.pil_to_tensor(place.cut(indices, IGNORE_INDEX))[0],
-        )
+        view = v2.functional.pil_to_tensor(self.jitter(place.cut(image, PADDING)))
+        indices, sureness = v2.functional.pil_to_tensor(place.cut(planes, (IGNORE_INDEX, 255)))
+        return SegViews(image=view, mask=indices, confidence=sureness)
 
 
 def rescaled_size(size: tuple[int, int], long_side: int, rescale: tuple[float, float]) -> tuple[int, int]:
@@ -169,7 +178,7 @@ class CropPlace(NamedTuple):
         top, y0, y1 = _place(image_size[1], size)
         return cls(size=size, left=left, top=top, box=torch.tensor([y0, y1, x0, x1]))
 
-    def cut(self, picture: Image.Image, padding: int | tuple[int, int, int]) -> Image.Image:
+    def cut(self, picture: Image.Image, padding: tuple[int, ...]) -> Image.Image:
         """Cut the square out of a picture."""
         y0, y1, x0, x1 = self.box.tolist()
         square = Image.new(picture.mode, (self.size, self.size), padding)

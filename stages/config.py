@@ -194,31 +194,59 @@ class MakeLabels(Machine):
     """Settings of `toco make-labels`."""
 
     split: str | None = option(None, "Split to make labels for; by default the one that was trained on.")
-    crf: bool = option(False, "Sharpen with a dense CRF: masks follow edges, unsure pixels become 255 (ignored).")
-    crf_backend: CrfBackend = option("auto", "Who computes it: pydensecrf (CPU) or torch (any device).")
-    background: float = option(
+    source: Literal["cam", "aux", "decoder"] = option(
+        "cam",
+        "What the masks are made from: the class activation maps of the last block, those of the auxiliary block, or "
+        "the decoder's probabilities.",
+    )
+    crf: Literal["off", "full", "fast"] = option(
+        "off",
+        "Sharpen with a dense CRF: masks follow edges, unsure pixels become 255 (ignored). --crf alone is full; fast "
+        "works at half the resolution.",
+        alone="full",
+    )
+    crf_backend: CrfBackend = option(
+        "auto", "Who computes it: torch (any device) or pydensecrf (CPU); auto takes it on a CPU where installed."
+    )
+    refine: Literal["none", "par", "crf", "par+crf"] = option(
+        "none", "How masks are refined: by pixel-adaptive averaging (par), by the dense CRF (as --crf), or by both."
+    )
+    background: float | Literal["auto"] = option(
         0.5,
-        "Pixels whose CAM is at most this are background; higher gives smaller objects.",
+        "Pixels whose CAM is at most this are background; higher gives smaller objects. auto chooses it without any "
+        "true mask.",
         minimum=0,
         maximum=1,
     )
+    calibrate: int = option(
+        0, "Choose --background by the true masks of this many images instead; 0 for none.", minimum=0
+    )
     two_thresholds: bool = option(
-        False, "Leave pixels between --background-low and --background-high unlabelled (255), without a CRF."
+        False, "Leave pixels between --background-low and --background-high unlabelled (255), without refining."
     )
     background_high: float | None = option(
         None,
-        "Score above which a pixel is surely its class; by default as in training.",
+        "Score above which a pixel is surely its class; by default as in training, or 1.4 times a background that was "
+        "chosen.",
         minimum=0,
         maximum=1,
         group=METHOD,
     )
     background_low: float | None = option(
         None,
-        "Score up to which a pixel is surely background; by default as in training.",
+        "Score up to which a pixel is surely background; by default as in training, or half a background that was "
+        "chosen.",
         minimum=0,
         maximum=1,
         group=METHOD,
     )
+    image_labels: Literal["given", "predicted"] = option(
+        "given",
+        "Which images get masks: those whose classes are given, or also those without (no row in labels.csv), by the "
+        "network's own predictions.",
+    )
+    confidence: bool = option(False, "Keep how sure each pixel's label is, for toco train-seg --weigh-by-confidence.")
+    devices: int = option(1, "GPUs (or processes on a CPU) to share the images between.", minimum=1, group=MACHINE)
     image_size: int | None = option(
         None, "Side that images are resized to for their CAMs; by default as in training.", minimum=16
     )
@@ -232,11 +260,25 @@ class MakeLabels(Machine):
             ValueError: With the options' names.
         """
         check_limits(self)
-        if self.crf and self.two_thresholds:
-            raise ValueError("--crf and --two-thresholds are two ways to make labels: choose one")
+        if self.two_thresholds and (self.uses_crf or self.uses_par or self.source == "decoder"):
+            raise ValueError(
+                "--two-thresholds is of class activation maps alone: not with --crf, --refine or a decoder"
+            )
+        if self.calibrate and self.background == "auto":
+            raise ValueError("--background auto and --calibrate are two ways to choose a background: take one")
         if self.background_low is not None and self.background_high is not None:
             _check_thresholds(self.background_low, self.background_high)
         _check_scales(self.scales)
+
+    @property
+    def uses_crf(self) -> bool:
+        """Whether a CRF has the last word."""
+        return self.crf != "off" or "crf" in self.refine
+
+    @property
+    def uses_par(self) -> bool:
+        """Whether probabilities are averaged over like-coloured neighbours first."""
+        return "par" in self.refine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +309,9 @@ class TrainSeg(Training):
         group=METHOD,
     )
     val_split: str | None = option(None, "Split to measure on; by default the data set's validation split.")
+    weigh_by_confidence: bool = option(
+        False, "Let pixels count as much as their labels are sure, as kept by toco make-labels --confidence."
+    )
 
     def __post_init__(self) -> None:
         """Refuse contradictions.

@@ -36,7 +36,7 @@ CAM = TrainCam(
     evaluate_every=0,
     evaluate_images=10,
 )
-LABELS = MakeLabels(crf=True, background=0.3, background_high=0.35, background_low=0.2)
+LABELS = MakeLabels(crf="full", background=0.3, background_high=0.35, background_low=0.2)
 SEG = TrainSeg(
     encoder="resnet18",
     weights="none",

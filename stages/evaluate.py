@@ -23,10 +23,12 @@ from stages.monitor import Monitor
 from stages.predict import open_segmenter
 from stages.samples import usable_samples
 from stages.store import LabelFile
-from stages.toco.cam import label_one_threshold
 from stages.toco.metrics import Confusion, Scores
+from stages.toco.refine import with_background
+from stages.toco.threshold import labels_at
 
 NETWORKS: tuple[Literal["decoder", "student"], ...] = ("decoder", "student")
+SOURCES = {"cam": "CAM", "aux": "auxiliary CAM", "decoder": "decoder for\ngiven classes"}  # by --source
 UNLABELLED = (
     "pixels whose truth is 255 are left out; a pixel predicted 255 counts as wrong, but for 'mean where labelled'"
 )
@@ -134,7 +136,12 @@ def _network_split(dataset: Dataset, cam: StageFolder) -> str:
     return cam.settings["split"] or dataset.train_split
 
 
-def _with_masks(samples: Sequence[Sample], split: str, dataset: Dataset) -> list[Sample]:
+def with_masks(samples: Sequence[Sample], split: str, dataset: Dataset) -> list[Sample]:
+    """Keep the samples that have a true mask.
+
+    Raises:
+        NoTrueMasksError: None has.
+    """
     found = [sample for sample in samples if sample.mask is not None]
     if not found:
         raise NoTrueMasksError(
@@ -149,6 +156,8 @@ def label_columns(
 ) -> list[Column]:
     """Measure the CAMs at one threshold (by default that of `toco make-labels`), and the pseudo masks as stored.
 
+    Where the labels were made from the decoder, its likeliest class stands in the place of the CAM's.
+
     Raises:
         ValueError: None of the labelled images has a true mask.
         ArtifactError: `toco make-labels` did not finish in the run.
@@ -158,36 +167,38 @@ def label_columns(
     masks = LabelFile(labels.path / "labels.h5", "masks")
     cams = LabelFile(labels.path / "cams.h5", "cams")
     stored = [sample for sample in dataset.split(split) if sample.id in masks]
-    samples = _with_masks(stored, split, dataset)
-    threshold: float = labels.settings["background"] if background is None else background
+    samples = with_masks(stored, split, dataset)
+    source = labels.settings["source"]
+    threshold = background or labels.config["chosen_background"] or labels.settings["background"]
     classes = len(dataset.class_names) + 1
     by_cam, by_mask = Confusion(classes), Confusion(classes)
     measured = 0
     monitor.start("measuring the labels", len(samples))
     for sample in samples:
-        with _skipping(skip_bad, monitor):
+        with skipping(skip_bad, monitor):
             mask = torch.from_numpy(masks.read(sample.id)).long()
-            truth = _truth(sample, mask, classes - 1)
+            truth = read_truth(sample, mask, classes - 1)
             by_mask.add(mask, truth)
-            by_cam.add(_cam_label(cams, sample.id, mask, threshold), truth)
+            by_cam.add(_stored_label(cams, sample.id, None if source == "decoder" else threshold), truth)
             measured += 1
         monitor.advance()
     monitor.finish()
     return [
         Column(name=name, split=split, images=measured, scores=confusion.scores())
-        for name, confusion in (("CAM", by_cam), ("pseudo masks", by_mask))
+        for name, confusion in ((SOURCES[source], by_cam), ("pseudo masks", by_mask))
     ]
 
 
-def _cam_label(cams: LabelFile, image_id: str, mask: Tensor, background: float) -> Tensor:
-    cam = torch.from_numpy(cams.read(image_id)).float()
-    if not len(cam):
-        return torch.zeros_like(mask)
+def _stored_label(cams: LabelFile, image_id: str, background: float | None) -> Tensor:
+    """Label the stored scores by a threshold; without one they are probabilities beside a background of their own."""
+    scores = torch.from_numpy(cams.read(image_id)).float()
     numbers = torch.tensor([0, *cams.classes(image_id)])
-    return numbers[label_one_threshold(cam[None], background)[0]]
+    label = with_background(scores)[0].argmax(dim=0) if background is None else labels_at(scores, background)
+    return numbers[label]
 
 
-def _truth(sample: Sample, like: Tensor, num_classes: int) -> Tensor:
+def read_truth(sample: Sample, like: Tensor, num_classes: int) -> Tensor:
+    """Read an image's true mask, int64 (h, w), of the size of `like`, whose last axes are (h, w)."""
     size = (like.shape[-2], like.shape[-1])
     return torch.from_numpy(read_mask(sample, size, num_classes)).long()
 
@@ -199,16 +210,16 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
         ValueError: No image of the split has a true mask, or one is bad.
         ArtifactError: A network is damaged.
     """
-    samples = _with_masks(usable_samples(dataset, split, 1, config.skip_bad, monitor), split, dataset)
+    samples = with_masks(usable_samples(dataset, split, 1, config.skip_bad, monitor), split, dataset)
     columns = []
     for name in NETWORKS if _current(run, "seg", monitor) else NETWORKS[:1]:
         segment = open_segmenter(run, Predict(source=name, device=config.device))
         confusion, measured = Confusion(len(dataset.class_names) + 1), 0
         monitor.start(f"measuring the {name}", len(samples))
         for sample in samples:
-            with _skipping(config.skip_bad, monitor):
+            with skipping(config.skip_bad, monitor):
                 label = segment(to_tensor(read_image(sample.image)))
-                confusion.add(label, _truth(sample, label, len(dataset.class_names)))
+                confusion.add(label, read_truth(sample, label, len(dataset.class_names)))
                 measured += 1
             monitor.advance()
         monitor.finish()
@@ -217,7 +228,7 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
 
 
 @contextmanager
-def _skipping(skip_bad: bool, monitor: Monitor) -> Iterator[None]:
+def skipping(skip_bad: bool, monitor: Monitor) -> Iterator[None]:
     """Go on without an image or mask that is bad, if that was asked for."""
     try:
         yield

@@ -57,6 +57,19 @@ def square_cams(
 
 
 @torch.inference_mode()
+def predicted_classes(model: ToCo, images: UInt8[Tensor, "b 3 s s"], threshold: float = 0.5) -> list[tuple[int, ...]]:
+    """The classes (1-based) that the network finds in each image, with a probability above `threshold`.
+
+    It is that of the mean logit of both classifiers, of the image and its mirror image.
+    """
+    normalised = model.backbone.normalise(images.float())
+    outputs = model(torch.cat([normalised, normalised.flip(-1)]), decode=False)
+    logits = (outputs.class_logits + outputs.auxiliary_class_logits).float() / 2
+    probabilities = torch.stack(logits.chunk(2)).mean(dim=0).sigmoid()
+    return [tuple((one > threshold).nonzero().flatten().add(1).tolist()) for one in probabilities]
+
+
+@torch.inference_mode()
 def decoder_probabilities(
     model: ToCo, images: UInt8[Tensor, "b 3 s s"], scales: Sequence[float] = DECODER_SCALES
 ) -> Float[Tensor, "b classes s s"]:

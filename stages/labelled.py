@@ -26,7 +26,7 @@ def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monito
     ids = LabelFile(label_file, "masks").ids
     if not ids:
         raise ArtifactError(f"{label_file} holds no masks: run 'toco make-labels --overwrite' again")
-    known = {sample.id: sample for split in dataset.splits.values() for sample in split}
+    known = {sample.id: sample for split in (*dataset.splits.values(), dataset.unlabelled) for sample in split}
     lost = [image_id for image_id in ids if image_id not in known]
     if lost:
         message = f"{label_file} has masks of {len(lost)} images that {dataset.root} lacks, first '{lost[0]}'"
@@ -43,12 +43,14 @@ def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monito
     return replace(dataset, splits={"labelled": samples}, train_split="labelled", val_split=None)
 
 
-def check_labelled(samples: Sequence[Sample], label_file: Path) -> None:
-    """Refuse labels that say nothing.
+def check_labelled(samples: Sequence[Sample], label_file: Path, *, confidence: bool = False) -> None:
+    """Refuse labels that say nothing, or lack the confidence that is asked for.
 
     Raises:
-        ArtifactError: All pixels of all masks are 255 (ignored).
+        ArtifactError: All pixels of all masks are 255 (ignored), or no confidence was kept.
     """
+    if confidence:
+        LabelFile(label_file, "confidence")  # or an error
     labels = LabelFile(label_file, "masks")
     if not any((labels.read(sample.id) != IGNORE_INDEX).any() for sample in samples):
         raise ArtifactError(
@@ -62,6 +64,7 @@ class LoadLabelled:
 
     def __init__(self, label_file: Path, num_classes: int, long_side: int, config: TrainSeg) -> None:
         self.labels = LabelFile(label_file, "masks")
+        self.confidence = LabelFile(label_file, "confidence") if config.weigh_by_confidence else None
         self.num_classes = num_classes
         self.transform = SegTransform(
             config.image_size, long_side=long_side, rescale=(config.rescale_min, config.rescale_max)
@@ -74,7 +77,9 @@ class LoadLabelled:
             DataError: Image or mask is unreadable, or they do not fit each other.
         """
         image = read_image(sample.image)
-        return self.transform(image, self._mask(sample, (image.height, image.width)))
+        mask = self._mask(sample, (image.height, image.width))
+        confidence = self.confidence.read(sample.id) if self.confidence is not None else None
+        return self.transform(image, mask, confidence)
 
     def _mask(self, sample: Sample, size: tuple[int, int]) -> NDArray[np.uint8]:
         where = f"the mask of '{sample.id}' in {self.labels.path}"

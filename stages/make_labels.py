@@ -1,4 +1,4 @@
-"""Stage 2, `toco make-labels`: multi-scale CAMs, and pseudo masks from them (METHOD sections 2, 3, 8).
+"""Stage 2, `toco make-labels`: class scores of images, and pseudo masks from them (METHOD sections 2, 3, 8).
 
 In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.h5.
 """
@@ -7,11 +7,12 @@ import multiprocessing
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,22 +20,43 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.dataset import IGNORE_INDEX, DataError, Sample
+from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
 from data.readers import open_dataset
-from stages.artifacts import already_finished, begin_stage, check_classes, open_stage
+from stages.artifacts import already_finished, begin_stage, check_classes, open_stage, read_config
 from stages.cam_model import check_scales, load_cam_model
 from stages.config import MakeLabels
-from stages.inference import LoadedImage, class_label_matrix, load_image, resize_maps, square_cams
+from stages.inference import (
+    LoadedImage,
+    class_label_matrix,
+    decoder_probabilities,
+    load_image,
+    predicted_classes,
+    resize_maps,
+    square_cams,
+)
 from stages.machine import cores, make_fabric
-from stages.monitor import Monitor
+from stages.monitor import Monitor, SilentMonitor
 from stages.samples import usable_samples
 from stages.store import ImageLabels, join_shards, label_attributes, stored_ids, write_shard
-from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
-from stages.toco.crf import refine_with_crf
+from stages.threshold import choose_background
+from stages.toco.cam import PresentClasses, present_classes
+from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.model import ToCo
+from stages.toco.refine import (
+    PseudoLabel,
+    against_backgrounds,
+    average_with_par,
+    by_threshold,
+    by_two_thresholds,
+    most_likely,
+    with_background,
+)
 
-SHARD = 32  # images in a shard: what a killed run does again at most
-MAY_CHANGE = ("device", "workers", "skip_bad", "batch_size", "crf_backend")
+SHARD = 16  # images in a shard; two are in the making at a time, which is what a killed run does again at most
+MAY_CHANGE = ("device", "devices", "workers", "skip_bad", "batch_size", "crf_backend")
+
+Scores = NDArray[np.float16]  # (k, h, w), 0..1
+Mask = NDArray[np.uint8]  # (h, w)
 
 
 def make_labels(
@@ -65,15 +87,11 @@ def make_labels(
     """
     cam = open_stage(run, "cam")
     trained = cam.settings
-    image_size: int = config.image_size or trained["image_size"]
     config = replace(
-        config,
-        split=config.split or trained["split"],
-        image_size=image_size,
-        background_high=trained["background_high"] if config.background_high is None else config.background_high,
-        background_low=trained["background_low"] if config.background_low is None else config.background_low,
+        config, split=config.split or trained["split"], image_size=config.image_size or trained["image_size"]
     )
     folder = run / "labels"
+    # Before there are several processes, of which one begins to write.
     if already_finished(
         run,
         "labels",
@@ -84,29 +102,97 @@ def make_labels(
         may_change=MAY_CHANGE,
     ):
         return folder
+    fabric = make_fabric(config.device, config.devices)
+    fabric.launch()
+    monitor = monitor if fabric.is_global_zero else SilentMonitor()
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
-    fabric = make_fabric(config.device)
     model = load_cam_model(cam)
-    check_scales(config.scales, image_size, model.backbone)
+    assert config.image_size is not None
+    check_scales(config.scales, config.image_size, model.backbone)
     fabric.to_device(model)
-    samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
-    begin_stage(run, "labels", settings=config, dataset=dataset, resume=resume)
-    shards = folder / "shards"
+    samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
     maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=monitor)
-    written = sorted(shards.glob("*.h5"))
+    chosen = read_config(run, "labels").get("chosen_background") if resume and _begun(folder) else None
+    if chosen is None and (config.background == "auto" or config.calibrate):
+        chosen = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
+    maker.config = resolved(config, trained, chosen)
+    if fabric.is_global_zero:
+        extra = {"chosen_background": chosen}
+        begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
+    fabric.barrier()
+    shards = folder / "shards"
     # By name and not by place: an image that was mended since moves all that come after it.
-    done = stored_ids(written)
+    done = stored_ids(sorted(shards.glob("*.h5")))
+    fabric.barrier()  # all processes have seen the same
     missing = [sample for sample in samples if sample.id not in done]
-    groups = [missing[first : first + SHARD] for first in range(0, len(missing), SHARD)]
+    mine = missing[fabric.global_rank :: fabric.world_size]
+    groups = [mine[first : first + SHARD] for first in range(0, len(mine), SHARD)]
     monitor.start("making labels", len(samples), done=len(samples) - len(missing))
     for labels in maker.run(groups):
-        written.append(shards / f"{len(written):08d}.h5")
-        write_shard(written[-1], labels)
-    join_shards(written, folder, label_attributes(dataset.class_names, asdict(config)))
-    shutil.rmtree(shards)
+        write_shard(free_name(shards, fabric.global_rank), labels, threads=maker.threads)
+        if fabric.world_size > 1:  # the other processes' share, which is as large
+            monitor.advance(len(labels) * (fabric.world_size - 1))
+    fabric.barrier()
+    if fabric.is_global_zero:
+        attributes = label_attributes(dataset.class_names, asdict(maker.config) | {"chosen_background": chosen})
+        join_shards(sorted(shards.glob("*.h5")), folder, attributes)
+        shutil.rmtree(shards)
+    fabric.barrier()
     monitor.finish()
     return folder
+
+
+def samples_to_label(dataset: Dataset, config: MakeLabels, patch_size: int, monitor: Monitor) -> list[Sample]:
+    """List the images that get a mask: those of the split, and on demand those without image labels.
+
+    Raises:
+        DataError: The split is empty, or an image is bad and not to be skipped.
+    """
+    samples = list(usable_samples(dataset, config.split, patch_size, config.skip_bad, monitor))
+    if config.image_labels == "predicted":
+        if not dataset.unlabelled:
+            monitor.warn("--image-labels predicted: there is no image without given labels")
+        else:
+            whole = replace(dataset, splits={"unlabelled": dataset.unlabelled}, warnings=())
+            samples += usable_samples(whole, "unlabelled", patch_size, config.skip_bad, monitor)
+    return samples
+
+
+def resolved(config: MakeLabels, trained: Mapping[str, Any], chosen: float | None) -> MakeLabels:
+    """Fill in what was left to the training's settings, or to a background score that was chosen.
+
+    Published are the scores 0.5 and, to both sides of it, 0.7 and 0.25: these ratios hold for a chosen one.
+    """
+    high, low = config.background_high, config.background_low
+    if chosen is not None:
+        high = min(1.4 * chosen, 0.95) if high is None else high
+        low = 0.5 * chosen if low is None else low
+    return replace(
+        config,
+        background=config.background if chosen is None else chosen,
+        background_high=trained["background_high"] if high is None else high,
+        background_low=trained["background_low"] if low is None else low,
+    )
+
+
+def _begun(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def free_name(shards: Path, process: int) -> Path:
+    """A new shard's path; the names of different processes differ."""
+    number = sum(1 for _ in shards.glob(f"{process:04d}-*.h5"))
+    return shards / f"{process:04d}-{number:08d}.h5"
+
+
+class Scored(NamedTuple):
+    """An image and the scores of its classes."""
+
+    sample: Sample  # with the classes that it has, or is predicted to have
+    image: Tensor  # (3, h, w), uint8, on the device
+    scores: Tensor  # (k, h, w), float16 on the device: CAMs, or the decoder's probabilities
+    auxiliary: Tensor | None = None  # the other CAM, where asked for
 
 
 @dataclass(kw_only=True)
@@ -115,7 +201,7 @@ class LabelMaker:
 
     model: ToCo
     fabric: Fabric
-    config: MakeLabels  # with no field left to a default of the training
+    config: MakeLabels
     monitor: Monitor
 
     def run(self, groups: Iterable[Sequence[Sample]]) -> Iterator[list[ImageLabels]]:
@@ -124,42 +210,51 @@ class LabelMaker:
         A CRF on the CPU runs in other processes while the network goes on with the next group.
         """
         with ExitStack() as stack:
-            threads = stack.enter_context(ThreadPoolExecutor(self._cores()))
-            make_mask = self._mask_maker(stack)
-            waiting: deque[list[Callable[[], ImageLabels]]] = deque()
+            threads = stack.enter_context(ThreadPoolExecutor(self.threads))
+            pool = self._process_pool(stack)
+            waiting: deque[list[tuple[Scored, Future[list[PixelLabels]]]]] = deque()
             for samples in groups:
-                waiting.append(list(self._group(samples, threads, make_mask)))
+                waiting.append(
+                    [pair for batch in self._batches(samples, threads) for pair in self._submit(batch, pool)]
+                )
                 if len(waiting) > 1:
                     yield self._collect(waiting.popleft())
             while waiting:
                 yield self._collect(waiting.popleft())
 
-    def _cores(self) -> int:
-        return max(1, self.config.workers if self.config.workers is not None else cores())
+    def scores(self, samples: Sequence[Sample], *, auxiliary: bool = False) -> Iterator[Scored]:
+        """Yield the images with the scores of their classes, and with the auxiliary CAM on demand."""
+        with ThreadPoolExecutor(self.threads) as threads:
+            for batch in self._batches(samples, threads, auxiliary=auxiliary):
+                yield from batch
 
-    def _mask_maker(self, stack: ExitStack) -> "MaskMaker":
-        """How masks are made: here and now, or by processes of their own where a CRF keeps the CPU busy."""
-        in_processes = self.config.crf and self.fabric.device.type == "cpu" and self._cores() > 1
-        if not in_processes:
-            return lambda cam, image: _done(mask_of(cam, image, self.config))
+    @property
+    def threads(self) -> int:
+        """Cores that this process may keep busy."""
+        return max(1, self.config.workers if self.config.workers is not None else cores() // self.config.devices)
+
+    def _process_pool(self, stack: ExitStack) -> Executor | None:
+        """Processes to refine masks in, where that keeps the CPU busy; None for here and now."""
+        refining = self.config.uses_crf or self.config.uses_par
+        if not (refining and self.fabric.device.type == "cpu" and self.threads > 1):
+            return None
         # Neither fork (torch's threads are running) nor spawn (each process would import torch anew).
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["stages.make_labels"])
-        pool = stack.enter_context(
-            ProcessPoolExecutor(self._cores(), mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+        return stack.enter_context(
+            ProcessPoolExecutor(self.threads, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
         )
-        return lambda cam, image: pool.submit(_mask_in_process, cam.numpy(), image.numpy(), self.config).result
 
-    def _group(
-        self, samples: Sequence[Sample], threads: ThreadPoolExecutor, make_mask: "MaskMaker"
-    ) -> Iterator[Callable[[], ImageLabels]]:
+    def _batches(
+        self, samples: Sequence[Sample], threads: ThreadPoolExecutor, *, auxiliary: bool = False
+    ) -> Iterator[list[Scored]]:
         for first in range(0, len(samples), self.config.batch_size):
             batch = samples[first : first + self.config.batch_size]
             loaded = list(threads.map(self._load, batch))
             good = [(sample, image) for sample, image in zip(batch, loaded, strict=True) if image is not None]
             if good:
-                yield from self._batch([one for one, _ in good], [image for _, image in good], make_mask)
+                yield self._score([one for one, _ in good], [image for _, image in good], auxiliary)
 
     def _load(self, sample: Sample) -> LoadedImage | None:
         assert self.config.image_size is not None
@@ -171,77 +266,135 @@ class LabelMaker:
             self.monitor.warn(f"left out: {error}")
             return None
 
-    def _batch(
-        self, samples: Sequence[Sample], images: Sequence[LoadedImage], make_mask: "MaskMaker"
-    ) -> Iterator[Callable[[], ImageLabels]]:
-        device = self.fabric.device
-        labels = class_label_matrix(samples, self.model.num_classes).to(device)
+    def _score(self, samples: Sequence[Sample], images: Sequence[LoadedImage], auxiliary: bool) -> list[Scored]:
+        device, config = self.fabric.device, self.config
         squares = torch.stack([image.squashed for image in images]).to(device)
         with self.fabric.autocast():
-            cams = square_cams(self.model, squares, present_classes(labels), self.config.scales).final
-        for sample, image, cam in zip(samples, images, cams, strict=True):
-            size = (image.original.shape[-2], image.original.shape[-1])
-            # In float16 from here on, so that the masks are those of the stored maps.
-            full = resize_maps(cam[: len(sample.classes)], size).half() if sample.classes else cam.new_zeros(0, *size)
-            mask = make_mask(full, image.original.to(device))
-            yield _Finish(sample, full.cpu().numpy().astype(np.float16, copy=False), mask)
+            samples = self._with_classes(samples, squares)
+            present = present_classes(class_label_matrix(samples, self.model.num_classes).to(device))
+            other = None
+            if config.source == "decoder":
+                maps = PresentClasses(present.index + 1, present.valid).pick(decoder_probabilities(self.model, squares))
+            else:
+                cams = square_cams(self.model, squares, present, config.scales)
+                maps, other = (cams.final, cams.auxiliary) if config.source == "cam" else (cams.auxiliary, cams.final)
+        scored = []
+        for place, (sample, image) in enumerate(zip(samples, images, strict=True)):
+            size, count = (image.original.shape[-2], image.original.shape[-1]), len(sample.classes)
 
-    def _collect(self, finish: list[Callable[[], ImageLabels]]) -> list[ImageLabels]:
+            def full(maps: Tensor, place: int = place, count: int = count, size: tuple[int, int] = size) -> Tensor:
+                # In float16 from here on, so that the masks are those of the stored maps.
+                return resize_maps(maps[place, :count], size).half() if count else maps.new_zeros(0, *size).half()
+
+            second = full(other) if auxiliary and other is not None else None
+            scored.append(Scored(sample, image.original.to(device), full(maps), second))
+        return scored
+
+    def _with_classes(self, samples: Sequence[Sample], squares: Tensor) -> list[Sample]:
+        """The samples, with predicted classes where none are known."""
+        if all(sample.labelled for sample in samples):
+            return list(samples)
+        predicted = predicted_classes(self.model, squares)
+        return [
+            sample if sample.labelled else replace(sample, classes=classes)
+            for sample, classes in zip(samples, predicted, strict=True)
+        ]
+
+    def _submit(
+        self, batch: list[Scored], pool: Executor | None
+    ) -> Iterator[tuple[Scored, "Future[list[PixelLabels]]"]]:
+        if pool is None:  # all images at a time: on a GPU, they share each operation
+            for one, labels in zip(
+                batch,
+                pixel_labels([one.scores for one in batch], [one.image for one in batch], self.config),
+                strict=True,
+            ):
+                future: Future[list[PixelLabels]] = Future()
+                future.set_result([labels])
+                yield one, future
+            return
+        for one in batch:
+            arrays = [one.scores.numpy()], [one.image.numpy()]
+            yield one, pool.submit(_pixel_labels_in_process, *arrays, self.config)
+
+    def _collect(self, waiting: "list[tuple[Scored, Future[list[PixelLabels]]]]") -> list[ImageLabels]:
         labels = []
-        for one in finish:
-            labels.append(one())
+        for one, future in waiting:
+            (made,) = future.result()
+            table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+            table[: len(one.sample.classes) + 1] = (0, *one.sample.classes)
+            labels.append(
+                ImageLabels(
+                    id=one.sample.id,
+                    classes=one.sample.classes,
+                    cam=one.scores.cpu().numpy().astype(np.float16, copy=False),
+                    mask=table[made.mask],
+                    confidence=made.confidence,
+                )
+            )
             self.monitor.advance()
         return labels
 
 
-Mask = NDArray[np.uint8]
-MaskMaker = Callable[[Tensor, Tensor], Callable[[], Mask]]
+class PixelLabels(NamedTuple):
+    """The mask of one image, among its own classes."""
+
+    mask: Mask  # 0 background, 1..k the classes in order, 255 ignored
+    confidence: Mask | None  # 0..255
 
 
-@dataclass(frozen=True)
-class _Finish:
-    """An image's labels once its mask is there."""
-
-    sample: Sample
-    cam: NDArray[np.float16]
-    mask: Callable[[], Mask]
-
-    def __call__(self) -> ImageLabels:
-        table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-        table[: len(self.sample.classes) + 1] = (0, *self.sample.classes)
-        return ImageLabels(id=self.sample.id, classes=self.sample.classes, cam=self.cam, mask=table[self.mask()])
-
-
-def mask_of(cam: Tensor, image: Tensor, config: MakeLabels) -> Mask:
-    """Make the mask of one image from the CAMs of its classes.
+def pixel_labels(scores: Sequence[Tensor], images: Sequence[Tensor], config: MakeLabels) -> list[PixelLabels]:
+    """Make masks from the scores of the images' classes.
 
     Args:
-        cam: Shape (k, h, w), float16, 0..1.
-        image: Shape (3, h, w), uint8.
-        config: With both thresholds.
-
-    Returns:
-        Shape (h, w): 0 background, 1..k the classes in order, 255 ignored.
+        scores: For each image, shape (k, h, w), float16, 0..1.
+        images: Shape (3, h, w), uint8, on the same device.
+        config: As `resolved` gives it.
     """
-    assert config.background_high is not None
-    assert config.background_low is not None
-    if not len(cam):  # an image without any of the classes is all background, and surely so
-        return np.zeros(cam.shape[1:], dtype=np.uint8)
-    cam = cam.float()
-    if config.crf:
-        label = refine_with_crf(
-            cam, image, high=config.background_high, low=config.background_low, backend=config.crf_backend
-        )
+    high, low = config.background_high, config.background_low
+    assert high is not None
+    assert low is not None
+    assert config.background != "auto"
+    # An image without any of the classes is all background, and surely so.
+    found: dict[int, PseudoLabel] = {
+        place: PseudoLabel(cam.new_zeros(cam.shape[1:]).long(), cam.new_ones(cam.shape[1:]).float())
+        for place, cam in enumerate(scores)
+        if not len(cam)
+    }
+    rest = {place: cam.float() for place, cam in enumerate(scores) if len(cam)}
+    if config.uses_crf or config.uses_par or config.source == "decoder":
+        # The decoder knows a background of its own.
+        probabilities = {
+            place: with_background(cam) if config.source == "decoder" else against_backgrounds(cam, (high, low))
+            for place, cam in rest.items()
+        }
+        found |= _refined(probabilities, images, config)
     elif config.two_thresholds:
-        label = label_two_thresholds(cam[None], high=config.background_high, low=config.background_low)[0]
+        found |= {place: by_two_thresholds(cam, high=high, low=low) for place, cam in rest.items()}
     else:
-        label = label_one_threshold(cam[None], config.background)[0]
-    return label.cpu().numpy().astype(np.uint8)
+        found |= {place: by_threshold(cam, config.background) for place, cam in rest.items()}
+    return [_as_arrays(found[place], config) for place in range(len(scores))]
 
 
-def _mask_in_process(cam: NDArray[np.float16], image: Mask, config: MakeLabels) -> Mask:
-    return mask_of(torch.from_numpy(cam), torch.from_numpy(image), config)
+def _refined(probabilities: dict[int, Tensor], images: Sequence[Tensor], config: MakeLabels) -> dict[int, PseudoLabel]:
+    if config.uses_par:
+        probabilities = {place: average_with_par(one, images[place]) for place, one in probabilities.items()}
+    if config.uses_crf and probabilities:
+        sharpened = sharpen(
+            [images[place] for place in probabilities],
+            list(probabilities.values()),
+            FOR_PSEUDO_LABELS,
+            config.crf_backend,
+            fast=config.crf == "fast",
+        )
+        probabilities = dict(zip(probabilities, sharpened, strict=True))
+    return {place: most_likely(one) for place, one in probabilities.items()}
 
 
-def _done(mask: Mask) -> Callable[[], Mask]:
-    return lambda: mask
+def _as_arrays(labels: PseudoLabel, config: MakeLabels) -> PixelLabels:
+    confidence = (255 * labels.confidence).round().byte().cpu().numpy() if config.confidence else None
+    return PixelLabels(labels.label.cpu().numpy().astype(np.uint8), confidence)
+
+
+def _pixel_labels_in_process(scores: list[Scores], images: list[Mask], config: MakeLabels) -> list[PixelLabels]:
+    return pixel_labels([torch.from_numpy(one) for one in scores], [torch.from_numpy(one) for one in images], config)

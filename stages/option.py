@@ -14,6 +14,7 @@ class OptionText:
     minimum: int | float | None = None
     maximum: int | float | None = None
     group: str | None = None
+    alone: str | None = None
 
 
 def option(
@@ -23,6 +24,7 @@ def option(
     minimum: int | float | None = None,
     maximum: int | float | None = None,
     group: str | None = None,
+    alone: str | None = None,
 ) -> Value:
     """Declare a field of a frozen, keyword-only dataclass that also becomes a command's option.
 
@@ -35,11 +37,12 @@ def option(
         minimum: Smallest value allowed, itself included; of each item where the field is a tuple.
         maximum: Largest value allowed, itself included; of each item where the field is a tuple.
         group: Heading under which the command's help lists the option; without it, 'Options'.
+        alone: The choice that is meant where the option is given without a value.
 
     Returns:
         The dataclass field, typed as its value for the sake of type checkers.
     """
-    text = OptionText(help=help, minimum=minimum, maximum=maximum, group=group)
+    text = OptionText(help=help, minimum=minimum, maximum=maximum, group=group, alone=alone)
     return field(default=default, metadata={OptionText: text})
 
 
@@ -63,7 +66,7 @@ def check_limits(settings: object) -> None:
     for one in fields(settings):  # type: ignore[arg-type]
         text, value = option_text(one), getattr(settings, one.name)
         for item in value if isinstance(value, tuple) else (value,):
-            if item is None:
+            if item is None or isinstance(item, str):
                 continue
             if text.minimum is not None and not item >= text.minimum:
                 raise ValueError(f"{flag(one.name)} is {item}: it must be at least {text.minimum}")

@@ -29,7 +29,7 @@ from stages.machine import cores, make_fabric
 from stages.monitor import Monitor
 from stages.palette import overlay, palette_image
 from stages.student import label_map, load_student, student_probabilities
-from stages.toco.crf import FOR_SEGMENTATION, dense_crf
+from stages.toco.crf import FOR_SEGMENTATION, sharpen
 from stages.toco.model import ToCo
 from stages.whole_files import whole_file
 
@@ -190,8 +190,13 @@ class Segmenter:
             probabilities = self.probabilities(image)
         if not self.config.crf:
             return label_map(probabilities, size).long().cpu()
-        crf = dense_crf(image.to(probabilities.device), FOR_SEGMENTATION, self.config.crf_backend)
-        return crf.infer(resize_maps(probabilities, size)).argmax(dim=0).cpu()
+        (sharpened,) = sharpen(
+            [image.to(probabilities.device)],
+            [resize_maps(probabilities, size)[None]],
+            FOR_SEGMENTATION,
+            self.config.crf_backend,
+        )
+        return sharpened[0].argmax(dim=0).cpu()
 
 
 def _decode(

@@ -94,7 +94,7 @@ def train_seg(
     label_file = labels.path / "labels.h5"
     labelled = labelled_images(dataset, label_file, config, monitor)
     samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)
-    check_labelled(samples, label_file)
+    check_labelled(samples, label_file, confidence=config.weigh_by_confidence)
     with_masks = validation_images(dataset, config, monitor)
     torch.manual_seed(config.seed)
     student, spec = new_student(config, len(dataset.class_names))
@@ -142,11 +142,20 @@ def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> l
 
 
 def cross_entropy(
-    logits: Float[Tensor, "b classes h w"], mask: UInt8[Tensor, "b h w"] | Int[Tensor, "b h w"]
+    logits: Float[Tensor, "b classes h w"],
+    mask: UInt8[Tensor, "b h w"] | Int[Tensor, "b h w"],
+    confidence: UInt8[Tensor, "b h w"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the pixels that have a label; 0, not NaN, where none has."""
-    total = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="sum")
-    return total / (mask != IGNORE_INDEX).sum().clamp_min(1)
+    """Mean cross-entropy over the pixels that have a label; 0, not NaN, where none has.
+
+    With `confidence`, 0 to 255, the mean is weighted by it.
+    """
+    if confidence is None:
+        total = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="sum")
+        return total / (mask != IGNORE_INDEX).sum().clamp_min(1)
+    weight = confidence.float() / 255 * (mask != IGNORE_INDEX)
+    each = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="none")
+    return (weight * each).sum() / weight.sum().clamp_min(1e-6)
 
 
 def _losses(
@@ -155,7 +164,9 @@ def _losses(
     # Dropout draws anew for each iteration and process, so that a run which goes on drops the same.
     torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank))
     return {
-        "loss": cross_entropy(network(batch.image), batch.mask),
+        "loss": cross_entropy(
+            network(batch.image), batch.mask, batch.confidence if config.weigh_by_confidence else None
+        ),
         "labelled": (batch.mask != IGNORE_INDEX).float().mean(),
     }
 

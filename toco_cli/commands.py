@@ -144,11 +144,37 @@ def predict(
 
 
 @command(app)
-def evaluate(run: Run, config: Evaluate, data: MovedData = None, quiet: Quiet = False, json: AsJson = False) -> None:
+def evaluate(
+    run: Run,
+    config: Evaluate,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep", help="Instead, measure the CAMs at many background scores, on the images they were made for."
+        ),
+    ] = False,
+    data: MovedData = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
     """Measure CAMs, pseudo masks, decoder and student against true masks, class by class.
 
     CAMs and pseudo masks are measured on the images that they were made for, the networks on the validation split.
     """
+    if sweep:
+        from stages.sweep import sweep as measure
+
+        with _monitor(quiet) as monitor:
+            curve = measure(run, config, monitor, data=data)
+        if json:
+            typer.echo(json_module.dumps(curve.as_dict()))
+        else:
+            from rich.console import Console
+
+            from toco_cli.tables import sweep_table
+
+            Console().print(sweep_table(curve))
+        return
     from stages.evaluate import evaluate as stage
 
     with _monitor(quiet) as monitor:

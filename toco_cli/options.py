@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -36,7 +37,10 @@ def command(app: typer.Typer, *, recipes: Recipes | None = None) -> Callable[[Fu
     """
 
     def add(function: Function) -> Function:
-        app.command(cls=GroupedHelpCommand)(_with_options(function, recipes or {}))
+        config_class = get_type_hints(function).get("config")
+        choices = _choices_when_alone(config_class) if config_class else {}
+        command_class = type("Command", (GroupedHelpCommand,), {"when_alone": choices})
+        app.command(cls=command_class)(_with_options(function, recipes or {}))
         return function
 
     return add
@@ -85,7 +89,9 @@ def _option_parameters(config_class: type) -> dict[str, inspect.Parameter]:
         default: Any = one.default
         if repeated:
             default = list(default)
-        annotation = list[item] if repeated else item  # type: ignore[valid-type]
+        # Typer knows no unions: what takes words beside numbers has a parser of its own.
+        kind = str if _words_or_number(item) else item
+        annotation = list[kind] if repeated else kind  # type: ignore[valid-type]
         if default is None:
             annotation = annotation | None
         information = _option_information(option_text(one), item, repeated)
@@ -93,14 +99,39 @@ def _option_parameters(config_class: type) -> dict[str, inspect.Parameter]:
     return parameters
 
 
-def _option_information(text: OptionText, item: object, repeated: bool) -> object:
+def _option_information(text: OptionText, item: Any, repeated: bool) -> object:
+    words = _words_or_number(item)
     return typer.Option(
         help=text.help + " May be given several times." * repeated,
-        min=text.minimum,
-        max=text.maximum,
-        metavar=f"<{item.__name__}>" if item in (int, float) else None,
+        min=None if words else text.minimum,
+        max=None if words else text.maximum,
+        metavar=f"<{'|'.join(words)}|number>" if words else f"<{item.__name__}>" if item in (int, float) else None,
+        parser=partial(_parse_word_or_number, words) if words else None,
         rich_help_panel=text.group,
     )
+
+
+def _words_or_number(item: Any) -> tuple[str, ...]:
+    """The words that an option takes in place of a number: ('auto',) for `float | Literal['auto']`."""
+    if get_origin(item) not in (Union, UnionType):
+        return ()
+    return tuple(word for kind in get_args(item) if get_origin(kind) is Literal for word in get_args(kind))
+
+
+def _parse_word_or_number(words: tuple[str, ...], given: object) -> str | float:
+    if isinstance(given, float) or given in words:
+        return given
+    try:
+        return float(str(given))
+    except ValueError:
+        raise typer.BadParameter(f"{given!r} is neither a number nor {' nor '.join(words)}") from None
+
+
+def _choices_when_alone(config_class: type) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """What an option means without a value, and which values it takes, for options that may stand alone."""
+    hints = get_type_hints(config_class)
+    texts = {one.name: option_text(one) for one in fields(config_class)}
+    return {flag(name): (text.alone, get_args(hints[name])) for name, text in texts.items() if text.alone}
 
 
 def _item_type(hint: Any) -> tuple[Any, bool]:
@@ -151,6 +182,18 @@ def _from_typer(value: object) -> object:
 
 class GroupedHelpCommand(TyperCommand):
     """A command whose plain-text help lists its options under the headings that they name."""
+
+    when_alone: Mapping[str, tuple[str, tuple[str, ...]]] = {}
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Add what options mean that stand without a value: `--crf RUN` is `--crf full RUN`."""
+        words = []
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            words.append(word)
+            meant, choices = self.when_alone.get(word, ("", ()))
+            if meant and following not in choices:
+                words.append(meant)
+        return super().parse_args(ctx, words)
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write the arguments, the ungrouped options, then the groups in the order of their first option."""

@@ -2,7 +2,10 @@
 
 from rich.table import Table
 
-from stages.evaluate import UNLABELLED, Column, Evaluation
+from stages.evaluate import SOURCES, UNLABELLED, Column, Evaluation
+from stages.sweep import Sweep
+
+BAR = 40  # characters of the highest bar
 
 
 def score_table(evaluation: Evaluation) -> Table:
@@ -17,6 +20,25 @@ def score_table(evaluation: Evaluation) -> Table:
     table.add_section()
     for name, values in _summary(evaluation.columns).items():
         table.add_row(name, *map(_percent, values))
+    return table
+
+
+def sweep_table(curve: Sweep) -> Table:
+    """MIoU in percent at each background score, as figures and as bars."""
+    table = Table(
+        title=f"mIoU in % of the {SOURCES[curve.source]} by background score",
+        caption=(
+            f"measured with true masks of {curve.images} images of split '{curve.split}': a score chosen here is "
+            f"chosen on these; the labels were made with {curve.used:g}"
+        ),
+        caption_justify="left",
+    )
+    for heading, side in (("background", "right"), ("mIoU", "right"), ("", "left")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    highest = max(curve.mious[curve.best], 1e-9)
+    for place, (background, miou) in enumerate(zip(curve.backgrounds, curve.mious, strict=True)):
+        bar = "\u2588" * round(BAR * miou / highest)
+        table.add_row(f"{background:.2f}", _percent(miou), bar + (" best" if place == curve.best else ""))
     return table
 
 

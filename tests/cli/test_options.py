@@ -27,6 +27,8 @@ class Settings:
     split: str | None = option(None, help="Split.")
     weights: Path | None = option(None, help="File.")
     ptc_weight: float = option(0.2, help="Weight.", minimum=0, maximum=9, group="Losses")
+    background: float | Literal["auto"] = option(0.5, help="Score.", minimum=0, maximum=1)
+    crf: Literal["off", "full", "fast"] = option("off", help="Sharpen.", alone="full")
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -181,3 +183,38 @@ def test_option_text__a_field_declared_otherwise_is_refused() -> None:
 
     with pytest.raises(TypeError, match="field 'size' is not declared by option"):
         option_text(Plain.__dataclass_fields__["size"])
+
+
+@pytest.mark.parametrize(
+    ("words", "background"), [([], 0.5), (["--background", "auto"], "auto"), (["--background", "0.25"], 0.25)]
+)
+def test_command__a_number_or_a_word(words: list[str], background: float | str) -> None:
+    result, call = run("data", *words)
+    assert result.exit_code == 0, result.output
+    assert call["config"].background == background
+
+
+@pytest.mark.parametrize("value", ["automatic", "2", "-0.1"])
+def test_command__neither_a_number_nor_a_word(value: str) -> None:
+    result, call = run("data", "--background", value)
+    assert result.exit_code == 2
+    assert not call
+    assert "background" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "crf"),
+    [
+        (["data"], "off"),
+        (["data", "--crf"], "full"),
+        (["--crf", "data"], "full"),
+        (["--crf", "fast", "data"], "fast"),
+        (["data", "--crf=fast"], "fast"),
+        (["--crf", "--resume", "data"], "full"),
+    ],
+)
+def test_command__an_option_that_may_stand_alone(words: list[str], crf: str) -> None:
+    result, call = run(*words)
+    assert result.exit_code == 0, result.output
+    assert call["config"].crf == crf
+    assert call["data"] == Path("data")

@@ -140,7 +140,7 @@ def test_crop_place__of_a_smaller_image() -> None:
         y0, y1, x0, x1 = place.box.tolist()
         expected = np.full((4, 4), 255, np.uint8)
         expected[y0:y1, x0:x1] = np.asarray(image)
-        np.testing.assert_array_equal(np.asarray(place.cut(image, 255)), expected)
+        np.testing.assert_array_equal(np.asarray(place.cut(image, (255,))), expected)
 
 
 def test_photometric__probabilities_of_blur_and_solarise() -> None:

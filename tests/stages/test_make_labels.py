@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,12 +20,14 @@ from data.readers import open_dataset
 from stages.artifacts import open_stage
 from stages.cam_model import load_cam_model
 from stages.config import MakeLabels
-from stages.inference import class_label_matrix, load_image, resize_maps, square_cams
-from stages.make_labels import make_labels, mask_of
+from stages.inference import class_label_matrix, load_image, predicted_classes, resize_maps, square_cams
+from stages.make_labels import make_labels, pixel_labels
 from stages.monitor import SilentMonitor
 from stages.store import ImageLabels, write_shard
 from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
-from stages.toco.crf import refine_with_crf
+from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
+from stages.toco.refine import against_backgrounds, most_likely
+from stages.toco.threshold import GRID
 from stages.whole_files import ArtifactError
 
 # One image at a time: in batches, the last bits depend on which images are together.
@@ -104,10 +108,12 @@ def test_make_labels__attributes_say_how(labels: Path) -> None:
         assert list(file.attrs["class_names"]) == ["red", "blue"]
         assert file.attrs["ignore_index"] == 255
         how = json.loads(file.attrs["made_by"])
-    assert (how["background"], how["crf"], how["scales"]) == (0.5, False, [1.0, 0.5])
+    assert (how["background"], how["crf"], how["scales"]) == (0.5, "off", [1.0, 0.5])
     # What was left to the training's settings is spelled out.
     assert (how["image_size"], how["background_high"], how["background_low"]) == (32, 0.7, 0.25)
-    assert json.loads((labels / "config.json").read_text())["settings"] == how
+    config = json.loads((labels / "config.json").read_text())
+    assert config["settings"]["background_high"] is None  # as asked for, which is what --resume compares
+    assert config["chosen_background"] is how["chosen_background"] is None
 
 
 def test_make_labels__cams_are_those_of_the_network(labels: Path, pictures: Path, trained_run: Path) -> None:
@@ -149,7 +155,7 @@ def test_make_labels__two_thresholds(cam_run: Path, labels: Path) -> None:
 def test_make_labels__crf(cam_run: Path, pictures: Path, labels: Path, backend: Any) -> None:
     if backend == "pydensecrf":
         pytest.importorskip("pydensecrf")
-    folder = make_labels(cam_run, replace(CONFIG, crf=True, crf_backend=backend), SilentMonitor())
+    folder = make_labels(cam_run, replace(CONFIG, crf="full", crf_backend=backend), SilentMonitor())
     samples = samples_of(pictures)
     without = stored_in(labels)
     for image_id, (classes, cam, mask) in stored_in(folder).items():
@@ -158,14 +164,15 @@ def test_make_labels__crf(cam_run: Path, pictures: Path, labels: Path, backend: 
             assert not mask.any()
             continue
         image = load_image(samples[image_id], 32).original
-        label = refine_with_crf(torch.from_numpy(cam).float(), image, high=0.7, low=0.25, backend=backend)
+        unaries = against_backgrounds(torch.from_numpy(cam).float(), (0.7, 0.25))
+        label = most_likely(sharpen([image], [unaries], FOR_PSEUDO_LABELS, backend)[0]).label
         np.testing.assert_array_equal(mask, numbered(label, classes))
         assert set(np.unique(mask)) <= {0, *classes, 255}
 
 
 def test_make_labels__crf_in_other_processes(cam_run: Path, tmp_path: Path, trained_run: Path) -> None:
     """As on any CPU with several cores; to the bit as here."""
-    config = replace(CONFIG, crf=True, crf_backend="torch")
+    config = replace(CONFIG, crf="full", crf_backend="torch")
     here = make_labels(cam_run, config, SilentMonitor())
     other = run_with_cam(tmp_path / "other", trained_run)
     assert_same(make_labels(other, replace(config, workers=2), SilentMonitor()), here)
@@ -198,8 +205,8 @@ def test_make_labels__goes_on(
     monkeypatch.setattr(stages.make_labels, "SHARD", 2)
     written: list[list[str]] = []
 
-    def recorded(path: Path, labels: Sequence[ImageLabels]) -> None:
-        write_shard(path, labels)
+    def recorded(path: Path, labels: Sequence[ImageLabels], *, threads: int) -> None:
+        write_shard(path, labels, threads=threads)
         written.append([one.id for one in labels])
 
     monkeypatch.setattr(stages.make_labels, "write_shard", recorded)
@@ -396,8 +403,101 @@ def test_make_labels__settings_that_do_not_work(
     assert not (cam_run / "labels").exists()
 
 
-def test_mask_of__without_classes() -> None:
-    config = replace(CONFIG, background_high=0.7, background_low=0.25, two_thresholds=True)
-    mask = mask_of(torch.zeros(0, 3, 4), torch.zeros(3, 3, 4, dtype=torch.uint8), config)
-    assert mask.tolist() == [[0] * 4] * 3
-    assert mask.dtype == np.uint8
+def test_pixel_labels__without_classes() -> None:
+    config = replace(CONFIG, background_high=0.7, background_low=0.25, confidence=True)
+    images = [torch.zeros(3, 3, 4, dtype=torch.uint8)] * 2
+    scores = [torch.zeros(0, 3, 4).half(), torch.ones(2, 3, 4).half()]
+    for changes in ({"two_thresholds": True}, {"crf": "full"}, {"refine": "par+crf"}, {"source": "decoder"}, {}):
+        empty, full = pixel_labels(scores, images, replace(config, **changes))
+        assert empty.mask.tolist() == [[0] * 4] * 3
+        assert empty.confidence is not None
+        assert (empty.confidence == 255).all()
+        assert full.mask.shape == (3, 4)
+
+
+@pytest.mark.parametrize("refine", ["none", "par", "crf", "par+crf"])
+@pytest.mark.parametrize("source", ["cam", "aux", "decoder"])
+def test_make_labels__sources_and_refinements(cam_run: Path, pictures: Path, source: Any, refine: Any) -> None:
+    config = replace(CONFIG, source=source, refine=refine, crf_backend="torch", confidence=True)
+    folder = make_labels(cam_run, config, SilentMonitor())
+    stored = stored_in(folder)
+    with h5py.File(folder / "labels.h5") as file:
+        for image_id, (classes, scores, mask) in stored.items():
+            sure = file[f"confidence/{image_id}"][()]
+            assert sure.dtype == np.uint8
+            assert sure.shape == mask.shape
+            assert not sure[mask == 255].any()
+            assert set(np.unique(mask)) <= {0, *classes, 255}
+            if source == "decoder":
+                assert scores.sum(axis=0).max(initial=0) < 1.01
+                assert 255 not in mask  # there is but one background
+    assert any(mask.any() for _, _, mask in stored.values())
+
+
+def test_make_labels__auxiliary_maps_are_the_other_ones(cam_run: Path, labels: Path) -> None:
+    folder = make_labels(cam_run, replace(CONFIG, source="aux"), SilentMonitor())
+    mine, theirs = stored_in(folder), stored_in(labels)
+    assert any(not np.array_equal(mine[name][1], theirs[name][1]) for name in mine)
+
+
+def test_make_labels__images_without_labels_are_predicted(
+    cam_run: Path, draw_pictures: Callable[[Path], Path], labels: Path, listener: Any, tmp_path: Path
+) -> None:
+    data = draw_pictures(tmp_path / "data")
+    rows = (data / "labels.csv").read_text().splitlines()
+    (data / "labels.csv").write_text("\n".join(row for row in rows if not row.startswith("a.")) + "\n")
+    monitor = listener()
+    given = stored_in(make_labels(cam_run, CONFIG, monitor, data=data))
+    assert any("without a row" in text for text in monitor.warnings)
+    predicted = stored_in(
+        make_labels(cam_run, replace(CONFIG, image_labels="predicted"), SilentMonitor(), data=data, overwrite=True)
+    )
+    assert predicted.keys() - given.keys() == {"a"}
+    for name in given:
+        np.testing.assert_array_equal(given[name][2], predicted[name][2])
+    model = load_cam_model(open_stage(cam_run, "cam"))
+    square = load_image(samples_of(data)["b"], 32).squashed[None]
+    assert predicted_classes(model, square, 0.0) == [(1, 2)]
+    assert predicted_classes(model, square, 1.0) == [()]
+
+
+def test_make_labels__two_processes_write_what_one_does(cam_run: Path, labels: Path, trained_run: Path) -> None:
+    command = [str(Path(sys.executable).with_name("toco")), "make-labels"]
+    settings = ["--devices", "2", "--device", "cpu", "--batch-size", "1", "--scales", "1", "--scales", "0.5"]
+    subprocess.run([*command, str(cam_run), *settings, "--workers", "1", "--quiet"], check=True, timeout=300)
+    assert_same(cam_run / "labels", labels)
+
+
+def test_make_labels__a_chosen_background_is_kept(cam_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, background="auto")
+    monkeypatch.setattr(stages.make_labels, "SHARD", 2)
+    with pytest.raises(RuntimeError):
+        make_labels(cam_run, config, Stops(3))
+    chosen = json.loads((cam_run / "labels" / "config.json").read_text())["chosen_background"]
+    assert chosen in GRID
+    monkeypatch.setattr(stages.make_labels, "choose_background", None)  # it must not choose again
+    folder = make_labels(cam_run, config, SilentMonitor(), resume=True)
+    with h5py.File(folder / "labels.h5") as file:
+        how = json.loads(file.attrs["made_by"])
+    assert how["background"] == how["chosen_background"] == chosen
+    assert (how["background_high"], how["background_low"]) == (min(1.4 * chosen, 0.95), 0.5 * chosen)
+    for classes, cam, mask in stored_in(folder).values():
+        if classes:
+            label = label_one_threshold(torch.from_numpy(cam)[None].float(), chosen)[0]
+            np.testing.assert_array_equal(mask, numbered(label, classes))
+
+
+class Stops(SilentMonitor):
+    """Pulls the plug after some images."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+        self.labelling = False
+
+    def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
+        self.labelling = title == "making labels"
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.left -= self.labelling
+        if self.left < 0:
+            raise RuntimeError

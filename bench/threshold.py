@@ -1,0 +1,97 @@
+"""Which criterion finds the background score of CAMs without true masks? A table for a run that has some.
+
+    uv run python -m bench.threshold RUN [--images 100]
+
+Each criterion chooses a score from the grid; beside it stands the mIoU of the CAMs' labels there, against the true
+masks, and what the best score of the grid would have given. The last row is a choice by a few true masks.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from data.readers import open_dataset, read_mask
+from stages.artifacts import open_stage
+from stages.cam_model import load_cam_model
+from stages.config import MakeLabels
+from stages.inference import decoder_probabilities, load_image, resize_maps
+from stages.machine import make_fabric
+from stages.make_labels import LabelMaker, samples_to_label
+from stages.monitor import SilentMonitor
+from stages.samples import spread
+from stages.threshold import sharpened_labels
+from stages.toco.metrics import Confusion
+from stages.toco.threshold import GRID, agreement, labels_at, otsu
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run folder in which 'toco train-cam' finished, of data with masks")
+    parser.add_argument("--images", type=int, default=100, help="images to measure on")
+    parser.add_argument("--crf-images", type=int, default=30, help="of these, images for the criterion with a CRF")
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    cam = open_stage(arguments.run, "cam")
+    config = MakeLabels(image_size=cam.settings["image_size"], split=cam.settings["split"], device=arguments.device)
+    dataset = open_dataset(cam.dataset_root)
+    classes = len(dataset.class_names)
+    model = load_cam_model(cam)
+    fabric = make_fabric(config.device)
+    fabric.to_device(model)
+    maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=SilentMonitor())
+    listed = samples_to_label(dataset, config, model.backbone.patch_size, SilentMonitor())
+    samples = spread([sample for sample in listed if sample.mask is not None and sample.classes], arguments.images)
+
+    truth = [Confusion(classes + 1) for _ in GRID]
+    by = {name: [Confusion(classes + 1) for _ in GRID] for name in ("auxiliary CAM", "decoder", "CRF")}
+    histogram = torch.zeros(1000)
+    foreground = torch.zeros(len(GRID))
+    few = {sample.id for sample in spread(samples, 8)}
+    by_few = [Confusion(classes + 1) for _ in GRID]
+    sharpened = {sample.id for sample in spread(samples, arguments.crf_images)}
+    assert config.image_size is not None
+    for one in maker.scores(samples, auxiliary=True):
+        size = (one.image.shape[-2], one.image.shape[-1])
+        mask = torch.from_numpy(read_mask(one.sample, size, classes)).long()
+        numbers = torch.tensor([0, *one.sample.classes])
+        scores, auxiliary = one.scores.float(), one.auxiliary
+        assert auxiliary is not None
+        histogram += torch.histc(scores.amax(dim=0).cpu(), 1000, 0, 1)
+        square = load_image(one.sample, config.image_size).squashed[None].to(fabric.device)
+        with fabric.autocast():
+            probabilities = resize_maps(decoder_probabilities(model, square, (1.0,))[0], size)
+        decoded = probabilities[[0, *one.sample.classes]].argmax(dim=0)
+        for place, score in enumerate(GRID):
+            label = labels_at(scores, score)
+            foreground[place] += (label > 0).float().mean().cpu() / len(samples)
+            truth[place].add(numbers[label.cpu()], mask)
+            if one.sample.id in few:
+                by_few[place].add(numbers[label.cpu()], mask)
+            by["auxiliary CAM"][place].add(numbers[label.cpu()], numbers[labels_at(auxiliary.float(), score).cpu()])
+            by["decoder"][place].add(numbers[label.cpu()], numbers[decoded.cpu()])
+        if one.sample.id in sharpened:
+            refined = sharpened_labels(one, config)
+            for place, score in enumerate(GRID):
+                by["CRF"][place].add(numbers[labels_at(scores, score).cpu()], numbers[refined[place].cpu()])
+    figures = [confusion.scores().miou for confusion in truth]
+    best = max(range(len(GRID)), key=figures.__getitem__)
+    print(f"{arguments.run}: {len(samples)} images, {classes} classes, device {fabric.device}")
+    print("background  mIoU  foreground  " + "  ".join(f"agrees with {name}" for name in by))
+    for place, score in enumerate(GRID):
+        agreements = "  ".join(f"{100 * agreement(by[name][place]):10.1f}" for name in by)
+        print(f"{score:8.2f}  {100 * figures[place]:6.1f}  {foreground[place]:8.2f}  {agreements}")
+    print(f"\nbest with all masks: {GRID[best]:.2f}, mIoU {100 * figures[best]:.1f}")
+    chosen = {f"agreement with {name}": max(range(len(GRID)), key=lambda i: agreement(by[name][i])) for name in by}
+    threshold = otsu(histogram)
+    chosen["Otsu"] = min(range(len(GRID)), key=lambda i: abs(GRID[i] - threshold))
+    chosen["half of it background"] = min(range(len(GRID)), key=lambda i: abs(float(foreground[i]) - 0.5))
+    chosen["8 true masks"] = max(range(len(GRID)), key=lambda i: by_few[i].scores().miou)
+    for name, place in chosen.items():
+        lost = figures[best] - figures[place]
+        print(f"{name:32} {GRID[place]:.2f}  mIoU {100 * figures[place]:5.1f}  lost {100 * lost:4.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""`toco evaluate --sweep`: the mIoU of stored CAMs over the background score, against true masks.
+
+In: RUN/labels and its data set's masks. Out: one curve.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.readers import open_dataset
+from stages.artifacts import check_classes, open_stage
+from stages.config import Evaluate
+from stages.evaluate import read_truth, skipping, with_masks
+from stages.monitor import Monitor
+from stages.store import LabelFile
+from stages.toco.metrics import Confusion
+from stages.toco.threshold import GRID, labels_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """mIoU (0..1) at each background score, and on what it was measured."""
+
+    source: str  # cam or aux
+    split: str
+    images: int
+    backgrounds: tuple[float, ...]
+    mious: tuple[float, ...]
+    used: float  # the score that the labels were made with
+
+    @property
+    def best(self) -> int:
+        """Where the curve is highest."""
+        return max(range(len(self.mious)), key=self.mious.__getitem__)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for --json."""
+        return {
+            "source": self.source,
+            "split": self.split,
+            "images": self.images,
+            "curve": [
+                {"background": background, "miou": round(miou, 6)}
+                for background, miou in zip(self.backgrounds, self.mious, strict=True)
+            ],
+            "best": self.backgrounds[self.best],
+            "used": self.used,
+        }
+
+
+def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = None) -> Sweep:
+    """Measure the stored CAMs at every score of a grid.
+
+    Args:
+        run: A run folder in which `toco make-labels` finished.
+        config: Settings; the split is always that of the labels.
+        monitor: Told of progress.
+        data: Where the data set is now, if it was moved since.
+
+    Raises:
+        ValueError: There are no true masks of these images, or the labels are the decoder's, which has no threshold.
+        ArtifactError: The labels are not finished, or damaged.
+    """
+    labels = open_stage(run, "labels")
+    source = labels.settings["source"]
+    if source == "decoder":
+        raise ValueError(f"{labels.path} was made from the decoder, which needs no threshold: nothing to sweep")
+    dataset = open_dataset(data or labels.dataset_root, skip_bad=config.skip_bad)
+    check_classes(labels, dataset)
+    split = labels.settings["split"] or dataset.train_split
+    cams = LabelFile(labels.path / "cams.h5", "cams")
+    samples = with_masks([sample for sample in dataset.split(split) if sample.id in cams], split, dataset)
+    confusions = [Confusion(len(dataset.class_names) + 1) for _ in GRID]
+    measured = 0
+    monitor.start("measuring the CAMs at each score", len(samples))
+    for sample in samples:
+        with skipping(config.skip_bad, monitor):
+            cam = torch.from_numpy(cams.read(sample.id)).float()
+            numbers = torch.tensor([0, *cams.classes(sample.id)])
+            truth = read_truth(sample, cam, len(dataset.class_names))
+            for confusion, background in zip(confusions, GRID, strict=True):
+                confusion.add(numbers[labels_at(cam, background)], truth)
+            measured += 1
+        monitor.advance()
+    monitor.finish()
+    return Sweep(
+        source=source,
+        split=split,
+        images=measured,
+        backgrounds=GRID,
+        mious=tuple(confusion.scores().miou for confusion in confusions),
+        used=labels.config["chosen_background"] or labels.settings["background"],
+    )

@@ -1,0 +1,84 @@
+"""Choosing the background score of CAMs for `toco make-labels`: without any true mask, or by a handful of them.
+
+Without masks: a good score gives masks that the image's own edges confirm, so it is the score at which the labels
+and what a dense CRF makes of them agree best. Other criteria were measured beside it (bench/threshold.md).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from data.dataset import DataError, Sample
+from data.images import image_size
+from data.readers import read_mask
+from stages.config import MakeLabels
+from stages.monitor import Monitor
+from stages.samples import spread
+from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
+from stages.toco.metrics import Confusion
+from stages.toco.refine import against_backgrounds
+from stages.toco.threshold import GRID, agreement, labels_at
+
+if TYPE_CHECKING:
+    from stages.make_labels import Scored
+
+IMAGES = 60  # to choose on without masks
+
+
+def choose_background(
+    scores: "Callable[..., Iterator[Scored]]",
+    samples: Sequence[Sample],
+    num_classes: int,
+    config: MakeLabels,
+    monitor: Monitor,
+) -> float:
+    """Choose the score of the grid at which the labels are best, or seem to be.
+
+    Args:
+        scores: Gives images with the scores of their classes; `LabelMaker.scores`.
+        samples: The images to label.
+        num_classes: Foreground classes.
+        config: With `calibrate` true masks to choose by, or background 'auto'.
+        monitor: Told of what was chosen.
+
+    Raises:
+        DataError: There are no true masks to calibrate by, or an image is bad.
+    """
+    known = [sample for sample in samples if sample.classes]
+    if config.calibrate:
+        known = [sample for sample in known if sample.mask is not None]
+    chosen = spread(known, config.calibrate or IMAGES)
+    if not chosen:
+        lack = "a true mask" if config.calibrate else "a class"
+        raise DataError(f"no image has {lack} to choose a background by: give a number with --background")
+    for sample in chosen if config.calibrate else ():  # now, and not after the network has run
+        read_mask(sample, image_size(sample.image), num_classes)
+    confusions = [Confusion(num_classes + 1) for _ in GRID]
+    monitor.start("choosing the background score", len(chosen))
+    for one in scores(chosen):
+        numbers = torch.tensor([0, *one.sample.classes])
+        references = _true_mask(one, num_classes) if config.calibrate else numbers[sharpened_labels(one, config)]
+        for confusion, background, reference in zip(confusions, GRID, references, strict=True):
+            confusion.add(numbers[labels_at(one.scores.float(), background).cpu()], reference)
+        monitor.advance()
+    monitor.finish()
+    merits = [confusion.scores().miou if config.calibrate else agreement(confusion) for confusion in confusions]
+    background = GRID[max(range(len(GRID)), key=merits.__getitem__)]
+    how = "by the true masks of" if config.calibrate else "without masks, on"
+    monitor.note(f"background score {background:g}, chosen {how} {len(chosen)} images")
+    return background
+
+
+def sharpened_labels(one: "Scored", config: MakeLabels) -> Int[Tensor, "scores h w"]:
+    """What a CRF at half resolution makes of an image's scores, against each background score of the grid."""
+    unaries = against_backgrounds(one.scores.float(), GRID)
+    (sharpened,) = sharpen([one.image], [unaries], FOR_PSEUDO_LABELS, config.crf_backend, fast=True)
+    return sharpened.argmax(dim=1).cpu()
+
+
+def _true_mask(one: "Scored", num_classes: int) -> Int[Tensor, "scores h w"]:
+    mask = read_mask(one.sample, (one.image.shape[-2], one.image.shape[-1]), num_classes)
+    return torch.from_numpy(mask).long().expand(len(GRID), -1, -1)

@@ -1,0 +1,98 @@
+"""`toco make-labels` killed at random moments: no file of a final name is damaged, and a rerun mends the rest."""
+
+import multiprocessing
+import random
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stages.artifacts import finished
+
+KILLS = 20
+Content = dict[str, NDArray[np.generic]]
+
+
+def start(run: Path, log: Path, *, resume: bool = False) -> BaseProcess:
+    from labelling_process import label_in_process  # type: ignore[import-not-found]
+
+    context = multiprocessing.get_context("forkserver")  # imports torch once, and not in each process
+    context.set_forkserver_preload(["stages.make_labels"])
+    process = context.Process(target=label_in_process, args=(run, log, resume))
+    process.start()
+    return process
+
+
+def content(folder: Path) -> Content:
+    found: Content = {}
+    for name in ("cams.h5", "labels.h5"):
+        with h5py.File(folder / name) as file:
+
+            def visit(path: str, item: object, name: str = name) -> None:
+                if isinstance(item, h5py.Dataset):
+                    found[f"{name}/{path}"] = item[()]
+
+            file.visititems(visit)
+    return found
+
+
+def readable(path: Path) -> int:
+    """How many images a whole file holds; a damaged one raises."""
+    with h5py.File(path) as file:
+        names: list[str] = []
+        file["masks" if "masks" in file else "cams"].visit(names.append)
+        for name in names:
+            item = file[f"{'masks' if 'masks' in file else 'cams'}/{name}"]
+            if isinstance(item, h5py.Dataset):
+                item[()]
+        return len(names)
+
+
+@pytest.mark.slow
+def test_make_labels__killed_at_random_moments(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # which new processes take over
+    from labelling_process import SHARD
+
+    def new_run(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cam").symlink_to(trained_run / "cam")
+        return tmp_path / name
+
+    durations = []
+    for name in ("warm", "undisturbed"):
+        began = time.monotonic()
+        process = start(new_run(name), tmp_path / f"{name}.log")
+        process.join()
+        assert process.exitcode == 0
+        durations.append(time.monotonic() - began)
+    expected = content(tmp_path / "undisturbed" / "labels")
+    source = random.Random(0)
+    stopped = 0
+    for number in range(KILLS):
+        run, log = new_run(f"run{number}"), tmp_path / f"run{number}.log"
+        process = start(run, log)
+        time.sleep(source.uniform(0.1, 1.0) * durations[-1])
+        process.kill()
+        process.join()
+        for path in run.rglob("*.h5"):
+            if not path.name.startswith("."):
+                assert readable(path)
+        stopped += not finished(run, "labels")
+        before = log.stat().st_size if log.exists() else 0
+        again = start(run, log, resume=True)
+        again.join()
+        assert again.exitcode == 0
+        labelled = log.stat().st_size
+        assert labelled - 8 <= min(before, 2 * SHARD)  # done again
+        mine = content(run / "labels")
+        assert mine.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_array_equal(mine[key], value)
+        assert {path.name for path in (run / "labels").iterdir()} == {"config.json", "cams.h5", "labels.h5"}
+    assert stopped >= KILLS // 2  # else the kills came too late to test anything
