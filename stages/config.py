@@ -206,7 +206,8 @@ class MakeLabels(Machine):
         alone="full",
     )
     crf_backend: CrfBackend = option(
-        "auto", "Who computes it: torch (any device) or pydensecrf (CPU); auto takes it on a CPU where installed."
+        "auto",
+        "Who computes it, to the same result: torch (any device) or pydensecrf (CPU); auto takes the faster one.",
     )
     refine: Literal["none", "par", "crf", "par+crf"] = option(
         "none", "How masks are refined: by pixel-adaptive averaging (par), by the dense CRF (as --crf), or by both."
@@ -338,7 +339,10 @@ class Predict(Machine):
         (1.0,), "Image scales whose outputs are fused, each with its mirror image.", group=METHOD
     )
     crf: bool = option(False, "Sharpen with a dense CRF.")
-    crf_backend: CrfBackend = option("auto", "Who computes it: pydensecrf (CPU) or torch (any device).")
+    crf_backend: CrfBackend = option(
+        "auto",
+        "Who computes it, to the same result: torch (any device) or pydensecrf (CPU); auto takes the faster one.",
+    )
 
     def __post_init__(self) -> None:
         """Refuse contradictions.

@@ -91,5 +91,5 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = 
         images=measured,
         backgrounds=GRID,
         mious=tuple(confusion.scores().miou for confusion in confusions),
-        used=labels.config["chosen_background"] or labels.settings["background"],
+        used=labels.config.get("chosen_background") or labels.settings["background"],
     )

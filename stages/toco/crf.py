@@ -21,6 +21,7 @@ from torch import Tensor
 from stages.toco.lattice import PermutohedralLattice, bilateral_features, spatial_features
 
 Backend = Literal["auto", "torch", "pydensecrf"]
+FEW_LABELS = 5  # up to here the lattice of this package is faster than pydensecrf on a CPU, too (bench/crf.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,38 +76,38 @@ class TorchCrf:
             )[0]
             for image in images
         ]
-        ones = torch.ones(1, sum(self.counts), 1, device=images[0].device)
-        self.kernels = []
-        for weight, features in (
-            (parameters.gaussian_weight, spatial),
-            (parameters.bilateral_weight, bilateral),
-        ):
-            lattice = PermutohedralLattice(torch.cat(features)[None], self.counts)
-            norm = (lattice.filter(ones).flatten() + 1e-20).rsqrt()  # (n,), n pixels of all images
-            of_ones = lattice.filter(norm[None, :, None]).flatten()
-            self.kernels.append((weight * norm, lattice, norm, of_ones))
+        self.kernels = [
+            PermutohedralLattice(torch.cat(features)[None], self.counts).normalised(weight)
+            for weight, features in (
+                (parameters.gaussian_weight, spatial),
+                (parameters.bilateral_weight, bilateral),
+            )
+        ]
+        self.of_ones = self._filter(torch.ones(1, sum(self.counts), device=images[0].device))[0]
 
     def infer(self, probabilities: Sequence[Float[Tensor, "u _l _h _w"]]) -> list[Float[Tensor, "u _l _h _w"]]:
         """See DenseCrf."""
-        alternatives = len(probabilities[0])
         labels = max(one.shape[1] for one in probabilities)
         # Labels first and pixels last: each operation then runs along memory.
         flat = [log_probabilities(one).transpose(0, 1).flatten(2) for one in probabilities]  # (l, u, h * w)
         unary = torch.cat([F.pad(one, (0, 0, 0, 0, 0, labels - len(one)), value=-torch.inf) for one in flat], dim=2)
-        current = unary.softmax(dim=0)
+        current = unary.softmax(dim=0)  # (l, u, n), n pixels of all images
         for _ in range(self.parameters.iterations):
+            # Probabilities sum to 1 and the filter is linear, so the last label need not be filtered.
+            filtered = self._filter(current[:-1].flatten(0, 1)).view_as(current[:-1])
             energy = unary.clone()
-            for weighted_norm, lattice, norm, of_ones in self.kernels:
-                # Probabilities sum to 1 and the filter is linear, so the last label need not be filtered.
-                values = (current[:-1] * norm).flatten(0, 1).T  # (n, (l - 1) * u)
-                filtered = lattice.filter(values[None])[0].T.view(labels - 1, alternatives, -1)
-                energy[:-1].addcmul_(filtered, weighted_norm)
-                energy[-1].addcmul_(of_ones - filtered.sum(dim=0), weighted_norm)
+            energy[:-1] += filtered
+            energy[-1] += self.of_ones - filtered.sum(dim=0)
             current = energy.softmax(dim=0)
         return [
             one[: given.shape[1]].transpose(0, 1).reshape(given.shape)
             for one, given in zip(torch.split(current, self.counts, dim=2), probabilities, strict=True)
         ]
+
+    def _filter(self, values: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
+        """Both kernels, weighted and normalised, together."""
+        first, second = (kernel.filter(values.T[None])[0] for kernel in self.kernels)  # (n, k)
+        return (first + second).T.contiguous()
 
 
 class PyDenseCrf:
@@ -152,15 +153,22 @@ def log_probabilities(probabilities: Tensor) -> Tensor:
 
 
 def dense_crf(
-    images: Sequence[UInt8[Tensor, "3 _h _w"]], parameters: CrfParameters, backend: Backend = "auto"
+    images: Sequence[UInt8[Tensor, "3 _h _w"]], parameters: CrfParameters, backend: Backend = "auto", *, labels: int = 2
 ) -> DenseCrf:
-    """Build the CRF of some images, all on one device: by pydensecrf on a CPU that has it, else by torch.
+    """Build the CRF of some images, all on one device; their results are the same, whoever computes them.
+
+    Args:
+        images: The images.
+        parameters: The kernels.
+        backend: auto is pydensecrf for many labels on a CPU, where it is installed; else torch.
+        labels: The most that an image has, which only matters for auto.
 
     Raises:
         ValueError: pydensecrf was asked for and is not installed.
     """
     installed = importlib.util.find_spec("pydensecrf") is not None
-    if backend == "torch" or (backend == "auto" and not (installed and images[0].device.type == "cpu")):
+    slower = labels > FEW_LABELS and images[0].device.type == "cpu"
+    if backend == "torch" or (backend == "auto" and not (installed and slower)):
         return TorchCrf(images, parameters)
     if not installed:
         raise ValueError(
@@ -187,8 +195,9 @@ def sharpen(
         backend: Who computes it.
         fast: At half the resolution, a quarter of the pixels; resized back.
     """
+    labels = max(one.shape[1] for one in probabilities)
     if not fast:
-        return dense_crf(images, parameters, backend).infer(probabilities)
+        return dense_crf(images, parameters, backend, labels=labels).infer(probabilities)
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     halves = [(max(1, height // 2), max(1, width // 2)) for height, width in sizes]
     small = dense_crf(
@@ -198,6 +207,7 @@ def sharpen(
         ],
         replace(parameters, gaussian_xy=parameters.gaussian_xy / 2, bilateral_xy=parameters.bilateral_xy / 2),
         backend,
+        labels=labels,
     )
     results = small.infer(
         [_resized(given, half) for given, half in zip(probabilities, halves, strict=True)],

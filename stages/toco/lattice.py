@@ -9,6 +9,7 @@ Letters: b images, n points of one image, d features of a point, k values of a p
 
 import warnings
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from jaxtyping import Float
@@ -53,21 +54,34 @@ class PermutohedralLattice:
         total = weights.shape[1]
         self.size = len(unique)  # vertices in use, m
         end = starts.new_tensor([len(ordered)])
-        self._splat = _sparse(torch.cat([starts, end]), origin % total, weights.flatten()[origin], total)  # (m, p)
+        self.splat = _sparse(torch.cat([starts, end]), origin % total, weights.flatten()[origin], total)  # (m, p)
         corners = torch.arange(0, len(ordered) + 1, dimensions + 1, device=end.device)
-        self._slice = _sparse(corners, vertex.view(weights.shape).T.flatten(), weights.T.flatten(), self.size)  # (p, m)
-        self._blurs = [_blur(unique, step) for step in _steps(strides)]  # each (m, m)
+        # The blur's kernels (0.5, 1, 0.5) sum to 2 along each direction; this is the usual normalisation.
+        shares = weights.T.flatten() / (1 + 2.0**-dimensions)
+        self.slice = _sparse(corners, vertex.view(weights.shape).T.flatten(), shares, self.size)  # (p, m)
+        self.blurs = [_blur(unique, step) for step in _steps(strides)]  # each (m, m)
 
     def filter(self, values: Float[Tensor, "b n k"]) -> Float[Tensor, "b n k"]:
         """Apply the (unnormalised) Gaussian filter to values of the points; linear in the values."""
-        flat = values.float().reshape(-1, values.shape[-1]).to(self._splat.device)  # (p, k)
+        flat = values.float().reshape(-1, values.shape[-1]).to(self.splat.device)  # (p, k)
         with torch.autocast(flat.device.type, enabled=False):  # sparse products know no bf16, and need float32
-            table = self._splat @ flat  # (m, k)
-            for blur in self._blurs:
+            table = self.splat @ flat  # (m, k)
+            for blur in self.blurs:
                 table = blur @ table
-            sliced = self._slice @ table
-        # The blur's kernels (0.5, 1, 0.5) sum to 2 along each direction; this is the usual normalisation.
-        return (sliced / (1 + 2.0**-self.dimensions)).reshape(values.shape).to(values.device)
+            sliced = self.slice @ table
+        return sliced.reshape(values.shape).to(values.device)
+
+    def normalised(self, weight: float) -> "PermutohedralLattice":
+        """The same filter K with the factors that a CRF wants: weight * D^-1/2 K D^-1/2, D the sums of K's rows."""
+        total = self.splat.shape[1]
+        ones = torch.ones(1, total, 1, device=self.splat.device)
+        norm = (self.filter(ones).flatten() + 1e-20).rsqrt()  # (p,)
+        other = copy(self)
+        columns = self.splat.col_indices()
+        other.splat = _sparse(self.splat.crow_indices(), columns, self.splat.values() * norm[columns], total)
+        shares = self.slice.values().view(total, -1) * (weight * norm)[:, None]
+        other.slice = _sparse(self.slice.crow_indices(), self.slice.col_indices(), shares.flatten(), self.size)
+        return other
 
 
 def _sparse(starts: Tensor, columns: Tensor, values: Tensor, width: int) -> Tensor:

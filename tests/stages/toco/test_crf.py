@@ -179,10 +179,11 @@ def test_dense_crf__pydensecrf_is_missing() -> None:
 
 @pytest.mark.usefixtures("no_pydensecrf")
 def test_dense_crf__auto_does_without_pydensecrf() -> None:
-    assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS), TorchCrf)
+    assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS, labels=21), TorchCrf)
 
 
-def test_dense_crf__auto_takes_pydensecrf_on_a_cpu() -> None:
+def test_dense_crf__auto_takes_pydensecrf_for_many_labels_on_a_cpu() -> None:
     pytest.importorskip("pydensecrf")
-    assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS), PyDenseCrf)
+    assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS, labels=21), PyDenseCrf)
+    assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS, labels=3), TorchCrf)
     assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS, "torch"), TorchCrf)
