@@ -19,11 +19,15 @@ def labels_at(scores: Float[Tensor, "k h w"], background: float) -> Int[Tensor, 
 
 
 def agreement(confusion: Confusion) -> float:
-    """How well two label maps agree: mean IoU over the labels that either has."""
+    """How well two label maps agree: mean IoU over all labels.
+
+    A label that neither has counts as 0, for a score at which nothing is background, or nothing object, is no good
+    one, however well two maps agree on that.
+    """
     counts = confusion.counts[:, :-1].double()
     both = counts.diagonal()
     either = counts.sum(dim=0) + counts.sum(dim=1) - both
-    return float((both / either)[either > 0].mean())
+    return float((both / either.clamp_min(1)).mean())
 
 
 def otsu(histogram: Float[Tensor, " bins"]) -> float:
