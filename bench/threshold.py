@@ -20,9 +20,9 @@ from stages.machine import make_fabric
 from stages.make_labels import LabelMaker, samples_to_label
 from stages.monitor import SilentMonitor
 from stages.samples import spread
-from stages.threshold import sharpened_labels
+from stages.threshold import sharpened_labels, token_contrast
 from stages.toco.metrics import Confusion
-from stages.toco.threshold import GRID, agreement, labels_at, otsu
+from stages.toco.threshold import GRID, agreement, edge_contrast, edge_strength, kappa, labels_at, otsu
 
 
 def main() -> None:
@@ -52,7 +52,8 @@ def main() -> None:
     by_few = [Confusion(classes + 1) for _ in GRID]
     sharpened = {sample.id for sample in spread(samples, arguments.crf_images)}
     assert config.image_size is not None
-    for one in maker.scores(samples, auxiliary=True):
+    edges, tokens, own = torch.zeros(len(GRID)), torch.zeros(len(GRID)), []
+    for one in maker.scores(samples, details=True):
         size = (one.image.shape[-2], one.image.shape[-1])
         mask = torch.from_numpy(read_mask(one.sample, size, classes)).long()
         numbers = torch.tensor([0, *one.sample.classes])
@@ -60,11 +61,15 @@ def main() -> None:
         assert auxiliary is not None
         histogram += torch.histc(scores.amax(dim=0).cpu(), 1000, 0, 1)
         square = load_image(one.sample, config.image_size).squashed[None].to(fabric.device)
-        with fabric.autocast():
+        with fabric.autocast(), torch.inference_mode():
             probabilities = resize_maps(decoder_probabilities(model, square, (1.0,))[0], size)
         decoded = probabilities[[0, *one.sample.classes]].argmax(dim=0)
+        own.append(otsu(torch.histc(scores.amax(dim=0).cpu(), 1000, 0, 1)))
+        strength = edge_strength(one.image)
+        tokens += token_contrast(one) / len(samples)
         for place, score in enumerate(GRID):
             label = labels_at(scores, score)
+            edges[place] += edge_contrast(label, strength) / len(samples)
             foreground[place] += (label > 0).float().mean().cpu() / len(samples)
             truth[place].add(numbers[label.cpu()], mask)
             if one.sample.id in few:
@@ -78,12 +83,22 @@ def main() -> None:
     figures = [confusion.scores().miou for confusion in truth]
     best = max(range(len(GRID)), key=figures.__getitem__)
     print(f"{arguments.run}: {len(samples)} images, {classes} classes, device {fabric.device}")
-    print("background  mIoU  foreground  " + "  ".join(f"agrees with {name}" for name in by))
+    print("background  mIoU  foreground  edges  tokens  " + "  ".join(f"agrees with {name}, kappa" for name in by))
     for place, score in enumerate(GRID):
-        agreements = "  ".join(f"{100 * agreement(by[name][place]):10.1f}" for name in by)
-        print(f"{score:8.2f}  {100 * figures[place]:6.1f}  {foreground[place]:8.2f}  {agreements}")
+        agreements = "  ".join(
+            f"{100 * agreement(by[name][place]):10.1f} {100 * kappa(by[name][place]):5.1f}" for name in by
+        )
+        others = f"{foreground[place]:8.2f}  {edges[place]:6.3f}  {tokens[place]:6.4f}"
+        print(f"{score:8.2f}  {100 * figures[place]:6.1f}  {others}  {agreements}")
     print(f"\nbest with all masks: {GRID[best]:.2f}, mIoU {100 * figures[best]:.1f}")
     chosen = {f"agreement with {name}": max(range(len(GRID)), key=lambda i: agreement(by[name][i])) for name in by}
+    chosen |= {f"kappa with {name}": max(range(len(GRID)), key=lambda i: kappa(by[name][i])) for name in by}
+    chosen["borders on edges"] = int(edges.argmax())
+    chosen["contrast of tokens"] = int(tokens.argmax())
+    products = [agreement(confusion) * float(part) for confusion, part in zip(by["CRF"], tokens, strict=True)]
+    chosen["CRF x tokens (auto)"] = max(range(len(GRID)), key=products.__getitem__)
+    mean = sum(own) / len(own)
+    chosen["Otsu, mean over images"] = min(range(len(GRID)), key=lambda i: abs(GRID[i] - mean))
     threshold = otsu(histogram)
     chosen["Otsu"] = min(range(len(GRID)), key=lambda i: abs(GRID[i] - threshold))
     chosen["half of it background"] = min(range(len(GRID)), key=lambda i: abs(float(foreground[i]) - 0.5))

@@ -57,6 +57,13 @@ def square_cams(
 
 
 @torch.inference_mode()
+def patch_tokens(model: ToCo, images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b d h w"]:
+    """The last block's patch tokens."""
+    tokens: Tensor = model(model.backbone.normalise(images.float()), decode=False).patch_tokens
+    return tokens.float()
+
+
+@torch.inference_mode()
 def predicted_classes(model: ToCo, images: UInt8[Tensor, "b 3 s s"], threshold: float = 0.5) -> list[tuple[int, ...]]:
     """The classes (1-based) that the network finds in each image, with a probability above `threshold`.
 

@@ -30,6 +30,7 @@ from stages.inference import (
     class_label_matrix,
     decoder_probabilities,
     load_image,
+    patch_tokens,
     predicted_classes,
     resize_maps,
     square_cams,
@@ -193,6 +194,7 @@ class Scored(NamedTuple):
     image: Tensor  # (3, h, w), uint8, on the device
     scores: Tensor  # (k, h, w), float16 on the device: CAMs, or the decoder's probabilities
     auxiliary: Tensor | None = None  # the other CAM, where asked for
+    tokens: Tensor | None = None  # (d, th, tw): the last block's patch tokens of the squashed image, where asked for
 
 
 @dataclass(kw_only=True)
@@ -222,10 +224,10 @@ class LabelMaker:
             while waiting:
                 yield self._collect(waiting.popleft())
 
-    def scores(self, samples: Sequence[Sample], *, auxiliary: bool = False) -> Iterator[Scored]:
-        """Yield the images with the scores of their classes, and with the auxiliary CAM on demand."""
+    def scores(self, samples: Sequence[Sample], *, details: bool = False) -> Iterator[Scored]:
+        """Yield the images with the scores of their classes, and with other CAM and tokens on demand."""
         with ThreadPoolExecutor(self.threads) as threads:
-            for batch in self._batches(samples, threads, auxiliary=auxiliary):
+            for batch in self._batches(samples, threads, details=details):
                 yield from batch
 
     @property
@@ -247,14 +249,14 @@ class LabelMaker:
         )
 
     def _batches(
-        self, samples: Sequence[Sample], threads: ThreadPoolExecutor, *, auxiliary: bool = False
+        self, samples: Sequence[Sample], threads: ThreadPoolExecutor, *, details: bool = False
     ) -> Iterator[list[Scored]]:
         for first in range(0, len(samples), self.config.batch_size):
             batch = samples[first : first + self.config.batch_size]
             loaded = list(threads.map(self._load, batch))
             good = [(sample, image) for sample, image in zip(batch, loaded, strict=True) if image is not None]
             if good:
-                yield self._score([one for one, _ in good], [image for _, image in good], auxiliary)
+                yield self._score([one for one, _ in good], [image for _, image in good], details)
 
     def _load(self, sample: Sample) -> LoadedImage | None:
         assert self.config.image_size is not None
@@ -266,13 +268,14 @@ class LabelMaker:
             self.monitor.warn(f"left out: {error}")
             return None
 
-    def _score(self, samples: Sequence[Sample], images: Sequence[LoadedImage], auxiliary: bool) -> list[Scored]:
+    def _score(self, samples: Sequence[Sample], images: Sequence[LoadedImage], details: bool) -> list[Scored]:
         device, config = self.fabric.device, self.config
         squares = torch.stack([image.squashed for image in images]).to(device)
         with self.fabric.autocast():
             samples = self._with_classes(samples, squares)
             present = present_classes(class_label_matrix(samples, self.model.num_classes).to(device))
             other = None
+            tokens = patch_tokens(self.model, squares) if details else None
             if config.source == "decoder":
                 maps = PresentClasses(present.index + 1, present.valid).pick(decoder_probabilities(self.model, squares))
             else:
@@ -286,8 +289,9 @@ class LabelMaker:
                 # In float16 from here on, so that the masks are those of the stored maps.
                 return resize_maps(maps[place, :count], size).half() if count else maps.new_zeros(0, *size).half()
 
-            second = full(other) if auxiliary and other is not None else None
-            scored.append(Scored(sample, image.original.to(device), full(maps), second))
+            second = full(other) if details and other is not None else None
+            own_tokens = tokens[place] if tokens is not None else None
+            scored.append(Scored(sample, image.original.to(device), full(maps), second, own_tokens))
         return scored
 
     def _with_classes(self, samples: Sequence[Sample], squares: Tensor) -> list[Sample]:

@@ -1,14 +1,17 @@
 """Choosing the background score of CAMs for `toco make-labels`: without any true mask, or by a handful of them.
 
-Without masks: a good score gives masks that the image's own edges confirm, so it is the score at which the labels
-and what a dense CRF makes of them agree best. Other criteria were measured beside it (bench/threshold.md).
+Without masks: a good score gives masks that the image's own edges confirm, so that the labels and what a dense CRF
+makes of them agree; and masks that part the network's patch tokens into groups that are alike within and unlike
+between, as patch-token contrast wants them. The score with the largest product of the two is taken. Alone, the first
+prefers masks that cover everything, and the second is flat; others were measured beside them (bench/threshold.md).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.dataset import DataError, Sample
@@ -18,6 +21,7 @@ from stages.config import MakeLabels
 from stages.monitor import Monitor
 from stages.samples import spread
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
+from stages.toco.losses import patch_token_contrast
 from stages.toco.metrics import Confusion
 from stages.toco.refine import against_backgrounds
 from stages.toco.threshold import GRID, agreement, labels_at
@@ -57,15 +61,21 @@ def choose_background(
     for sample in chosen if config.calibrate else ():  # now, and not after the network has run
         read_mask(sample, image_size(sample.image), num_classes)
     confusions = [Confusion(num_classes + 1) for _ in GRID]
+    parted = torch.zeros(len(GRID))
     monitor.start("choosing the background score", len(chosen))
-    for one in scores(chosen):
+    for one in scores(chosen, details=not config.calibrate):
         numbers = torch.tensor([0, *one.sample.classes])
         references = _true_mask(one, num_classes) if config.calibrate else numbers[sharpened_labels(one, config)]
         for confusion, background, reference in zip(confusions, GRID, references, strict=True):
             confusion.add(numbers[labels_at(one.scores.float(), background).cpu()], reference)
+        if not config.calibrate:
+            parted += token_contrast(one)
         monitor.advance()
     monitor.finish()
-    merits = [confusion.scores().miou if config.calibrate else agreement(confusion) for confusion in confusions]
+    if config.calibrate:
+        merits = [confusion.scores().miou for confusion in confusions]
+    else:
+        merits = [agreement(confusion) * float(part) for confusion, part in zip(confusions, parted, strict=True)]
     background = GRID[max(range(len(GRID)), key=merits.__getitem__)]
     how = "by the true masks of" if config.calibrate else "without masks, on"
     monitor.note(f"background score {background:g}, chosen {how} {len(chosen)} images")
@@ -77,6 +87,20 @@ def sharpened_labels(one: "Scored", config: MakeLabels) -> Int[Tensor, "scores h
     unaries = against_backgrounds(one.scores.float(), GRID)
     (sharpened,) = sharpen([one.image], [unaries], FOR_PSEUDO_LABELS, config.crf_backend, fast=True)
     return sharpened.argmax(dim=1).cpu()
+
+
+def token_contrast(one: "Scored") -> Float[Tensor, " scores"]:
+    """How well the labels at each score part the patch tokens: 1 less the loss of METHOD section 4.
+
+    0.5 for labels at random, and for a score at which there is but one label, which parts nothing.
+    """
+    assert one.tokens is not None
+    labels = torch.stack([labels_at(one.scores.float(), background) for background in GRID])
+    size = (one.tokens.shape[-2], one.tokens.shape[-1])
+    small = F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
+    contrast = torch.stack([1 - patch_token_contrast(one.tokens[None], label[None]) for label in small])
+    alone = (small == small[:, :1, :1]).flatten(1).all(dim=1)
+    return contrast.masked_fill(alone, 0.5).cpu()
 
 
 def _true_mask(one: "Scored", num_classes: int) -> Int[Tensor, "scores h w"]:

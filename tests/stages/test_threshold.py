@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -13,7 +14,8 @@ from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.make_labels import Scored
 from stages.monitor import SilentMonitor
-from stages.threshold import choose_background, sharpened_labels
+from stages.threshold import choose_background, sharpened_labels, token_contrast
+from stages.toco.threshold import GRID
 
 CONFIG = MakeLabels(device="cpu", background="auto")
 SIZE = (24, 36)
@@ -46,7 +48,8 @@ def scores(chosen: Sequence[Sample], **more: object) -> Iterator[Scored]:
     for sample in chosen:
         image = torch.from_numpy(np.array(Image.open(sample.image))).permute(2, 0, 1)
         cam = torch.where(object_mask(), 0.5, 0.1) + 0.1 * torch.rand(SIZE, generator=generator)
-        yield Scored(sample, image, cam[None].half())
+        tokens = F.interpolate(image[None].float(), size=(8, 12), mode="area")[0]  # colours are told apart
+        yield Scored(sample, image, cam[None].half(), tokens=tokens)
 
 
 def test_choose_background__without_masks(samples: list[Sample]) -> None:
@@ -85,6 +88,14 @@ def test_choose_background__looks_at_the_masks_first(samples: list[Sample], tmp_
 
     with pytest.raises(DataError, match=r"c\.png"):
         choose_background(never, samples, 1, MakeLabels(calibrate=4), SilentMonitor())
+
+
+def test_token_contrast__is_highest_where_labels_fit(samples: list[Sample]) -> None:
+    (one,) = scores(samples[:1])
+    contrast = token_contrast(one)
+    assert contrast.shape == (len(GRID),)
+    assert 0.2 <= GRID[int(contrast.argmax())] <= 0.5
+    assert contrast.max() > contrast[0] + 0.1
 
 
 def test_sharpened_labels__one_for_each_score(samples: list[Sample]) -> None:
