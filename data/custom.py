@@ -88,7 +88,8 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
 
 def _warnings(*, unlisted: int, missing: int, unused_masks: bool) -> tuple[str, ...]:
     said = {
-        f"images in images/ without a row in {LABELS_FILE}, left out: {unlisted}": unlisted > 0,
+        f"images in images/ without a row in {LABELS_FILE}, left out (but for make-labels --image-labels predicted): "
+        f"{unlisted}": unlisted > 0,
         f"rows in {LABELS_FILE} whose image is missing, left out: {missing}": missing > 0,
         "masks/ holds no PNG with the name of an image: its files are not used": unused_masks,
     }

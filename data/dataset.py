@@ -86,6 +86,10 @@ class Dataset:
             _check_unique((sample.id for sample in samples), f"{self.root}, split '{name}'")
         _check_ids({sample.id for samples in (*self.splits.values(), self.unlabelled) for sample in samples}, self.root)
 
+    def by_id(self) -> dict[str, Sample]:
+        """All samples of all splits, and the unlabelled ones, by their ids."""
+        return {sample.id: sample for samples in (*self.splits.values(), self.unlabelled) for sample in samples}
+
     def split(self, name: str | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split, of `train_split` if no name is given.
 

@@ -137,7 +137,10 @@ def begin_stage(
     }
     if _in_use(path):
         if not resume:
-            shutil.rmtree(path)
+            # Out of the way at once: half deleted, it would be neither a stage's folder nor a free place.
+            trash = run / f".{stage}.deleted"
+            shutil.rmtree(trash, ignore_errors=True)
+            shutil.rmtree(path.rename(trash))
         elif read_config(run, stage)["dataset"]["class_names"] != list(dataset.class_names):
             raise ArtifactError(
                 f"{path} was begun with other classes than {dataset.root} has now: use --overwrite to start again"

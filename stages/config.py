@@ -212,10 +212,10 @@ class MakeLabels(Machine):
     refine: Literal["none", "par", "crf", "par+crf"] = option(
         "none", "How masks are refined: by pixel-adaptive averaging (par), by the dense CRF (as --crf), or by both."
     )
-    background: float | Literal["auto"] = option(
-        0.5,
-        "Pixels whose CAM is at most this are background; higher gives smaller objects. auto chooses it without any "
-        "true mask.",
+    background: float | Literal["auto"] | None = option(
+        None,
+        "Pixels whose CAM is at most this are background; higher gives smaller objects. By default as in training "
+        "(0.5); auto chooses it without any true mask.",
         minimum=0,
         maximum=1,
     )
@@ -227,16 +227,14 @@ class MakeLabels(Machine):
     )
     background_high: float | None = option(
         None,
-        "Score above which a pixel is surely its class; by default as in training, or 1.4 times a background that was "
-        "chosen.",
+        "Score above which a pixel is surely its class; by default as in training, or 1.4 times another --background.",
         minimum=0,
         maximum=1,
         group=METHOD,
     )
     background_low: float | None = option(
         None,
-        "Score up to which a pixel is surely background; by default as in training, or half a background that was "
-        "chosen.",
+        "Score up to which a pixel is surely background; by default as in training, or half of another --background.",
         minimum=0,
         maximum=1,
         group=METHOD,
@@ -265,8 +263,10 @@ class MakeLabels(Machine):
             raise ValueError(
                 "--two-thresholds is of class activation maps alone: not with --crf, --refine or a decoder"
             )
-        if self.calibrate and self.background == "auto":
-            raise ValueError("--background auto and --calibrate are two ways to choose a background: take one")
+        if self.source == "decoder" and (self.calibrate or self.background is not None):
+            raise ValueError("--source decoder knows a background of its own: not with --background or --calibrate")
+        if self.calibrate and self.background is not None:
+            raise ValueError("--background and --calibrate are two ways to choose a background: take one")
         if self.background_low is not None and self.background_high is not None:
             _check_thresholds(self.background_low, self.background_high)
         _check_scales(self.scales)

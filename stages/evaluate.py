@@ -169,7 +169,7 @@ def label_columns(
     stored = [sample for sample in dataset.split(split) if sample.id in masks]
     samples = with_masks(stored, split, dataset)
     source = labels.settings["source"]
-    threshold = background or labels.config.get("chosen_background") or labels.settings["background"]
+    threshold: float | None = labels.config["background"] if background is None else background
     classes = len(dataset.class_names) + 1
     by_cam, by_mask = Confusion(classes), Confusion(classes)
     measured = 0

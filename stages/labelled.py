@@ -26,7 +26,7 @@ def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monito
     ids = LabelFile(label_file, "masks").ids
     if not ids:
         raise ArtifactError(f"{label_file} holds no masks: run 'toco make-labels --overwrite' again")
-    known = {sample.id: sample for split in (*dataset.splits.values(), dataset.unlabelled) for sample in split}
+    known = dataset.by_id()
     lost = [image_id for image_id in ids if image_id not in known]
     if lost:
         message = f"{label_file} has masks of {len(lost)} images that {dataset.root} lacks, first '{lost[0]}'"
@@ -77,22 +77,31 @@ class LoadLabelled:
             DataError: Image or mask is unreadable, or they do not fit each other.
         """
         image = read_image(sample.image)
-        mask = self._mask(sample, (image.height, image.width))
-        confidence = self.confidence.read(sample.id) if self.confidence is not None else None
+        size = (image.height, image.width)
+        mask = self._mask(sample, size)
+        confidence = None if self.confidence is None else self._plane(self.confidence, sample, size)
         return self.transform(image, mask, confidence)
 
     def _mask(self, sample: Sample, size: tuple[int, int]) -> NDArray[np.uint8]:
-        where = f"the mask of '{sample.id}' in {self.labels.path}"
-        try:
-            mask: NDArray[np.uint8] = self.labels.read(sample.id)
-        except OSError as error:
-            raise DataError(f"{where} cannot be read ({error})") from error
-        if mask.shape != size:
-            raise DataError(
-                f"{where} is {mask.shape[0]} x {mask.shape[1]} (height x width), the image {sample.image} is "
-                f"{size[0]} x {size[1]}"
-            )
+        mask = self._plane(self.labels, sample, size)
         odd = (mask > self.num_classes) & (mask != IGNORE_INDEX)
         if odd.any():
-            raise DataError(f"{where} has the value {mask[odd][0]}, but there are {self.num_classes} classes")
+            raise DataError(
+                f"the mask of '{sample.id}' in {self.labels.path} has the value {mask[odd][0]}, but there are "
+                f"{self.num_classes} classes"
+            )
         return mask
+
+    @staticmethod
+    def _plane(file: LabelFile, sample: Sample, size: tuple[int, int]) -> NDArray[np.uint8]:
+        where = f"the {file.group.removesuffix('s')} of '{sample.id}' in {file.path}"
+        try:
+            plane: NDArray[np.uint8] = file.read(sample.id)
+        except (OSError, KeyError) as error:
+            raise DataError(f"{where} cannot be read ({error})") from error
+        if plane.shape != size:
+            raise DataError(
+                f"{where} is {plane.shape[0]} x {plane.shape[1]} (height x width), the image {sample.image} is "
+                f"{size[0]} x {size[1]}"
+            )
+        return plane

@@ -6,6 +6,7 @@ In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.
 import multiprocessing
 import os
 import shutil
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -114,29 +115,31 @@ def make_labels(
     fabric.to_device(model)
     samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
     maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=monitor)
-    chosen = read_config(run, "labels").get("chosen_background") if resume and _begun(folder) else None
-    if chosen is None and (config.background == "auto" or config.calibrate):
-        chosen = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
-    maker.config = resolved(config, trained, chosen)
+    background = read_config(run, "labels").get("background") if resume and _begun(folder) else None
+    if background is None and (config.background == "auto" or config.calibrate):
+        if fabric.is_global_zero:
+            background = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
+        background = fabric.broadcast(background)
+    maker.config = resolved(config, trained, background)
     if fabric.is_global_zero:
-        extra = {"chosen_background": chosen}
+        extra = {"background": maker.config.background}  # what became of 'auto', and of none
         begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
     fabric.barrier()
     shards = folder / "shards"
     # By name and not by place: an image that was mended since moves all that come after it.
     done = stored_ids(sorted(shards.glob("*.h5")))
     fabric.barrier()  # all processes have seen the same
-    missing = [sample for sample in samples if sample.id not in done]
-    mine = missing[fabric.global_rank :: fabric.world_size]
-    groups = [mine[first : first + SHARD] for first in range(0, len(mine), SHARD)]
-    monitor.start("making labels", len(samples), done=len(samples) - len(missing))
-    for labels in maker.run(groups):
+    # The same groups in every run, whoever takes them: what is batched together decides on the last bits.
+    groups = [samples[first : first + SHARD] for first in range(0, len(samples), SHARD)]
+    mine = [[one for one in group if one.id not in done] for group in groups[fabric.global_rank :: fabric.world_size]]
+    monitor.start("making labels", len(samples), done=sum(one.id in done for one in samples))
+    for labels in maker.run([group for group in mine if group]):
         write_shard(free_name(shards, fabric.global_rank), labels, threads=maker.threads)
         if fabric.world_size > 1:  # the other processes' share, which is as large
             monitor.advance(len(labels) * (fabric.world_size - 1))
     fabric.barrier()
     if fabric.is_global_zero:
-        attributes = label_attributes(dataset.class_names, asdict(maker.config) | {"chosen_background": chosen})
+        attributes = label_attributes(dataset.class_names, asdict(maker.config))
         join_shards(sorted(shards.glob("*.h5")), folder, attributes)
         shutil.rmtree(shards)
     fabric.barrier()
@@ -153,28 +156,34 @@ def samples_to_label(dataset: Dataset, config: MakeLabels, patch_size: int, moni
     samples = list(usable_samples(dataset, config.split, patch_size, config.skip_bad, monitor))
     if config.image_labels == "predicted":
         if not dataset.unlabelled:
-            monitor.warn("--image-labels predicted: there is no image without given labels")
+            monitor.warn("--image-labels predicted: there is no image without a row in labels.csv")
         else:
             whole = replace(dataset, splits={"unlabelled": dataset.unlabelled}, warnings=())
             samples += usable_samples(whole, "unlabelled", patch_size, config.skip_bad, monitor)
     return samples
 
 
-def resolved(config: MakeLabels, trained: Mapping[str, Any], chosen: float | None) -> MakeLabels:
-    """Fill in what was left to the training's settings, or to a background score that was chosen.
+def resolved(config: MakeLabels, trained: Mapping[str, Any], background: float | None = None) -> MakeLabels:
+    """Fill in the background scores.
 
-    Published are the scores 0.5 and, to both sides of it, 0.7 and 0.25: these ratios hold for a chosen one.
+    Published are 0.5 and, to both sides of it, 0.7 and 0.25; any other score takes these along.
+
+    Args:
+        config: As asked for.
+        trained: The settings of the training, whose scores are taken where none is asked for.
+        background: The score that was chosen, or stands in the folder that is gone on with.
     """
+    asked = config.background if background is None else background
+    assert asked != "auto"
     high, low = config.background_high, config.background_low
-    if chosen is not None:
-        high = min(1.4 * chosen, 0.95) if high is None else high
-        low = 0.5 * chosen if low is None else low
-    return replace(
-        config,
-        background=config.background if chosen is None else chosen,
-        background_high=trained["background_high"] if high is None else high,
-        background_low=trained["background_low"] if low is None else low,
-    )
+    score: float = trained["background"] if asked is None else asked
+    own = score != trained["background"]
+    if high is None:
+        high = min(1.4 * score, 0.95) if own else trained["background_high"]
+    if low is None:
+        low = 0.5 * score if own else trained["background_low"]
+    used = None if config.source == "decoder" else score  # it knows a background of its own
+    return replace(config, background=used, background_high=high, background_low=low, calibrate=0)
 
 
 def _begun(folder: Path) -> bool:
@@ -183,8 +192,8 @@ def _begun(folder: Path) -> bool:
 
 def free_name(shards: Path, process: int) -> Path:
     """A new shard's path; the names of different processes differ."""
-    number = sum(1 for _ in shards.glob(f"{process:04d}-*.h5"))
-    return shards / f"{process:04d}-{number:08d}.h5"
+    taken = [int(path.stem.partition("-")[2]) for path in shards.glob(f"{process:04d}-*.h5")]
+    return shards / f"{process:04d}-{max(taken, default=-1) + 1:08d}.h5"
 
 
 class Scored(NamedTuple):
@@ -219,7 +228,7 @@ class LabelMaker:
                 waiting.append(
                     [pair for batch in self._batches(samples, threads) for pair in self._submit(batch, pool)]
                 )
-                if len(waiting) > 1:
+                if len(waiting) > (pool is not None):
                     yield self._collect(waiting.popleft())
             while waiting:
                 yield self._collect(waiting.popleft())
@@ -238,15 +247,16 @@ class LabelMaker:
     def _process_pool(self, stack: ExitStack) -> Executor | None:
         """Processes to refine masks in, where that keeps the CPU busy; None for here and now."""
         refining = self.config.uses_crf or self.config.uses_par
-        if not (refining and self.fabric.device.type == "cpu" and self.threads > 1):
+        on_cpu = self.fabric.device.type == "cpu" or self.config.crf_backend == "pydensecrf"
+        if not (refining and on_cpu and self.threads > 1):
             return None
         # Neither fork (torch's threads are running) nor spawn (each process would import torch anew).
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["stages.make_labels"])
-        return stack.enter_context(
-            ProcessPoolExecutor(self.threads, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
-        )
+        pool = ProcessPoolExecutor(self.threads, mp_context=context, initializer=_begin_process)
+        stack.callback(pool.shutdown, cancel_futures=True)  # what waits is done again by --resume
+        return pool
 
     def _batches(
         self, samples: Sequence[Sample], threads: ThreadPoolExecutor, *, details: bool = False
@@ -277,7 +287,10 @@ class LabelMaker:
             other = None
             tokens = patch_tokens(self.model, squares) if details else None
             if config.source == "decoder":
-                maps = PresentClasses(present.index + 1, present.valid).pick(decoder_probabilities(self.model, squares))
+                probabilities = decoder_probabilities(self.model, squares)
+                maps = PresentClasses(present.index + 1, present.valid).pick(probabilities)
+                maps = maps * present.valid[:, :, None, None]
+                maps = maps / (probabilities[:, :1] + maps.sum(dim=1, keepdim=True))  # of the known classes alone
             else:
                 cams = square_cams(self.model, squares, present, config.scales)
                 maps, other = (cams.final, cams.auxiliary) if config.source == "cam" else (cams.auxiliary, cams.final)
@@ -318,7 +331,7 @@ class LabelMaker:
                 yield one, future
             return
         for one in batch:
-            arrays = [one.scores.numpy()], [one.image.numpy()]
+            arrays = [one.scores.cpu().numpy()], [one.image.cpu().numpy()]
             yield one, pool.submit(_pixel_labels_in_process, *arrays, self.config)
 
     def _collect(self, waiting: "list[tuple[Scored, Future[list[PixelLabels]]]]") -> list[ImageLabels]:
@@ -327,6 +340,8 @@ class LabelMaker:
             (made,) = future.result()
             table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
             table[: len(one.sample.classes) + 1] = (0, *one.sample.classes)
+            if not (one.sample.labelled or one.sample.classes):  # nobody said that there is nothing in it
+                table[:] = IGNORE_INDEX
             labels.append(
                 ImageLabels(
                     id=one.sample.id,
@@ -358,7 +373,6 @@ def pixel_labels(scores: Sequence[Tensor], images: Sequence[Tensor], config: Mak
     high, low = config.background_high, config.background_low
     assert high is not None
     assert low is not None
-    assert config.background != "auto"
     # An image without any of the classes is all background, and surely so.
     found: dict[int, PseudoLabel] = {
         place: PseudoLabel(cam.new_zeros(cam.shape[1:]).long(), cam.new_ones(cam.shape[1:]).float())
@@ -376,6 +390,7 @@ def pixel_labels(scores: Sequence[Tensor], images: Sequence[Tensor], config: Mak
     elif config.two_thresholds:
         found |= {place: by_two_thresholds(cam, high=high, low=low) for place, cam in rest.items()}
     else:
+        assert isinstance(config.background, float | int)
         found |= {place: by_threshold(cam, config.background) for place, cam in rest.items()}
     return [_as_arrays(found[place], config) for place in range(len(scores))]
 
@@ -398,6 +413,11 @@ def _refined(probabilities: dict[int, Tensor], images: Sequence[Tensor], config:
 def _as_arrays(labels: PseudoLabel, config: MakeLabels) -> PixelLabels:
     confidence = (255 * labels.confidence).round().byte().cpu().numpy() if config.confidence else None
     return PixelLabels(labels.label.cpu().numpy().astype(np.uint8), confidence)
+
+
+def _begin_process() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for this one tells of Ctrl-C
 
 
 def _pixel_labels_in_process(scores: list[Scores], images: list[Mask], config: MakeLabels) -> list[PixelLabels]:

@@ -12,7 +12,7 @@ import torch
 from data.readers import open_dataset
 from stages.artifacts import check_classes, open_stage
 from stages.config import Evaluate
-from stages.evaluate import read_truth, skipping, with_masks
+from stages.evaluate import NoTrueMasksError, read_truth, skipping, with_masks
 from stages.monitor import Monitor
 from stages.store import LabelFile
 from stages.toco.metrics import Confusion
@@ -85,11 +85,13 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = 
             measured += 1
         monitor.advance()
     monitor.finish()
+    if not measured:
+        raise NoTrueMasksError(f"{dataset.root}: no image with a true mask could be read: nothing to sweep over")
     return Sweep(
         source=source,
         split=split,
         images=measured,
         backgrounds=GRID,
         mious=tuple(confusion.scores().miou for confusion in confusions),
-        used=labels.config.get("chosen_background") or labels.settings["background"],
+        used=labels.config["background"],
     )

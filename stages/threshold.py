@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stages.make_labels import Scored
 
 IMAGES = 60  # to choose on without masks
+LONG_SIDE = 500  # pixels
 
 
 def choose_background(
@@ -65,6 +66,8 @@ def choose_background(
     monitor.start("choosing the background score", len(chosen))
     for one in scores(chosen, details=not config.calibrate):
         numbers = torch.tensor([0, *one.sample.classes])
+        if not config.calibrate:
+            one = reduced(one)
         references = _true_mask(one, num_classes) if config.calibrate else numbers[sharpened_labels(one, config)]
         for confusion, background, reference in zip(confusions, GRID, references, strict=True):
             confusion.add(numbers[labels_at(one.scores.float(), background).cpu()], reference)
@@ -80,6 +83,17 @@ def choose_background(
     how = "by the true masks of" if config.calibrate else "without masks, on"
     monitor.note(f"background score {background:g}, chosen {how} {len(chosen)} images")
     return background
+
+
+def reduced(one: "Scored") -> "Scored":
+    """An image and its scores with a longer side of at most 500 pixels, which is enough to choose a score by."""
+    longest = max(one.image.shape[-2:])
+    if longest <= LONG_SIDE:
+        return one
+    size = [max(1, round(side * LONG_SIDE / longest)) for side in one.image.shape[-2:]]
+    image = F.interpolate(one.image[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
+    scores = F.interpolate(one.scores[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+    return one._replace(image=image, scores=scores)
 
 
 def sharpened_labels(one: "Scored", config: MakeLabels) -> Int[Tensor, "scores h w"]:

@@ -152,7 +152,7 @@ def test_errors__one_clear_line(
         ("train-cam photos", "--out"),
         ("train-cam photos --out x --iterations 0", "iterations"),
         ("train-cam photos --out x --background-low 0.8", "--background-low 0.8 must be below --background-high 0.7"),
-        ("make-labels runs/photos --crf --two-thresholds", "two ways to make labels"),
+        ("make-labels runs/photos --crf --two-thresholds", "--two-thresholds is of class activation maps alone"),
     ],
 )
 def test_errors__bad_options(command: str, message: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The commands: what each takes, and what it says at its end. Stages are imported inside, so that help is instant."""
 
 import json as json_module
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,6 +163,8 @@ def evaluate(
     CAMs and pseudo masks are measured on the images that they were made for, the networks on the validation split.
     """
     if sweep:
+        if config.split is not None:
+            raise typer.BadParameter("--sweep measures the images that the labels were made for: not with --split")
         from stages.sweep import sweep as measure
 
         with _monitor(quiet) as monitor:
@@ -235,6 +238,8 @@ def _monitor(quiet: bool) -> "Iterator[RichMonitor]":
 
 
 def _done(folder: Path, following: str, json: bool) -> None:
+    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
+        return  # one of several processes, of which the first speaks
     typer.echo(json_module.dumps({"folder": str(folder)}) if json else f"The result is in {folder}. Next: {following}")
 
 

@@ -96,7 +96,7 @@ def open_labelled_images(
     # A row without an image is no matter here, unless the image has a mask: then it is lost, and said so below.
     dataset = open_dataset(data or folder.dataset_root, skip_bad=True)
     check_classes(folder, dataset)
-    known = {sample.id: sample for split in dataset.splits.values() for sample in split}
+    known = dataset.by_id()
     lost = [image_id for image_id in labels.ids if image_id not in known]
     if lost:
         raise DataError(

@@ -7,7 +7,7 @@ Letters: u alternative unaries of an image, l labels, h w pixels.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from stages.toco.lattice import PermutohedralLattice, bilateral_features, spatial_features
 
 Backend = Literal["auto", "torch", "pydensecrf"]
+PIXELS_AT_A_TIME = 2**21  # of all images of a lattice together: about 1 GB
 FEW_LABELS = 5  # up to here the lattice of this package is faster than pydensecrf on a CPU, too (bench/crf.md)
 
 
@@ -195,6 +196,26 @@ def sharpen(
         backend: Who computes it.
         fast: At half the resolution, a quarter of the pixels; resized back.
     """
+    results = []
+    for chunk in _chunks([image.shape[-2] * image.shape[-1] for image in images]):
+        results += _sharpen(images[chunk], probabilities[chunk], parameters, backend, fast)
+    return results
+
+
+def _chunks(sizes: Sequence[int]) -> Iterator[slice]:
+    """Cut a list of images, of so many pixels each, into parts whose lattices fit into memory together."""
+    first, total = 0, 0
+    for place, size in enumerate(sizes):
+        if place > first and total + size > PIXELS_AT_A_TIME:
+            yield slice(first, place)
+            first, total = place, 0
+        total += size
+    yield slice(first, len(sizes))
+
+
+def _sharpen(
+    images: Sequence[Tensor], probabilities: Sequence[Tensor], parameters: CrfParameters, backend: Backend, fast: bool
+) -> list[Tensor]:
     labels = max(one.shape[1] for one in probabilities)
     if not fast:
         return dense_crf(images, parameters, backend, labels=labels).infer(probabilities)

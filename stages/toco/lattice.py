@@ -20,7 +20,7 @@ class PermutohedralLattice:
     """The lattice of some points, built once; `filter` then serves any number of values on them.
 
     Splatting, each direction of the blur, and slicing are sparse matrices: on a CPU several times faster than
-    gathering and scattering, and without atomic additions, so that results are the same in every run.
+    gathering and scattering, and the same in every run.
     """
 
     def __init__(self, features: Float[Tensor, "b n d"], counts: Sequence[int] | None = None) -> None:

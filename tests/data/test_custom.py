@@ -108,7 +108,9 @@ def test_read_custom__masks_for_none_is_a_warning(tmp_path: Path) -> None:
 def test_read_custom__images_without_row_are_counted(tmp_path: Path) -> None:
     dataset = read_custom(build(tmp_path, "image,labels\na.jpg,cat\n", ("a.jpg", "b.jpg", "a.png")))
     assert [sample.id for sample in dataset.split()] == ["a"]
-    assert dataset.warnings == ("images in images/ without a row in labels.csv, left out: 2",)
+    assert dataset.warnings == (
+        "images in images/ without a row in labels.csv, left out (but for make-labels --image-labels predicted): 2",
+    )
 
 
 def test_read_custom__missing_image(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def make_labelled_run(tmp_path: Path) -> Callable[..., LabelledRun]:
             mask[-4:] = 255
             if fill is not None:
                 mask[:] = fill
-        folder = begin_stage(run, "labels", settings=MakeLabels(), dataset=open_dataset(data)).path
+        folder = begin_stage(
+            run, "labels", settings=MakeLabels(), dataset=open_dataset(data), extra={"background": 0.5}
+        ).path
         shard = folder / "shards" / "0.h5"
         write_shard(
             shard,

@@ -55,7 +55,7 @@ def data(tmp_path: Path) -> Path:
 def run(tmp_path: Path, data: Path) -> Path:
     """RUN/labels with masks and CAMs made by hand."""
     folder = begin_stage(
-        tmp_path / "run", "labels", settings=MakeLabels(background=0.5), dataset=open_dataset(data)
+        tmp_path / "run", "labels", settings=MakeLabels(), dataset=open_dataset(data), extra={"background": 0.5}
     ).path
     labels = [
         ImageLabels(
@@ -98,7 +98,7 @@ def test_label_columns__cam_by_hand(run: Path, data: Path) -> None:
 def test_label_columns__threshold_is_that_of_the_labels(run: Path, data: Path) -> None:
     path = run / "labels" / "config.json"
     config = json.loads(path.read_text())
-    config["settings"]["background"] = 0.85
+    config["background"] = 0.85
     path.write_text(json.dumps(config))
     # The one pixel of class 2 in the first image (0.8) is background now.
     np.testing.assert_allclose(columns_of(run, data)["CAM"].scores.iou, [3 / 5, 3 / 4, 1 / 2, math.nan])

@@ -21,7 +21,7 @@ from stages.artifacts import open_stage
 from stages.cam_model import load_cam_model
 from stages.config import MakeLabels
 from stages.inference import class_label_matrix, load_image, predicted_classes, resize_maps, square_cams
-from stages.make_labels import make_labels, pixel_labels
+from stages.make_labels import make_labels, pixel_labels, resolved
 from stages.monitor import SilentMonitor
 from stages.store import ImageLabels, write_shard
 from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
@@ -113,7 +113,8 @@ def test_make_labels__attributes_say_how(labels: Path) -> None:
     assert (how["image_size"], how["background_high"], how["background_low"]) == (32, 0.7, 0.25)
     config = json.loads((labels / "config.json").read_text())
     assert config["settings"]["background_high"] is None  # as asked for, which is what --resume compares
-    assert config["chosen_background"] is how["chosen_background"] is None
+    assert config["settings"]["background"] is None
+    assert config["background"] == 0.5
 
 
 def test_make_labels__cams_are_those_of_the_network(labels: Path, pictures: Path, trained_run: Path) -> None:
@@ -267,7 +268,7 @@ def test_make_labels__refuses_an_existing_folder(cam_run: Path) -> None:
     with pytest.raises(ArtifactError, match="exists: use --resume to go on with it, --overwrite to start again"):
         make_labels(cam_run, CONFIG, SilentMonitor())
     other = replace(CONFIG, background=0.3)
-    with pytest.raises(ArtifactError, match=r"begun with --background 0\.5 and cannot go on with 0\.3"):
+    with pytest.raises(ArtifactError, match=r"begun with --background None and cannot go on with 0\.3"):
         make_labels(cam_run, other, SilentMonitor(), resume=True)
     with pytest.raises(DataError):
         make_labels(cam_run, replace(CONFIG, split="nosuch"), SilentMonitor(), overwrite=True)
@@ -404,10 +405,11 @@ def test_make_labels__settings_that_do_not_work(
 
 
 def test_pixel_labels__without_classes() -> None:
-    config = replace(CONFIG, background_high=0.7, background_low=0.25, confidence=True)
+    config = replace(CONFIG, background=0.5, background_high=0.7, background_low=0.25, confidence=True)
     images = [torch.zeros(3, 3, 4, dtype=torch.uint8)] * 2
     scores = [torch.zeros(0, 3, 4).half(), torch.ones(2, 3, 4).half()]
-    for changes in ({"two_thresholds": True}, {"crf": "full"}, {"refine": "par+crf"}, {"source": "decoder"}, {}):
+    ways: list[dict[str, Any]] = [{"two_thresholds": True}, {"crf": "full"}, {"refine": "par+crf"}, {}]
+    for changes in ways:
         empty, full = pixel_labels(scores, images, replace(config, **changes))
         assert empty.mask.tolist() == [[0] * 4] * 3
         assert empty.confidence is not None
@@ -473,13 +475,13 @@ def test_make_labels__a_chosen_background_is_kept(cam_run: Path, monkeypatch: py
     monkeypatch.setattr(stages.make_labels, "SHARD", 2)
     with pytest.raises(RuntimeError):
         make_labels(cam_run, config, Stops(3))
-    chosen = json.loads((cam_run / "labels" / "config.json").read_text())["chosen_background"]
+    chosen = json.loads((cam_run / "labels" / "config.json").read_text())["background"]
     assert chosen in GRID
     monkeypatch.setattr(stages.make_labels, "choose_background", None)  # it must not choose again
     folder = make_labels(cam_run, config, SilentMonitor(), resume=True)
     with h5py.File(folder / "labels.h5") as file:
         how = json.loads(file.attrs["made_by"])
-    assert how["background"] == how["chosen_background"] == chosen
+    assert how["background"] == chosen
     assert (how["background_high"], how["background_low"]) == (min(1.4 * chosen, 0.95), 0.5 * chosen)
     for classes, cam, mask in stored_in(folder).values():
         if classes:
@@ -501,3 +503,80 @@ class Stops(SilentMonitor):
         self.left -= self.labelling
         if self.left < 0:
             raise RuntimeError
+
+
+def test_make_labels__a_deleted_shard_is_made_again(
+    cam_run: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the message about a damaged one advises; no other shard may be written over."""
+    monkeypatch.setattr(stages.make_labels, "SHARD", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.make_labels, "join_shards", None)
+        with pytest.raises(TypeError):
+            make_labels(cam_run, CONFIG, SilentMonitor())
+    first, *others = sorted((cam_run / "labels" / "shards").glob("*.h5"))
+    assert len(others) == 3
+    first.unlink()
+    assert_same(make_labels(cam_run, CONFIG, SilentMonitor(), resume=True), labels)
+
+
+def test_make_labels__uneven_processes_go_on_to_the_same_content(
+    cam_run: Path, tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are the same whoever made what before; what is batched together decides on the last bits."""
+    monkeypatch.setattr(stages.make_labels, "SHARD", 4)
+    config = replace(CONFIG, batch_size=4)
+    whole = make_labels(run_with_cam(tmp_path / "whole", trained_run), config, SilentMonitor())
+    with pytest.raises(RuntimeError):
+        make_labels(cam_run, config, Stops(5))
+    assert len(list((cam_run / "labels" / "shards").glob("0000-*.h5"))) == 1
+    assert_same(make_labels(cam_run, config, SilentMonitor(), resume=True), whole)
+
+
+@pytest.mark.parametrize(
+    ("asked", "background", "bounds"),
+    [
+        ({}, None, (0.5, 0.7, 0.25)),  # as in training
+        ({"background": 0.5}, None, (0.5, 0.7, 0.25)),
+        ({"background": 0.2}, None, (0.2, 0.28, 0.1)),
+        ({"background": "auto"}, 0.3, (0.3, 0.42, 0.15)),
+        ({"background": 0.8}, None, (0.8, 0.95, 0.4)),
+        ({"background": 0.2, "background_high": 0.6, "background_low": 0.05}, None, (0.2, 0.6, 0.05)),
+    ],
+)
+def test_resolved__high_and_low_go_with_the_score(
+    asked: dict[str, Any], background: float | None, bounds: tuple[float, float, float]
+) -> None:
+    trained = {"background": 0.5, "background_high": 0.7, "background_low": 0.25}
+    config = resolved(MakeLabels(**asked), trained, background)
+    assert (config.background, config.background_high, config.background_low) == pytest.approx(bounds)
+
+
+def test_make_labels__the_decoder_is_asked_about_known_classes_alone(
+    cam_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it prefers a class that the image does not have, the best of the others counts, not the background."""
+
+    def decoder(model: Any, images: torch.Tensor) -> torch.Tensor:
+        planes = torch.tensor([0.1, 0.3, 0.6])[None, :, None, None]
+        return planes.expand(len(images), 3, *images.shape[-2:])
+
+    monkeypatch.setattr(stages.make_labels, "decoder_probabilities", decoder)
+    stored = stored_in(make_labels(cam_run, replace(CONFIG, source="decoder"), SilentMonitor()))
+    for classes, scores, mask in stored.values():
+        if classes == (1,):
+            np.testing.assert_allclose(scores, 0.75, atol=1e-3)  # of 0.1 background and 0.3
+        if classes:
+            assert (mask == max(classes)).all()
+
+
+def test_make_labels__unlabelled_images_in_which_nothing_is_found_are_ignored(
+    cam_run: Path, draw_pictures: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = draw_pictures(tmp_path / "data")
+    rows = (data / "labels.csv").read_text().splitlines()
+    (data / "labels.csv").write_text("\n".join(row for row in rows if not row.startswith("a.")) + "\n")
+    monkeypatch.setattr(stages.make_labels, "predicted_classes", lambda model, images: [()] * len(images))
+    stored = stored_in(make_labels(cam_run, replace(CONFIG, image_labels="predicted"), SilentMonitor(), data=data))
+    assert (stored["a"][2] == 255).all()
+    assert not stored["d"][2].any()  # somebody said that nothing is in this one

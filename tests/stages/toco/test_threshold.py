@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stages.toco.metrics import Confusion
-from stages.toco.threshold import GRID, agreement, labels_at, otsu
+from stages.toco.threshold import GRID, agreement, labels_at
 
 
 def test_grid__ascends_within_0_and_1() -> None:
@@ -22,9 +22,3 @@ def test_agreement__of_two_label_maps_by_hand() -> None:
     confusion.add(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 1, 1, 2]]))
     # 0: 1 of 2; 1: 1 of 3; 2: 0 of 1; 3 is in neither.
     assert agreement(confusion) == pytest.approx((1 / 2 + 1 / 3 + 0 + 0) / 4)
-
-
-def test_otsu__parts_two_heaps() -> None:
-    histogram = torch.zeros(100)
-    histogram[10:20], histogram[70:90] = 5.0, 1.0
-    assert 0.2 <= otsu(histogram) <= 0.7
