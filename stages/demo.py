@@ -40,7 +40,7 @@ LABELS = MakeLabels(crf="full", background=0.3, background_high=0.35, background
 SEG = TrainSeg(
     encoder="resnet18",
     weights="none",
-    iterations=290,
+    iterations=360,
     batch_size=16,
     image_size=64,
     long_side=96,

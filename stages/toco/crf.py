@@ -9,6 +9,7 @@ Letters: u alternative unaries of an image, l labels, h w pixels.
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,7 @@ from stages.toco.lattice import PermutohedralLattice, bilateral_features, spatia
 
 Backend = Literal["auto", "torch", "pydensecrf"]
 PIXELS_AT_A_TIME = 2**21  # of all images of a lattice together: about 1 GB
+REMEMBERED_PIXELS = 2**20  # up to this many, the lattice of the Gaussian kernel is kept for the next images
 FEW_LABELS = 5  # up to here the lattice of this package is faster than pydensecrf on a CPU, too (bench/crf.md)
 
 
@@ -68,21 +70,17 @@ class TorchCrf:
         self.parameters = parameters
         self.sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         self.counts = [height * width for height, width in self.sizes]
-        spatial = [
-            spatial_features(height, width, parameters.gaussian_xy, images[0].device)[0] for height, width in self.sizes
-        ]
         bilateral = [
             bilateral_features(
                 image[None].float(), sigma_xy=parameters.bilateral_xy, sigma_rgb=parameters.bilateral_rgb
             )[0]
             for image in images
         ]
+        # The Gaussian kernel depends on the images' sizes alone, and most come in a few.
+        gaussian = gaussian_lattice if sum(self.counts) <= REMEMBERED_PIXELS else gaussian_lattice.__wrapped__
         self.kernels = [
-            PermutohedralLattice(torch.cat(features)[None], self.counts).normalised(weight)
-            for weight, features in (
-                (parameters.gaussian_weight, spatial),
-                (parameters.bilateral_weight, bilateral),
-            )
+            gaussian(tuple(self.sizes), parameters.gaussian_xy, parameters.gaussian_weight, images[0].device),
+            PermutohedralLattice(torch.cat(bilateral)[None], self.counts).normalised(parameters.bilateral_weight),
         ]
         self.of_ones = self._filter(torch.ones(1, sum(self.counts), device=images[0].device))[0]
 
@@ -109,6 +107,16 @@ class TorchCrf:
         """Both kernels, weighted and normalised, together."""
         first, second = (kernel.filter(values.T[None])[0] for kernel in self.kernels)  # (n, k)
         return (first + second).T.contiguous()
+
+
+@lru_cache(maxsize=4)
+def gaussian_lattice(
+    sizes: tuple[tuple[int, int], ...], sigma: float, weight: float, device: torch.device
+) -> PermutohedralLattice:
+    """The normalised lattice of a Gaussian kernel over images of these heights and widths."""
+    features = [spatial_features(height, width, sigma, device)[0] for height, width in sizes]
+    counts = [height * width for height, width in sizes]
+    return PermutohedralLattice(torch.cat(features)[None], counts).normalised(weight)
 
 
 class PyDenseCrf:
