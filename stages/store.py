@@ -247,7 +247,9 @@ class LabelFile:
             if not without:
                 file[group]  # or a KeyError
         if without:
-            raise ArtifactError(f"{path} has no {group}: it was made without; run 'toco make-labels' again, with it")
+            raise ArtifactError(
+                f"{path} has no {group}: it was made without; run 'toco make-labels --{group} --overwrite' again"
+            )
 
     @cached_property
     def ids(self) -> list[str]:
