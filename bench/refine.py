@@ -12,14 +12,10 @@ from pathlib import Path
 
 import torch
 
-from data.readers import open_dataset, read_mask
-from stages.artifacts import open_stage
-from stages.cam_model import load_cam_model
-from stages.config import MakeLabels
-from stages.machine import make_fabric
-from stages.make_labels import LabelMaker, resolved, samples_to_label
+from bench.opened import open_run
+from data.readers import read_mask
+from stages.make_labels import resolved
 from stages.monitor import SilentMonitor
-from stages.samples import spread
 from stages.threshold import choose_background
 from stages.toco.cam import label_one_threshold
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
@@ -37,18 +33,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="images to measure on [100]")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    cam = open_stage(options.run, "cam")
-    config = MakeLabels(image_size=cam.settings["image_size"], split=cam.settings["split"], device=options.device)
-    dataset = open_dataset(cam.dataset_root)
-    classes = len(dataset.class_names)
-    model = load_cam_model(cam)
-    fabric = make_fabric(config.device)
-    fabric.to_device(model)
-    maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=SilentMonitor())
-    listed = samples_to_label(dataset, config, model.backbone.patch_size, SilentMonitor())
+    opened = open_run(options.run, options.device)
+    maker, classes = opened.maker, opened.classes
+    config, fabric = maker.config, maker.fabric
     choosing = replace(config, background="auto")
-    auto = choose_background(maker.scores, listed, classes, choosing, SilentMonitor())
-    samples = spread([sample for sample in listed if sample.mask is not None and sample.classes], options.images)
+    auto = choose_background(maker.scores, opened.images, classes, choosing, SilentMonitor())
+    samples = opened.with_masks(options.images)
     backgrounds = sorted({*SCORES, auto})
     confusions = {(way, background): Confusion(classes + 1) for way in WAYS for background in backgrounds}
     for one in maker.scores(samples):
@@ -59,7 +49,7 @@ def main() -> None:
         # All background scores side by side, high and low of each.
         pairs = []
         for background in backgrounds:
-            bounds = resolved(config, cam.settings, background)
+            bounds = resolved(config, opened.trained, background)
             assert bounds.background_high is not None
             assert bounds.background_low is not None
             pairs += [bounds.background_high, bounds.background_low]

@@ -14,14 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from data.readers import open_dataset, read_mask
-from stages.artifacts import open_stage
-from stages.cam_model import load_cam_model
-from stages.config import MakeLabels
+from bench.opened import open_run
+from data.readers import read_mask
 from stages.inference import decoder_probabilities, load_image, resize_maps
-from stages.machine import make_fabric
-from stages.make_labels import LabelMaker, samples_to_label
-from stages.monitor import SilentMonitor
 from stages.samples import spread
 from stages.threshold import sharpened_labels, token_contrast
 from stages.toco.metrics import Confusion
@@ -36,16 +31,10 @@ def main() -> None:
     parser.add_argument("--crf-images", type=int, default=30, help="of these, images for the criterion with a CRF")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    cam = open_stage(arguments.run, "cam")
-    config = MakeLabels(image_size=cam.settings["image_size"], split=cam.settings["split"], device=arguments.device)
-    dataset = open_dataset(cam.dataset_root)
-    classes = len(dataset.class_names)
-    model = load_cam_model(cam)
-    fabric = make_fabric(config.device)
-    fabric.to_device(model)
-    maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=SilentMonitor())
-    listed = samples_to_label(dataset, config, model.backbone.patch_size, SilentMonitor())
-    samples = spread([sample for sample in listed if sample.mask is not None and sample.classes], arguments.images)
+    opened = open_run(arguments.run, arguments.device)
+    maker, classes = opened.maker, opened.classes
+    model, config, fabric = maker.model, maker.config, maker.fabric
+    samples = opened.with_masks(arguments.images)
 
     truth = [Confusion(classes + 1) for _ in GRID]
     by = {name: [Confusion(classes + 1) for _ in GRID] for name in ("auxiliary CAM", "decoder", "CRF")}
