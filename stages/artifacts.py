@@ -22,6 +22,15 @@ PRODUCERS = {"cam": "train-cam", "labels": "make-labels", "seg": "train-seg"}
 PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "seg": ("model.safetensors",)}
 # What a stage is made from; it must not change under it.
 SOURCES = {"labels": "cam/model.safetensors", "seg": "labels/labels.h5"}
+# Settings that may differ when a run goes on: nothing that its product depends on.
+TRAINING_MAY_CHANGE = (
+    "device", "workers", "skip_bad", "checkpoint_every", "log_every", "evaluate_every", "evaluate_images", "val_split",
+)  # fmt: skip
+MAY_CHANGE = {
+    "cam": TRAINING_MAY_CHANGE,
+    "labels": ("device", "devices", "workers", "skip_bad", "batch_size", "crf_backend"),
+    "seg": TRAINING_MAY_CHANGE,
+}
 UNFINISHED = ("checkpoint.pt", "shards")  # what a stage goes on from, deleted at its end
 
 
@@ -49,16 +58,7 @@ class StageFolder:
         return settings
 
 
-def already_finished(
-    run: Path,
-    stage: str,
-    *,
-    settings: Any,
-    monitor: Monitor,
-    resume: bool,
-    overwrite: bool,
-    may_change: tuple[str, ...] = (),
-) -> bool:
+def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, resume: bool, overwrite: bool) -> bool:
     """Refuse a stage's folder that is in use; asked first, before anything is loaded or downloaded.
 
     Args:
@@ -68,7 +68,6 @@ def already_finished(
         monitor: Told if there is nothing left to do.
         resume: Go on with a folder that an interrupted run left.
         overwrite: Delete what an earlier run left.
-        may_change: Settings that may differ when a run goes on.
 
     Returns:
         Whether a run to go on with is finished already.
@@ -88,7 +87,7 @@ def already_finished(
         raise ArtifactError(f"{path} has no config.json, so it is none of toco's: give another run folder")
     if not resume:
         return False
-    _check_same_settings(read_config(run, stage), _plain(asdict(settings)), path, may_change)
+    _check_same_settings(read_config(run, stage), _plain(asdict(settings)), path, MAY_CHANGE[stage])
     if outdated(run, stage):
         raise ArtifactError(f"{path} was begun from {_another_source(stage)}: use --overwrite to start again")
     if not finished(run, stage):

@@ -55,7 +55,6 @@ from stages.toco.refine import (
 )
 
 SHARD = 16  # images in a shard; two are in the making at a time, which is what a killed run does again at most
-MAY_CHANGE = ("device", "devices", "workers", "skip_bad", "batch_size", "crf_backend")
 
 Scores = NDArray[np.float16]  # (k, h, w), 0..1
 Mask = NDArray[np.uint8]  # (h, w)
@@ -94,15 +93,7 @@ def make_labels(
     )
     folder = run / "labels"
     # Before there are several processes, of which one begins to write.
-    if already_finished(
-        run,
-        "labels",
-        settings=config,
-        monitor=monitor,
-        resume=resume,
-        overwrite=overwrite,
-        may_change=MAY_CHANGE,
-    ):
+    if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric = make_fabric(config.device, config.devices)
     fabric.launch()
@@ -115,12 +106,12 @@ def make_labels(
     fabric.to_device(model)
     samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
     maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=monitor)
-    background = read_config(run, "labels").get("background") if resume and _begun(folder) else None
-    if background is None and (config.background == "auto" or config.calibrate):
-        if fabric.is_global_zero:
+    background = None
+    if fabric.is_global_zero:  # which alone looks and chooses, so that all go by the same score
+        background = read_config(run, "labels").get("background") if resume and _begun(folder) else None
+        if background is None and (config.background == "auto" or config.calibrate):
             background = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
-        background = fabric.broadcast(background)
-    maker.config = resolved(config, trained, background)
+    maker.config = resolved(config, trained, fabric.broadcast(background))
     if fabric.is_global_zero:
         extra = {"background": maker.config.background}  # what became of 'auto', and of none
         begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)

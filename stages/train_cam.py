@@ -29,9 +29,6 @@ from stages.toco.model import ToCo
 from stages.toco.step import Phase, StepBatch, StepSettings, TrainingStep
 from stages.training import fit
 
-# What may change when a run goes on: nothing that the weights depend on.
-MAY_CHANGE = ("device", "workers", "skip_bad", "checkpoint_every", "log_every", "evaluate_every", "evaluate_images")
-
 
 def train_cam(
     data: Path,
@@ -61,15 +58,7 @@ def train_cam(
     """
     folder = out / "cam"
     # Before there are several processes, of which one begins to write.
-    if already_finished(
-        out,
-        "cam",
-        settings=config,
-        monitor=monitor,
-        resume=resume,
-        overwrite=overwrite,
-        may_change=MAY_CHANGE,
-    ):
+    if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric = make_fabric(config.device, config.devices)
     fabric.launch()

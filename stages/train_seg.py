@@ -33,18 +33,6 @@ from stages.student import Student, label_map, new_student, student_probabilitie
 from stages.toco.metrics import Confusion
 from stages.training import fit
 
-# What may change when a run goes on: nothing that the weights depend on.
-MAY_CHANGE = (
-    "device",
-    "workers",
-    "checkpoint_every",
-    "log_every",
-    "evaluate_every",
-    "evaluate_images",
-    "val_split",
-    "skip_bad",
-)
-
 
 def train_seg(
     run: Path,
@@ -76,15 +64,7 @@ def train_seg(
     check_up_to_date(run, "labels")
     folder = run / "seg"
     # Before there are several processes, of which one begins to write.
-    if already_finished(
-        run,
-        "seg",
-        settings=config,
-        monitor=monitor,
-        resume=resume,
-        overwrite=overwrite,
-        may_change=MAY_CHANGE,
-    ):
+    if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric = make_fabric(config.device, config.devices)
     fabric.launch()
