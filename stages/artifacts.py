@@ -1,8 +1,8 @@
 """Run folders: what each stage writes, and how the next one opens it.
 
-RUN/cam     config.json  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
-RUN/labels  config.json  cams.h5  labels.h5  (shards/ until it is done)
-RUN/seg     config.json  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
+RUN/cam     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
+RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is done)
+RUN/seg     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Stage 2, `toco make-labels`: class scores of images, and pseudo masks from them (METHOD sections 2, 3, 8).
 
-In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.h5.
+In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.h5, sessions.jsonl.
 """
 
 import multiprocessing
@@ -38,6 +38,7 @@ from stages.inference import (
 )
 from stages.machine import cores, make_fabric
 from stages.monitor import Monitor, SilentMonitor
+from stages.provenance import session
 from stages.samples import usable_samples
 from stages.store import ImageLabels, join_shards, label_attributes, stored_ids, write_shard
 from stages.threshold import choose_background
@@ -116,6 +117,14 @@ def make_labels(
         extra = {"background": maker.config.background}  # what became of 'auto', and of none
         begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
     fabric.barrier()
+    with session(folder, recorded=fabric.is_global_zero):
+        _label(folder, samples, maker, dataset)
+    return folder
+
+
+def _label(folder: Path, samples: Sequence[Sample], maker: "LabelMaker", dataset: Dataset) -> None:
+    """Make the labels that are not there yet, shard by shard, and join all shards at the end."""
+    fabric, monitor = maker.fabric, maker.monitor
     shards = folder / "shards"
     # By name and not by place: an image that was mended since moves all that come after it.
     done = stored_ids(sorted(shards.glob("*.h5")))
@@ -135,7 +144,6 @@ def make_labels(
         shutil.rmtree(shards)
     fabric.barrier()
     monitor.finish()
-    return folder
 
 
 def samples_to_label(dataset: Dataset, config: MakeLabels, patch_size: int, monitor: Monitor) -> list[Sample]:

@@ -1,6 +1,6 @@
 """Stage 1, `toco train-cam`: a Vision Transformer learns from image labels (METHOD sections 1 to 7).
 
-In: a data set. Out: RUN/cam with config.json, model.safetensors, metrics.jsonl.
+In: a data set. Out: RUN/cam with config.json, model.safetensors, metrics.jsonl, sessions.jsonl.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from stages.config import TrainCam
 from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
 from stages.machine import make_fabric
 from stages.monitor import Monitor, SilentMonitor
+from stages.provenance import session
 from stages.samples import spread, usable_samples
 from stages.toco.cam import label_one_threshold, present_classes
 from stages.toco.metrics import Confusion
@@ -73,20 +74,21 @@ def train_cam(
     if fabric.is_global_zero:
         begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": spec_as_dict(spec)}, resume=resume)
     fabric.barrier()
-    fit(
-        TrainingStep(model, settings),
-        encoder=model.backbone,
-        product=model,
-        fabric=fabric,
-        settings=config,
-        folder=folder,
-        monitor=monitor,
-        title="training the CAM network",
-        stream=SampleStream(samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad),
-        losses=partial(_losses, config, fabric),
-        evaluate=partial(_scores, model, with_masks, config, fabric) if with_masks else None,
-        resume=resume,
-    )
+    with session(folder, recorded=fabric.is_global_zero):
+        fit(
+            TrainingStep(model, settings),
+            encoder=model.backbone,
+            product=model,
+            fabric=fabric,
+            settings=config,
+            folder=folder,
+            monitor=monitor,
+            title="training the CAM network",
+            stream=SampleStream(samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad),
+            losses=partial(_losses, config, fabric),
+            evaluate=partial(_scores, model, with_masks, config, fabric) if with_masks else None,
+            resume=resume,
+        )
     return folder
 
 

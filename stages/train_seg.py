@@ -1,6 +1,6 @@
 """Stage 3, `toco train-seg`: a segmentation network, the student, learns from the pseudo masks.
 
-In: RUN/labels and its data set. Out: RUN/seg with config.json, model.safetensors, metrics.jsonl.
+In: RUN/labels and its data set. Out: RUN/seg with config.json, model.safetensors, metrics.jsonl, sessions.jsonl.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from stages.inference import to_tensor
 from stages.labelled import LoadLabelled, check_labelled, labelled_images
 from stages.machine import make_fabric
 from stages.monitor import Monitor, SilentMonitor
+from stages.provenance import session
 from stages.samples import spread, usable_samples
 from stages.student import Student, label_map, new_student, student_probabilities
 from stages.toco.metrics import Confusion
@@ -82,22 +83,23 @@ def train_seg(
         begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
     fabric.barrier()
     load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
-    fit(
-        student,
-        encoder=student.network.encoder,
-        product=student,
-        fabric=fabric,
-        settings=config,
-        folder=folder,
-        monitor=monitor,
-        title="training the student",
-        stream=SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad),
-        losses=partial(_losses, config, fabric),
-        evaluate=(
-            partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None
-        ),
-        resume=resume,
-    )
+    with session(folder, recorded=fabric.is_global_zero):
+        fit(
+            student,
+            encoder=student.network.encoder,
+            product=student,
+            fabric=fabric,
+            settings=config,
+            folder=folder,
+            monitor=monitor,
+            title="training the student",
+            stream=SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad),
+            losses=partial(_losses, config, fabric),
+            evaluate=(
+                partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None
+            ),
+            resume=resume,
+        )
     return folder
 
 

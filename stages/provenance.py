@@ -1,0 +1,139 @@
+"""What a run was made with and how long it took, enough to repeat it: versions, command, code, data, hardware."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from data.dataset import Dataset
+from stages.machine import cores
+
+SESSIONS = "sessions.jsonl"
+PACKAGES = ("toco", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "pillow")
+
+
+def made_with() -> dict[str, Any]:
+    """Say what is at work here: plain values, those that cannot be found out left out."""
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        **{name: found for name in PACKAGES if (found := _version(name))},
+        **_code(),
+        **hardware(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory and GPUs of this machine."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found: dict[str, Any] = {"system": platform.platform(), "processor": _processor(), "cores": cores()}
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    return {**found, "gpus": gpus} if gpus else found
+
+
+def data_fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over what training is told: class names, and each split's images with file size and classes.
+
+    Pictures are not read: another picture of the very same size in bytes goes unnoticed.
+    """
+    state = hashlib.sha256(json.dumps(dataset.class_names).encode())
+    for split, samples in sorted(dataset.splits.items()):
+        for sample in sorted(samples, key=lambda sample: sample.id):
+            size = sample.image.stat().st_size if sample.image.is_file() else -1
+            state.update(json.dumps([split, sample.id, size, sample.classes]).encode())
+    return state.hexdigest()
+
+
+class Session(NamedTuple):
+    """One stretch of work on a stage: one line of sessions.jsonl."""
+
+    began: str  # local time, ISO 8601
+    seconds: float
+    ended: str  # finished, stopped or failed
+    made_with: Mapping[str, Any]
+
+
+@contextmanager
+def session(folder: Path, *, recorded: bool = True) -> Iterator[None]:
+    """Add a line to the stage folder's sessions.jsonl when the block ends, well or not; a killed one leaves none.
+
+    Args:
+        folder: The stage's folder.
+        recorded: False in all processes but the first.
+    """
+    began, clock, ended = datetime.now().astimezone().isoformat(timespec="seconds"), time.monotonic(), "failed"
+    try:
+        yield
+        ended = "finished"
+    except KeyboardInterrupt:
+        ended = "stopped"
+        raise
+    finally:
+        if recorded:
+            line = Session(began, round(time.monotonic() - clock, 1), ended, made_with())
+            with (folder / SESSIONS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line._asdict()) + "\n")
+
+
+def read_sessions(folder: Path) -> list[Session]:
+    """The stretches of work on a stage, in order; lines cut off in the middle are left out."""
+    path, found = folder / SESSIONS, []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            found.append(Session(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError):
+            continue
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's name; what `platform` knows on Linux is its architecture only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _code() -> dict[str, str]:
+    """The git commits of toco's own code and of the folder that it is called in, where they are checkouts."""
+    folders = {"toco_commit": Path(__file__).parent, "working_folder_commit": Path.cwd()}
+    return {name: commit for name, folder in folders.items() if (commit := git_state(folder))}
+
+
+def git_state(folder: Path) -> str | None:
+    """The commit of a checkout, ' with changes' where files differ from it; None where there is none, or no git."""
+    head = _git(folder, "rev-parse", "HEAD")
+    if not head:
+        return None
+    return head + " with changes" * bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
