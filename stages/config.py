@@ -363,6 +363,75 @@ class Evaluate(Machine):
         "Split to measure the networks on; by default the validation split. CAM and pseudo masks are always measured "
         "on the images they were made for.",
     )
+    images: int | None = option(
+        None, "Measure on at most this many images of a split, evenly spread; by default on all of them.", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values beyond limits.
+
+        Raises:
+            ValueError: With the option's name.
+        """
+        check_limits(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Evaluate):
+    """Settings of `toco report`."""
+
+    images: int | None = option(
+        500, "Measure on at most this many images of a split, evenly spread: the table says on how many.", minimum=1
+    )
+    gallery: int = option(
+        24,
+        "Photographs to show: best, median and worst ones, and for each class at least three as far as there are any.",
+        minimum=1,
+    )
+    compare: tuple[str, ...] = option(
+        (), "Another RUN whose network's over-smoothing is drawn beside this one's, such as one with --ptc-weight 0."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Machine):
+    """Settings of `toco view`."""
+
+    background: float | None = option(
+        None, "Background score of the mask without CRF; by default that of the labels.", minimum=0, maximum=1
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values beyond limits.
+
+        Raises:
+            ValueError: With the option's name.
+        """
+        check_limits(self)
+
+
+STAGES = ("train-cam", "make-labels", "train-seg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Machine):
+    """Settings of `toco run`; what a stage has as well is handed on to it."""
+
+    seed: int = option(0, "Start of all randomness, of all stages.", minimum=0)
+    overwrite: Literal["nothing", "train-cam", "make-labels", "train-seg"] = option(
+        "nothing",
+        "Start again with this stage: what it and those after it have written is deleted. --overwrite alone starts "
+        "all again.",
+        alone="train-cam",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values beyond limits.
+
+        Raises:
+            ValueError: With the option's name.
+        """
+        check_limits(self)
 
 
 def _check_thresholds(low: float, high: float) -> None:

@@ -21,7 +21,7 @@ from stages.config import Evaluate, Predict
 from stages.inference import to_tensor
 from stages.monitor import Monitor
 from stages.predict import open_segmenter
-from stages.samples import usable_samples
+from stages.samples import spread, usable_samples
 from stages.store import LabelFile
 from stages.toco.metrics import Confusion, Scores
 from stages.toco.refine import with_background
@@ -46,6 +46,7 @@ class Column:
     split: str
     images: int
     scores: Scores
+    counts: Tensor  # int64 (classes, classes + 1): pixels by truth (row) and prediction; last column: 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,9 @@ def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None
     split = config.split or _network_split(dataset, cam)
     measures = [partial(network_columns, run, dataset, config, monitor, split=split)]
     if _current(run, "labels", monitor):
-        measures.insert(0, partial(label_columns, run, dataset, monitor, skip_bad=config.skip_bad))
+        measures.insert(
+            0, partial(label_columns, run, dataset, monitor, images=config.images, skip_bad=config.skip_bad)
+        )
     columns: list[Column] = []
     problems: list[NoTrueMasksError] = []
     for measure in measures:
@@ -136,8 +139,8 @@ def _network_split(dataset: Dataset, cam: StageFolder) -> str:
     return cam.settings["split"] or dataset.train_split
 
 
-def with_masks(samples: Sequence[Sample], split: str, dataset: Dataset) -> list[Sample]:
-    """Keep the samples that have a true mask.
+def with_masks(samples: Sequence[Sample], split: str, dataset: Dataset, images: int | None = None) -> list[Sample]:
+    """Keep the samples that have a true mask, of these at most `images`.
 
     Raises:
         NoTrueMasksError: None has.
@@ -148,11 +151,17 @@ def with_masks(samples: Sequence[Sample], split: str, dataset: Dataset) -> list[
             f"{dataset.root} has no true masks for split {split!r}: there is nothing to measure against; "
             "put some into masks/, or look at the masks themselves: toco export RUN --out DIR"
         )
-    return found
+    return found if images is None else spread(found, images)
 
 
 def label_columns(
-    run: Path, dataset: Dataset, monitor: Monitor, *, background: float | None = None, skip_bad: bool = False
+    run: Path,
+    dataset: Dataset,
+    monitor: Monitor,
+    *,
+    background: float | None = None,
+    images: int | None = None,
+    skip_bad: bool = False,
 ) -> list[Column]:
     """Measure the CAMs at one threshold (by default that of `toco make-labels`), and the pseudo masks as stored.
 
@@ -167,7 +176,7 @@ def label_columns(
     masks = LabelFile(labels.path / "labels.h5", "masks")
     cams = LabelFile(labels.path / "cams.h5", "cams")
     stored = [sample for sample in dataset.split(split) if sample.id in masks]
-    samples = with_masks(stored, split, dataset)
+    samples = with_masks(stored, split, dataset, images)
     source = labels.settings["source"]
     threshold: float | None = labels.config["background"] if background is None else background
     classes = len(dataset.class_names) + 1
@@ -184,7 +193,7 @@ def label_columns(
         monitor.advance()
     monitor.finish()
     return [
-        Column(name=name, split=split, images=measured, scores=confusion.scores())
+        Column(name=name, split=split, images=measured, scores=confusion.scores(), counts=confusion.counts)
         for name, confusion in ((SOURCES[source], by_cam), ("pseudo masks", by_mask))
     ]
 
@@ -210,7 +219,8 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
         ValueError: No image of the split has a true mask, or one is bad.
         ArtifactError: A network is damaged.
     """
-    samples = with_masks(usable_samples(dataset, split, 1, config.skip_bad, monitor), split, dataset)
+    usable = usable_samples(dataset, split, 1, config.skip_bad, monitor)
+    samples = with_masks(usable, split, dataset, config.images)
     columns = []
     for name in NETWORKS if _current(run, "seg", monitor) else NETWORKS[:1]:
         segment = open_segmenter(run, Predict(source=name, device=config.device))
@@ -223,7 +233,9 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
                 measured += 1
             monitor.advance()
         monitor.finish()
-        columns.append(Column(name=name, split=split, images=measured, scores=confusion.scores()))
+        columns.append(
+            Column(name=name, split=split, images=measured, scores=confusion.scores(), counts=confusion.counts)
+        )
     return columns
 
 

@@ -47,3 +47,32 @@ class SilentMonitor:
 
     def finish(self) -> None:
         """Ignore it."""
+
+
+class Titled:
+    """A monitor's ear for one part of a longer work: it hears of each task, and in each note, which part it is."""
+
+    def __init__(self, monitor: Monitor, title: str) -> None:
+        """Pass all on to `monitor`, with `title` before it."""
+        self._monitor = monitor
+        self._title = title
+
+    def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
+        """Begin a task, as in `Monitor`."""
+        self._monitor.start(self._title + title, total, done, unit)
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        """Count steps, as in `Monitor`."""
+        self._monitor.advance(steps, **figures)
+
+    def note(self, text: str) -> None:
+        """Say something worth keeping, as in `Monitor`."""
+        self._monitor.note(self._title + text)
+
+    def warn(self, text: str) -> None:
+        """Say what the user should know, as in `Monitor`."""
+        self._monitor.warn(self._title + text)
+
+    def finish(self) -> None:
+        """End the task."""
+        self._monitor.finish()

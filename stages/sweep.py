@@ -71,7 +71,8 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = 
     check_classes(labels, dataset)
     split = labels.settings["split"] or dataset.train_split
     cams = LabelFile(labels.path / "cams.h5", "cams")
-    samples = with_masks([sample for sample in dataset.split(split) if sample.id in cams], split, dataset)
+    stored = [sample for sample in dataset.split(split) if sample.id in cams]
+    samples = with_masks(stored, split, dataset, config.images)
     confusions = [Confusion(len(dataset.class_names) + 1) for _ in GRID]
     measured = 0
     monitor.start("measuring the CAMs at each score", len(samples))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stages.config import CAM_RECIPES, Evaluate, MakeLabels, Predict, TrainCam, TrainSeg
+from stages.config import CAM_RECIPES, Evaluate, MakeLabels, Predict, Report, Run, TrainCam, TrainSeg, View
 from toco_cli.options import command
+from toco_cli.settings_file import take_settings
 
 if TYPE_CHECKING:
     from stages.evaluate import Evaluation
@@ -24,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as given to 'toco train-cam --out'.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as given to 'toco train-cam --out'.")]
 MovedData = Annotated[
     Path | None, typer.Option("--data", help="Where the data set is now, if it was moved since training.")
 ]
@@ -53,6 +54,47 @@ def toco(
         typer.echo(f"toco {version_of('toco')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@command(app, recipes=CAM_RECIPES, recipes_of="train_cam")
+def run(
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Data set, as for 'toco train-cam'.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder: a new one, or one to go on with.")] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            is_eager=True,
+            callback=take_settings,
+            help="Take DATA, --out and options from this file where they are not given here; 'RUN/config.toml' of an "
+            "earlier run repeats it.",
+        ),
+    ] = None,
+    config: Run = Run(),  # noqa: B008
+    train_cam: TrainCam = TrainCam(),  # noqa: B008
+    make_labels: MakeLabels = MakeLabels(crf="full"),  # noqa: B008
+    train_seg: TrainSeg = TrainSeg(),  # noqa: B008
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """All stages, one after the other: train-cam, make-labels --crf, train-seg, report.
+
+    What is finished is not done again: stop it, and start it again with the same words, wherever it was. Each option
+    of a stage is taken with the stage's name before it: --train-cam.iterations 2000, --make-labels.background auto,
+    --train-seg.encoder resnet18 ('toco train-cam --help' and so on list them).
+    """
+    if data is None or out is None:
+        lacks = "DATA" if data is None else "--out RUN"
+        raise typer.BadParameter(f"{lacks} is missing: give it, or a --config that has it")
+    from stages.run import run as stage
+
+    with _monitor(quiet) as monitor:
+        page = stage(data, out, config, monitor, cam=train_cam, labels=make_labels, seg=train_seg)
+    if json:
+        typer.echo(json_module.dumps({"folder": str(out), "report": str(page)}))
+    else:
+        typer.echo(f"The result is in {out}; look at {page}. Next: toco predict {out} IMAGES... --out DIR")
 
 
 @command(app, recipes=CAM_RECIPES)
@@ -85,7 +127,7 @@ def train_cam(
 
 @command(app)
 def make_labels(
-    run: Run,
+    run: RunFolder,
     config: MakeLabels,
     data: MovedData = None,
     resume: Resume = False,
@@ -107,7 +149,7 @@ def make_labels(
 
 @command(app)
 def train_seg(
-    run: Run,
+    run: RunFolder,
     config: TrainSeg,
     data: MovedData = None,
     resume: Resume = False,
@@ -125,7 +167,7 @@ def train_seg(
 
 @command(app)
 def predict(
-    run: Run,
+    run: RunFolder,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     config: Predict,
     out: Annotated[Path, typer.Option("--out", help="Folder for masks/ and overlays/.")],
@@ -146,7 +188,7 @@ def predict(
 
 @command(app)
 def evaluate(
-    run: Run,
+    run: RunFolder,
     config: Evaluate,
     sweep: Annotated[
         bool,
@@ -186,8 +228,50 @@ def evaluate(
 
 
 @command(app)
+def report(
+    run: RunFolder,
+    config: Report,
+    data: MovedData = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Write RUN/report.html, one page to look at: curves, a gallery of masks with a threshold to move, scores.
+
+    What the run has not made yet is left out. The page needs no network to be opened.
+    """
+    from stages.report import report as stage
+
+    with _monitor(quiet) as monitor:
+        page = stage(run, config, monitor, data=data)
+    if json:
+        typer.echo(json_module.dumps({"report": str(page)}))
+    else:
+        typer.echo(f"The report is {page}: open it in a browser. Next: toco predict {run} IMAGES... --out DIR")
+
+
+@command(app)
+def view(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file, of the data set or any other.")],
+    run: RunFolder,
+    config: View,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="PNG to write; by default IMAGE's name with -view.png, here.")
+    ] = None,
+    data: MovedData = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Write one PNG with all that a run makes of an image, side by side: CAMs, pseudo masks, student, true mask."""
+    from stages.view import view as stage
+
+    with _monitor(quiet) as monitor:
+        picture = stage(image, run, out or Path(f"{image.stem}-view.png"), config, monitor, data=data)
+    typer.echo(json_module.dumps({"view": str(picture)}) if json else f"The picture is {picture}.")
+
+
+@command(app)
 def export(
-    run: Run,
+    run: RunFolder,
     out: Annotated[Path, typer.Option("--out", help="Folder for the exported files.")],
     format: Annotated[
         str,

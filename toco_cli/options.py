@@ -2,8 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -18,16 +19,23 @@ Recipes = Mapping[str, Mapping[str, object]]
 UNGROUPED = "Options"
 
 
-def command(app: typer.Typer, *, recipes: Recipes | None = None) -> Callable[[Function], Function]:
-    """Make a function a command of `app`, with its parameter `config` spread out into one option a field.
+def command(
+    app: typer.Typer, *, recipes: Recipes | None = None, recipes_of: str = "config"
+) -> Callable[[Function], Function]:
+    """Make a function a command of `app`, with its settings spread out into one option a field.
 
-    The function's own parameters (data, out, resume ...) are what Typer makes of them; its docstring is the
-    help. A ValueError from the settings' `__post_init__` is reported as a bad option.
+    Settings are the parameters that are annotated with a dataclass. Those of `config` are options of the plain
+    name (`--iterations`). Any others, say `train_cam`, are of another command: their options have its name before
+    them (`--train-cam.iterations`), help leaves them out, and they take over from `config` what was given there
+    under the same name. A parameter's default, where it has one, gives the defaults of its fields. The function's
+    own parameters (data, out, resume ...) are what Typer makes of them; its docstring is the help. A ValueError
+    from the settings' `__post_init__` is reported as a bad option.
 
     Args:
         app: Where the command is added, under the function's name (`train_cam` becomes `train-cam`).
-        recipes: Named sets of other defaults for `config`, {name: {field: value}}. Where given, the command
-            has an option `--recipe NAME`; options that the user gives win over the recipe.
+        recipes: Named sets of other defaults, {name: {field: value}}. Where given, the command has an option
+            `--recipe NAME`; options that the user gives win over the recipe.
+        recipes_of: The settings whose defaults they are.
 
     Returns:
         A decorator that hands the function back as it is.
@@ -37,40 +45,85 @@ def command(app: typer.Typer, *, recipes: Recipes | None = None) -> Callable[[Fu
     """
 
     def add(function: Function) -> Function:
-        config_class = get_type_hints(function).get("config")
-        choices = _choices_when_alone(config_class) if config_class else {}
+        settings = _settings_of(function)
+        choices = {word: meant for one in settings for word, meant in _choices_when_alone(one).items()}
         command_class = type("Command", (GroupedHelpCommand,), {"when_alone": choices})
-        app.command(cls=command_class)(_with_options(function, recipes or {}))
+        app.command(cls=command_class)(_with_options(function, settings, recipes or {}, recipes_of))
         return function
 
     return add
 
 
-def _with_options(function: Callable[..., None], recipes: Recipes) -> Callable[..., None]:
-    """The function as Typer is to see it; called with options, it makes a config of them for the original."""
-    hints = get_type_hints(function, include_extras=True)
-    if "config" not in hints:
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A parameter that holds a command's settings."""
+
+    name: str
+    default: Any  # an instance of its dataclass
+
+    @property
+    def prefix(self) -> str:
+        """What its options' names begin with: 'train-cam.' or nothing."""
+        return "" if self.name == "config" else self.name.replace("_", "-") + "."
+
+    def parameter(self, field: str) -> str:
+        """The name of the parameter, as Typer sees it, of one of its options."""
+        return field if self.name == "config" else f"{self.name}__{field}"
+
+    def flag(self, field: str) -> str:
+        """The option that a field becomes."""
+        return "--" + self.prefix + flag(field).removeprefix("--")
+
+
+def _settings_of(function: Callable[..., None]) -> list[Settings]:
+    hints = get_type_hints(function)
+    parameters = inspect.signature(function).parameters
+    return [
+        Settings(
+            name=name,
+            default=hint() if parameters[name].default is inspect.Parameter.empty else parameters[name].default,
+        )
+        for name, hint in hints.items()
+        if name in parameters and is_dataclass(hint) and isinstance(hint, type)
+    ]
+
+
+def _with_options(
+    function: Callable[..., None], settings: list[Settings], recipes: Recipes, recipes_of: str
+) -> Callable[..., None]:
+    """The function as Typer is to see it; called with options, it makes settings of them for the original."""
+    if not settings:
         return function
-    config_class = hints["config"]
-    options = _option_parameters(config_class)
-    _check_recipes(recipes, options)
+    options = {one.name: _option_parameters(one) for one in settings}
     if recipes:
-        options["recipe"] = _recipe_parameter(recipes)
+        _check_recipes(recipes, options[recipes_of])
 
     def run(_context: typer.Context, **values: Any) -> None:
-        given = {name: values.pop(name) for name in options}
-        changed = recipes.get(given.pop("recipe", None), {})
-        explicit = {name: _from_typer(value) for name, value in given.items() if _was_given(_context, name)}
-        try:
-            config = config_class(**{**changed, **explicit})
-        except ValueError as error:
-            raise typer.BadParameter(str(error), ctx=_context) from error
-        function(**values, config=config)
+        changed = recipes.get(values.pop("recipe", None), {})
+        shared: dict[str, Any] = {}
+        for one in settings:
+            given = {name: values.pop(one.parameter(name)) for name in options[one.name]}
+            explicit = {
+                name: _from_typer(value) for name, value in given.items() if _was_given(_context, one.parameter(name))
+            }
+            taken = {name: value for name, value in shared.items() if name in given}
+            recipe = changed if one.name == recipes_of else {}
+            try:
+                values[one.name] = replace(one.default, **{**recipe, **taken, **explicit})
+            except ValueError as error:
+                where = f"{one.prefix.removesuffix('.')}: " if one.prefix else ""
+                raise typer.BadParameter(f"{where}{error}", ctx=_context) from error
+            if one.name == "config":
+                shared = explicit
+        function(**values)
 
+    hints = get_type_hints(function, include_extras=True)
     parameters = [_parameter("_context", typer.Context)]
     for name, parameter in inspect.signature(function).parameters.items():
-        if name == "config":
-            parameters += options.values()
+        if name in options:
+            parameters += options[name].values()
+            if recipes and name == recipes_of:
+                parameters.append(_recipe_parameter(recipes))
         else:
             parameters.append(_parameter(name, hints[name], parameter.default))
     run.__name__ = function.__name__
@@ -80,13 +133,13 @@ def _with_options(function: Callable[..., None], recipes: Recipes) -> Callable[.
     return run
 
 
-def _option_parameters(config_class: type) -> dict[str, inspect.Parameter]:
+def _option_parameters(settings: Settings) -> dict[str, inspect.Parameter]:
     """One keyword parameter a field, annotated as Typer wants it, its default shown in the help."""
-    hints = get_type_hints(config_class)
+    hints = get_type_hints(type(settings.default))
     parameters = {}
-    for one in fields(config_class):
+    for one in fields(settings.default):
         item, repeated = _item_type(hints[one.name])
-        default: Any = one.default
+        default: Any = getattr(settings.default, one.name)
         if repeated:
             default = list(default)
         # Typer knows no unions: what takes words beside numbers has a parser of its own.
@@ -94,14 +147,23 @@ def _option_parameters(config_class: type) -> dict[str, inspect.Parameter]:
         annotation = list[kind] if repeated else kind  # type: ignore[valid-type]
         if default is None:
             annotation = annotation | None
-        information = _option_information(option_text(one), item, repeated)
-        parameters[one.name] = _parameter(one.name, Annotated[annotation, information], default)
+        # Typer makes names of its own for plain options, --skip-bad with --no-skip-bad.
+        names = _prefixed_names(settings, one.name, item) if settings.prefix else ()
+        information = _option_information(option_text(one), item, repeated, names)
+        parameters[one.name] = _parameter(settings.parameter(one.name), Annotated[annotation, information], default)
     return parameters
 
 
-def _option_information(text: OptionText, item: Any, repeated: bool) -> object:
+def _prefixed_names(settings: Settings, field: str, item: Any) -> tuple[str, ...]:
+    name = settings.flag(field)
+    return (f"{name}/{settings.flag('no_' + field)}" if item is bool else name,)
+
+
+def _option_information(text: OptionText, item: Any, repeated: bool, names: tuple[str, ...]) -> object:
     words = _words_or_number(item)
     return typer.Option(
+        *names,
+        hidden=bool(names),
         help=text.help + " May be given several times." * repeated,
         min=None if words else text.minimum,
         max=None if words else text.maximum,
@@ -127,11 +189,11 @@ def _parse_word_or_number(words: tuple[str, ...], given: object) -> str | float:
         raise typer.BadParameter(f"{given!r} is neither a number nor {' nor '.join(words)}") from None
 
 
-def _choices_when_alone(config_class: type) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _choices_when_alone(settings: Settings) -> dict[str, tuple[str, tuple[str, ...]]]:
     """What an option means without a value, and which values it takes, for options that may stand alone."""
-    hints = get_type_hints(config_class)
-    texts = {one.name: option_text(one) for one in fields(config_class)}
-    return {flag(name): (text.alone, get_args(hints[name])) for name, text in texts.items() if text.alone}
+    hints = get_type_hints(type(settings.default))
+    texts = {one.name: option_text(one) for one in fields(settings.default)}
+    return {settings.flag(name): (text.alone, get_args(hints[name])) for name, text in texts.items() if text.alone}
 
 
 def _item_type(hint: Any) -> tuple[Any, bool]:
@@ -173,7 +235,7 @@ def _parameter(name: str, annotation: object, default: object = inspect.Paramete
 
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+    return source is not None and source.name != "DEFAULT"  # a settings file is as good as the command line
 
 
 def _from_typer(value: object) -> object:
@@ -188,7 +250,7 @@ class GroupedHelpCommand(TyperCommand):
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Add what options mean that stand without a value: `--crf RUN` is `--crf full RUN`."""
         words = []
-        for word, following in zip(args, [*args[1:], ""], strict=True):
+        for word, following in zip_longest(args, args[1:], fillvalue=""):
             words.append(word)
             meant, choices = self.when_alone.get(word, ("", ()))
             if meant and following not in choices:

@@ -1,0 +1,201 @@
+"""`toco report`: one page that shows what a run did, how well, and on which images it fails.
+
+In: a run folder, whatever of its stages is finished, and its data set. Out: RUN/report.html.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset, Sample
+from data.readers import open_dataset
+from stages.artifacts import PRODUCERS, StageFolder, check_classes, finished, open_stage
+from stages.config import MakeLabels, Report, TrainCam, TrainSeg
+from stages.evaluate import Evaluation, NoTrueMasksError, evaluate
+from stages.monitor import Monitor
+from stages.products import RunProducts, open_products
+from stages.provenance import read_sessions
+from stages.reporting import charts, gallery
+from stages.reporting.oversmoothing import smoothness_curves
+from stages.reporting.page import Chart, Page, StageFacts, render
+from stages.samples import spread
+from stages.sweep import Sweep, sweep
+from stages.whole_files import whole_file
+
+REPORT = "report.html"
+SMOOTHNESS_IMAGES = 16
+SETTINGS = {"cam": TrainCam, "labels": MakeLabels, "seg": TrainSeg}
+
+
+def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = None) -> Path:
+    """Write RUN/report.html; what the run has not made yet is left out.
+
+    Args:
+        run: A run folder in which `toco train-cam` finished.
+        config: Settings.
+        monitor: Told of progress, and of what is left out.
+        data: Where the data set is now, if it was moved since.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: An image or mask is bad, or this machine lacks the device.
+        ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
+    """
+    cam = open_stage(run, "cam")
+    dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
+    check_classes(cam, dataset)
+    products = open_products(run, dataset, config.device, monitor)
+    folders = {stage: open_stage(run, stage) for stage in SETTINGS if finished(run, stage)}
+    evaluation = _evaluation(run, config, monitor, data)
+    curve = _sweep(run, products, config, monitor, data)
+    samples = _shown_samples(products)
+    chosen: list[gallery.Ranked] = []
+    if samples:
+        ranked = gallery.rank(
+            samples if config.images is None else spread(samples, config.images),
+            products,
+            monitor,
+            skip_bad=config.skip_bad,
+        )
+        chosen = gallery.choose(ranked, config.gallery, len(dataset.class_names))
+    entries = list(gallery.entries(chosen, products, monitor, skip_bad=config.skip_bad))
+    measured = spread(samples or dataset.split(cam.settings["split"]), SMOOTHNESS_IMAGES)
+    curves = smoothness_curves(run, config.compare, measured, products.fabric, monitor)
+    page = Page(
+        run=run,
+        dataset=dataset,
+        stages=[_facts(stage, folder) for stage, folder in folders.items()],
+        evaluation=evaluation,
+        image_counts=_image_counts(dataset, cam.settings["split"]),
+        entries=entries,
+        by_truth=any(sample.mask is not None for sample in samples),
+        mask_title=gallery.pseudo_mask_title(products),
+        background=products.background,
+        sweep=curve,
+        charts=_charts(folders, evaluation, curve),
+        smoothness=Chart(
+            "Over-smoothing",
+            charts.smoothness(curves),
+            f"Mean absolute cosine similarity between patch tokens after each block, over {len(measured)} images; "
+            + "; ".join(
+                f"{one.name}: {one.values[0]:.2f} after block 1, {one.values[-1]:.2f} at the end" for one in curves
+            ),
+        ),
+    )
+    with whole_file(run / REPORT) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+    return run / REPORT
+
+
+def _evaluation(run: Path, config: Report, monitor: Monitor, data: Path | None) -> Evaluation | None:
+    try:
+        return evaluate(run, config, monitor, data=data)
+    except NoTrueMasksError as error:
+        monitor.note(f"no scores: {error}")
+        return None
+
+
+def _sweep(run: Path, products: RunProducts, config: Report, monitor: Monitor, data: Path | None) -> Sweep | None:
+    if products.labels_folder is None or products.labels_folder.settings["source"] == "decoder":
+        return None
+    try:
+        return sweep(run, config, monitor, data=data)
+    except NoTrueMasksError:
+        return None
+
+
+def _shown_samples(products: RunProducts) -> list[Sample]:
+    """The images with a pseudo mask, if any of them has a true one only these."""
+    masks = products.masks
+    if masks is None:
+        return []
+    stored = [sample for sample in products.dataset.by_id().values() if sample.id in masks]
+    return [sample for sample in stored if sample.mask is not None] or stored
+
+
+def _image_counts(dataset: Dataset, split: str | None) -> list[int]:
+    """Training images that show each class."""
+    counts = Counter(number for sample in dataset.split(split) for number in sample.classes)
+    return [counts[number] for number in range(1, len(dataset.class_names) + 1)]
+
+
+def _facts(stage: str, folder: StageFolder) -> StageFacts:
+    sessions = read_sessions(folder.path)
+    settings = {name: value for name, value in folder.settings.items() if value is not None}
+    defaults: dict[str, Any] = {one.name: one.default for one in fields(SETTINGS[stage])}
+    changed = {
+        name: value
+        for name, value in settings.items()
+        if (tuple(value) if isinstance(value, list) else value) != defaults.get(name)
+    }
+    return StageFacts(
+        name=PRODUCERS[stage],
+        seconds=sum(one.seconds for one in sessions),
+        sessions=sessions,
+        settings=settings,
+        changed=changed,
+    )
+
+
+def _charts(folders: dict[str, StageFolder], evaluation: Evaluation | None, curve: Sweep | None) -> dict[str, Chart]:
+    found: dict[str, Chart] = {}
+    for stage, name in (("cam", "CAM network"), ("seg", "student")):
+        lines = _metrics(folders[stage].path) if stage in folders else []
+        trained = [line for line in lines if "loss" in line]
+        if trained:
+            found[f"losses_{stage}"] = Chart(
+                f"Losses of the {name}",
+                charts.losses(trained),
+                f"The loss is {trained[0]['loss']:.3g} at iteration {trained[0]['iteration']} and "
+                f"{trained[-1]['loss']:.3g} at iteration {trained[-1]['iteration']}; what joins in later adds to it. "
+                "Each point is a mean over the iterations since the one before.",
+            )
+        scored = [line for line in lines if any("miou" in key for key in line)]
+        if len(scored) > 1:  # one point is no curve
+            last = ", ".join(
+                f"{key} {100 * value:.1f} %" for key, value in scored[-1].items() if "miou" in key and value
+            )
+            found[f"scores_{stage}"] = Chart(
+                f"mIoU of the {name} during training", charts.measurements(scored), f"At the end: {last}."
+            )
+    if curve is not None:
+        found["threshold"] = Chart(
+            "mIoU of the CAM's masks by background score",
+            charts.threshold_curve(curve),
+            f"Highest, {100 * curve.mious[curve.best]:.1f} %, at {curve.backgrounds[curve.best]:g}; the labels were "
+            f"made with {curve.used:g}. Measured with true masks of {curve.images} images of split '{curve.split}': a "
+            "score chosen here is chosen on these.",
+        )
+    if evaluation is not None:
+        column = evaluation.columns[-1]
+        found["confusion"] = Chart(
+            f"Confusion matrix of the {column.name}",
+            charts.confusion_matrix(column.counts, evaluation.class_names),
+            f"On {column.images} images of split '{column.split}': {100 * column.scores.pixel_accuracy:.1f} % of all "
+            f"pixels are right. {_worst_confusions(column.counts.tolist(), evaluation.class_names)}",
+        )
+    return found
+
+
+def _worst_confusions(counts: list[list[int]], names: Sequence[str]) -> str:
+    """The three true classes of which another class takes most, in words."""
+    pairs = [
+        (row[other] / sum(row), names[true], names[other])
+        for true, row in enumerate(counts)
+        for other in range(len(names))
+        if other != true and any(row)
+    ]
+    worst = sorted(pairs, reverse=True)[:3]
+    return "Most often mistaken: " + "; ".join(
+        f"{true} for {other} ({100 * share:.0f} %)" for share, true, other in worst
+    )
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

@@ -1,0 +1,142 @@
+"""Charts of a report, as SVG: curves, a confusion matrix."""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from stages.reporting.oversmoothing import Smoothness
+from stages.sweep import Sweep
+
+LINES = ("-", "--", ":", "-.")  # lines differ in more than their colour
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, the dark ones first
+NAMED_CLASSES = 40  # a confusion matrix of more has no room for names
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: smaller, and in any script
+    "svg.hashsalt": "toco",  # the same chart is the same file
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
+
+
+def losses(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the losses of a metrics.jsonl over the iterations, each in a field of its own, since their sizes differ."""
+    names = [name for name in _names(lines) if name not in ("iteration", "learning_rate") and "miou" not in name]
+    return _fields(lines, names)
+
+
+def measurements(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the mIoU measured during training over the iterations."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.subplots()
+        for number, name in enumerate(name for name in _names(lines) if "miou" in name):
+            _line(axes, *_series(lines, name, factor=100), number, _words(name.removesuffix("_miou")), marker="o")
+        axes.set(xlabel="iteration", ylabel="mIoU in %")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        return _svg(figure)
+
+
+def threshold_curve(curve: Sweep) -> str:
+    """Draw the mIoU of the CAM's masks over the background score."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(curve.backgrounds, [100 * miou for miou in curve.mious], "o-", color=LINE_COLOURS[0])
+        axes.axvline(curve.used, linestyle="--", color=LINE_COLOURS[1])
+        axes.annotate(
+            f" used: {curve.used:g}", (curve.used, 0), xycoords=("data", "axes fraction"), va="bottom",
+            color=LINE_COLOURS[1],
+        )  # fmt: skip
+        axes.set(xlabel="background score", ylabel="mIoU in %")
+        return _svg(figure)
+
+
+def confusion_matrix(counts: Tensor, class_names: Sequence[str]) -> str:
+    """Draw what pixels of each true class are taken for: shares of each row.
+
+    Args:
+        counts: int64 (classes, classes + 1), by truth and prediction; the last column is 'ignored'.
+        class_names: Background first.
+    """
+    used = list(range(counts.shape[1] if counts[:, -1].any() else counts.shape[1] - 1))
+    shares = counts.double() / counts.sum(dim=1, keepdim=True).clamp_min(1)
+    side = float(np.clip(0.36 * len(class_names) + 1.5, 3.5, 14))
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(100 * shares[:, used].numpy(), cmap="cividis", vmin=0, vmax=100)
+        if len(class_names) <= NAMED_CLASSES:
+            names = [*class_names, "(ignored)"]
+            axes.set_xticks(used, [names[index] for index in used], rotation=90)
+            axes.set_yticks(range(len(class_names)), class_names)
+        axes.set(xlabel="taken for", ylabel="true class")
+        figure.colorbar(image, ax=axes, label="% of the true class's pixels", shrink=0.7)
+        return _svg(figure)
+
+
+def smoothness(curves: Sequence[Smoothness]) -> str:
+    """Draw the mean absolute cosine similarity between patch tokens over the blocks, one line a network."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.subplots()
+        for number, curve in enumerate(curves):
+            _line(axes, range(1, len(curve.values) + 1), curve.values, number, curve.name, marker="o")
+        blocks = max(len(curve.values) for curve in curves) - 1
+        axes.set_xticks(range(1, blocks + 2), [*map(str, range(1, blocks + 1)), "norm"])
+        axes.set(xlabel="block", ylabel="mean |cosine|", ylim=(0, 1.02))
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        return _svg(figure)
+
+
+def _fields(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * columns, 2.1 * rows), layout="constrained")
+        for number, (name, axes) in enumerate(
+            zip(names, figure.subplots(rows, columns, squeeze=False).flat, strict=False)
+        ):
+            _line(axes, *_series(lines, name), 0, None)
+            axes.set_title(_words(name), fontsize=10)
+            if number + columns >= len(names):
+                axes.set_xlabel("iteration")
+        for axes in figure.axes[len(names) :]:
+            axes.set_visible(False)
+        return _svg(figure)
+
+
+def _names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for line in lines for name in line))
+
+
+def _series(lines: Sequence[Mapping[str, Any]], name: str, factor: float = 1) -> tuple[list[int], list[float]]:
+    pairs = [(line["iteration"], factor * line[name]) for line in lines if line.get(name) is not None]
+    return [iteration for iteration, _ in pairs], [value for _, value in pairs]
+
+
+def _line(axes: Axes, across: Any, up: Any, number: int, label: str | None, marker: str = "") -> None:
+    colour, style = LINE_COLOURS[number % len(LINE_COLOURS)], LINES[number % len(LINES)]
+    axes.plot(across, up, label=label, color=colour, linestyle=style, marker=marker, markersize=3)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _svg(figure: Figure) -> str:
+    stream = io.StringIO()
+    with warnings.catch_warnings():  # the browser has the glyphs that matplotlib's own font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()

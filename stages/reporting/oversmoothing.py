@@ -1,0 +1,92 @@
+"""How much alike a run's network makes its patch tokens, beside the network that it started from and others."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+
+from data.dataset import DataError, Sample
+from stages.artifacts import StageFolder, open_stage
+from stages.cam_model import load_cam_model, new_cam_model
+from stages.config import TrainCam
+from stages.inference import load_image
+from stages.monitor import Monitor
+from stages.products import settings_of
+from stages.toco.model import ToCo
+from stages.toco.oversmoothing import mean_absolute_cosine
+
+
+class Smoothness(NamedTuple):
+    """One network's curve."""
+
+    name: str
+    values: tuple[float, ...]  # mean |cosine| after each block, and after the final LayerNorm, 0..1
+
+
+def smoothness_curves(
+    run: Path, others: Sequence[str], samples: Sequence[Sample], fabric: Fabric, monitor: Monitor
+) -> list[Smoothness]:
+    """Measure a run's network, the one that it started from (where that is at hand), and those of other runs.
+
+    Args:
+        run: A run folder in which `toco train-cam` finished.
+        others: Other run folders.
+        samples: Images to measure on.
+        fabric: Where.
+        monitor: Told of progress, and of what is left out.
+
+    Raises:
+        ArtifactError: Another run has no finished `toco train-cam`.
+    """
+    cam = open_stage(run, "cam")
+    folders = [open_stage(Path(other), "cam") for other in others]
+    curves = []
+    for name, model, side in _networks(cam, folders, monitor):
+        monitor.start(f"measuring over-smoothing: {name}", len(samples))
+        fabric.to_device(model)
+        curves.append(Smoothness(name, _curve(model, samples, side, fabric, monitor)))
+        monitor.finish()
+    return curves
+
+
+def _networks(cam: StageFolder, others: Sequence[StageFolder], monitor: Monitor) -> Iterator[tuple[str, ToCo, int]]:
+    """Name, network and the side of its images; one at a time, so that memory holds one."""
+    start = _starting_network(cam, monitor)
+    if start is not None:
+        scratch = cam.settings["weights"] == "none"
+        yield "before training (from scratch)" if scratch else "pretrained", start, cam.settings["image_size"]
+    yield _name(cam, "after training"), load_cam_model(cam), cam.settings["image_size"]
+    for other in others:
+        yield _name(other, other.path.parent.name), load_cam_model(other), other.settings["image_size"]
+
+
+def _name(folder: StageFolder, name: str) -> str:
+    return name + " (PTC off)" * (not folder.settings["ptc_weight"])
+
+
+def _starting_network(cam: StageFolder, monitor: Monitor) -> ToCo | None:
+    config = TrainCam(**settings_of(cam))
+    torch.manual_seed(config.seed)  # as in training: what is from scratch is the same
+    try:
+        return new_cam_model(config, len(cam.class_names))[0].eval()
+    except ValueError as error:
+        monitor.warn(f"the network before training is left out of the over-smoothing chart: {error}")
+        return None
+
+
+@torch.inference_mode()
+def _curve(model: ToCo, samples: Sequence[Sample], side: int, fabric: Fabric, monitor: Monitor) -> tuple[float, ...]:
+    sums, measured = torch.zeros(0), 0
+    for sample in samples:
+        monitor.advance()
+        try:
+            image = load_image(sample, side).squashed[None].to(fabric.device)
+        except DataError:  # the gallery tells of it
+            continue
+        with fabric.autocast():
+            tokens = model.backbone.block_tokens(model.backbone.normalise(image.float()))
+        values = torch.stack([mean_absolute_cosine(one)[0] for one in tokens]).cpu()
+        sums, measured = (sums + values if measured else values), measured + 1
+    return tuple((sums / max(measured, 1)).tolist())

@@ -1,0 +1,88 @@
+"""`toco view`: one PNG with all that a run makes of an image, side by side.
+
+In: a run folder and an image, of its data set or any other. Out: a PNG.
+"""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from data.dataset import Dataset, Sample
+from data.readers import open_dataset
+from stages.artifacts import check_classes, open_stage
+from stages.config import View
+from stages.monitor import Monitor
+from stages.pictures import class_colours, coloured
+from stages.products import Products, open_products
+from stages.reporting.gallery import panels
+from stages.whole_files import whole_file
+
+LONG_SIDE = 4.0  # inches of a panel
+DPI = 110
+
+
+def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, data: Path | None = None) -> Path:
+    """Draw an image, its CAMs, its masks and, where there is one, its true mask.
+
+    Args:
+        image: An image file. One of the data set has its given classes and its stored mask; for any other, the
+            network says which classes there are.
+        run: A run folder in which `toco train-cam` finished.
+        out: The PNG.
+        config: Settings.
+        monitor: Told of what is left out.
+        data: Where the data set is now, if it was moved since.
+
+    Returns:
+        The PNG.
+
+    Raises:
+        ValueError: The image is bad, or this machine lacks the device.
+        ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
+    """
+    cam = open_stage(run, "cam")
+    dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
+    check_classes(cam, dataset)
+    products = open_products(run, dataset, config.device, monitor)
+    made = products.of(find_sample(image, dataset))
+    background = products.background if config.background is None else config.background
+    colours = class_colours(len(dataset.class_names))
+    pictures = panels(made, products, colours)
+    shown = list(pictures.items())
+    shown.insert(3, (f"CAM above {background:g}", coloured(made.image, made.at(background), colours)))
+    with whole_file(out) as temporary:
+        _sheet(shown, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
+    return out
+
+
+def find_sample(image: Path, dataset: Dataset) -> Sample:
+    """The data set's sample of an image file, or one of its own whose classes nobody knows."""
+    wanted = image.resolve()
+    for sample in dataset.by_id().values():
+        if sample.image.name == image.name and sample.image.resolve() == wanted:
+            return sample
+    return Sample(id=str(wanted), image=image, classes=(), mask=None, labelled=False)
+
+
+def _sheet(shown: list[tuple[str, Image.Image]], made: Products, dataset: Dataset, image: Path) -> Figure:
+    width, height = (LONG_SIDE * side / max(made.image.size) for side in made.image.size)
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(columns * (width + 0.1), rows * (height + 0.35) + 0.8), layout="constrained")
+        for (title, picture), axes in zip(shown, figure.subplots(rows, columns, squeeze=False).flat, strict=False):
+            axes.imshow(np.asarray(picture))
+            axes.set_title(title)
+        for axes in figure.axes:
+            axes.set_axis_off()
+        figure.suptitle(image.name)
+        present = sorted({*made.classes, *(() if made.student is None else set(np.unique(made.student)) - {0, 255})})
+        colours = class_colours(len(dataset.class_names)) / 255
+        if present:
+            handles = [Patch(color=colours[number - 1], label=dataset.class_names[number - 1]) for number in present]
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+    return figure
