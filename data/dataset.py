@@ -94,8 +94,7 @@ class Dataset:
 
     def split_names(self) -> tuple[str, ...]:
         """Names of the splits: that for training first, then that for measuring, then the others."""
-        first = [name for name in (self.train_split, self.val_split) if name in self.splits]
-        return tuple(dict.fromkeys((*first, *self.splits)))
+        return tuple(sorted(self.splits, key=lambda name: (name != self.train_split, name != self.val_split)))
 
     def split(self, name: str | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split, of `train_split` if no name is given.
