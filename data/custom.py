@@ -223,7 +223,10 @@ def _match(
             )
         matched[file] = row
     if not matched:
-        raise DataError(f"{table}: none of the {len(missing)} rows names an image in images/")
+        raise DataError(
+            f"{table}: none of the {len(missing)} rows names an image in images/ (the first one names '{missing[0]}'): "
+            "write paths below images/, as the files are called there"
+        )
     return matched, tuple(missing)
 
 

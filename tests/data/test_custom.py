@@ -142,7 +142,9 @@ def test_read_custom__missing_image(tmp_path: Path) -> None:
 
 
 def test_read_custom__all_images_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"labels\.csv: none of the 1 rows names an image in images/"):
+    with pytest.raises(
+        DataError, match=r"none of the 1 rows names an image in images/ \(the first one names 'c\.jpg'\)"
+    ):
         read_custom(build(tmp_path, "image,labels\nc.jpg,cat\n"), skip_bad=True)
 
 
