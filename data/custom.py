@@ -14,6 +14,7 @@ from data.images import IMAGE_SUFFIXES, find_images, find_masks, image_id, leads
 
 LABELS_FILE = "labels.csv"
 CLASSES_FILE = "classes.txt"
+COMMENT = "#"  # begins a line of either file that says nothing
 ONE_HOT_CELLS = {"0": False, "1": True, "0.0": False, "1.0": True}  # some tools write whole numbers as floats
 
 
@@ -81,8 +82,9 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         splits={name: tuple(samples) for name, samples in splits.items()},
         train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
         val_split=first_present(VAL_NAMES, splits),
-        warnings=_warnings(unlisted=len(unlabelled), missing=missing, unused_masks=unused_masks),
+        warnings=_warnings(unlisted=len(unlabelled), missing=len(missing), unused_masks=unused_masks),
         unlabelled=unlabelled,
+        missing=missing,
     )
 
 
@@ -106,28 +108,33 @@ def _read_text(path: Path) -> str:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    """Return the classes in the order of classes.txt, one a line; none if there is no such file."""
+    """Return the classes in the order of classes.txt, one a line; none if it has comments only or is not there."""
     if not path.exists():
         return ()
-    names = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
-    if not names:
+    lines = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
+    if not lines:
         raise DataError(f"{path} is empty: write one class a line, or remove it")
-    return names
+    return tuple(line for line in lines if not line.startswith(COMMENT))
 
 
 def _read_table(path: Path) -> list[tuple[int, list[str]]]:
-    """Return (line, trimmed cells) of every row that is not blank, the header first."""
+    """Return (line, trimmed cells) of every row that is neither blank nor a comment, the header first."""
     reader = csv.reader(io.StringIO(_read_text(path)), strict=True)
     rows: list[tuple[int, list[str]]] = []
     try:
         for cells in reader:
             trimmed = [cell.strip() for cell in cells]
-            if any(trimmed):
+            if any(trimmed) and not trimmed[0].startswith(COMMENT):
                 rows.append((reader.line_num, trimmed))
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num} is no valid CSV: {error}") from error
-    if len(rows) < 2:
+    if not rows:
         raise DataError(f"{path} has no rows: write a header 'image,labels' and one row an image")
+    if len(rows) == 1:
+        raise DataError(
+            f"{path} has no rows yet below its header: write one an image (a row that begins with '{COMMENT}' does "
+            "not count)"
+        )
     return rows
 
 
@@ -191,20 +198,22 @@ def _check_labels(row: Row, class_names: tuple[str, ...], table: Path) -> None:
         )
 
 
-def _match(rows: list[Row], images: dict[str, Path], table: Path, skip_bad: bool) -> tuple[dict[str, Row], int]:
-    """Return the row of each image file (by its relative path), and how many rows have no image."""
+def _match(
+    rows: list[Row], images: dict[str, Path], table: Path, skip_bad: bool
+) -> tuple[dict[str, Row], tuple[str, ...]]:
+    """Return the row of each image file (by its relative path), and the images of rows that have none."""
     same_id: dict[str, list[str]] = defaultdict(list)
     for name in images:
         same_id[image_id(name)].append(name)
     matched: dict[str, Row] = {}
     rows_by_id: dict[str, Row] = {}
-    missing = 0
+    missing: list[str] = []
     for row in rows:
         file = _find_file(row, images, same_id, table)
         if file is None:
             if not skip_bad:
                 raise DataError(_describe_missing(row, same_id, table))
-            missing += 1
+            missing.append(row.image)
             continue
         first = rows_by_id.setdefault(image_id(file), row)
         if first is not row:
@@ -214,8 +223,11 @@ def _match(rows: list[Row], images: dict[str, Path], table: Path, skip_bad: bool
             )
         matched[file] = row
     if not matched:
-        raise DataError(f"{table}: none of the {missing} rows names an image in images/")
-    return matched, missing
+        raise DataError(
+            f"{table}: none of the {len(missing)} rows names an image in images/ (the first one names '{missing[0]}'): "
+            "write paths below images/, as the files are called there"
+        )
+    return matched, tuple(missing)
 
 
 def _find_file(row: Row, images: dict[str, Path], same_id: dict[str, list[str]], table: Path) -> str | None:

@@ -65,6 +65,7 @@ class Dataset:
         val_split: the split for measuring the student, None where there is none.
         warnings: what was left out or looks odd, one line each, to be shown once.
         unlabelled: images of no split, because nobody said which classes are in them.
+        missing: images that have labels and no file, left out; as the labels name them.
 
     Raises:
         DataError: class names or image ids that cannot work.
@@ -78,6 +79,7 @@ class Dataset:
     val_split: str | None
     warnings: tuple[str, ...] = ()
     unlabelled: tuple[Sample, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no later stage could work with."""
@@ -89,6 +91,10 @@ class Dataset:
     def by_id(self) -> dict[str, Sample]:
         """All samples of all splits, and the unlabelled ones, by their ids."""
         return {sample.id: sample for samples in (*self.splits.values(), self.unlabelled) for sample in samples}
+
+    def split_names(self) -> tuple[str, ...]:
+        """Names of the splits: that for training first, then that for measuring, then the others."""
+        return tuple(sorted(self.splits, key=lambda name: (name != self.train_split, name != self.val_split)))
 
     def split(self, name: str | None = None) -> tuple[Sample, ...]:
         """Return the samples of a split, of `train_split` if no name is given.

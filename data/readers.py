@@ -44,7 +44,10 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
     if (voc := find_voc(root)) is not None:
         return read_voc(voc)
     if (root / "images").is_dir():
-        raise DataError(f"{root} has images/ but no {LABELS_FILE}: write one with the columns image,labels[,split]")
+        raise DataError(
+            f"{root} has images/ but no {LABELS_FILE}: write one with the columns image,labels[,split], or let "
+            "'toco init' begin one"
+        )
     if not any(path.is_dir() for path in root.iterdir()):
         raise DataError(f"{root} holds no data set: expected {LAYOUTS}")
     return read_class_folders(root)

@@ -14,6 +14,7 @@ from toco_cli.options import command
 from toco_cli.settings_file import take_settings
 
 if TYPE_CHECKING:
+    from stages.check import Check
     from stages.evaluate import Evaluation
     from toco_cli.progress import RichMonitor
 
@@ -25,6 +26,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="Data set: images/ with labels.csv, or one folder of images a class, or Pascal VOC, or COCO.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as given to 'toco train-cam --out'.")]
 MovedData = Annotated[
     Path | None, typer.Option("--data", help="Where the data set is now, if it was moved since training.")
@@ -54,6 +62,62 @@ def toco(
         typer.echo(f"toco {version_of('toco')}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@command(app)
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set; made if it is not there.")],
+) -> None:
+    """Begin a data set of your own: images/, and labels.csv and classes.txt to be filled in.
+
+    Images that are in DIR/images already get a row each in labels.csv, which does not count until its '#' is taken
+    away. Nothing that is there is changed.
+    """
+    from data.custom_writer import begin_custom
+
+    listed = begin_custom(folder)
+    if listed:
+        typer.echo(f"{folder / 'labels.csv'} has a row for each image ({listed}): write what it shows, remove its '#'.")
+    else:
+        typer.echo(f"Put images into {folder / 'images'}, and write what each shows into {folder / 'labels.csv'}.")
+    typer.echo(f"Next: toco check {folder}")
+
+
+@command(app)
+def check(
+    data: Data,
+    write_labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-labels",
+            metavar="DIR",
+            help="Also write the labels of one folder a class, Pascal VOC or COCO as a new folder with labels.csv.",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Read a whole data set, and say what is in it, what is wrong or odd, and what to do about it.
+
+    Every image is decoded, so that files which are cut off are found before training meets them. The exit code is 1
+    if there is an error that would stop training or make it useless.
+    """
+    from stages.check import check as stage
+
+    written = None
+    if write_labels is not None:
+        from data.custom_writer import write_custom
+        from data.readers import open_dataset
+
+        written = write_custom(open_dataset(data, skip_bad=True), write_labels)
+    with _monitor(quiet) as monitor:
+        found = stage(data, monitor)
+    if json:
+        typer.echo(json_module.dumps({**found.as_dict(), "written": str(written) if written else None}))
+    else:
+        _show_check(found, write_labels or data, written)
+    if found.errors:
+        raise typer.Exit(1)
 
 
 @command(app, recipes=CAM_RECIPES, recipes_of="train_cam")
@@ -99,13 +163,7 @@ def run(
 
 @command(app, recipes=CAM_RECIPES)
 def train_cam(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA",
-            help="Data set: images/ with labels.csv, or one folder of images a class, or Pascal VOC, or COCO.",
-        ),
-    ],
+    data: Data,
     config: TrainCam,
     out: Annotated[Path, typer.Option("--out", help="Run folder: the result goes to its folder cam/.")],
     resume: Resume = False,
@@ -325,6 +383,21 @@ def _done(folder: Path, following: str, json: bool) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
         return  # one of several processes, of which the first speaks
     typer.echo(json_module.dumps({"folder": str(folder)}) if json else f"The result is in {folder}. Next: {following}")
+
+
+def _show_check(found: "Check", data: Path, written: Path | None) -> None:
+    from rich.console import Console
+
+    from toco_cli.findings import class_table, closing_line, finding_lines, summary_line
+
+    console = Console(highlight=False)
+    console.print(summary_line(found), markup=False, soft_wrap=True)
+    console.print(class_table(found))
+    for line in finding_lines(found):
+        console.print(line, soft_wrap=True)
+    if written:
+        typer.echo(f"The labels are in {written}.")
+    typer.echo(closing_line(found, data))
 
 
 def _show(result: "Evaluation", json: bool) -> None:

@@ -84,6 +84,20 @@ def test_read_custom__one_hot_in_the_order_of_the_classes_file(tmp_path: Path) -
     assert by_id(dataset.split()) == {"a": (2,), "b": (1, 2)}
 
 
+def test_read_custom__comments(tmp_path: Path) -> None:
+    table = "# by me, in May\nimage,labels\n#a.jpg,dog\n  # say \"b\"; not 'a'\nb.jpg,cat\n./#c.jpg,dog\n"
+    root = build(tmp_path, table, ("a.jpg", "b.jpg", "#c.jpg"), classes="# in order\ndog\n #cow\ncat\n")
+    dataset = read_custom(root)
+    assert dataset.class_names == ("dog", "cat")
+    assert by_id(dataset.split()) == {"b": (2,), "#c": (1,)}
+    assert [sample.id for sample in dataset.unlabelled] == ["a"]
+
+
+def test_read_custom__classes_file_of_comments_only(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels\na.jpg,dog\nb.jpg,cat\n", classes="# one a line\n"))
+    assert dataset.class_names == ("cat", "dog")
+
+
 def test_read_custom__nested_images_and_umlauts(tmp_path: Path) -> None:
     table = "image,labels\nx/y/Bär.1.png,Bär\nx\\b,Bär\n"
     dataset = read_custom(build(tmp_path, table, ("x/y/Bär.1.png", "x/b.webp"), masks=("x/y/Bär.1.png",)))
@@ -124,10 +138,13 @@ def test_read_custom__missing_image(tmp_path: Path) -> None:
     dataset = read_custom(root, skip_bad=True)
     assert [sample.id for sample in dataset.split()] == ["a"]
     assert dataset.warnings[1] == "rows in labels.csv whose image is missing, left out: 1"
+    assert dataset.missing == ("b.jpg",)
 
 
 def test_read_custom__all_images_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"labels\.csv: none of the 1 rows names an image in images/"):
+    with pytest.raises(
+        DataError, match=r"none of the 1 rows names an image in images/ \(the first one names 'c\.jpg'\)"
+    ):
         read_custom(build(tmp_path, "image,labels\nc.jpg,cat\n"), skip_bad=True)
 
 
@@ -170,7 +187,8 @@ def test_read_custom__path_leads_out(tmp_path: Path, image: str) -> None:
     ("table", "message"),
     [
         ("", "has no rows: write a header 'image,labels' and one row an image"),
-        ("image,labels\n", "has no rows"),
+        ("image,labels\n", "has no rows yet below its header: write one an image"),
+        ("# my table\nimage,labels\n# a.jpg,cat\n", "has no rows yet below its header"),
         ("file,labels\na.jpg,cat\n", "line 1: no column 'image' among 'file', 'labels'"),
         ("image;labels\na.jpg;cat\n", "line 1: no column 'image' among 'image;labels': write image,labels"),
         ("image,split\na.jpg,train\n", "line 1: neither a column 'labels' nor one 0/1 column a class"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def test_split__default_is_train() -> None:
 
 def test_split__by_name() -> None:
     assert [entry.id for entry in dataset(val=("c",)).split("val")] == ["c"]
+
+
+def test_split_names__training_and_validation_first() -> None:
+    entry = sample("a")
+    found = replace(
+        dataset(), splits={"extra": (entry,), "val": (entry,), "train": (entry,)}, train_split="train", val_split="val"
+    )
+    assert found.split_names() == ("train", "val", "extra")
+    assert replace(found, train_split="gone", val_split=None).split_names() == ("extra", "val", "train")
 
 
 def test_split__unknown() -> None:
