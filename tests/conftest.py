@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stages.config import TrainCam
+from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.monitor import SilentMonitor
 
 # The tensors of these tests are too small to share out between threads.
@@ -188,3 +188,40 @@ def cam_run(trained_run: Path, tmp_path: Path) -> Path:
     run.mkdir()
     (run / "cam").symlink_to(trained_run / "cam")
     return run
+
+
+@pytest.fixture(scope="session")
+def seg_settings() -> Callable[..., TrainSeg]:
+    """Settings for a small student and two steps on the pictures."""
+
+    def settings(**changes: Any) -> TrainSeg:
+        defaults: dict[str, Any] = {
+            "arch": "Unet",
+            "encoder": "resnet18",
+            "weights": "none",
+            "image_size": 32,
+            "iterations": 2,
+            "batch_size": 2,
+            "evaluate_images": 2,
+            "device": "cpu",
+            "workers": 0,
+        }
+        return TrainSeg(**{**defaults, **changes})
+
+    return settings
+
+
+@pytest.fixture(scope="session")
+def whole_run(
+    pictures: Path,
+    cam_settings: Callable[..., TrainCam],
+    seg_settings: Callable[..., TrainSeg],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run folder in which `toco run` finished; not to be changed."""
+    from stages.run import run
+
+    out = tmp_path_factory.mktemp("whole") / "run"
+    labels = MakeLabels(crf="full", device="cpu", workers=1)
+    run(pictures, out, Run(device="cpu"), SilentMonitor(), cam=cam_settings(), labels=labels, seg=seg_settings())
+    return out

@@ -41,7 +41,7 @@ def measurements(lines: Sequence[Mapping[str, Any]]) -> str:
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.subplots()
         for number, name in enumerate(name for name in _names(lines) if "miou" in name):
-            _line(axes, *_series(lines, name, factor=100), number, _words(name.removesuffix("_miou")), marker="o")
+            _line(axes, *_series(lines, name, factor=100.0), number, _words(name.removesuffix("_miou")), marker="o")
         axes.set(xlabel="iteration", ylabel="mIoU in %")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         return _svg(figure)
@@ -120,7 +120,7 @@ def _names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for line in lines for name in line))
 
 
-def _series(lines: Sequence[Mapping[str, Any]], name: str, factor: float = 1) -> tuple[list[int], list[float]]:
+def _series(lines: Sequence[Mapping[str, Any]], name: str, factor: float = 1.0) -> tuple[list[int], list[float]]:
     pairs = [(line["iteration"], factor * line[name]) for line in lines if line.get(name) is not None]
     return [iteration for iteration, _ in pairs], [value for _, value in pairs]
 

@@ -218,3 +218,58 @@ def test_command__an_option_that_may_stand_alone(words: list[str], crf: str) -> 
     assert result.exit_code == 0, result.output
     assert call["config"].crf == crf
     assert call["data"] == Path("data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    device: Literal["auto", "cpu"] = option("auto", help="Processor.")
+
+
+def run_stages(*words: str) -> tuple[Result, Call]:
+    """Run a command that has the settings of another one beside its own."""
+    app = typer.Typer(rich_markup_mode=None)
+    call: Call = {}
+
+    @app.callback()
+    def top() -> None: ...
+
+    @command(app, recipes={"short": {"iterations": 5}}, recipes_of="first_stage")
+    def whole(
+        config: Shared = Shared(),
+        first_stage: Settings = Settings(crf="fast"),
+    ) -> None:
+        """Do all."""
+        call.update(config=config, first_stage=first_stage)
+
+    return CliRunner().invoke(app, ["whole", *words]), call
+
+
+def test_command__settings_of_another_command_have_its_name_before_them() -> None:
+    result, call = run_stages("--first-stage.iterations", "7", "--first-stage.no-mirror", "--first-stage.scales", "2")
+    assert result.exit_code == 0, result.output
+    assert call["first_stage"] == Settings(iterations=7, mirror=False, scales=(2.0,), crf="fast")
+
+
+def test_command__what_is_said_for_all_counts_for_each_unless_it_says_otherwise() -> None:
+    assert run_stages("--device", "cpu")[1]["first_stage"].device == "cpu"
+    _, call = run_stages("--device", "cpu", "--first-stage.device", "auto")
+    assert (call["config"].device, call["first_stage"].device) == ("cpu", "auto")
+
+
+def test_command__recipes_are_of_the_settings_that_are_named() -> None:
+    assert run_stages("--recipe", "short")[1]["first_stage"].iterations == 5
+
+
+def test_command__an_option_of_another_command_may_stand_alone() -> None:
+    assert run_stages("--first-stage.crf")[1]["first_stage"].crf == "full"
+
+
+def test_command__a_contradiction_says_whose_it_is() -> None:
+    result, call = run_stages("--first-stage.iterations", "13")
+    assert result.exit_code == 2
+    assert "first-stage: --iterations is 13" in result.output
+    assert not call
+
+
+def test_command__help_leaves_the_options_of_others_out() -> None:
+    assert "--first-stage" not in run_stages("--help")[0].output

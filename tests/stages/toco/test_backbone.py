@@ -297,3 +297,15 @@ def test_backbone__drops_what_is_less_than_a_patch(generator: torch.Generator) -
     image = torch.randn(1, 3, 29, 24, generator=generator)
     for whole, cut in zip(backbone(image), backbone(image[:, :, :24]), strict=True):
         torch.testing.assert_close(whole, cut)
+
+
+def test_block_tokens__are_those_of_forward() -> None:
+    backbone = Backbone(
+        "vit_tiny_patch16_224", auxiliary_block=-2, patch_size=8, embed_dim=32, depth=3, num_heads=2
+    ).eval()
+    images = torch.randn(2, 3, 40, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        tokens, blocks = backbone(images), backbone.block_tokens(images)
+    assert len(blocks) == 4
+    torch.testing.assert_close(blocks[1], tokens.auxiliary)
+    torch.testing.assert_close(blocks[-1], tokens.final)

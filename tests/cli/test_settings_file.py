@@ -1,0 +1,88 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stages.run
+from toco_cli.main import main
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """What `toco run` was called with, in place of running."""
+    call: dict[str, Any] = {}
+
+    def run(data: Path, out: Path, config: Any, monitor: Any, **settings: Any) -> Path:
+        call.update(data=data, out=out, config=config, **settings)
+        return out / "report.html"
+
+    monkeypatch.setattr(stages.run, "run", run)
+    return call
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], str]:
+    def to(text: str) -> str:
+        (tmp_path / "settings.toml").write_text(text, encoding="utf-8")
+        return str(tmp_path / "settings.toml")
+
+    return to
+
+
+def test_take_settings__file_below_command_line_above_recipe(
+    called: dict[str, Any], write: Callable[[str], str], tmp_path: Path
+) -> None:
+    file = write(
+        'data = "photos"\nout = "runs/x"\nseed = 5\nrecipe = "coco"\n[train-cam]\niterations = 70\nscales = [1, 0.5]\n'
+        '[make-labels]\nbackground = "auto"\n'
+    )
+    assert main(["run", "--config", file, "--train-seg.iterations", "9", "--out", "elsewhere"]) == 0
+    assert called["data"] == tmp_path / "photos"
+    assert called["out"] == Path("elsewhere")
+    assert called["cam"].iterations == 70
+    assert called["cam"].scales == (1.0, 0.5)
+    assert called["cam"].batch_size == 8  # the recipe's
+    assert called["cam"].seed == called["seg"].seed == 5
+    assert (called["labels"].background, called["labels"].crf) == ("auto", "full")
+    assert called["seg"].iterations == 9
+
+
+def test_take_settings__a_file_of_weights_is_beside_the_settings(
+    called: dict[str, Any], write: Callable[[str], str], tmp_path: Path
+) -> None:
+    file = write('data = "p"\nout = "r"\n[train-cam]\nweights = "vit.safetensors"\n[train-seg]\nweights = "none"\n')
+    assert main(["run", "--config", file]) == 0
+    assert called["cam"].weights == str(tmp_path / "vit.safetensors")
+    assert called["seg"].weights == "none"
+
+
+def test_take_settings__how_a_run_was_made_is_passed_over(called: dict[str, Any], write: Callable[[str], str]) -> None:
+    assert main(["run", "--config", write('data = "p"\nout = "r"\n[made-with]\ntorch = "2"\n')]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train-cam]\niteration = 3\n", "sets 'train-cam.iteration', which is no option of 'toco run'; do you mean"),
+        ("[train-cam]\niterations = 'many'\n", "Invalid value for '--train-cam.iterations'"),
+        ("[train-cam]\niterations = 0\n", "Invalid value for '--train-cam.iterations'"),
+        ("[train-cam\n", "is no TOML"),
+        ("data = 'p'\n", "--out RUN is missing"),
+        ("out = 'p'\n", "DATA is missing"),
+        ("data = 'p'\nout = 'r'\n[train-seg]\nimage-size = 100\n", "train-seg: --image-size 100 is no multiple of 32"),
+    ],
+)
+def test_take_settings__bad_files_are_one_line(
+    called: dict[str, Any], write: Callable[[str], str], capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    assert main(["run", "--config", write(text)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not called
+
+
+def test_take_settings__no_such_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--config", "gone.toml"]) == 2
+    assert "gone.toml cannot be read: No such file" in capsys.readouterr().err

@@ -1,0 +1,138 @@
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.artifacts import open_stage
+from stages.config import MakeLabels, Report
+from stages.make_labels import make_labels
+from stages.monitor import SilentMonitor
+from stages.report import report
+from stages.whole_files import ArtifactError
+
+CONFIG = Report(device="cpu")
+
+
+class Reader(HTMLParser):
+    """Collects what a page refers to, its ids and headings, and checks that its tags are closed in order."""
+
+    VOID = frozenset({"meta", "link", "img", "input", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.without_text: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [value for name in ("src", "href") if (value := values.get(name))]
+        self.ids += [value for value in [values.get("id")] if value]
+        if tag == "img" and not values.get("alt"):
+            self.without_text.append(str(attrs))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(page: Path) -> Reader:
+    reader = Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    assert reader.open == []
+    return reader
+
+
+def test_report__needs_nothing_from_elsewhere(whole_run: Path) -> None:
+    found = read(whole_run / "report.html")
+    inside = {f"#{name}" for name in found.ids}
+    assert all(address.startswith("data:") or address in inside for address in found.addresses)
+    assert len(found.ids) == len(set(found.ids))
+    assert found.without_text == []
+    page = (whole_run / "report.html").read_text(encoding="utf-8")
+    assert "http" not in re.sub(r"data:[^\"]*", "", page)
+
+
+def test_report__shows_each_part(whole_run: Path) -> None:
+    found = read(whole_run / "report.html")
+    assert {"run", "scores", "gallery", "training", "confusion", "smoothing", "settings"} <= set(found.ids)
+    for words in ("pseudo mask (CRF)", "student", "true mask", "auxiliary CAM", "--iterations 4", "finished after"):
+        assert words in found.text, words
+
+
+def test_report__slider_data_are_those_of_the_gallery(whole_run: Path) -> None:
+    page = (whole_run / "report.html").read_text(encoding="utf-8")
+    match = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page)
+    assert match is not None
+    facts = json.loads(match[1])
+    assert len(facts["sliders"]) == page.count('<article class="entry"') == 8  # all training images
+    assert {(one["width"], one["height"]) for one in facts["sliders"]} == {(64, 64), (48, 64)}
+    assert len(facts["colours"]) == 2
+    assert facts["curve"][0]["background"] == 0.02
+
+
+def test_report__of_a_network_alone(cam_run: Path, listener: Callable[[], Any]) -> None:
+    found = read(report(cam_run, CONFIG, listener()))
+    assert "gallery" not in found.ids
+    assert {"scores", "smoothing"} <= set(found.ids)
+
+
+def test_report__without_true_masks(
+    draw_pictures: Callable[[Path], Path], cam_run: Path, tmp_path: Path, listener: Callable[[], Any]
+) -> None:
+    data = draw_pictures(tmp_path / "data")
+    shutil.rmtree(data / "masks")
+    make_labels(cam_run, MakeLabels(device="cpu", workers=1), SilentMonitor(), data=data)
+    heard = listener()
+    found = read(report(cam_run, CONFIG, heard, data=data))
+    assert "gallery" in found.ids
+    assert not {"scores", "confusion"} & set(found.ids)
+    assert "there are no true masks" in found.text
+    assert any(note.startswith("no scores: ") for note in heard.notes)
+
+
+def test_report__leaves_out_what_was_made_from_something_else(
+    whole_run: Path, tmp_path: Path, listener: Callable[[], Any]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    config = json.loads((run / "seg/config.json").read_text())
+    (run / "seg/config.json").write_text(json.dumps({**config, "made_from": "0" * 64}))
+    heard = listener()
+    page = report(run, CONFIG, heard).read_text(encoding="utf-8")
+    assert "<figcaption>student</figcaption>" not in page
+    assert any("left out" in warning and "seg was made from another" in warning for warning in heard.warnings)
+
+
+def test_report__compares_with_another_run(whole_run: Path, cam_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "other"
+    shutil.copytree(whole_run, run)
+    found = read(report(run, Report(device="cpu", compare=(str(cam_run),), images=2, gallery=3), SilentMonitor()))
+    assert "after training" in found.text
+    assert f"{open_stage(cam_run, 'cam').path.parent.name}: 0." in found.text
+
+
+def test_report__names_and_paths_are_text_and_not_markup(
+    draw_pictures: Callable[[Path], Path], whole_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "<b>run & co"
+    shutil.copytree(whole_run, run)
+    page = report(run, Report(device="cpu", images=2, gallery=3), SilentMonitor())
+    assert "<b>run & co" in read(page).text
+    assert "<b>" not in page.read_text(encoding="utf-8")
+
+
+def test_report__needs_a_trained_network(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="there is no run folder"):
+        report(tmp_path / "nowhere", CONFIG, SilentMonitor())
