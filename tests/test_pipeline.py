@@ -26,6 +26,7 @@ SMALL = {
     "train-seg": "--arch Unet --encoder resnet18 --weights none --image-size 32 --iterations 2 --batch-size 2 "
     "--evaluate-images 2",
 }
+SMALL["run"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in ("train-cam", "train-seg"))
 
 
 def toco(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -67,7 +68,9 @@ def test_readme__every_command_of_the_walk_succeeds(
     walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]],
 ) -> None:
     _, said = walk
-    assert list(said) == ["train-cam", "make-labels", "evaluate", "train-seg", "predict", "export"]
+    assert list(said) == [
+        "check", "run", "predict", "export", "view", "train-cam", "make-labels", "evaluate", "train-seg", "report",
+    ]  # fmt: skip
     for name, run in said.items():
         assert run.returncode == 0, f"toco {name}: {run.stderr}"
         assert "Traceback" not in run.stderr

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="toco",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help are text; and importing rich would double the time to show it
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

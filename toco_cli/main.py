@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from toco_cli.commands import app
 
-KEPT = "what was finished is kept, run again with --resume"
+KEPT = "what was finished is kept, run "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,30 +32,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
-        print(f"toco: error: {describe(error, options_of(words))}", file=sys.stderr)
+        print(f"toco: error: {describe(error, options_of(words), going_on(words))}", file=sys.stderr)
         return int(getattr(error, "exit_code", 1))
     if code == 130:
-        print(f"toco: stopped; {KEPT}" if "--resume" in options_of(words) else "toco: stopped", file=sys.stderr)
+        print("; ".join(filter(None, ("toco: stopped", going_on(words)))), file=sys.stderr)
     return int(code)
+
+
+def command_of(words: Sequence[str]) -> Any:
+    """The command in these words, None if there is none."""
+    commands: Mapping[str, Any] = getattr(get_command(app), "commands", {})
+    return next((commands[word] for word in words if word in commands), None)
 
 
 def options_of(words: Sequence[str]) -> set[str]:
     """The options that the command in these words has, whether they were given or not."""
-    commands: Mapping[str, Any] = getattr(get_command(app), "commands", {})
-    command = next((commands[word] for word in words if word in commands), None)
+    command = command_of(words)
     return {option for parameter in command.params for option in parameter.opts} if command else set()
 
 
-def describe(error: Exception, options: Collection[str] = ()) -> str:
-    """Say in one line what went wrong, where, and where possible what to do with the command's options."""
+def going_on(words: Sequence[str]) -> str:
+    """How an interrupted command goes on; nothing for one that starts anew each time."""
+    command = command_of(words)
+    if command is not None and command.name == "run":
+        return f"{KEPT}the same again"
+    return f"{KEPT}again with --resume" if "--resume" in options_of(words) else ""
+
+
+def describe(error: Exception, options: Collection[str] = (), going_on: str = "") -> str:
+    """Say in one line what went wrong, where, and where possible what to do.
+
+    Args:
+        error: What was raised.
+        options: Those that the command has.
+        going_on: How the command goes on after an interruption.
+    """
     text = " ".join(str(error).splitlines())
     if hasattr(error, "format_message"):  # Typer's own: something about the options
         return _describe_bad_option(error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
-        advice = f"; {KEPT}" if "--resume" in options else ""
-        return f"the disk is full{_while_writing(error)}: free some space{advice}"
+        return "; ".join(filter(None, (f"the disk is full{_while_writing(error)}: free some space", going_on)))
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "allocate memory" in text:
-        sizes = [option for option in ("--batch-size", "--image-size") if option in options]
+        sizes = sorted(option for option in options if option.endswith(("batch-size", "image-size")))
         advice = f"make {' or '.join(sizes)} smaller" if sizes else "use a machine with more, or smaller images"
         return f"out of memory: {advice} ({text})"
     if isinstance(error, OSError) and error.filename is not None:

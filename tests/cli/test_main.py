@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from toco_cli.commands import app
-from toco_cli.main import describe, main
+from toco_cli.main import describe, going_on, main
 
 
 @pytest.fixture
@@ -76,6 +76,13 @@ def test_main__ctrl_c_says_how_to_go_on(failing_with: list[BaseException], capsy
     assert capsys.readouterr().err == expected
     assert main(["fail-for-good"]) == 130
     assert capsys.readouterr().err == "toco: stopped\n"
+
+
+def test_going_on__by_resume_by_itself_or_not_at_all() -> None:
+    assert going_on(["make-labels", "RUN"]) == "what was finished is kept, run again with --resume"
+    assert going_on(["run", "DATA"]) == "what was finished is kept, run the same again"
+    assert going_on(["evaluate", "RUN"]) == ""
+    assert going_on([]) == ""
 
 
 def test_describe__a_full_disk() -> None:
