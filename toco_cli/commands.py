@@ -120,16 +120,24 @@ def train_seg(
 
     with _monitor(quiet) as monitor:
         folder = stage(run, config, monitor, data=data, resume=resume, overwrite=overwrite)
-    _done(folder, f"toco predict {run} IMAGES... --out DIR", json)
+    _done(folder, f"toco predict {run} PATHS... --out DIR", json)
 
 
 @command(app)
 def predict(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATHS...", help="Images: files, folders, or quoted patterns as 'tiles/**/*.tif'."),
+    ],
     config: Predict,
-    out: Annotated[Path, typer.Option("--out", help="Folder for masks/ and overlays/.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks of the same names.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for masks/, overlays/ and predict.json.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after an interruption: leave out images that have their files.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete what an earlier run of this command wrote for these images.")
+    ] = False,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
@@ -137,11 +145,13 @@ def predict(
     from stages.predict import predict as stage
 
     with _monitor(quiet) as monitor:
-        written = stage(run, images, out, config, monitor, overwrite=overwrite)
+        written = stage(run, paths, out, config, monitor, resume=resume, overwrite=overwrite)
     if json:
-        typer.echo(json_module.dumps({"masks": [str(path) for path in written]}))
+        files = {kind: [str(path) for path in paths] for kind, paths in written.items()}
+        typer.echo(json_module.dumps({"out": str(out), **files}))
     else:
-        typer.echo(f"{len(written)} masks are in {out / 'masks'}, overlays in {out / 'overlays'}")
+        count = len(next(iter(written.values())))
+        typer.echo(f"The results of {count} images are in {' and '.join(str(out / kind) for kind in written)}")
 
 
 @command(app)

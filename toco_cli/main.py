@@ -57,6 +57,8 @@ def describe(error: Exception, options: Collection[str] = ()) -> str:
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "allocate memory" in text:
         sizes = [option for option in ("--batch-size", "--image-size") if option in options]
         advice = f"make {' or '.join(sizes)} smaller" if sizes else "use a machine with more, or smaller images"
+        if "--window" in options:
+            advice += ", or look at large images through --window 1024"
         return f"out of memory: {advice} ({text})"
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)

@@ -16,7 +16,7 @@ from stages.config import Predict, TrainCam, TrainSeg
 from stages.inference import decoder_probabilities
 from stages.monitor import SilentMonitor
 from stages.palette import COLOURS
-from stages.predict import open_segmenter, predict
+from stages.predict import predict
 from stages.student import label_map, load_student, new_student, student_probabilities
 from stages.whole_files import ArtifactError, save_weights
 
@@ -92,15 +92,15 @@ def names(folder: Path) -> list[str]:
 def test_predict__masks_and_overlays_of_the_student(student_run: Any, tmp_path: Path) -> None:
     image = picture(tmp_path / "photo.png", width=90, height=50)
     out = tmp_path / "out"
-    files = predict(student_run.run, [image], out, CONFIG, SilentMonitor())
-    assert files == [out / "masks" / "photo.png"]
-    assert names(out) == ["masks/photo.png", "overlays/photo.png"]
+    written = predict(student_run.run, [image], out, CONFIG, SilentMonitor())
+    assert written == {"masks": [out / "masks" / "photo.png"], "overlays": [out / "overlays" / "photo.png"]}
+    assert names(out) == ["masks/photo.png", "overlays/photo.png", "predict.json"]
 
     student = load_student(open_stage(student_run.run, "seg"))
     tensor = torch.from_numpy(pixels(image)).permute(2, 0, 1)
-    expected = label_map(student_probabilities(student, tensor), (50, 90)).numpy()
+    expected = label_map(student_probabilities(student, [tensor])[0], (50, 90)).numpy()
     assert len(np.unique(expected)) > 1
-    with Image.open(files[0]) as mask:
+    with Image.open(written["masks"][0]) as mask:
         assert mask.mode == "P"
         np.testing.assert_array_equal(np.array(mask), expected)
         np.testing.assert_array_equal(np.array(mask.convert("RGB")), COLOURS[expected])
@@ -109,46 +109,16 @@ def test_predict__masks_and_overlays_of_the_student(student_run: Any, tmp_path: 
     assert np.abs(shown - np.where(expected[:, :, None] > 0, blend, pixels(image))).max() <= 1
 
 
-def test_predict__scales_are_used(student_run: Any, tmp_path: Path) -> None:
-    image = torch.from_numpy(pixels(picture(tmp_path / "a.png", 64, 64))).permute(2, 0, 1)
-    once = open_segmenter(student_run.run, CONFIG).probabilities(image)
-    several = open_segmenter(student_run.run, replace(CONFIG, scales=(1.0, 1.5))).probabilities(image)
-    assert once.shape == several.shape == (3, 64, 64)
-    assert not torch.allclose(once, several)
-
-
 def test_predict__decoder(labelled_run: Any, tmp_path: Path) -> None:
     add_cam(labelled_run)
     image = picture(tmp_path / "photo.jpg", width=90, height=50)
-    (file,) = predict(labelled_run.run, [image], tmp_path / "out", CONFIG, SilentMonitor())
+    (file,) = predict(labelled_run.run, [image], tmp_path / "out", CONFIG, SilentMonitor())["masks"]
     with Image.open(image) as opened:
         square = torch.from_numpy(np.array(opened.resize((64, 64), Image.Resampling.BILINEAR)))
     model = load_cam_model(open_stage(labelled_run.run, "cam"))
     probabilities = decoder_probabilities(model, square.permute(2, 0, 1)[None], (1.0,))[0]
     expected = label_map(probabilities, (50, 90)).numpy()
     assert (pixels(file) == expected).mean() > 0.99  # torchvision's resize is Pillow's up to rounding
-
-
-def test_open_segmenter__student_goes_before_decoder(student_run: Any) -> None:
-    add_cam(student_run)
-    assert open_segmenter(student_run.run, CONFIG).folder.path.name == "seg"
-    assert open_segmenter(student_run.run, replace(CONFIG, source="student")).folder.path.name == "seg"
-    assert open_segmenter(student_run.run, replace(CONFIG, source="decoder")).folder.path.name == "cam"
-    (student_run.run / "seg" / "model.safetensors").unlink()
-    assert open_segmenter(student_run.run, CONFIG).folder.path.name == "cam"
-    with pytest.raises(ArtifactError, match="'toco train-seg' did not finish there"):
-        open_segmenter(student_run.run, replace(CONFIG, source="student"))
-
-
-def test_predict__crf_follows_the_image(student_run: Any, tmp_path: Path) -> None:
-    segment = open_segmenter(student_run.run, replace(CONFIG, crf=True, crf_backend="torch"))
-    image = torch.zeros(3, 24, 32, dtype=torch.uint8)
-    image[:, :, 16:] = 255
-    unsure = torch.full((3, 24, 32), 0.1)
-    unsure[0, :, :14] = unsure[1, :, 14:] = 0.8  # two pixels beside the edge
-    sharpened = replace(segment, probabilities=lambda _: unsure)(image)
-    assert sharpened.dtype == torch.int64
-    assert torch.equal(sharpened, (image[0] > 0).long())
 
 
 def test_predict__folders_keep_their_tree_and_names_stay_unique(student_run: Any, tmp_path: Path) -> None:
@@ -160,21 +130,20 @@ def test_predict__folders_keep_their_tree_and_names_stay_unique(student_run: Any
     out = photos / "out"  # within the folder that is searched
     monitor = Listener()
     given = [photos, other, photos / "a.png"]
-    files = predict(student_run.run, given, out, CONFIG, monitor)
+    files = predict(student_run.run, given, out, CONFIG, monitor)["masks"]
     expected = ["A-3.png", "a-2.png", "a.png", "sub/a.png", "sub/deeper/B.png"]
     assert names(out / "masks") == names(out / "overlays") == expected
     assert sorted(files) == sorted(out / "masks" / name for name in expected)
     assert monitor.total == 5
-    assert f"{other} is written as 'A-3': another image is named 'A'" in monitor.said
     # Once more: what was written is no input.
-    assert len(predict(student_run.run, given, out, CONFIG, monitor, overwrite=True)) == 5
+    assert len(predict(student_run.run, given, out, CONFIG, monitor, overwrite=True)["masks"]) == 5
 
 
 def test_predict__existing_files_are_kept(student_run: Any, tmp_path: Path) -> None:
     image, out = picture(tmp_path / "a.png"), tmp_path / "out"
     (out / "overlays").mkdir(parents=True)
     (out / "overlays" / "a.png").write_text("mine")
-    with pytest.raises(ValueError, match=r"overlays/a.png exists: use --overwrite to replace it"):
+    with pytest.raises(ValueError, match=r"overlays/a.png exists: use --resume to go on, --overwrite to replace"):
         predict(student_run.run, [image], out, CONFIG, SilentMonitor())
     assert names(out) == ["overlays/a.png"]
     predict(student_run.run, [image], out, CONFIG, SilentMonitor(), overwrite=True)
@@ -193,23 +162,9 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path) -> None:
         predict(student_run.run, [cut], tmp_path / "out", CONFIG, SilentMonitor())
     monitor = Listener()
     skipping = replace(CONFIG, skip_bad=True)
-    files = predict(student_run.run, [cut, bad, good], tmp_path / "out", skipping, monitor)
+    files = predict(student_run.run, [cut, bad, good], tmp_path / "out", skipping, monitor)["masks"]
     assert files == [tmp_path / "out" / "masks" / "a.png"]
     assert [text.startswith("left out: ") for text in monitor.said] == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["nowhere.png"], "there is no file or folder .*nowhere.png: check the path"),
-        (["empty"], "empty holds no images"),
-        ([], "there are no images to predict"),
-    ],
-)
-def test_predict__no_images(student_run: Any, tmp_path: Path, given: list[str], message: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=message):
-        predict(student_run.run, [tmp_path / name for name in given], tmp_path / "out", CONFIG, SilentMonitor())
 
 
 def test_predict__nothing_trained(tmp_path: Path) -> None:
