@@ -203,7 +203,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. labelstudio: brush tasks.",
+            help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. labelstudio: brush tasks. "
+            "onnx: the student, as a network that other programs run.",
         ),
     ] = "png",
     data: MovedData = None,
@@ -211,7 +212,7 @@ def export(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Write the pseudo masks in a form that other programs read."""
+    """Write the pseudo masks, or the student, in a form that other programs read."""
     from stages.export import export as stage
 
     with _monitor(quiet) as monitor:
