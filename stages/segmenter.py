@@ -46,7 +46,7 @@ class Segmenter:
 
     @property
     def batch_size(self) -> int:
-        """Images that go through the network together; on a CPU, more than one gains nothing."""
+        """Images that go through the network together; on a CPU, large ones are slower together (docs/predict.md)."""
         return self.config.batch_size or (1 if self.fabric.device.type == "cpu" else BATCH_ON_GPU)
 
     def __call__(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "h w"]:

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,68 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.dataset import DataError
-from data.readers import open_dataset
-from stages.artifacts import begin_stage, open_stage
-from stages.cam_model import load_cam_model, new_cam_model, spec_as_dict
-from stages.config import Predict, TrainCam, TrainSeg
+from stages.artifacts import open_stage
+from stages.cam_model import load_cam_model
+from stages.config import Predict
 from stages.inference import decoder_probabilities
 from stages.monitor import SilentMonitor
 from stages.palette import COLOURS
 from stages.predict import predict
-from stages.student import label_map, load_student, new_student, student_probabilities
-from stages.whole_files import ArtifactError, save_weights
+from stages.student import label_map, load_student, student_probabilities
+from stages.whole_files import ArtifactError
 
 CONFIG = Predict(device="cpu")
-SEG = TrainSeg(
-    arch="Unet", encoder="tu-mobilenetv3_small_050", weights="none", image_size=64, long_side=64, device="cpu"
-)
-CAM = TrainCam(
-    backbone="vit_tiny_patch16_224",
-    backbone_option=("embed_dim=32", "depth=3", "num_heads=2"),
-    weights="none",
-    image_size=64,
-    device="cpu",
-)
-
-
-class Listener(SilentMonitor):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.total = 0
-
-    def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
-        self.total = total
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.said.append(text)
-
-
-@pytest.fixture
-def student_run(labelled_run: Any) -> Any:
-    """A run whose student is untrained, but has seen all classes as often."""
-    torch.manual_seed(0)
-    student, spec = new_student(SEG, 2)
-    dataset = open_dataset(labelled_run.data)
-    extra = {"model": vars_of(spec)}
-    folder = begin_stage(labelled_run.run, "seg", settings=SEG, dataset=dataset, extra=extra).path
-    save_weights(folder / "model.safetensors", student.state_dict())
-    return labelled_run
-
-
-def vars_of(spec: Any) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
-
-
-def add_cam(labelled: Any) -> None:
-    torch.manual_seed(0)
-    model, spec = new_cam_model(CAM, 2)
-    extra = {"model": spec_as_dict(spec)}
-    dataset = open_dataset(labelled.data)
-    folder = begin_stage(labelled.run, "cam", settings=CAM, dataset=dataset, extra=extra).path
-    save_weights(folder / "model.safetensors", model.state_dict())
 
 
 def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
@@ -109,32 +61,33 @@ def test_predict__masks_and_overlays_of_the_student(student_run: Any, tmp_path: 
     assert np.abs(shown - np.where(expected[:, :, None] > 0, blend, pixels(image))).max() <= 1
 
 
-def test_predict__decoder(labelled_run: Any, tmp_path: Path) -> None:
-    add_cam(labelled_run)
+def test_predict__decoder(decoder_run: Any, tmp_path: Path) -> None:
     image = picture(tmp_path / "photo.jpg", width=90, height=50)
-    (file,) = predict(labelled_run.run, [image], tmp_path / "out", CONFIG, SilentMonitor())["masks"]
+    (file,) = predict(decoder_run.run, [image], tmp_path / "out", CONFIG, SilentMonitor())["masks"]
     with Image.open(image) as opened:
         square = torch.from_numpy(np.array(opened.resize((64, 64), Image.Resampling.BILINEAR)))
-    model = load_cam_model(open_stage(labelled_run.run, "cam"))
+    model = load_cam_model(open_stage(decoder_run.run, "cam"))
     probabilities = decoder_probabilities(model, square.permute(2, 0, 1)[None], (1.0,))[0]
     expected = label_map(probabilities, (50, 90)).numpy()
     assert (pixels(file) == expected).mean() > 0.99  # torchvision's resize is Pillow's up to rounding
 
 
-def test_predict__folders_keep_their_tree_and_names_stay_unique(student_run: Any, tmp_path: Path) -> None:
+def test_predict__folders_keep_their_tree_and_names_stay_unique(
+    student_run: Any, tmp_path: Path, listener: Any
+) -> None:
     photos = tmp_path / "photos"
     for name in ("a.png", "a.jpg", "sub/a.png", "sub/deeper/B.PNG", ".hidden.png"):
         picture(photos / name)
     (photos / "notes.txt").write_text("no image")
     other = picture(tmp_path / "elsewhere" / "A.png")
     out = photos / "out"  # within the folder that is searched
-    monitor = Listener()
+    monitor = listener()
     given = [photos, other, photos / "a.png"]
     files = predict(student_run.run, given, out, CONFIG, monitor)["masks"]
     expected = ["A-3.png", "a-2.png", "a.png", "sub/a.png", "sub/deeper/B.png"]
     assert names(out / "masks") == names(out / "overlays") == expected
     assert sorted(files) == sorted(out / "masks" / name for name in expected)
-    assert monitor.total == 5
+    assert monitor.steps == 5
     # Once more: what was written is no input.
     assert len(predict(student_run.run, given, out, CONFIG, monitor, overwrite=True)["masks"]) == 5
 
@@ -150,7 +103,7 @@ def test_predict__existing_files_are_kept(student_run: Any, tmp_path: Path) -> N
     assert pixels(out / "overlays" / "a.png").shape == (30, 40, 3)
 
 
-def test_predict__unreadable_image(student_run: Any, tmp_path: Path) -> None:
+def test_predict__unreadable_image(student_run: Any, tmp_path: Path, listener: Any) -> None:
     good, bad = picture(tmp_path / "a.png"), tmp_path / "b.png"
     bad.write_bytes(b"no picture")
     cut = picture(tmp_path / "c.png", 200, 200)  # its header is whole, the rest is not
@@ -160,14 +113,45 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=r"c.png cannot be read.*--skip-bad"):
         predict(student_run.run, [cut], tmp_path / "out", CONFIG, SilentMonitor())
-    monitor = Listener()
+    monitor = listener()
     skipping = replace(CONFIG, skip_bad=True)
     files = predict(student_run.run, [cut, bad, good], tmp_path / "out", skipping, monitor)["masks"]
     assert files == [tmp_path / "out" / "masks" / "a.png"]
-    assert [text.startswith("left out: ") for text in monitor.said] == [True, True]
+    assert [text.startswith("left out: ") for text in monitor.warnings] == [True, True]
 
 
 def test_predict__nothing_trained(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(ArtifactError, match="run 'toco train-cam' first"):
         predict(tmp_path / "run", [picture(tmp_path / "a.png")], tmp_path / "out", CONFIG, SilentMonitor())
+
+
+PEAK = """
+import resource, sys
+from toco_cli.main import main
+code = main()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in kilobytes, on Linux
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count peak memory otherwise")
+@pytest.mark.parametrize("options", [[], ["--window", "1024"]], ids=["whole", "windows"])
+def test_predict__a_picture_of_100_megapixels_in_4_gb(student_run: Any, tmp_path: Path, options: list[str]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (100, 100, 3)).astype(np.uint8)
+    Image.fromarray(values).resize((10_000, 10_000)).save(tmp_path / "large.tif")
+    words = ["predict", str(student_run.run), str(tmp_path / "large.tif"), "--out", str(tmp_path / "out"), *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, *words, "--device", "cpu"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout.splitlines()[-1]) < 4_000_000
+    for kind in ("masks", "overlays"):
+        with Image.open(tmp_path / "out" / kind / "large.png") as image:
+            assert image.size == (10_000, 10_000)
