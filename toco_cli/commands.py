@@ -151,7 +151,8 @@ def predict(
         typer.echo(json_module.dumps({"out": str(out), **files}))
     else:
         count = len(next(iter(written.values())))
-        typer.echo(f"The results of {count} images are in {' and '.join(str(out / kind) for kind in written)}")
+        images = "1 image" if count == 1 else f"{count} images"
+        typer.echo(f"The results of {images} are in {' and '.join(str(out / kind) for kind in written)}")
 
 
 @command(app)

@@ -18,7 +18,7 @@ from stages.segmenter import Segmentation
 from stages.whole_files import ArtifactError
 
 CONFIG = Predict(device="cpu")
-EVERYTHING = ("masks", "overlays", "numpy", "probabilities")
+EVERYTHING = Predict(write=("masks", "overlays", "numpy", "probabilities"), device="cpu")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def results(out: Path) -> dict[str, bytes]:
 def test_write_results__what_each_kind_holds(tmp_path: Path) -> None:
     label = torch.tensor([[0, 1, 2], [2, 0, 0]], dtype=torch.uint8)
     probabilities = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
-    files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING)
+    files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING.write)
     assert files["numpy"] == tmp_path / "numpy" / "deep" / "a.npy"
     write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities))
     assert all(file.is_file() for file in files.values())
@@ -126,7 +126,7 @@ def test_overwrite__interrupted_keeps_nothing_of_before(
     student_run: Any, photos: Path, tmp_path: Path, listener: Any
 ) -> None:
     run, out = student_run.run, tmp_path / "out"
-    predict(run, [photos], out, replace(CONFIG, write=EVERYTHING), SilentMonitor())
+    predict(run, [photos], out, EVERYTHING, SilentMonitor())
     changed = replace(CONFIG, mirror=False)
     with pytest.raises(KeyboardInterrupt):
         predict(run, [photos], out, changed, listener(stop=("advance", 1)), overwrite=True)
