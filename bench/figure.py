@@ -19,8 +19,8 @@ from stages.artifacts import open_stage
 from stages.config import Predict
 from stages.inference import to_tensor
 from stages.palette import overlay
-from stages.predict import open_segmenter
 from stages.samples import spread
+from stages.segmenter import open_segmenter
 from stages.store import LabelFile
 from stages.toco.threshold import labels_at
 

@@ -87,7 +87,7 @@ def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, 
         raise ArtifactError(f"{path} has no config.json, so it is none of toco's: give another run folder")
     if not resume:
         return False
-    _check_same_settings(read_config(run, stage), _plain(asdict(settings)), path, MAY_CHANGE[stage])
+    check_same_settings(read_config(run, stage), as_plain(asdict(settings)), path, MAY_CHANGE[stage])
     if outdated(run, stage):
         raise ArtifactError(f"{path} was begun from {_another_source(stage)}: use --overwrite to start again")
     if not finished(run, stage):
@@ -148,7 +148,7 @@ def begin_stage(
     for partial in path.rglob(".*.partial"):  # of a run that was killed while it wrote
         partial.unlink()
     write_json(path / "config.json", config)
-    return StageFolder(path=path, config=_plain(config))
+    return StageFolder(path=path, config=as_plain(config))
 
 
 def _in_use(path: Path) -> bool:
@@ -156,15 +156,26 @@ def _in_use(path: Path) -> bool:
     return path.exists() and not all(file.name.startswith(".") for file in path.iterdir())
 
 
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """As it will be read: tuples are lists."""
+def as_plain(value: dict[str, Any]) -> dict[str, Any]:
+    """A value of JSON as it will be read: tuples are lists."""
     plain: dict[str, Any] = json.loads(json.dumps(value))
     return plain
 
 
-def _check_same_settings(
+def check_same_settings(
     old: Mapping[str, Any], settings: Mapping[str, Any], path: Path, may_change: tuple[str, ...]
 ) -> None:
+    """Refuse to go on with other settings.
+
+    Args:
+        old: What the config or record of the run holds; its settings are under 'settings'.
+        settings: Those of now, as plain values.
+        path: What was begun.
+        may_change: Settings that may differ.
+
+    Raises:
+        ArtifactError: Names the first difference.
+    """
     for name, value in settings.items():
         before = old["settings"].get(name)
         if before != value and name not in may_change:
@@ -203,7 +214,12 @@ def source_digest(run: Path, stage: str) -> str | None:
     """SHA-256 of the file that a stage is made from; None where it has none, or it is not there (any more)."""
     if stage not in SOURCES or not (run / SOURCES[stage]).is_file():
         return None
-    with (run / SOURCES[stage]).open("rb") as file:
+    return file_digest(run / SOURCES[stage])
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
         state = hashlib.sha256()
         while block := file.read(1 << 20):
             state.update(block)

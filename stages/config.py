@@ -335,9 +335,24 @@ class Predict(Machine):
         "auto",
         "Network: the student of train-seg, or the decoder of train-cam; auto takes the student if trained.",
     )
-    scales: tuple[float, ...] = option(
-        (1.0,), "Image scales whose outputs are fused, each with its mirror image.", group=METHOD
+    write: tuple[Literal["masks", "overlays", "numpy", "probabilities"], ...] = option(
+        ("masks", "overlays"),
+        "What to write of each image: masks (palette PNG), overlays (the masks' colours on the image), numpy (labels, "
+        "uint8), probabilities (of every class, float16).",
     )
+    window: int | None = option(
+        None,
+        "Look at images larger than this many pixels through overlapping square windows of this side, each like an "
+        "image of its own; by default images are seen whole, resized to the size of the training images.",
+        minimum=16,
+    )
+    batch_size: int | None = option(
+        None,
+        "Images of one size, or windows, that go through the network together; by default 8 on a GPU and 1 elsewhere.",
+        minimum=1,
+    )
+    mirror: bool = option(True, "Look at each image mirrored as well: half as fast, a little more exact.")
+    scales: tuple[float, ...] = option((1.0,), "Image scales whose outputs are fused.", group=METHOD)
     crf: bool = option(False, "Sharpen with a dense CRF.")
     crf_backend: CrfBackend = option(
         "auto",
@@ -352,6 +367,10 @@ class Predict(Machine):
         """
         check_limits(self)
         _check_scales(self.scales)
+        if not self.write:
+            raise ValueError("--write must name something to write")
+        if self.window is not None and "probabilities" in self.write:
+            raise ValueError("--write probabilities is of images that are seen whole: not with --window")
 
 
 @dataclass(frozen=True, kw_only=True)

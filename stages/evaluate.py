@@ -20,8 +20,8 @@ from stages.artifacts import StageFolder, check_classes, finished, open_stage, o
 from stages.config import Evaluate, Predict
 from stages.inference import to_tensor
 from stages.monitor import Monitor
-from stages.predict import open_segmenter
 from stages.samples import spread, usable_samples
+from stages.segmenter import open_segmenter
 from stages.store import LabelFile
 from stages.toco.metrics import Confusion, Scores
 from stages.toco.refine import with_background

@@ -1,13 +1,14 @@
-"""`toco export`: pseudo masks in the forms that other programs read.
+"""`toco export`: pseudo masks, or the student, in the forms that other programs read.
 
-In: RUN/labels, and the data set where the format needs its images. Out: a folder as stages/exports/FORMAT.py says.
+In: RUN/labels, and the data set where the format needs its images; RUN/seg for the student. Out: a folder as
+stages/exports/FORMAT.py says.
 """
 
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.artifacts import open_stage
+from stages.artifacts import open_stage, outdated, outdated_message
 from stages.monitor import Monitor
 from stages.store import LabelFile
 
@@ -19,6 +20,7 @@ FORMATS: Mapping[str, Mapping[str, str]] = {
     "coco": COMPONENTS,
     "yolo": {**COMPONENTS, "supervision": "supervision", "cv2": "opencv-python-headless"},
     "labelstudio": {},
+    "onnx": {"onnx": "onnx", "onnxscript": "onnxscript"},
 }
 
 
@@ -31,10 +33,10 @@ def export(
     data: Path | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write the masks of RUN/labels/labels.h5 in another form.
+    """Write the masks of RUN/labels/labels.h5, or the network of RUN/seg, in another form.
 
     Args:
-        run: A run folder in which `toco make-labels` finished.
+        run: A run folder in which `toco make-labels` finished; for the network, `toco train-seg`.
         out: Folder to write to.
         monitor: Told of progress.
         format: Key of FORMATS.
@@ -46,13 +48,28 @@ def export(
 
     Raises:
         ValueError: The format is unknown or lacks a package, the folder is not empty, or the data set does not fit.
-        ArtifactError: RUN/labels is not finished, or damaged.
+        ArtifactError: RUN/labels, or RUN/seg, is not finished, or damaged.
     """
     _check_format(format)
-    folder = open_stage(run, "labels")
-    labels = LabelFile(folder.path / "labels.h5", "masks")
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: give another folder, or --overwrite to write into it")
+    if format == "onnx":
+        return _export_student(run, out, monitor)
+    return _export_labels(run, out, monitor, format=format, data=data)
+
+
+def _export_student(run: Path, out: Path, monitor: Monitor) -> list[Path]:
+    folder = open_stage(run, "seg")
+    if outdated(run, "seg"):
+        monitor.warn(outdated_message(run, "seg"))
+    from stages.exports.onnx import export_onnx  # only here, since it needs a package that may not be there
+
+    return export_onnx(folder, out, monitor)
+
+
+def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data: Path | None) -> list[Path]:
+    folder = open_stage(run, "labels")
+    labels = LabelFile(folder.path / "labels.h5", "masks")
     if format == "png":
         from stages.exports.png import export_png
 

@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+PIXELS_AT_A_TIME = 2**22  # of an overlay: more would be several copies of a large picture
+
 Mask = NDArray[np.uint8]  # (h, w): 0 background, 1..C classes, 255 ignored
 
 
@@ -38,6 +40,11 @@ def overlay(image: Image.Image, mask: Mask, strength: float = 0.5) -> Image.Imag
         mask: The mask.
         strength: Share of the class's colour, 0 to 1.
     """
-    blended = Image.blend(image, Image.fromarray(COLOURS[mask]), strength)
-    blended.paste(image, mask=Image.fromarray(mask == 0))
-    return blended
+    result = image.copy()
+    rows = max(1, PIXELS_AT_A_TIME // image.width)
+    for top in range(0, image.height, rows):
+        part = mask[top : top + rows]
+        plain = image.crop((0, top, image.width, top + len(part)))
+        blended = Image.blend(plain, Image.fromarray(COLOURS[part]), strength)
+        result.paste(blended, (0, top), mask=Image.fromarray(part != 0))
+    return result

@@ -23,7 +23,7 @@ from stages.inference import class_label_matrix, predicted_classes, resize_maps,
 from stages.machine import make_fabric
 from stages.make_labels import pixel_labels, resolved
 from stages.monitor import Monitor
-from stages.predict import Segmenter, open_segmenter
+from stages.segmenter import Segmenter, open_segmenter
 from stages.store import LabelFile
 from stages.toco.cam import present_classes
 from stages.toco.model import ToCo

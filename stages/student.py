@@ -26,7 +26,7 @@ from stages.encoder_weights import (
     no_download,
     normalisation_of,
 )
-from stages.inference import fuse_logits
+from stages.inference import fuse_logits, mirror_pairs
 from stages.whole_files import ArtifactError, load_weights
 
 STRIDE = 32  # sides of what encoders take are multiples of this
@@ -120,14 +120,19 @@ def load_student(folder: StageFolder) -> Student:
 
 @torch.inference_mode()
 def student_probabilities(
-    student: Student, image: UInt8[Tensor, "3 h w"], scales: Sequence[float] = (1.0,)
-) -> Float[Tensor, "classes _h _w"]:
-    """Class probabilities of an image: mirror pairs summed, maximum over scales, softmax (METHOD section 8).
+    student: Student,
+    images: Sequence[UInt8[Tensor, "3 h w"]],
+    scales: Sequence[float] = (1.0,),
+    *,
+    mirror: bool = True,
+) -> Float[Tensor, "b classes _h _w"]:
+    """Class probabilities of images: mirror pairs summed, maximum over scales, softmax (METHOD section 8).
 
     Args:
         student: In evaluation mode.
-        image: Of any size.
+        images: All of one size, which may be any.
         scales: Factors on the size of the training images.
+        mirror: Without it, see `mirror_pairs`.
 
     Returns:
         Probabilities, background first, at the size of the training images (longer side `student.long_side`).
@@ -135,16 +140,17 @@ def student_probabilities(
     Raises:
         ValueError: There is no scale.
     """
-    height, width = fitted_size(image.shape[-2:], float(student.long_side))
+    size = images[0].shape[-2:]
+    height, width = fitted_size(size, float(student.long_side))
 
     def logits(scale: float) -> Tensor:
-        size = fitted_size(image.shape[-2:], scale * student.long_side)
-        # Where the image is, which is the CPU: not every device can resize like Pillow, as in training.
-        scaled = v2.functional.resize(image, list(size), antialias=True)[None].to(student.mean.device)
-        output: Tensor = student(torch.cat([scaled, scaled.flip(-1)]))
-        return output
+        scaled = list(fitted_size(size, scale * student.long_side))
+        # Where the images are, which is the CPU: not every device can resize like Pillow, as in training. And one by
+        # one: together at their own size, they may not fit into memory.
+        batch = torch.stack([v2.functional.resize(image, scaled, antialias=True) for image in images])
+        return mirror_pairs(student, batch.to(student.mean.device), mirror)
 
-    return fuse_logits(map(logits, scales), (height, width)).softmax(dim=1)[0]
+    return fuse_logits(map(logits, scales), (height, width)).softmax(dim=1)
 
 
 def fitted_size(size: Sequence[int], long_side: float) -> tuple[int, int]:
@@ -163,7 +169,7 @@ def label_map(probabilities: Float[Tensor, "classes _h _w"], size: tuple[int, in
     for number, plane in enumerate(probabilities):
         resized = F.interpolate(plane[None, None].float(), size=size, mode="bilinear", align_corners=False)
         label.masked_fill_(resized[0, 0] > score, number)
-        score = torch.maximum(score, resized[0, 0])
+        torch.maximum(score, resized[0, 0], out=score)
     return label
 
 

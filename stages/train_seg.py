@@ -160,7 +160,7 @@ def _scores(
     confusion = Confusion(num_classes + 1)
     for image, truth in _with_truth(samples, num_classes, config):
         with fabric.autocast():
-            probabilities = student_probabilities(student, to_tensor(image))
+            (probabilities,) = student_probabilities(student, [to_tensor(image)])
         label = label_map(probabilities, (image.height, image.width))
         confusion.add(label.cpu().long(), torch.from_numpy(truth).long())
     return {"student_miou": confusion.scores().miou}

@@ -132,7 +132,9 @@ def test_evaluate__json_holds_each_column(walk: tuple[Path, dict[str, subprocess
         ("train-cam photos --out runs/x --split test", "has no split 'test'"),
         ("train-cam photos --out runs/x --weights gone.safetensors", "there is no file gone.safetensors"),
         ("predict runs/photos gone.jpg --out predicted2", "there is no file or folder gone.jpg"),
-        ("predict runs/photos new_photos --out predicted", "use --overwrite"),
+        ("predict runs/photos 'new_photos/*.tif' --out predicted2", "the pattern 'new_photos/*.tif' matches no images"),
+        ("predict runs/photos new_photos --out predicted", "use --resume to go on, --overwrite to replace it"),
+        ("predict runs/photos new_photos --out predicted --resume --window 64", "begun with --window None"),
         ("export runs/photos --out masks_png --format coco", "masks_png is not empty: give another folder"),
     ],
 )
@@ -156,6 +158,14 @@ def test_errors__one_clear_line(
         ("train-cam photos --out x --iterations 0", "iterations"),
         ("train-cam photos --out x --background-low 0.8", "--background-low 0.8 must be below --background-high 0.7"),
         ("make-labels runs/photos --crf --two-thresholds", "--two-thresholds is of class activation maps alone"),
+        (
+            "predict runs/photos x --out y --write masks --write mask",
+            "'mask' is not one of 'masks', 'overlays'",
+        ),
+        (
+            "predict runs/photos x --out y --window 64 --write probabilities",
+            "--write probabilities is of images",
+        ),
     ],
 )
 def test_errors__bad_options(command: str, message: str, tmp_path: Path) -> None:
@@ -163,3 +173,20 @@ def test_errors__bad_options(command: str, message: str, tmp_path: Path) -> None
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_predict__json_names_the_files_of_each_kind(
+    walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]], tmp_path: Path
+) -> None:
+    folder, said = walk
+    assert said["predict"].stdout == "The results of 1 image are in predicted/masks and predicted/overlays\n"
+    options = "--write numpy --write probabilities --batch-size 2 --no-mirror --json"
+    run = toco("predict", "runs/photos", "new_photos/*.JPG", "--out", str(tmp_path), *options.split(), folder=folder)
+    assert run.returncode == 0, run.stderr
+    written = json.loads(run.stdout)
+    assert written.pop("out") == str(tmp_path)
+    assert written == {kind: [str(tmp_path / kind / "Café 1.npy")] for kind in ("numpy", "probabilities")}
+    label, probabilities = (np.load(files[0]) for files in written.values())
+    assert (label.dtype, label.shape) == (np.uint8, (48, 48))
+    assert (probabilities.dtype, probabilities.shape[1:]) == (np.float16, (48, 48))
+    assert (label == probabilities.argmax(axis=0)).mean() > 0.99  # rounding to float16 makes ties

@@ -52,8 +52,8 @@ def toco(
 ) -> None:
     """From photographs, and the names of the things in each, to pixel masks and a segmentation network.
 
-    The usual way: train-cam, make-labels --crf, evaluate, train-seg, predict. 'toco demo' shows it on drawn
-    pictures.
+    The usual way: check, run, predict. Stage by stage: train-cam, make-labels --crf, evaluate, train-seg, report.
+    'toco demo' shows it on drawn pictures.
     """
     if version:
         from importlib.metadata import version as version_of
@@ -67,10 +67,10 @@ def toco(
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set; made if it is not there.")],
 ) -> None:
-    """Begin a data set of your own: images/, and labels.csv and classes.txt to be filled in.
+    """Begin a data set of your own, to be filled in.
 
-    Images that are in DIR/images already get a row each in labels.csv, which does not count until its '#' is taken
-    away. Nothing that is there is changed.
+    Makes images/, labels.csv and classes.txt. Images that are in DIR/images already get a row each in
+    labels.csv, which does not count until its '#' is taken away. Nothing that is there is changed.
     """
     from data.custom_writer import begin_custom
 
@@ -96,7 +96,7 @@ def check(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Read a whole data set, and say what is in it, what is wrong or odd, and what to do about it.
+    """Say what is in a data set, what is odd, and what to do.
 
     Every image is decoded, so that files which are cut off are found before training meets them. The exit code is 1
     if there is an error that would stop training or make it useless.
@@ -141,11 +141,12 @@ def run(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """All stages, one after the other: train-cam, make-labels --crf, train-seg, report.
+    """All stages, one after the other, and a report.
 
-    What is finished is not done again: stop it, and start it again with the same words, wherever it was. Each option
-    of a stage is taken with the stage's name before it: --train-cam.iterations 2000, --make-labels.background auto,
-    --train-seg.encoder resnet18 ('toco train-cam --help' and so on list them).
+    They are train-cam, make-labels --crf, train-seg and report. What is finished is not done again: stop it,
+    and start it again with the same words, wherever it was. Each option of a stage is taken with the stage's
+    name before it: --train-cam.iterations 2000, --make-labels.background auto, --train-seg.encoder resnet18
+    ('toco train-cam --help' and so on list them).
     """
     if data is None or out is None:
         lacks = "DATA" if data is None else "--out RUN"
@@ -157,7 +158,7 @@ def run(
     if json:
         typer.echo(json_module.dumps({"folder": str(out), "report": str(page)}))
     else:
-        typer.echo(f"The result is in {out}; look at {page}. Next: toco predict {out} IMAGES... --out DIR")
+        typer.echo(f"The result is in {out}; look at {page}. Next: toco predict {out} PATHS... --out DIR")
 
 
 @command(app, recipes=CAM_RECIPES)
@@ -170,10 +171,11 @@ def train_cam(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Stage 1: train a Vision Transformer on image labels, so that it shows where each class is.
+    """Stage 1: train a Vision Transformer on image labels.
 
-    Needs to know which classes are in each image, and nothing of where. True masks are only ever used to show how
-    well it goes. Start with a pretrained --backbone; --weights none is for tests.
+    It then shows where each class is. Needs to know which classes are in each image, and nothing of where. True
+    masks are only ever used to show how well it goes. Start with a pretrained --backbone; --weights none is for
+    tests.
     """
     from stages.train_cam import train_cam as stage
 
@@ -192,7 +194,7 @@ def make_labels(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Stage 2: find each image's classes with the trained network, and write pseudo masks.
+    """Stage 2: make pseudo masks with the trained network.
 
     Writes cams.h5 (where each class is, from 0 to 1) and labels.h5 (masks: 0 background, 1..C classes, 255 ignored)
     into RUN/labels. Without --crf or --two-thresholds, every pixel is labelled by the one threshold --background.
@@ -214,33 +216,51 @@ def train_seg(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Stage 3: train an ordinary segmentation network (the student) on the pseudo masks."""
+    """Stage 3: train a student network on the pseudo masks.
+
+    It is an ordinary segmentation network of segmentation-models-pytorch.
+    """
     from stages.train_seg import train_seg as stage
 
     with _monitor(quiet) as monitor:
         folder = stage(run, config, monitor, data=data, resume=resume, overwrite=overwrite)
-    _done(folder, f"toco predict {run} IMAGES... --out DIR", json)
+    _done(folder, f"toco report {run}  or  toco predict {run} PATHS... --out DIR", json)
 
 
 @command(app)
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATHS...", help="Images: files, folders, or quoted patterns as 'tiles/**/*.tif'."),
+    ],
     config: Predict,
-    out: Annotated[Path, typer.Option("--out", help="Folder for masks/ and overlays/.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace masks of the same names.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for masks/, overlays/ and predict.json.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after an interruption: leave out images that have their files.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete what an earlier run of this command wrote for these images.")
+    ] = False,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Segment new images with the student (or with the CAM network's decoder): masks and overlays."""
+    """Segment new images: masks, overlays, probabilities.
+
+    By the student, or by the CAM network's decoder where there is none.
+    """
     from stages.predict import predict as stage
 
     with _monitor(quiet) as monitor:
-        written = stage(run, images, out, config, monitor, overwrite=overwrite)
+        written = stage(run, paths, out, config, monitor, resume=resume, overwrite=overwrite)
     if json:
-        typer.echo(json_module.dumps({"masks": [str(path) for path in written]}))
+        files = {kind: [str(path) for path in paths] for kind, paths in written.items()}
+        typer.echo(json_module.dumps({"out": str(out), **files}))
     else:
-        typer.echo(f"{len(written)} masks are in {out / 'masks'}, overlays in {out / 'overlays'}")
+        count = len(next(iter(written.values())))
+        images = "1 image" if count == 1 else f"{count} images"
+        folders = " and ".join(str(out / kind) for kind in written)
+        typer.echo(f"The results of {images} are in {folders}. Next: toco export {run} --format onnx --out DIR")
 
 
 @command(app)
@@ -257,9 +277,10 @@ def evaluate(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Measure CAMs, pseudo masks, decoder and student against true masks, class by class.
+    """Measure all that a run made against true masks.
 
-    CAMs and pseudo masks are measured on the images that they were made for, the networks on the validation split.
+    Class by class: CAMs, pseudo masks, decoder and student. CAMs and pseudo masks are measured on the images
+    that they were made for, the networks on the validation split.
     """
     if sweep:
         if config.split is not None:
@@ -276,12 +297,15 @@ def evaluate(
             from toco_cli.tables import sweep_table
 
             Console().print(sweep_table(curve))
+            typer.echo(f"Next: toco make-labels {run} --overwrite --background SCORE")
         return
     from stages.evaluate import evaluate as stage
 
     with _monitor(quiet) as monitor:
         result = stage(run, config, monitor, data=data)
     _show(result, json)
+    if not json:
+        typer.echo(f"Next: toco report {run}")
 
 
 @command(app)
@@ -292,9 +316,10 @@ def report(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Write RUN/report.html, one page to look at: curves, a gallery of masks with a threshold to move, scores.
+    """Write RUN/report.html: scores, curves and a gallery.
 
-    What the run has not made yet is left out. The page needs no network to be opened.
+    In the gallery, a slider moves the threshold of the masks. What the run has not made yet is left out. The
+    page needs no network to be opened.
     """
     from stages.report import report as stage
 
@@ -303,7 +328,7 @@ def report(
     if json:
         typer.echo(json_module.dumps({"report": str(page)}))
     else:
-        typer.echo(f"The report is {page}: open it in a browser. Next: toco predict {run} IMAGES... --out DIR")
+        typer.echo(f"The report is {page}: open it in a browser. Next: toco predict {run} PATHS... --out DIR")
 
 
 @command(app)
@@ -318,12 +343,17 @@ def view(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Write one PNG with all that a run makes of an image, side by side: CAMs, pseudo masks, student, true mask."""
+    """Draw all that a run makes of one image, side by side.
+
+    CAMs, pseudo masks, the student's mask and, where there is one, the true mask.
+    """
     from stages.view import view as stage
 
     with _monitor(quiet) as monitor:
         picture = stage(image, run, out or Path(f"{image.stem}-view.png"), config, monitor, data=data)
-    typer.echo(json_module.dumps({"view": str(picture)}) if json else f"The picture is {picture}.")
+    typer.echo(
+        json_module.dumps({"view": str(picture)}) if json else f"The picture is {picture}. Next: toco report {run}"
+    )
 
 
 @command(app)
@@ -334,7 +364,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. labelstudio: brush tasks.",
+            help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. labelstudio: brush tasks. "
+            "onnx: the student, as a network that other programs run.",
         ),
     ] = "png",
     data: MovedData = None,
@@ -342,7 +373,7 @@ def export(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Write the pseudo masks in a form that other programs read."""
+    """Write masks, or the student, for other programs."""
     from stages.export import export as stage
 
     with _monitor(quiet) as monitor:
@@ -360,14 +391,17 @@ def demo(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Draw a small data set and go the whole way on it: a few minutes on two CPU cores, nothing to download."""
+    """Draw a small data set, and go the whole way on it.
+
+    Takes a few minutes on two CPU cores; nothing is downloaded.
+    """
     from stages.demo import demo as stage
 
     with _monitor(quiet) as monitor:
         result = stage(out, monitor, seed=seed, overwrite=overwrite)
     _show(result, json)
     if not json:
-        typer.echo(f"The data set is in {out / 'data'}, the run in {out / 'run'}.")
+        typer.echo(f"The data set is in {out / 'data'}, the run in {out / 'run'}. Next: toco report {out / 'run'}")
 
 
 @contextmanager

@@ -75,6 +75,8 @@ def describe(error: Exception, options: Collection[str] = (), going_on: str = ""
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "allocate memory" in text:
         sizes = sorted(option for option in options if option.endswith(("batch-size", "image-size")))
         advice = f"make {' or '.join(sizes)} smaller" if sizes else "use a machine with more, or smaller images"
+        if "--window" in options:
+            advice += ", or look at large images through --window 1024"
         return f"out of memory: {advice} ({text})"
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)

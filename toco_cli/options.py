@@ -142,8 +142,8 @@ def _option_parameters(settings: Settings) -> dict[str, inspect.Parameter]:
         default: Any = getattr(settings.default, one.name)
         if repeated:
             default = list(default)
-        # Typer knows no unions: what takes words beside numbers has a parser of its own.
-        kind = str if _words_or_number(item) else item
+        # Typer knows no unions, and no lists of choices: what takes either has a parser of its own.
+        kind = str if _parser_of(item, repeated) else item
         annotation = list[kind] if repeated else kind  # type: ignore[valid-type]
         if default is None:
             annotation = annotation | None
@@ -160,17 +160,32 @@ def _prefixed_names(settings: Settings, field: str, item: Any) -> tuple[str, ...
 
 
 def _option_information(text: OptionText, item: Any, repeated: bool, names: tuple[str, ...]) -> object:
-    words = _words_or_number(item)
+    parser = _parser_of(item, repeated)
     return typer.Option(
         *names,
         hidden=bool(names),
         help=text.help + " May be given several times." * repeated,
-        min=None if words else text.minimum,
-        max=None if words else text.maximum,
-        metavar=f"<{'|'.join(words)}|number>" if words else f"<{item.__name__}>" if item in (int, float) else None,
-        parser=partial(_parse_word_or_number, words) if words else None,
+        min=None if parser else text.minimum,
+        max=None if parser else text.maximum,
+        metavar=_metavar(item, repeated),
+        parser=parser,
         rich_help_panel=text.group,
     )
+
+
+def _parser_of(item: Any, repeated: bool) -> Callable[[str], Any] | None:
+    """What makes a value of what is given, where Typer cannot."""
+    if words := _words_or_number(item):
+        return partial(_parse_word_or_number, words)
+    return partial(_parse_choice, get_args(item)) if repeated and get_origin(item) is Literal else None
+
+
+def _metavar(item: Any, repeated: bool) -> str | None:
+    if words := _words_or_number(item):
+        return f"<{'|'.join(words)}|number>"
+    if repeated and get_origin(item) is Literal:
+        return f"<{'|'.join(get_args(item))}>"
+    return f"<{item.__name__}>" if item in (int, float) else None
 
 
 def _words_or_number(item: Any) -> tuple[str, ...]:
@@ -187,6 +202,12 @@ def _parse_word_or_number(words: tuple[str, ...], given: object) -> str | float:
         return float(str(given))
     except ValueError:
         raise typer.BadParameter(f"{given!r} is neither a number nor {' nor '.join(words)}") from None
+
+
+def _parse_choice(choices: tuple[str, ...], given: str) -> str:
+    if given not in choices:
+        raise typer.BadParameter(f"{given!r} is not one of {', '.join(map(repr, choices))}.")
+    return given
 
 
 def _choices_when_alone(settings: Settings) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -24,6 +24,7 @@ class Settings:
     mirror: bool = option(True, help="Mirror images.")
     device: Literal["auto", "cpu"] = option("auto", help="Processor.")
     colour: Colour = option(Colour.RED, help="Colour.")
+    kinds: tuple[Literal["png", "npy"], ...] = option(("png",), help="Kinds.")
     split: str | None = option(None, help="Split.")
     weights: Path | None = option(None, help="File.")
     ptc_weight: float = option(0.2, help="Weight.", minimum=0, maximum=9, group="Losses")
@@ -67,12 +68,13 @@ def test_command__no_options_given_is_the_defaults() -> None:
 
 
 def test_command__every_kind_of_field() -> None:
-    words = "photos --iterations 5 --scales 2 --scales 3 --box 1 2 --no-mirror --device cpu --colour blue"
+    words = "photos --iterations 5 --scales 2 --scales 3 --box 1 2 --no-mirror --device cpu --colour blue --kinds npy"
     _, call = run(*words.split(), "--split", "val", "--weights", "w.safetensors", "--ptc-weight", "0.5")
     assert call["config"] == Settings(
         iterations=5,
         scales=(2.0, 3.0),
         box=(1, 2),
+        kinds=("npy",),
         mirror=False,
         device="cpu",
         colour=Colour.BLUE,
@@ -130,7 +132,9 @@ def test_command__contradiction_is_a_bad_option() -> None:
     assert not call
 
 
-@pytest.mark.parametrize("words", ["--iterations 0", "--ptc-weight 10", "--scales 0", "--device gpu", "--box 1 x"])
+@pytest.mark.parametrize(
+    "words", ["--iterations 0", "--ptc-weight 10", "--scales 0", "--device gpu", "--box 1 x", "--kinds jpg"]
+)
 def test_command__value_out_of_range_names_the_option(words: str) -> None:
     result, call = run("photos", *words.split())
     assert result.exit_code == 2
@@ -145,6 +149,7 @@ def test_command__help_shows_defaults_choices_groups_and_brackets() -> None:
     assert "Training steps [all]. [default: 20000;" in text
     assert "May be given several times. [default: 1.0, 0.5" in text
     assert "auto|cpu" in text
+    assert "--kinds <png|npy>" in text
     assert "--mirror / --no-mirror" in text
     assert text.index("--help") < text.index("Losses: --ptc-weight")
 

@@ -1,18 +1,20 @@
 """A run as `toco make-labels` leaves it, made by hand: tiny pictures of squares, and masks that are right."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from data.readers import open_dataset
 from stages.artifacts import begin_stage
-from stages.config import MakeLabels
+from stages.config import MakeLabels, TrainCam, TrainSeg
 from stages.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.whole_files import save_weights
 
 COLOURS = ((40, 40, 40), (220, 60, 40), (40, 80, 220))
 
@@ -78,3 +80,43 @@ def make_labelled_run(tmp_path: Path) -> Callable[..., LabelledRun]:
 @pytest.fixture
 def labelled_run(make_labelled_run: Callable[..., LabelledRun]) -> LabelledRun:
     return make_labelled_run()
+
+
+SEG = TrainSeg(
+    arch="Unet", encoder="tu-mobilenetv3_small_050", weights="none", image_size=64, long_side=64, device="cpu"
+)
+CAM = TrainCam(
+    backbone="vit_tiny_patch16_224",
+    backbone_option=("embed_dim=32", "depth=3", "num_heads=2"),
+    weights="none",
+    image_size=64,
+    device="cpu",
+)
+
+
+@pytest.fixture
+def student_run(labelled_run: LabelledRun) -> LabelledRun:
+    """A run whose student is untrained, but has seen all classes as often."""
+    from stages.student import new_student  # not above: other tests start sooner without it
+
+    torch.manual_seed(0)
+    student, spec = new_student(SEG, 2)
+    dataset = open_dataset(labelled_run.data)
+    extra = {"model": asdict(spec)}
+    folder = begin_stage(labelled_run.run, "seg", settings=SEG, dataset=dataset, extra=extra).path
+    save_weights(folder / "model.safetensors", student.state_dict())
+    return labelled_run
+
+
+@pytest.fixture
+def decoder_run(labelled_run: LabelledRun) -> LabelledRun:
+    """A run whose CAM network is untrained; beside `student_run`, it is the same run."""
+    from stages.cam_model import new_cam_model, spec_as_dict
+
+    torch.manual_seed(0)
+    model, spec = new_cam_model(CAM, 2)
+    extra = {"model": spec_as_dict(spec)}
+    dataset = open_dataset(labelled_run.data)
+    folder = begin_stage(labelled_run.run, "cam", settings=CAM, dataset=dataset, extra=extra).path
+    save_weights(folder / "model.safetensors", model.state_dict())
+    return labelled_run

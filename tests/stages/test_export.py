@@ -13,8 +13,10 @@ from stages.monitor import SilentMonitor
 from stages.palette import COLOURS, overlay, palette_image
 from stages.whole_files import ArtifactError
 
+OF_LABELS = [format for format in FORMATS if format != "onnx"]  # which is of the student
 
-@pytest.mark.parametrize("format", FORMATS)
+
+@pytest.mark.parametrize("format", OF_LABELS)
 def test_export__every_format_writes_whole_files(format: str, labelled_run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     files = export(labelled_run.run, out, SilentMonitor(), format=format)
@@ -29,7 +31,7 @@ def test_export__refuses_a_folder_that_is_not_empty(format: str, labelled_run: A
         export(labelled_run.run, tmp_path, SilentMonitor(), format=format)
 
 
-@pytest.mark.parametrize("format", [format for format in FORMATS if format != "png"])
+@pytest.mark.parametrize("format", [format for format in OF_LABELS if format != "png"])
 def test_export__moved_data(format: str, labelled_run: Any, tmp_path: Path) -> None:
     moved = labelled_run.data.rename(tmp_path / "moved")
     with pytest.raises(DataError, match="data is no folder"):
@@ -38,7 +40,7 @@ def test_export__moved_data(format: str, labelled_run: Any, tmp_path: Path) -> N
     assert export(labelled_run.run, tmp_path / "out", SilentMonitor(), format=format, data=moved)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", OF_LABELS)
 def test_export__stopped_leaves_no_half_files(format: str, labelled_run: Any, tmp_path: Path, listener: Any) -> None:
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
@@ -54,6 +56,8 @@ def test_export__stopped_leaves_no_half_files(format: str, labelled_run: Any, tm
         ("coco", "scipy", "scipy"),
         ("yolo", "supervision", "supervision"),
         ("yolo", "cv2", "opencv-python-headless"),
+        ("onnx", "onnx", "onnx"),
+        ("onnx", "onnxscript", "onnxscript"),
     ],
 )
 def test_export__missing_package(
@@ -95,7 +99,7 @@ def test_export__refuses_a_folder_in_use(labelled_run: Any, tmp_path: Path) -> N
 
 
 def test_export__other_format(labelled_run: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'gif' is not known: choose one of png, voc, coco, yolo, labelstudio"):
+    with pytest.raises(ValueError, match="'gif' is not known: choose one of png, voc, coco, yolo, labelstudio, onnx"):
         export(labelled_run.run, tmp_path / "out", SilentMonitor(), format="gif")
 
 
@@ -103,6 +107,12 @@ def test_export__labels_not_made(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(ArtifactError, match="run 'toco make-labels' first"):
         export(tmp_path / "run", tmp_path / "out", SilentMonitor())
+    assert not (tmp_path / "out").exists()
+
+
+def test_export__onnx_of_a_run_without_a_student(labelled_run: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"has no seg/config.json: run 'toco train-seg' first"):
+        export(labelled_run.run, tmp_path / "out", SilentMonitor(), format="onnx")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,68 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.dataset import DataError
-from data.readers import open_dataset
-from stages.artifacts import begin_stage, open_stage
-from stages.cam_model import load_cam_model, new_cam_model, spec_as_dict
-from stages.config import Predict, TrainCam, TrainSeg
+from stages.artifacts import open_stage
+from stages.cam_model import load_cam_model
+from stages.config import Predict
 from stages.inference import decoder_probabilities
 from stages.monitor import SilentMonitor
 from stages.palette import COLOURS
-from stages.predict import open_segmenter, predict
-from stages.student import label_map, load_student, new_student, student_probabilities
-from stages.whole_files import ArtifactError, save_weights
+from stages.predict import predict
+from stages.student import label_map, load_student, student_probabilities
+from stages.whole_files import ArtifactError
 
 CONFIG = Predict(device="cpu")
-SEG = TrainSeg(
-    arch="Unet", encoder="tu-mobilenetv3_small_050", weights="none", image_size=64, long_side=64, device="cpu"
-)
-CAM = TrainCam(
-    backbone="vit_tiny_patch16_224",
-    backbone_option=("embed_dim=32", "depth=3", "num_heads=2"),
-    weights="none",
-    image_size=64,
-    device="cpu",
-)
-
-
-class Listener(SilentMonitor):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.total = 0
-
-    def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
-        self.total = total
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.said.append(text)
-
-
-@pytest.fixture
-def student_run(labelled_run: Any) -> Any:
-    """A run whose student is untrained, but has seen all classes as often."""
-    torch.manual_seed(0)
-    student, spec = new_student(SEG, 2)
-    dataset = open_dataset(labelled_run.data)
-    extra = {"model": vars_of(spec)}
-    folder = begin_stage(labelled_run.run, "seg", settings=SEG, dataset=dataset, extra=extra).path
-    save_weights(folder / "model.safetensors", student.state_dict())
-    return labelled_run
-
-
-def vars_of(spec: Any) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
-
-
-def add_cam(labelled: Any) -> None:
-    torch.manual_seed(0)
-    model, spec = new_cam_model(CAM, 2)
-    extra = {"model": spec_as_dict(spec)}
-    dataset = open_dataset(labelled.data)
-    folder = begin_stage(labelled.run, "cam", settings=CAM, dataset=dataset, extra=extra).path
-    save_weights(folder / "model.safetensors", model.state_dict())
 
 
 def picture(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
@@ -92,15 +44,15 @@ def names(folder: Path) -> list[str]:
 def test_predict__masks_and_overlays_of_the_student(student_run: Any, tmp_path: Path) -> None:
     image = picture(tmp_path / "photo.png", width=90, height=50)
     out = tmp_path / "out"
-    files = predict(student_run.run, [image], out, CONFIG, SilentMonitor())
-    assert files == [out / "masks" / "photo.png"]
-    assert names(out) == ["masks/photo.png", "overlays/photo.png"]
+    written = predict(student_run.run, [image], out, CONFIG, SilentMonitor())
+    assert written == {"masks": [out / "masks" / "photo.png"], "overlays": [out / "overlays" / "photo.png"]}
+    assert names(out) == ["masks/photo.png", "overlays/photo.png", "predict.json"]
 
     student = load_student(open_stage(student_run.run, "seg"))
     tensor = torch.from_numpy(pixels(image)).permute(2, 0, 1)
-    expected = label_map(student_probabilities(student, tensor), (50, 90)).numpy()
+    expected = label_map(student_probabilities(student, [tensor])[0], (50, 90)).numpy()
     assert len(np.unique(expected)) > 1
-    with Image.open(files[0]) as mask:
+    with Image.open(written["masks"][0]) as mask:
         assert mask.mode == "P"
         np.testing.assert_array_equal(np.array(mask), expected)
         np.testing.assert_array_equal(np.array(mask.convert("RGB")), COLOURS[expected])
@@ -109,79 +61,49 @@ def test_predict__masks_and_overlays_of_the_student(student_run: Any, tmp_path: 
     assert np.abs(shown - np.where(expected[:, :, None] > 0, blend, pixels(image))).max() <= 1
 
 
-def test_predict__scales_are_used(student_run: Any, tmp_path: Path) -> None:
-    image = torch.from_numpy(pixels(picture(tmp_path / "a.png", 64, 64))).permute(2, 0, 1)
-    once = open_segmenter(student_run.run, CONFIG).probabilities(image)
-    several = open_segmenter(student_run.run, replace(CONFIG, scales=(1.0, 1.5))).probabilities(image)
-    assert once.shape == several.shape == (3, 64, 64)
-    assert not torch.allclose(once, several)
-
-
-def test_predict__decoder(labelled_run: Any, tmp_path: Path) -> None:
-    add_cam(labelled_run)
+def test_predict__decoder(decoder_run: Any, tmp_path: Path) -> None:
     image = picture(tmp_path / "photo.jpg", width=90, height=50)
-    (file,) = predict(labelled_run.run, [image], tmp_path / "out", CONFIG, SilentMonitor())
+    (file,) = predict(decoder_run.run, [image], tmp_path / "out", CONFIG, SilentMonitor())["masks"]
     with Image.open(image) as opened:
         square = torch.from_numpy(np.array(opened.resize((64, 64), Image.Resampling.BILINEAR)))
-    model = load_cam_model(open_stage(labelled_run.run, "cam"))
+    model = load_cam_model(open_stage(decoder_run.run, "cam"))
     probabilities = decoder_probabilities(model, square.permute(2, 0, 1)[None], (1.0,))[0]
     expected = label_map(probabilities, (50, 90)).numpy()
     assert (pixels(file) == expected).mean() > 0.99  # torchvision's resize is Pillow's up to rounding
 
 
-def test_open_segmenter__student_goes_before_decoder(student_run: Any) -> None:
-    add_cam(student_run)
-    assert open_segmenter(student_run.run, CONFIG).folder.path.name == "seg"
-    assert open_segmenter(student_run.run, replace(CONFIG, source="student")).folder.path.name == "seg"
-    assert open_segmenter(student_run.run, replace(CONFIG, source="decoder")).folder.path.name == "cam"
-    (student_run.run / "seg" / "model.safetensors").unlink()
-    assert open_segmenter(student_run.run, CONFIG).folder.path.name == "cam"
-    with pytest.raises(ArtifactError, match="'toco train-seg' did not finish there"):
-        open_segmenter(student_run.run, replace(CONFIG, source="student"))
-
-
-def test_predict__crf_follows_the_image(student_run: Any, tmp_path: Path) -> None:
-    segment = open_segmenter(student_run.run, replace(CONFIG, crf=True, crf_backend="torch"))
-    image = torch.zeros(3, 24, 32, dtype=torch.uint8)
-    image[:, :, 16:] = 255
-    unsure = torch.full((3, 24, 32), 0.1)
-    unsure[0, :, :14] = unsure[1, :, 14:] = 0.8  # two pixels beside the edge
-    sharpened = replace(segment, probabilities=lambda _: unsure)(image)
-    assert sharpened.dtype == torch.int64
-    assert torch.equal(sharpened, (image[0] > 0).long())
-
-
-def test_predict__folders_keep_their_tree_and_names_stay_unique(student_run: Any, tmp_path: Path) -> None:
+def test_predict__folders_keep_their_tree_and_names_stay_unique(
+    student_run: Any, tmp_path: Path, listener: Any
+) -> None:
     photos = tmp_path / "photos"
     for name in ("a.png", "a.jpg", "sub/a.png", "sub/deeper/B.PNG", ".hidden.png"):
         picture(photos / name)
     (photos / "notes.txt").write_text("no image")
     other = picture(tmp_path / "elsewhere" / "A.png")
     out = photos / "out"  # within the folder that is searched
-    monitor = Listener()
+    monitor = listener()
     given = [photos, other, photos / "a.png"]
-    files = predict(student_run.run, given, out, CONFIG, monitor)
+    files = predict(student_run.run, given, out, CONFIG, monitor)["masks"]
     expected = ["A-3.png", "a-2.png", "a.png", "sub/a.png", "sub/deeper/B.png"]
     assert names(out / "masks") == names(out / "overlays") == expected
     assert sorted(files) == sorted(out / "masks" / name for name in expected)
-    assert monitor.total == 5
-    assert f"{other} is written as 'A-3': another image is named 'A'" in monitor.said
+    assert monitor.steps == 5
     # Once more: what was written is no input.
-    assert len(predict(student_run.run, given, out, CONFIG, monitor, overwrite=True)) == 5
+    assert len(predict(student_run.run, given, out, CONFIG, monitor, overwrite=True)["masks"]) == 5
 
 
 def test_predict__existing_files_are_kept(student_run: Any, tmp_path: Path) -> None:
     image, out = picture(tmp_path / "a.png"), tmp_path / "out"
     (out / "overlays").mkdir(parents=True)
     (out / "overlays" / "a.png").write_text("mine")
-    with pytest.raises(ValueError, match=r"overlays/a.png exists: use --overwrite to replace it"):
+    with pytest.raises(ValueError, match=r"overlays/a.png exists: use --resume to go on, --overwrite to replace"):
         predict(student_run.run, [image], out, CONFIG, SilentMonitor())
     assert names(out) == ["overlays/a.png"]
     predict(student_run.run, [image], out, CONFIG, SilentMonitor(), overwrite=True)
     assert pixels(out / "overlays" / "a.png").shape == (30, 40, 3)
 
 
-def test_predict__unreadable_image(student_run: Any, tmp_path: Path) -> None:
+def test_predict__unreadable_image(student_run: Any, tmp_path: Path, listener: Any) -> None:
     good, bad = picture(tmp_path / "a.png"), tmp_path / "b.png"
     bad.write_bytes(b"no picture")
     cut = picture(tmp_path / "c.png", 200, 200)  # its header is whole, the rest is not
@@ -191,28 +113,45 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=r"c.png cannot be read.*--skip-bad"):
         predict(student_run.run, [cut], tmp_path / "out", CONFIG, SilentMonitor())
-    monitor = Listener()
+    monitor = listener()
     skipping = replace(CONFIG, skip_bad=True)
-    files = predict(student_run.run, [cut, bad, good], tmp_path / "out", skipping, monitor)
+    files = predict(student_run.run, [cut, bad, good], tmp_path / "out", skipping, monitor)["masks"]
     assert files == [tmp_path / "out" / "masks" / "a.png"]
-    assert [text.startswith("left out: ") for text in monitor.said] == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["nowhere.png"], "there is no file or folder .*nowhere.png: check the path"),
-        (["empty"], "empty holds no images"),
-        ([], "there are no images to predict"),
-    ],
-)
-def test_predict__no_images(student_run: Any, tmp_path: Path, given: list[str], message: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=message):
-        predict(student_run.run, [tmp_path / name for name in given], tmp_path / "out", CONFIG, SilentMonitor())
+    assert [text.startswith("left out: ") for text in monitor.warnings] == [True, True]
 
 
 def test_predict__nothing_trained(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(ArtifactError, match="run 'toco train-cam' first"):
         predict(tmp_path / "run", [picture(tmp_path / "a.png")], tmp_path / "out", CONFIG, SilentMonitor())
+
+
+PEAK = """
+import resource, sys
+from toco_cli.main import main
+code = main()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in kilobytes, on Linux
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count peak memory otherwise")
+@pytest.mark.parametrize("options", [[], ["--window", "1024"]], ids=["whole", "windows"])
+def test_predict__a_picture_of_100_megapixels_in_4_gb(student_run: Any, tmp_path: Path, options: list[str]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (100, 100, 3)).astype(np.uint8)
+    Image.fromarray(values).resize((10_000, 10_000)).save(tmp_path / "large.tif")
+    words = ["predict", str(student_run.run), str(tmp_path / "large.tif"), "--out", str(tmp_path / "out"), *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, *words, "--device", "cpu"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout.splitlines()[-1]) < 4_000_000
+    for kind in ("masks", "overlays"):
+        with Image.open(tmp_path / "out" / kind / "large.png") as image:
+            assert image.size == (10_000, 10_000)

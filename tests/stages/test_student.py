@@ -200,7 +200,7 @@ def test_load_student__is_the_network_that_was_saved(tmp_path: Path) -> None:
     assert loaded.long_side == 50
     assert not loaded.training
     image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
-    assert torch.equal(student_probabilities(student, image), student_probabilities(loaded, image))
+    assert torch.equal(student_probabilities(student, [image]), student_probabilities(loaded, [image]))
 
 
 def test_load_student__parts_that_do_not_fit(tmp_path: Path) -> None:
@@ -225,13 +225,13 @@ def test_student_probabilities__mirror_pair_is_summed_and_scales_compete() -> No
     image = torch.randint(0, 256, (3, 16, 32), dtype=torch.uint8)
     student = plain_student(_Red(), 32)
     red = (image[0] / 255 - IMAGENET.mean[0]) / IMAGENET.std[0]
-    once = student_probabilities(student, image)
+    (once,) = student_probabilities(student, [image])
     torch.testing.assert_close(once, torch.stack([2 * red, -2 * red]).softmax(dim=0))
 
     # A flat image has the same logits at all scales; the larger of two networks' would win.
     flat = torch.full((3, 16, 32), 200, dtype=torch.uint8)
-    several = student_probabilities(student, flat, scales=(1.0, 1.5))
-    torch.testing.assert_close(several, student_probabilities(student, flat))
+    several = student_probabilities(student, [flat], scales=(1.0, 1.5))
+    torch.testing.assert_close(several, student_probabilities(student, [flat]))
 
 
 class _Width(torch.nn.Module):
@@ -244,14 +244,14 @@ class _Width(torch.nn.Module):
 
 def test_student_probabilities__maximum_over_scales() -> None:
     image = torch.zeros(3, 20, 40, dtype=torch.uint8)
-    result = student_probabilities(plain_student(_Width(), 64), image, scales=(1.0, 2.0, 0.5))
+    (result,) = student_probabilities(plain_student(_Width(), 64), [image], scales=(1.0, 2.0, 0.5))
     assert result.shape == (2, 32, 64)  # the longer side is that of training
     torch.testing.assert_close(result[1], torch.tensor([0.0, 8.0]).softmax(dim=0)[1].expand(32, 64))
 
 
 def test_student_probabilities__no_scale() -> None:
     with pytest.raises(ValueError, match="at least one scale"):
-        student_probabilities(plain_student(_Red(), 32), torch.zeros(3, 8, 8, dtype=torch.uint8), ())
+        student_probabilities(plain_student(_Red(), 32), [torch.zeros(3, 8, 8, dtype=torch.uint8)], ())
 
 
 def test_fitted_size__keeps_the_shape() -> None:

@@ -1,0 +1,115 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stages.exports.onnx
+from data.readers import open_dataset
+from stages.artifacts import StageFolder, begin_stage, open_stage
+from stages.config import TrainSeg
+from stages.exports.onnx import as_onnx, export_onnx
+from stages.monitor import SilentMonitor
+from stages.student import Student, load_student, new_student
+from stages.whole_files import save_weights
+
+SIZES = [(1, 33, 70), (2, 100, 45), (3, 64, 131)]  # batch, height, width; the example of the export has another one
+
+
+def untrained(arch: str, encoder: str) -> tuple[TrainSeg, Student, Any]:
+    config = TrainSeg(arch=arch, encoder=encoder, weights="none", image_size=64, long_side=80)
+    torch.manual_seed(0)
+    student, spec = new_student(config, 2)
+    return config, student.eval(), spec
+
+
+@pytest.fixture
+def seg_folder(labelled_run: Any) -> StageFolder:
+    config, student, spec = untrained("Unet", "resnet18")
+    dataset = open_dataset(labelled_run.data)
+    extra = {"model": asdict(spec)}
+    folder = begin_stage(labelled_run.run, "seg", settings=config, dataset=dataset, extra=extra).path
+    save_weights(folder / "model.safetensors", student.state_dict())
+    return open_stage(labelled_run.run, "seg")
+
+
+def images_of(size: tuple[int, int, int]) -> Tensor:
+    batch, height, width = size
+    generator = torch.Generator().manual_seed(height)
+    coarse = torch.rand(batch, 3, 1 + height // 8, 1 + width // 8, generator=generator)
+    images = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (255 * images).to(torch.uint8)
+
+
+def assert_equal_to_torch(session: Any, student: Student) -> None:
+    for size in SIZES:
+        images = images_of(size)
+        labels, logits = session.run(None, {"image": images.numpy()})
+        with torch.inference_mode():
+            expected = student(images)
+        assert labels.dtype == np.uint8
+        assert labels.shape == (size[0], *size[1:])
+        np.testing.assert_array_equal(labels, logits.argmax(axis=1))
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-3, atol=1e-4)
+        assert (labels == expected.argmax(dim=1).numpy()).mean() >= 0.999
+
+
+def test_export_onnx__runs_at_any_size_as_torch_does(seg_folder: StageFolder, tmp_path: Path) -> None:
+    files = export_onnx(seg_folder, tmp_path / "out", SilentMonitor())
+    assert files == [tmp_path / "out" / "student.onnx", tmp_path / "out" / "classes.txt"]
+    assert files[1].read_text() == "red\nblue\n"
+    onnx.checker.check_model(str(files[0]), full_check=True)
+    session = onnxruntime.InferenceSession(files[0], providers=["CPUExecutionProvider"])
+    (image,), outputs = session.get_inputs(), session.get_outputs()
+    assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["batch", 3, "height", "width"])
+    assert [(one.name, one.type, one.shape) for one in outputs] == [
+        ("labels", "tensor(uint8)", ["batch", "height", "width"]),
+        ("logits", "tensor(float)", ["batch", 3, "height", "width"]),
+    ]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == ["red", "blue"]
+    assert metadata["long_side"] == "80"
+    assert metadata["toco"].startswith("0.")
+    student = load_student(seg_folder)
+    assert len(student(images_of(SIZES[0])).argmax(dim=1).unique()) > 1  # there is something to compare
+    assert_equal_to_torch(session, student)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "encoder"),
+    [
+        ("DeepLabV3Plus", "resnet50"),
+        ("DeepLabV3Plus", "tu-tf_efficientnet_lite0"),
+        ("Unet", "tu-mobilenetv3_small_050"),
+    ],
+)
+def test_as_onnx__other_networks(arch: str, encoder: str) -> None:
+    model = as_onnx(untrained(arch, encoder)[1]).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    assert_equal_to_torch(session, untrained(arch, encoder)[1])
+
+
+class _Odd(nn.Module):
+    """Its work depends on what is in the image, which no graph can show."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images if images.sum().item() > 0 else images[:, :2]
+
+
+def test_export_onnx__a_network_that_cannot(
+    seg_folder: StageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages.exports.onnx, "load_student", lambda _: Student(_Odd(), long_side=64))
+    with pytest.raises(ValueError, match="--arch Unet with --encoder resnet18 cannot be exported as ONNX") as caught:
+        export_onnx(seg_folder, tmp_path / "out", SilentMonitor())
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    assert not (tmp_path / "out").exists()
+    assert capfd.readouterr() == ("", "")
