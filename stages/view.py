@@ -3,6 +3,7 @@
 In: a run folder and an image, of its data set or any other. Out: a PNG.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +17,7 @@ from data.readers import open_dataset
 from stages.artifacts import check_classes, open_stage
 from stages.config import View
 from stages.monitor import Monitor
-from stages.pictures import class_colours, coloured
+from stages.pictures import class_colours
 from stages.products import Products, open_products
 from stages.reporting.gallery import panels
 from stages.whole_files import whole_file
@@ -51,11 +52,9 @@ def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, d
     made = products.of(find_sample(image, dataset))
     background = products.background if config.background is None else config.background
     colours = class_colours(len(dataset.class_names))
-    pictures = panels(made, products, colours)
-    shown = list(pictures.items())
-    shown.insert(3, (f"CAM above {background:g}", coloured(made.image, made.at(background), colours)))
+    pictures = panels(made, products, colours, background)
     with whole_file(out) as temporary:
-        _sheet(shown, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
+        _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
     return out
 
 
@@ -68,13 +67,15 @@ def find_sample(image: Path, dataset: Dataset) -> Sample:
     return Sample(id=str(wanted), image=image, classes=(), mask=None, labelled=False)
 
 
-def _sheet(shown: list[tuple[str, Image.Image]], made: Products, dataset: Dataset, image: Path) -> Figure:
+def _sheet(pictures: Mapping[str, Image.Image], made: Products, dataset: Dataset, image: Path) -> Figure:
     width, height = (LONG_SIDE * side / max(made.image.size) for side in made.image.size)
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(figsize=(columns * (width + 0.1), rows * (height + 0.35) + 0.8), layout="constrained")
-        for (title, picture), axes in zip(shown, figure.subplots(rows, columns, squeeze=False).flat, strict=False):
+        for (title, picture), axes in zip(
+            pictures.items(), figure.subplots(rows, columns, squeeze=False).flat, strict=False
+        ):
             axes.imshow(np.asarray(picture))
             axes.set_title(title)
         for axes in figure.axes:

@@ -152,9 +152,19 @@ def pseudo_mask_title(products: RunProducts) -> str:
     return f"pseudo mask ({' and '.join(refined) if refined else 'not refined'})"
 
 
-def panels(made: Products, products: RunProducts, colours: NDArray[np.uint8]) -> dict[str, Image.Image]:
-    """Pictures of all that there is of an image, but for the mask that a threshold moves, by their headings."""
+def panels(
+    made: Products, products: RunProducts, colours: NDArray[np.uint8], background: float | None = None
+) -> dict[str, Image.Image]:
+    """Pictures of all that there is of an image, by their headings.
+
+    Args:
+        made: What the run makes of it.
+        products: The run.
+        colours: Of the classes 1..C, shape (C, 3).
+        background: Also show the mask of the CAM alone at this score.
+    """
     masks = {
+        **({} if background is None else {f"CAM above {background:g}": made.at(background)}),
         pseudo_mask_title(products): made.pseudo_mask,
         "student": made.student,
         "true mask": made.truth,
