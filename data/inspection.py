@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,11 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from data.cores import cores
 from data.dataset import DataError, Dataset, Sample
 from data.images import find_images, find_masks, read_image
 from data.readers import read_mask
 
 DIGEST_BYTES = 16
+MOST_THREADS = 8  # each holds a picture, which may be large
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,7 @@ class UnusedMasks:
 
 def inspect_samples(samples: Sequence[Sample], num_classes: int) -> Iterator[Inspection]:
     """Yield what each image and its true mask show, in the samples' order; memory holds one picture a thread."""
-    with ThreadPoolExecutor(os.cpu_count()) as executor:  # Pillow and hashlib let other threads work
+    with ThreadPoolExecutor(min(MOST_THREADS, cores())) as executor:  # Pillow and hashlib let other threads work
         try:
             yield from executor.map(lambda sample: inspect_sample(sample, num_classes), samples)
         finally:  # after Ctrl-C, too

@@ -156,10 +156,9 @@ def _in_use(path: Path) -> bool:
     return path.exists() and not all(file.name.startswith(".") for file in path.iterdir())
 
 
-def as_plain(value: dict[str, Any]) -> dict[str, Any]:
+def as_plain(value: Any) -> Any:
     """A value of JSON as it will be read: tuples are lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(value))
-    return plain
+    return json.loads(json.dumps(value))
 
 
 def check_same_settings(
@@ -204,6 +203,23 @@ def check_up_to_date(run: Path, stage: str) -> None:
 def outdated_message(run: Path, stage: str) -> str:
     """What is wrong with an outdated stage."""
     return f"{run / stage} was made from {_another_source(stage)}"
+
+
+def current(run: Path, stage: str, monitor: Monitor, consequence: str) -> bool:
+    """Whether a stage is finished, and made from what is there now; if it was made from something else, say so.
+
+    Args:
+        run: The run folder.
+        stage: Key of PRODUCERS.
+        monitor: Told of it.
+        consequence: What becomes of an outdated stage, for the warning: 'not measured'.
+    """
+    if not finished(run, stage):
+        return False
+    if outdated(run, stage):
+        monitor.warn(f"{consequence}: {outdated_message(run, stage)}")
+        return False
+    return True
 
 
 def _another_source(stage: str) -> str:

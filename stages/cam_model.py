@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.artifacts import StageFolder
-from stages.config import TrainCam
+from stages.config import NO_FILES, TrainCam
 from stages.toco.backbone import Backbone, load_backbone_weights
 from stages.toco.model import ToCo
 from stages.whole_files import ArtifactError, load_weights
@@ -46,7 +46,7 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
         raise ValueError(
             f"--backbone {config.backbone!r} with --weights {config.weights}{shape} cannot be built: {_reason(error)}"
         ) from error
-    if config.weights not in ("pretrained", "none"):
+    if config.weights not in NO_FILES:
         path = Path(config.weights).expanduser()
         try:
             load_backbone_weights(backbone, load_weights(path))

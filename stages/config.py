@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from stages.option import check_limits, option
 
+NO_FILES = ("pretrained", "none")  # what --weights may be beside a file
 Device = Literal["auto", "cpu", "cuda", "mps"]
 CrfBackend = Literal["auto", "torch", "pydensecrf"]
 
@@ -21,20 +22,26 @@ MACHINE = "Machine and bad files"
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a stage runs, and how it treats bad files; the same for all stages."""
+    """Where a command runs, and how it treats bad files; the same for all."""
 
     device: Device = option("auto", "Processor: auto takes a GPU where there is one.", group=MACHINE)
+    skip_bad: bool = option(False, "Go on without images that are missing, unreadable or too small.", group=MACHINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading(Machine):
+    """Settings of commands that load images beside their work."""
+
     workers: int | None = option(
         None,
         "Processes that load images; by default as many as help on this machine.",
         minimum=0,
         group=MACHINE,
     )
-    skip_bad: bool = option(False, "Go on without images that are missing, unreadable or too small.", group=MACHINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Machine):
+class Training(Loading):
     """What the two training stages share."""
 
     split: str | None = option(None, "Split of the data set to train on; by default its training split.")
@@ -190,7 +197,7 @@ CAM_RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeLabels(Machine):
+class MakeLabels(Loading):
     """Settings of `toco make-labels`."""
 
     split: str | None = option(None, "Split to make labels for; by default the one that was trained on.")
@@ -328,7 +335,7 @@ class TrainSeg(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Machine):
+class Predict(Loading):
     """Settings of `toco predict`."""
 
     source: Literal["auto", "student", "decoder"] = option(
@@ -433,7 +440,7 @@ STAGES = ("train-cam", "make-labels", "train-seg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Machine):
+class Run(Loading):
     """Settings of `toco run`; what a stage has as well is handed on to it."""
 
     seed: int = option(0, "Start of all randomness, of all stages.", minimum=0)

@@ -16,7 +16,7 @@ from torch import Tensor
 from data.dataset import DataError, Dataset, Sample
 from data.images import read_image
 from data.readers import open_dataset, read_mask
-from stages.artifacts import StageFolder, check_classes, finished, open_stage, outdated, outdated_message
+from stages.artifacts import StageFolder, check_classes, current, open_stage
 from stages.config import Evaluate, Predict
 from stages.inference import to_tensor
 from stages.monitor import Monitor
@@ -104,7 +104,7 @@ def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None
     check_classes(cam, dataset)
     split = config.split or _network_split(dataset, cam)
     measures = [partial(network_columns, run, dataset, config, monitor, split=split)]
-    if _current(run, "labels", monitor):
+    if current(run, "labels", monitor, "not measured"):
         measures.insert(
             0, partial(label_columns, run, dataset, monitor, images=config.images, skip_bad=config.skip_bad)
         )
@@ -120,16 +120,6 @@ def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None
     for problem in problems:
         monitor.warn(f"not measured: {problem}")
     return Evaluation(class_names=("background", *dataset.class_names), columns=tuple(columns))
-
-
-def _current(run: Path, stage: str, monitor: Monitor) -> bool:
-    """Whether a stage is finished; one that was made from something else than what is there now is left out."""
-    if not finished(run, stage):
-        return False
-    if outdated(run, stage):
-        monitor.warn(f"not measured: {outdated_message(run, stage)}")
-        return False
-    return True
 
 
 def _network_split(dataset: Dataset, cam: StageFolder) -> str:
@@ -188,7 +178,7 @@ def label_columns(
             mask = torch.from_numpy(masks.read(sample.id)).long()
             truth = read_truth(sample, mask, classes - 1)
             by_mask.add(mask, truth)
-            by_cam.add(_stored_label(cams, sample.id, None if source == "decoder" else threshold), truth)
+            by_cam.add(stored_label(cams, sample.id, None if source == "decoder" else threshold), truth)
             measured += 1
         monitor.advance()
     monitor.finish()
@@ -198,7 +188,7 @@ def label_columns(
     ]
 
 
-def _stored_label(cams: LabelFile, image_id: str, background: float | None) -> Tensor:
+def stored_label(cams: LabelFile, image_id: str, background: float | None) -> Tensor:
     """Label the stored scores by a threshold; without one they are probabilities beside a background of their own."""
     scores = torch.from_numpy(cams.read(image_id)).float()
     numbers = torch.tensor([0, *cams.classes(image_id)])
@@ -222,7 +212,7 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
     usable = usable_samples(dataset, split, 1, config.skip_bad, monitor)
     samples = with_masks(usable, split, dataset, config.images)
     columns = []
-    for name in NETWORKS if _current(run, "seg", monitor) else NETWORKS[:1]:
+    for name in NETWORKS if current(run, "seg", monitor, "not measured") else NETWORKS[:1]:
         segment = open_segmenter(run, Predict(source=name, device=config.device))
         confusion, measured = Confusion(len(dataset.class_names) + 1), 0
         monitor.start(f"measuring the {name}", len(samples))

@@ -8,6 +8,7 @@ from pathlib import Path
 from data.dataset import DataError, Sample
 from data.images import IMAGE_SUFFIXES, find_images, image_id
 from stages.monitor import Monitor
+from stages.predictions import SUFFIXES
 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
@@ -29,7 +30,7 @@ def find_inputs(paths: Sequence[Path], out: Path, monitor: Monitor) -> list[Samp
     names: set[str] = set()  # in one case: some file systems do not tell case apart
     seen: set[Path] = set()
     samples = []
-    for name, path in _named_files(paths, out.resolve()):
+    for name, path in _named_files(paths, [(out / kind).resolve() for kind in SUFFIXES]):
         if path.resolve() in seen:
             continue
         seen.add(path.resolve())
@@ -47,7 +48,7 @@ def find_inputs(paths: Sequence[Path], out: Path, monitor: Monitor) -> list[Samp
     return samples
 
 
-def _named_files(paths: Sequence[Path], out: Path) -> Iterator[tuple[str, Path]]:
+def _named_files(paths: Sequence[Path], results: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     """Pairs of the path that names an image, without extension, and its file."""
     for given in paths:
         if given.is_file():
@@ -59,7 +60,11 @@ def _named_files(paths: Sequence[Path], out: Path) -> Iterator[tuple[str, Path]]
             found, nothing = _matches(given), f"the pattern {str(given)!r} matches no images ({KINDS}): check it"
         else:
             raise DataError(f"there is no file or folder {given}: check the path")
-        inputs = {name: path for name, path in found.items() if not path.resolve().is_relative_to(out)}
+        inputs = {
+            name: path
+            for name, path in found.items()
+            if not any(path.resolve().is_relative_to(folder) for folder in results)
+        }
         if not inputs:
             raise DataError(nothing)
         for name, path in inputs.items():

@@ -1,12 +1,13 @@
 """Devices, precision and processes, by Lightning Fabric."""
 
-import os
 import warnings
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+
+from data.cores import cores
 
 
 def make_fabric(device: str, devices: int = 1) -> Fabric:
@@ -44,8 +45,3 @@ def loader_workers(asked: int | None, device: torch.device) -> int:
     if asked is not None:
         return asked
     return min(16, cores()) if device.type == "cuda" else 0
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

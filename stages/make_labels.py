@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.cores import cores
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
 from data.readers import open_dataset
 from stages.artifacts import already_finished, begin_stage, check_classes, open_stage, read_config
@@ -36,7 +37,7 @@ from stages.inference import (
     resize_maps,
     square_cams,
 )
-from stages.machine import cores, make_fabric
+from stages.machine import make_fabric
 from stages.monitor import Monitor, SilentMonitor
 from stages.provenance import session
 from stages.samples import usable_samples
@@ -89,9 +90,7 @@ def make_labels(
     """
     cam = open_stage(run, "cam")
     trained = cam.settings
-    config = replace(
-        config, split=config.split or trained["split"], image_size=config.image_size or trained["image_size"]
-    )
+    config = with_training_defaults(config, trained)
     folder = run / "labels"
     # Before there are several processes, of which one begins to write.
     if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
@@ -144,6 +143,13 @@ def _label(folder: Path, samples: Sequence[Sample], maker: "LabelMaker", dataset
         shutil.rmtree(shards)
     fabric.barrier()
     monitor.finish()
+
+
+def with_training_defaults(config: MakeLabels, trained: Mapping[str, Any]) -> MakeLabels:
+    """Take from the training what was not asked for otherwise: the split, and the images' size."""
+    return replace(
+        config, split=config.split or trained["split"], image_size=config.image_size or trained["image_size"]
+    )
 
 
 def samples_to_label(dataset: Dataset, config: MakeLabels, patch_size: int, monitor: Monitor) -> list[Sample]:
@@ -337,21 +343,32 @@ class LabelMaker:
         labels = []
         for one, future in waiting:
             (made,) = future.result()
-            table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-            table[: len(one.sample.classes) + 1] = (0, *one.sample.classes)
-            if not (one.sample.labelled or one.sample.classes):  # nobody said that there is nothing in it
-                table[:] = IGNORE_INDEX
             labels.append(
                 ImageLabels(
                     id=one.sample.id,
                     classes=one.sample.classes,
                     cam=one.scores.cpu().numpy().astype(np.float16, copy=False),
-                    mask=table[made.mask],
+                    mask=with_class_numbers(made.mask, one.sample),
                     confidence=made.confidence,
                 )
             )
             self.monitor.advance()
         return labels
+
+
+def with_class_numbers(mask: Mask, sample: Sample) -> Mask:
+    """A mask among an image's own classes as one among all classes.
+
+    Args:
+        mask: 0 background, 1..k the image's classes in order, 255 ignored.
+        sample: The image, with the classes that it has or is predicted to have.
+    """
+    if not (sample.labelled or sample.classes):  # nobody said that there is nothing in it
+        return np.full_like(mask, IGNORE_INDEX)
+    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+    table[: len(sample.classes) + 1] = (0, *sample.classes)
+    numbered: Mask = table[mask]
+    return numbered
 
 
 class PixelLabels(NamedTuple):

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
 
-Mask = NDArray[np.uint8]  # (h, w): 0 background, 1..C classes, 255 ignored
+from stages.palette import Mask
 
 # Okabe and Ito, 'Color Universal Design' (2008), without black.
 SAFE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")

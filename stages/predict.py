@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from data.cores import cores
 from data.dataset import DataError
 from data.readers import check_images
 from stages.artifacts import outdated, outdated_message
 from stages.config import Predict
 from stages.inference import to_tensor
 from stages.inputs import find_inputs
-from stages.machine import cores
 from stages.monitor import Monitor
 from stages.predictions import begin, files_of, finished_images, new_record, read_record, write_results
 from stages.read_ahead import batches, read_ahead
@@ -58,17 +58,17 @@ def predict(
     record, earlier = new_record(samples, config, network), read_record(out)
     replace = overwrite and not resume
     done = set() if replace else finished_images(out, samples, config.write, record, earlier, resume=resume)
-    left = [sample for sample in samples if sample.id not in done]
+    good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
+    for problem in problems:
+        monitor.warn(f"left out: {problem}")
+    left = [sample for sample in good if sample.id not in done]
     if left:
-        good, problems = check_images(left, 1, skip_bad=config.skip_bad)
-        for problem in problems:
-            monitor.warn(f"left out: {problem}")
         segmenter = open_segmenter(run, config)
         begin(out, samples, record, earlier, overwrite=replace)
-        monitor.start(f"predicting with {network.path}", len(done) + len(good), done=len(done))
+        monitor.start(f"predicting with {network.path}", len(done) + len(left), done=len(done))
         threads = max(1, min(8, cores()) if config.workers is None else config.workers)
         bad = partial(_leave_out, config=config, monitor=monitor)
-        for batch in read_ahead(batches(good, segmenter.batch_size), threads, bad):
+        for batch in read_ahead(batches(left, segmenter.batch_size), threads, bad):
             results = segmenter.segment([to_tensor(picture) for _, picture in batch])
             for (sample, picture), result in zip(batch, results, strict=True):
                 write_results(files_of(out, sample, config.write), picture, result)

@@ -42,7 +42,7 @@ def files_of(out: Path, sample: Sample, kinds: Sequence[str] = tuple(SUFFIXES)) 
 
 def new_record(samples: Sequence[Sample], config: Predict, folder: StageFolder) -> Record:
     """Write down what images are to be segmented with."""
-    return as_plain(
+    record: Record = as_plain(
         {
             "toco": version("toco"),
             "network": str(folder.path.resolve()),
@@ -52,6 +52,7 @@ def new_record(samples: Sequence[Sample], config: Predict, folder: StageFolder) 
             "images": {sample.id: str(sample.image.resolve()) for sample in samples},
         }
     )
+    return record
 
 
 def read_record(out: Path) -> Record | None:

@@ -9,27 +9,25 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from data.dataset import Dataset, Sample
 from data.images import read_image
 from data.readers import read_mask
-from stages.artifacts import StageFolder, finished, open_stage, outdated, outdated_message
+from stages.artifacts import StageFolder, current, open_stage
 from stages.cam_model import load_cam_model
 from stages.config import Device, MakeLabels, Predict
 from stages.inference import class_label_matrix, predicted_classes, resize_maps, square_cams, to_tensor
 from stages.machine import make_fabric
-from stages.make_labels import pixel_labels, resolved
+from stages.make_labels import pixel_labels, resolved, with_class_numbers
 from stages.monitor import Monitor
+from stages.palette import Mask
 from stages.segmenter import Segmenter, open_segmenter
 from stages.store import LabelFile
 from stages.toco.cam import present_classes
 from stages.toco.model import ToCo
 from stages.toco.threshold import labels_at
-
-Mask = NDArray[np.uint8]  # (h, w): 0 background, 1..C classes, 255 ignored
 
 
 class Products(NamedTuple):
@@ -39,6 +37,7 @@ class Products(NamedTuple):
     classes: tuple[int, ...]  # 1-based: given, or else predicted
     cam: Float[Tensor, "k h w"]  # on the CPU, 0..1
     auxiliary_cam: Float[Tensor, "k h w"]
+    source: str  # the CAM that thresholds are for, that of the labels: cam or aux
     pseudo_mask: Mask | None  # as stored; for an image that was not labelled, as it would be
     student: Mask | None
     truth: Mask | None
@@ -46,21 +45,17 @@ class Products(NamedTuple):
     def at(self, background: float) -> Mask:
         """The mask of the CAM alone: background where its score is at most this."""
         numbers = np.array([0, *self.classes], dtype=np.uint8)
-        mask: Mask = numbers[labels_at(self.cam, background).numpy()]
+        mask: Mask = numbers[labels_at(self.scores, background).numpy()]
         return mask
 
     @property
-    def score(self) -> Float[Tensor, "h w"]:
-        """The best class's CAM at each pixel; 0 for an image without classes."""
-        return _best(self.cam)
-
-    @property
-    def auxiliary_score(self) -> Float[Tensor, "h w"]:
-        """The same of the auxiliary CAM."""
-        return _best(self.auxiliary_cam)
+    def scores(self) -> Float[Tensor, "k h w"]:
+        """The CAM that thresholds are for."""
+        return self.auxiliary_cam if self.source == "aux" else self.cam
 
 
-def _best(cam: Float[Tensor, "k h w"]) -> Float[Tensor, "h w"]:
+def best_score(cam: Float[Tensor, "k h w"]) -> Float[Tensor, "h w"]:
+    """The best class's score at each pixel; 0 for an image without classes."""
     return cam.amax(dim=0) if len(cam) else cam.new_zeros(cam.shape[1:])
 
 
@@ -81,6 +76,11 @@ class RunProducts:
         """The background score of the labels, or of the training where there are none."""
         score = self.labels_folder.config["background"] if self.labels_folder else None
         return float(self.cam_folder.settings["background"] if score is None else score)
+
+    @property
+    def source(self) -> str:
+        """The CAM that the labels were made from, 'cam' or 'aux'; 'cam' where they are the decoder's, or none."""
+        return "aux" if self.labels_folder and self.labels_folder.settings["source"] == "aux" else "cam"
 
     @cached_property
     def masks(self) -> LabelFile | None:
@@ -113,26 +113,25 @@ class RunProducts:
             classes=classes,
             cam=cam,
             auxiliary_cam=auxiliary,
-            pseudo_mask=self._pseudo_mask(sample, classes, pixels, cam, auxiliary),
+            source=self.source,
+            pseudo_mask=self._pseudo_mask(sample, classes, pixels, auxiliary if self.source == "aux" else cam),
             student=self.student(pixels).numpy().astype(np.uint8) if self.student else None,
             truth=truth,
         )
 
     def _cams(self, image: Image.Image, sample: Sample) -> tuple[tuple[Tensor, Tensor], tuple[int, ...]]:
         """Final and auxiliary CAM, (k, s, s) each, and the classes that they are of."""
-        side = self.cam_folder.settings["image_size"]
+        made = self.labels_folder or self.cam_folder  # CAMs are those that the labels were made from
+        side = made.settings["image_size"]
         square = to_tensor(image.resize((side, side), Image.Resampling.BILINEAR))[None].to(self.fabric.device)
         with self.fabric.autocast():
             classes = sample.classes if sample.labelled else predicted_classes(self.model, square)[0]
             known = class_label_matrix([replace(sample, classes=classes)], self.model.num_classes)
-            cams = square_cams(
-                self.model, square, present_classes(known.to(self.fabric.device)), self.cam_folder.settings["scales"]
-            )
+            present = present_classes(known.to(self.fabric.device))
+            cams = square_cams(self.model, square, present, made.settings["scales"])
         return (cams.final[0, : len(classes)], cams.auxiliary[0, : len(classes)]), classes
 
-    def _pseudo_mask(
-        self, sample: Sample, classes: tuple[int, ...], pixels: Tensor, cam: Tensor, auxiliary: Tensor
-    ) -> Mask | None:
+    def _pseudo_mask(self, sample: Sample, classes: tuple[int, ...], pixels: Tensor, scores: Tensor) -> Mask | None:
         if self.masks is None or self.label_settings is None:
             return None
         if sample.id in self.masks:
@@ -140,11 +139,8 @@ class RunProducts:
             return stored
         if self.label_settings.source == "decoder":  # which is asked for when labels are made, and not here
             return None
-        scores = cam if self.label_settings.source == "cam" else auxiliary
         (labels,) = pixel_labels([scores.half()], [pixels], self.label_settings)
-        table = np.full(256, 255, dtype=np.uint8)
-        table[: len(classes) + 1] = (0, *classes)
-        return table[labels.mask]
+        return with_class_numbers(labels.mask, replace(sample, classes=classes))
 
 
 def open_products(run: Path, dataset: Dataset, device: Device, monitor: Monitor) -> RunProducts:
@@ -155,12 +151,8 @@ def open_products(run: Path, dataset: Dataset, device: Device, monitor: Monitor)
         ValueError: This machine lacks the device.
     """
     cam_folder = open_stage(run, "cam")
-
-    def current(stage: str) -> bool:
-        if finished(run, stage) and outdated(run, stage):
-            monitor.warn(f"left out: {outdated_message(run, stage)}")
-        return finished(run, stage) and not outdated(run, stage)
-
+    labels = current(run, "labels", monitor, "left out")
+    student = current(run, "seg", monitor, "left out")
     fabric = make_fabric(device)
     model = load_cam_model(cam_folder)
     fabric.to_device(model)
@@ -168,9 +160,9 @@ def open_products(run: Path, dataset: Dataset, device: Device, monitor: Monitor)
         run=run,
         dataset=dataset,
         cam_folder=cam_folder,
-        labels_folder=open_stage(run, "labels") if current("labels") else None,
+        labels_folder=open_stage(run, "labels") if labels else None,
         model=model,
-        student=open_segmenter(run, Predict(source="student", device=device)) if current("seg") else None,
+        student=open_segmenter(run, Predict(source="student", device=device)) if student else None,
         fabric=fabric,
     )
 

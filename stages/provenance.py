@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data.cores import cores
 from data.dataset import Dataset
-from stages.machine import cores
 
 SESSIONS = "sessions.jsonl"
 PACKAGES = ("toco", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "pillow")
@@ -75,6 +75,7 @@ def session(folder: Path, *, recorded: bool = True) -> Iterator[None]:
         recorded: False in all processes but the first.
     """
     began, clock, ended = datetime.now().astimezone().isoformat(timespec="seconds"), time.monotonic(), "failed"
+    made = made_with() if recorded else {}  # now: hours later, the checkout may be of another commit
     try:
         yield
         ended = "finished"
@@ -83,7 +84,7 @@ def session(folder: Path, *, recorded: bool = True) -> Iterator[None]:
         raise
     finally:
         if recorded:
-            line = Session(began, round(time.monotonic() - clock, 1), ended, made_with())
+            line = Session(began, round(time.monotonic() - clock, 1), ended, made)
             with (folder / SESSIONS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line._asdict()) + "\n")
 

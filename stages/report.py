@@ -5,14 +5,14 @@ In: a run folder, whatever of its stages is finished, and its data set. Out: RUN
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
-from stages.artifacts import PRODUCERS, StageFolder, check_classes, finished, open_stage
+from stages.artifacts import PRODUCERS, StageFolder, as_plain, check_classes, finished, open_stage
 from stages.config import MakeLabels, Report, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, NoTrueMasksError, evaluate
 from stages.monitor import Monitor
@@ -69,7 +69,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
     page = Page(
         run=run,
         dataset=dataset,
-        stages=[_facts(stage, folder) for stage, folder in folders.items()],
+        stages=[_facts(stage, folder, cam.settings) for stage, folder in folders.items()],
         evaluation=evaluation,
         image_counts=_image_counts(dataset, cam.settings["split"]),
         entries=entries,
@@ -124,15 +124,14 @@ def _image_counts(dataset: Dataset, split: str | None) -> list[int]:
     return [counts[number] for number in range(1, len(dataset.class_names) + 1)]
 
 
-def _facts(stage: str, folder: StageFolder) -> StageFacts:
+def _facts(stage: str, folder: StageFolder, trained: Mapping[str, Any]) -> StageFacts:
     sessions = read_sessions(folder.path)
     settings = {name: value for name, value in folder.settings.items() if value is not None}
-    defaults: dict[str, Any] = {one.name: one.default for one in fields(SETTINGS[stage])}
-    changed = {
-        name: value
-        for name, value in settings.items()
-        if (tuple(value) if isinstance(value, list) else value) != defaults.get(name)
+    # What labels take over from the training is there resolved.
+    defaults = {
+        one.name: trained.get(one.name) if one.default is None else one.default for one in fields(SETTINGS[stage])
     }
+    changed = {name: value for name, value in settings.items() if as_plain(value) != as_plain(defaults.get(name))}
     return StageFacts(
         name=PRODUCERS[stage],
         seconds=sum(one.seconds for one in sessions),

@@ -4,7 +4,7 @@ In: a data set. Out: RUN with cam/, labels/, seg/, report.html, and config.toml,
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import tomlkit
 
 from data.dataset import Dataset
 from data.readers import open_dataset
-from stages.artifacts import MAY_CHANGE, PRODUCERS
-from stages.config import STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
-from stages.make_labels import make_labels
+from stages.artifacts import MAY_CHANGE, PRODUCERS, as_plain, finished, outdated, outdated_message
+from stages.artifacts import read_config as read_stage_config
+from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
+from stages.make_labels import make_labels, with_training_defaults
 from stages.monitor import Monitor, Titled
 from stages.provenance import data_fingerprint, made_with
 from stages.report import report
@@ -23,6 +24,9 @@ from stages.train_cam import train_cam
 from stages.train_seg import train_seg
 from stages.whole_files import ArtifactError, whole_file
 
+Settings = TrainCam | MakeLabels | TrainSeg
+
+FOLDERS = {producer: stage for stage, producer in PRODUCERS.items()}
 CONFIG = "config.toml"
 ABOUT = "made-with"  # the table of what cannot be set, but is good to know
 
@@ -55,17 +59,18 @@ def run(
         ValueError: The data, the settings or the weights do not work out.
         ArtifactError: The folder was begun with other settings, or holds something else.
     """
-    settings: dict[str, TrainCam | MakeLabels | TrainSeg] = dict(zip(STAGES, (cam, labels, seg), strict=True))
-    for name, one in settings.items():
-        if one.devices > 1:
-            raise ValueError(
-                f"--{name}.devices {one.devices}: 'toco run' uses one device; for several, run 'toco {name} "
-                f"--devices {one.devices}' by itself, and 'toco run' for the rest"
-            )
+    cam = replace(cam, weights=whole_path(cam.weights))
+    seg = replace(seg, weights=whole_path(seg.weights))
+    labels = with_training_defaults(labels, asdict(cam))
+    settings: dict[str, Settings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
     again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
-    refuse_other_settings(out, {name: one for name, one in settings.items() if name not in again})
+    for name, one in settings.items():
+        refuse_several_devices(out, name, one, again=name in again)
+        if name not in again:
+            refuse_other_settings(out, name, one)
     dataset = open_dataset(data, skip_bad=config.skip_bad)
-    write_config(out / CONFIG, dataset, settings, monitor)
+    about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
+    write_config(out / CONFIG, dataset, config, settings, about)
 
     def step(number: int, name: str) -> dict[str, Any]:
         monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
@@ -78,28 +83,44 @@ def run(
     return report(out, Report(device=config.device, skip_bad=config.skip_bad), last, data=data)
 
 
-def refuse_other_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse settings other than those that a stage was begun with, as RUN/config.toml has them.
+def refuse_several_devices(out: Path, name: str, settings: Settings, *, again: bool) -> None:
+    """Refuse several devices for a stage that is still to be done: their processes would run all stages.
+
+    Raises:
+        ValueError: Says how to do it.
+    """
+    if settings.devices > 1 and (again or not finished(out, FOLDERS[name])):
+        raise ValueError(
+            f"--{name}.devices {settings.devices}: 'toco run' works on one device; run 'toco {name} --devices "
+            f"{settings.devices}' by itself, and then this once more for the rest"
+        )
+
+
+def refuse_other_settings(out: Path, name: str, settings: Settings) -> None:
+    """Refuse settings other than those that a stage was begun with, and what it was made from if that was replaced.
 
     Args:
         out: The run folder.
-        settings: Of the stages that go on, by their names.
+        name: The stage's command.
+        settings: Its settings.
 
     Raises:
-        ArtifactError: Names the first that differs, or the file is damaged.
+        ArtifactError: Names the first difference, by the option's whole name.
     """
-    before = read_config(out / CONFIG)
-    folders = {producer: stage for stage, producer in PRODUCERS.items()}
-    for name, now in settings.items():
-        if name not in before or not (out / folders[name] / "config.json").is_file():
-            continue
-        for field, value in _plain(now).items():
-            old = before[name].get(field)
-            if old != value and field.replace("-", "_") not in MAY_CHANGE[folders[name]]:
-                raise ArtifactError(
-                    f"{out} was begun with --{name}.{field} {_shown(old)} and cannot go on with {_shown(value)}: give "
-                    f"the same ('toco run --config {out / CONFIG}'), or start that stage again: --overwrite {name}"
-                )
+    stage = FOLDERS[name]
+    if not (out / stage / "config.json").is_file():
+        return
+    anew = f"start that stage again: --overwrite {name}"
+    if outdated(out, stage):
+        raise ArtifactError(f"{outdated_message(out, stage)}: {anew}")
+    before = read_stage_config(out, stage)["settings"]
+    for field, now in as_plain(asdict(settings)).items():
+        if before.get(field) != now and field not in MAY_CHANGE[stage]:
+            same = f" ('toco run --config {out / CONFIG}')" if (out / CONFIG).is_file() else ""
+            raise ArtifactError(
+                f"{out} was begun with --{name}.{field.replace('_', '-')} {_shown(before.get(field))} and cannot go on "
+                f"with {_shown(now)}: give the same{same}, or {anew}"
+            )
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -116,37 +137,44 @@ def read_config(path: Path) -> Mapping[str, Any]:
         raise ArtifactError(f"{path} is damaged ({error}): mend or remove it") from error
 
 
-def write_config(path: Path, dataset: Dataset, settings: Mapping[str, Any], monitor: Monitor) -> None:
-    """Write all settings as resolved, and what the run is made with."""
+def about_the_run(path: Path, dataset: Dataset, monitor: Monitor, *, anew: bool) -> Mapping[str, Any]:
+    """Say what the run was begun with; one that goes on keeps what is there, and tells of changed data."""
     fingerprint = data_fingerprint(dataset)
-    before = read_config(path).get(ABOUT, {}).get("data_fingerprint")
-    if before not in (None, fingerprint):
+    before: Mapping[str, Any] = read_config(path).get(ABOUT, {})
+    if anew or "data_fingerprint" not in before:
+        began = datetime.now().astimezone().isoformat(timespec="seconds")
+        return {"began": began, "data_fingerprint": fingerprint, **made_with()}
+    if before["data_fingerprint"] != fingerprint:
         monitor.warn(f"{dataset.root} is not as it was when {path.parent} was begun: images or their labels differ")
+    return before
+
+
+def write_config(
+    path: Path, dataset: Dataset, config: Run, settings: Mapping[str, Settings], about: Mapping[str, Any]
+) -> None:
+    """Write all settings as resolved, and what the run was begun with."""
     document = tomlkit.document()
     document.add(tomlkit.comment("'toco run --config THIS_FILE' repeats this run, with --out DIR in another folder."))
     document.add(tomlkit.comment("Paths are relative to this file. What is not here has its default."))
-    document.add("data", tomlkit.item(str(dataset.root.resolve())))
-    document.add("out", tomlkit.item("."))
-    for name, one in settings.items():
-        document.add(name, tomlkit.item(_plain(one)))
-    about = {"began": datetime.now().astimezone().isoformat(timespec="seconds"), "data_fingerprint": fingerprint}
-    document.add(ABOUT, tomlkit.item({**about, **made_with()}))
+    shared = {name: value for name, value in _for_toml(config).items() if name != "overwrite"}
+    for name, value in {"data": str(dataset.root.resolve()), "out": ".", **shared}.items():
+        document.add(name, tomlkit.item(value))
+    for name, one in settings.items():  # without what is said above for all stages
+        own = {field: value for field, value in _for_toml(one).items() if shared.get(field) != value}
+        document.add(name, tomlkit.item(own))
+    document.add(ABOUT, tomlkit.item(about))
     with whole_file(path) as temporary:
         temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
-def _plain(settings: Any) -> dict[str, Any]:
-    """Settings by their options' names, as TOML can hold them: lists for tuples, without those that are None."""
-    return {
-        name.replace("_", "-"): list(value) if isinstance(value, tuple) else _absolute(name, value)
-        for name, value in asdict(settings).items()
-        if value is not None
-    }
+def whole_path(weights: str) -> str:
+    """A file of weights by its whole path, so that it is found from anywhere."""
+    return weights if weights in NO_FILES else str(Path(weights).expanduser().resolve())
 
 
-def _absolute(name: str, value: Any) -> Any:
-    """A file of weights by its whole path."""
-    return str(Path(value).expanduser().resolve()) if name == "weights" and Path(value).suffix else value
+def _for_toml(settings: Any) -> dict[str, Any]:
+    """Settings by their options' names, without those that are None, which TOML cannot hold."""
+    return {name.replace("_", "-"): value for name, value in as_plain(asdict(settings)).items() if value is not None}
 
 
 def _shown(value: Any) -> str:

@@ -19,6 +19,7 @@ from stages.config import View
 from stages.monitor import Monitor
 from stages.pictures import class_colours
 from stages.products import Products, open_products
+from stages.reporting.charts import missing_glyphs_allowed
 from stages.reporting.gallery import panels
 from stages.whole_files import whole_file
 
@@ -53,7 +54,7 @@ def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, d
     background = products.background if config.background is None else config.background
     colours = class_colours(len(dataset.class_names))
     pictures = panels(made, products, colours, background)
-    with whole_file(out) as temporary:
+    with whole_file(out) as temporary, missing_glyphs_allowed():
         _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
     return out
 
@@ -71,7 +72,7 @@ def _sheet(pictures: Mapping[str, Image.Image], made: Products, dataset: Dataset
     width, height = (LONG_SIDE * side / max(made.image.size) for side in made.image.size)
     columns = min(4, len(pictures))
     rows = -(-len(pictures) // columns)
-    with matplotlib.rc_context({"font.size": 10}):
+    with matplotlib.rc_context({"font.size": 10, "text.parse_math": False}):
         figure = Figure(figsize=(columns * (width + 0.1), rows * (height + 0.35) + 0.8), layout="constrained")
         for (title, picture), axes in zip(
             pictures.items(), figure.subplots(rows, columns, squeeze=False).flat, strict=False

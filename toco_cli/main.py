@@ -55,7 +55,7 @@ def going_on(words: Sequence[str]) -> str:
     """How an interrupted command goes on; nothing for one that starts anew each time."""
     command = command_of(words)
     if command is not None and command.name == "run":
-        return f"{KEPT}the same again"
+        return f"{KEPT}the same again" + " without --overwrite" * ("--overwrite" in words)
     return f"{KEPT}again with --resume" if "--resume" in options_of(words) else ""
 
 

@@ -17,6 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., None])
 Recipes = Mapping[str, Mapping[str, object]]
 
 UNGROUPED = "Options"
+SOURCES = ("file", "command line")  # of values; the later one wins
 
 
 def command(
@@ -100,21 +101,24 @@ def _with_options(
 
     def run(_context: typer.Context, **values: Any) -> None:
         changed = recipes.get(values.pop("recipe", None), {})
-        shared: dict[str, Any] = {}
+        shared: dict[str, dict[str, Any]] = {source: {} for source in SOURCES}
         for one in settings:
+            layers = [changed if one.name == recipes_of else {}]
             given = {name: values.pop(one.parameter(name)) for name in options[one.name]}
-            explicit = {
-                name: _from_typer(value) for name, value in given.items() if _was_given(_context, one.parameter(name))
-            }
-            taken = {name: value for name, value in shared.items() if name in given}
-            recipe = changed if one.name == recipes_of else {}
+            for source in SOURCES:
+                own = {
+                    name: _from_typer(value)
+                    for name, value in given.items()
+                    if _source(_context, one.parameter(name)) == source
+                }
+                layers += [{name: value for name, value in shared[source].items() if name in given}, own]
+                if one.name == "config":
+                    shared[source] = own
             try:
-                values[one.name] = replace(one.default, **{**recipe, **taken, **explicit})
+                values[one.name] = replace(one.default, **{name: layer[name] for layer in layers for name in layer})
             except ValueError as error:
                 where = f"{one.prefix.removesuffix('.')}: " if one.prefix else ""
                 raise typer.BadParameter(f"{where}{error}", ctx=_context) from error
-            if one.name == "config":
-                shared = explicit
         function(**values)
 
     hints = get_type_hints(function, include_extras=True)
@@ -254,9 +258,12 @@ def _parameter(name: str, annotation: object, default: object = inspect.Paramete
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
+def _source(context: typer.Context, name: str) -> str | None:
+    """Which of SOURCES a parameter's value is from, None if it is its default."""
     source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"  # a settings file is as good as the command line
+    if source is None or source.name == "DEFAULT":
+        return None
+    return "file" if source.name == "DEFAULT_MAP" else "command line"
 
 
 def _from_typer(value: object) -> object:

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from stages.config import NO_FILES
+
 PATHS = ("data", "out")  # relative to the file, as are files of weights
 
 
@@ -34,7 +36,7 @@ def take_settings(context: typer.Context, path: Path | None) -> Path | None:
             close = difflib.get_close_matches(key, parameters, n=1)
             hint = f"; do you mean {close[0]}?" if close else ""
             raise typer.BadParameter(f"{path} sets {key!r}, which is no option of 'toco run'{hint}")
-        in_file = key in PATHS or (key.endswith(".weights") and Path(str(value)).suffix)
+        in_file = key in PATHS or (key.endswith(".weights") and value not in NO_FILES)
         values[parameters[key]] = str(path.parent / Path(value).expanduser()) if in_file else value
     context.default_map = values
     return path

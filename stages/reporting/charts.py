@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -20,6 +21,7 @@ NAMED_CLASSES = 40  # a confusion matrix of more has no room for names
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: smaller, and in any script
     "svg.hashsalt": "toco",  # the same chart is the same file
+    "text.parse_math": False,  # a name with dollars in it is a name
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -136,7 +138,14 @@ def _words(name: str) -> str:
 
 def _svg(figure: Figure) -> str:
     stream = io.StringIO()
-    with warnings.catch_warnings():  # the browser has the glyphs that matplotlib's own font lacks
-        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+    with missing_glyphs_allowed():  # the browser has them
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
+
+
+@contextmanager
+def missing_glyphs_allowed() -> Iterator[None]:
+    """Keep quiet about letters that matplotlib's own font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield

@@ -14,18 +14,18 @@ from PIL import Image
 
 from data.dataset import Sample
 from data.readers import read_mask
-from stages.evaluate import skipping
+from stages.evaluate import skipping, stored_label
 from stages.monitor import Monitor
 from stages.pictures import class_colours, coloured, heat
-from stages.products import Products, RunProducts
+from stages.products import Products, RunProducts, best_score
 from stages.store import LabelFile
 from stages.toco.metrics import Confusion
-from stages.toco.threshold import labels_at
 
 PICTURE_SIDE = 200  # pixels of the longer side, in the page
 SLIDER_SIDE = 128  # of what the slider works on
 EACH_CLASS = 3  # images shown of a class at least, as far as there are any
 
+CAM_NAMES = {"cam": "CAM", "aux": "auxiliary CAM"}  # by --source
 Rank = Literal["best", "median", "worst"]
 
 
@@ -97,11 +97,10 @@ def _rank(place: int, total: int) -> Rank:
 def _reference(sample: Sample, mask: NDArray[np.uint8], cams: LabelFile, products: RunProducts) -> NDArray[np.uint8]:
     if sample.mask is not None:
         return read_mask(sample, (mask.shape[0], mask.shape[1]), len(products.dataset.class_names))
-    numbers = np.array([0, *cams.classes(sample.id)], dtype=np.uint8)
-    reference: NDArray[np.uint8] = numbers[
-        labels_at(torch.from_numpy(cams.read(sample.id)).float(), products.background).numpy()
-    ]
-    return reference
+    assert products.labels_folder is not None
+    decoder = products.labels_folder.settings["source"] == "decoder"
+    label = stored_label(cams, sample.id, None if decoder else products.background)
+    return label.numpy().astype(np.uint8)
 
 
 def _likeness(mask: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
@@ -164,15 +163,15 @@ def panels(
         background: Also show the mask of the CAM alone at this score.
     """
     masks = {
-        **({} if background is None else {f"CAM above {background:g}": made.at(background)}),
+        **({} if background is None else {f"{CAM_NAMES[made.source]} above {background:g}": made.at(background)}),
         pseudo_mask_title(products): made.pseudo_mask,
         "student": made.student,
         "true mask": made.truth,
     }
     return {
         "image": made.image,
-        "CAM": heat(made.image, made.score.numpy()),
-        "auxiliary CAM": heat(made.image, made.auxiliary_score.numpy()),
+        "CAM": heat(made.image, best_score(made.cam).numpy()),
+        "auxiliary CAM": heat(made.image, best_score(made.auxiliary_cam).numpy()),
         **{name: coloured(made.image, mask, colours) for name, mask in masks.items() if mask is not None},
     }
 
@@ -203,6 +202,7 @@ def _reduced(made: Products, side: int) -> Products:
         classes=made.classes,
         cam=maps(made.cam),
         auxiliary_cam=maps(made.auxiliary_cam),
+        source=made.source,
         pseudo_mask=mask(made.pseudo_mask),
         student=mask(made.student),
         truth=mask(made.truth),
@@ -210,9 +210,12 @@ def _reduced(made: Products, side: int) -> Products:
 
 
 def _slider(made: Products) -> dict[str, Any]:
-    """Each pixel's best class and its score in percent: all that a moving threshold needs to know."""
+    """Each pixel's best class and its score in percent: all that a moving threshold needs to know.
+
+    Scores are rounded up, so that those above a whole percent stay above it.
+    """
     small = _reduced(made, SLIDER_SIDE)
-    scores = (100 * small.score).round().byte().numpy()
+    scores = (100 * best_score(small.scores)).ceil().byte().numpy()
     return {
         "width": scores.shape[1],
         "height": scores.shape[0],

@@ -16,6 +16,7 @@ from stages.monitor import Monitor
 from stages.products import settings_of
 from stages.toco.model import ToCo
 from stages.toco.oversmoothing import mean_absolute_cosine
+from stages.whole_files import ArtifactError
 
 
 class Smoothness(NamedTuple):
@@ -57,9 +58,10 @@ def _networks(cam: StageFolder, others: Sequence[StageFolder], monitor: Monitor)
     if start is not None:
         scratch = cam.settings["weights"] == "none"
         yield "before training (from scratch)" if scratch else "pretrained", start, cam.settings["image_size"]
+        del start
     yield _name(cam, "after training"), load_cam_model(cam), cam.settings["image_size"]
     for other in others:
-        yield _name(other, other.path.parent.name), load_cam_model(other), other.settings["image_size"]
+        yield _name(other, other.path.resolve().parent.name), load_cam_model(other), other.settings["image_size"]
 
 
 def _name(folder: StageFolder, name: str) -> str:
@@ -71,7 +73,7 @@ def _starting_network(cam: StageFolder, monitor: Monitor) -> ToCo | None:
     torch.manual_seed(config.seed)  # as in training: what is from scratch is the same
     try:
         return new_cam_model(config, len(cam.class_names))[0].eval()
-    except ValueError as error:
+    except (ValueError, ArtifactError) as error:
         monitor.warn(f"the network before training is left out of the over-smoothing chart: {error}")
         return None
 

@@ -75,6 +75,7 @@ def render(page: Page) -> str:
     colours = class_colours(len(page.dataset.class_names))
     return environment.get_template("page.html.j2").render(
         page=page,
+        name=page.run.resolve().name,
         class_names=page.dataset.class_names,
         colours=["#" + colour.tobytes().hex() for colour in colours],
         rule=UNLABELLED,

@@ -81,6 +81,7 @@ def test_main__ctrl_c_says_how_to_go_on(failing_with: list[BaseException], capsy
 def test_going_on__by_resume_by_itself_or_not_at_all() -> None:
     assert going_on(["make-labels", "RUN"]) == "what was finished is kept, run again with --resume"
     assert going_on(["run", "DATA"]) == "what was finished is kept, run the same again"
+    assert going_on(["run", "DATA", "--overwrite"]).endswith("run the same again without --overwrite")
     assert going_on(["evaluate", "RUN"]) == ""
     assert going_on([]) == ""
 

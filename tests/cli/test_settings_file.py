@@ -48,6 +48,17 @@ def test_take_settings__file_below_command_line_above_recipe(
     assert called["seg"].iterations == 9
 
 
+def test_take_settings__the_command_line_wins_for_all_stages(
+    called: dict[str, Any], write: Callable[[str], str]
+) -> None:
+    file = write('data = "p"\nout = "r"\nseed = 1\n[train-seg]\nseed = 2\n')
+    assert main(["run", "--config", file]) == 0
+    assert (called["cam"].seed, called["seg"].seed) == (1, 2)
+    assert main(["run", "--config", file, "--seed", "7", "--device", "cpu"]) == 0
+    assert called["config"].seed == called["cam"].seed == called["seg"].seed == 7
+    assert called["labels"].device == "cpu"
+
+
 def test_take_settings__a_file_of_weights_is_beside_the_settings(
     called: dict[str, Any], write: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from stages.machine import cores, loader_workers, make_fabric
+from data.cores import cores
+from stages.machine import loader_workers, make_fabric
 
 
 def test_make_fabric__cpu_computes_in_float32() -> None:

@@ -118,6 +118,16 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path, listener: A
     files = predict(student_run.run, [cut, bad, good], tmp_path / "out", skipping, monitor)["masks"]
     assert files == [tmp_path / "out" / "masks" / "a.png"]
     assert [text.startswith("left out: ") for text in monitor.warnings] == [True, True]
+    # Gone on with, there is nothing left but what is left out.
+    files = predict(student_run.run, [bad, good], tmp_path / "out", skipping, listener(), resume=True)["masks"]
+    assert files == [tmp_path / "out" / "masks" / "a.png"]
+
+
+def test_predict__results_beside_the_images(student_run: Any, tmp_path: Path) -> None:
+    picture(tmp_path / "photos" / "a.png")
+    for overwrite in (False, True):  # what was written is no input then
+        written = predict(student_run.run, [tmp_path], tmp_path, CONFIG, SilentMonitor(), overwrite=overwrite)
+        assert written["masks"] == [tmp_path / "masks" / "photos" / "a.png"]
 
 
 def test_predict__nothing_trained(tmp_path: Path) -> None:

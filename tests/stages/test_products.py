@@ -2,33 +2,37 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from data.readers import open_dataset
 from stages.monitor import SilentMonitor
-from stages.products import Products, open_products
+from stages.products import Products, best_score, open_products
 from stages.view import find_sample
 
 
-def made_by_hand() -> Products:
+def made_by_hand(source: str = "cam") -> Products:
     cam = torch.tensor([[[0.9, 0.1]], [[0.2, 0.4]]])
-    return Products(Image.new("RGB", (2, 1)), (3, 7), cam, cam / 2, None, None, None)
+    return Products(Image.new("RGB", (2, 1)), (3, 7), cam, cam / 2, source, None, None, None)
 
 
 def test_products__at_a_score() -> None:
     made = made_by_hand()
     assert made.at(0.3).tolist() == [[3, 7]]
     assert made.at(0.4).tolist() == [[3, 0]]
-    torch.testing.assert_close(made.score, torch.tensor([[0.9, 0.4]]))
-    torch.testing.assert_close(made.auxiliary_score, torch.tensor([[0.45, 0.2]]))
+    torch.testing.assert_close(best_score(made.cam), torch.tensor([[0.9, 0.4]]))
+
+
+def test_products__at_a_score_of_the_cam_that_labels_are_made_from() -> None:
+    assert made_by_hand("aux").at(0.3).tolist() == [[3, 0]]
 
 
 def test_products__without_classes_all_is_background() -> None:
     none = torch.zeros(0, 1, 2)
-    made = Products(Image.new("RGB", (2, 1)), (), none, none, None, None, None)
+    made = Products(Image.new("RGB", (2, 1)), (), none, none, "cam", None, None, None)
     assert made.at(0.0).tolist() == [[0, 0]]
-    assert made.score.tolist() == [[0, 0]]
+    assert best_score(none).tolist() == [[0, 0]]
 
 
 def test_open_products__an_image_is_seen_as_the_stages_saw_it(whole_run: Path, pictures: Path) -> None:
@@ -66,3 +70,14 @@ def test_open_products__a_stranger_has_no_truth(whole_run: Path, pictures: Path,
     assert made.truth is None
     assert made.pseudo_mask is not None
     assert made.pseudo_mask.shape == (30, 40)
+
+
+def test_open_products__an_image_in_which_nothing_is_found_is_ignored_as_by_make_labels(
+    whole_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("stages.products.predicted_classes", lambda model, images: [()])
+    dataset = open_dataset(pictures)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
+    made = open_products(whole_run, dataset, "cpu", SilentMonitor()).of(find_sample(tmp_path / "x.png", dataset))
+    assert made.pseudo_mask is not None
+    assert (made.pseudo_mask == 255).all()

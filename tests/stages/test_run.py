@@ -1,11 +1,14 @@
+import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomlkit
+from safetensors.torch import load_file, save_file
 
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.monitor import SilentMonitor
@@ -135,20 +138,86 @@ def test_run__tells_when_the_data_changed_since(
     assert any("is not as it was when" in warning for warning in heard.warnings)
 
 
-def test_run__several_devices_are_refused(
+def test_run__several_devices_are_for_a_stage_by_itself(
+    own_run: Path, pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg]
+) -> None:
+    def with_two(out: Path) -> None:
+        cam = cam_settings(devices=2)
+        run(pictures, out, Run(), SilentMonitor(), cam=cam, labels=LABELS, seg=seg_settings())
+
+    with pytest.raises(ValueError, match=r"--train-cam.devices 2: 'toco run' works on one device"):
+        with_two(own_run.parent / "new")
+    assert not (own_run.parent / "new").exists()
+    config = json.loads((own_run / "cam/config.json").read_text())
+    config["settings"]["devices"] = 2  # as if 'toco train-cam --devices 2' had been run
+    (own_run / "cam/config.json").write_text(json.dumps(config))
+    with_two(own_run)
+
+
+def test_run__leaving_out_what_was_given_is_another_setting(
+    own_run: Path, pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg]
+) -> None:
+    config = json.loads((own_run / "cam/config.json").read_text())
+    config["settings"]["long_side"] = 40
+    (own_run / "cam/config.json").write_text(json.dumps(config))
+    before = (own_run / "config.toml").read_bytes()
+    with pytest.raises(ArtifactError, match=r"begun with --train-cam\.long-side 40 and cannot go on with its default"):
+        run(pictures, own_run, Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg_settings())
+    assert (own_run / "config.toml").read_bytes() == before
+
+
+def test_run__a_stage_whose_source_was_replaced_is_to_be_made_again(
+    own_run: Path, pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg]
+) -> None:
+    config = json.loads((own_run / "labels/config.json").read_text())
+    (own_run / "labels/config.json").write_text(json.dumps({**config, "made_from": "0" * 64}))
+    with pytest.raises(ArtifactError, match="start that stage again: --overwrite make-labels"):
+        run(pictures, own_run, Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg_settings())
+
+
+def test_run__weights_are_found_from_anywhere(
+    pictures: Path,
+    whole_run: Path,
+    cam_settings: Callable[..., TrainCam],
+    seg_settings: Callable[..., TrainSeg],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = load_file(whole_run / "cam/model.safetensors")
+    vit = {name.removeprefix("backbone.vit."): value for name, value in state.items() if "backbone.vit." in name}
+    save_file({**vit, "pos_embed": state["backbone.positions"]}, tmp_path / "vit.safetensors")
+    monkeypatch.chdir(tmp_path)
+
+    def go(weights: str) -> None:
+        cam = cam_settings(weights=weights, iterations=1)
+        run(pictures, tmp_path / "run", Run(), SilentMonitor(), cam=cam, labels=LABELS, seg=seg_settings())
+
+    go("vit.safetensors")
+    kept = tomlkit.parse((tmp_path / "run/config.toml").read_text()).unwrap()["train-cam"]["weights"]
+    assert kept == str(tmp_path / "vit.safetensors")
+    go(kept)  # as 'toco run --config RUN/config.toml' does
+
+
+def test_run__what_counts_for_all_stages_is_written_once(
     pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"--train-cam.devices 2: 'toco run' uses one device"):
-        run(
-            pictures,
-            tmp_path / "run",
-            Run(),
-            SilentMonitor(),
-            cam=cam_settings(devices=2),
-            labels=LABELS,
-            seg=seg_settings(),
-        )
-    assert not (tmp_path / "run").exists()
+    config = Run(seed=3, skip_bad=True, device="cpu")
+    cam, labels = cam_settings(seed=3, skip_bad=True), replace(LABELS, skip_bad=True)
+    seg = seg_settings(seed=4, skip_bad=True)
+    run(pictures, tmp_path / "run", config, SilentMonitor(), cam=cam, labels=labels, seg=seg)
+    kept = tomlkit.parse((tmp_path / "run/config.toml").read_text()).unwrap()
+    assert (kept["seed"], kept["skip-bad"], kept["device"]) == (3, True, "cpu")
+    assert not {"seed", "skip-bad", "device"} & kept["train-cam"].keys()
+    assert kept["train-seg"]["seed"] == 4
+
+
+def test_run__remembers_how_it_was_begun(
+    own_run: Path, pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg]
+) -> None:
+    text = (own_run / "config.toml").read_text()
+    (own_run / "config.toml").write_text(re.sub('command = ".*"', 'command = "the first"', text))
+    run(pictures, own_run, Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg_settings())
+    assert tomlkit.parse((own_run / "config.toml").read_text()).unwrap()["made-with"]["command"] == "the first"
 
 
 def test_run__a_damaged_config_is_said(

@@ -47,6 +47,10 @@ def test_confusion_matrix__names_classes_in_any_script_and_the_ignored_if_any(ig
     assert ("(ignored)" in words) == bool(ignored)
 
 
+def test_confusion_matrix__dollars_in_a_name_are_no_formula() -> None:
+    assert r"$\frac$" in texts(charts.confusion_matrix(torch.eye(2, 3, dtype=torch.int64), ("background", r"$\frac$")))
+
+
 def test_confusion_matrix__many_classes_have_no_room_for_names() -> None:
     names = [f"class {number}" for number in range(80)]
     assert "class 7" not in texts(charts.confusion_matrix(torch.ones(80, 81, dtype=torch.int64), names))
