@@ -63,9 +63,13 @@ def test_find_inputs__what_exists_is_no_pattern(tiles: Path) -> None:
 
 def test_find_inputs__each_image_once_and_not_what_was_written(tiles: Path, listener: Any) -> None:
     monitor = listener()
-    samples = find_inputs([tiles / "south", tiles / "**/*.tif", tiles / "south/c.tif"], tiles / "north", monitor)
-    assert [(sample.id, sample.image) for sample in samples] == [("c", tiles / "south/c.tif")]
-    samples = find_inputs([tiles / "north/far/c.tif", tiles / "south"], tiles / "out", monitor)
+    out = tiles / "north"
+    (out / "masks").mkdir()
+    (out / "masks/c.tif").touch()  # results lie in such folders, others beside them are the user's
+    samples = find_inputs([tiles / "south", tiles / "**/c.tif", tiles / "south/c.tif"], out, monitor)
+    expected = [("c", tiles / "south/c.tif"), ("north/far/c", out / "far/c.tif")]
+    assert [(sample.id, sample.image) for sample in samples] == expected
+    samples = find_inputs([out / "far/c.tif", tiles / "south"], tiles / "out", monitor)
     assert [sample.id for sample in samples] == ["c", "c-2"]
     assert monitor.notes == [f"{tiles / 'south/c.tif'} is written as 'c-2': another image is named 'c'"]
 

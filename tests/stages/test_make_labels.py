@@ -60,7 +60,7 @@ def assert_same(folder: Path, other: Path) -> None:
         assert mine[name][0] == theirs[name][0]
         np.testing.assert_array_equal(mine[name][1], theirs[name][1])
         np.testing.assert_array_equal(mine[name][2], theirs[name][2])
-    assert {path.name for path in folder.iterdir()} == {"config.json", "cams.h5", "labels.h5"}
+    assert {path.name for path in folder.iterdir()} == {"config.json", "sessions.jsonl", "cams.h5", "labels.h5"}
 
 
 def numbered(label: torch.Tensor, classes: Sequence[int]) -> NDArray[np.uint8]:
@@ -87,7 +87,7 @@ def samples_of(data: Path) -> dict[str, Sample]:
 
 
 def test_make_labels__writes_its_folder(labels: Path, pictures: Path) -> None:
-    assert {path.name for path in labels.iterdir()} == {"config.json", "cams.h5", "labels.h5"}
+    assert {path.name for path in labels.iterdir()} == {"config.json", "sessions.jsonl", "cams.h5", "labels.h5"}
     samples = samples_of(pictures)
     stored = stored_in(labels)
     assert stored.keys() == samples.keys() == {"a", "b", "c", "d", "deep/e", "deep/f", "deep/g", "h"}

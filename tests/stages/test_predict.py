@@ -124,10 +124,11 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path, listener: A
 
 
 def test_predict__results_beside_the_images(student_run: Any, tmp_path: Path) -> None:
-    picture(tmp_path / "photos" / "a.png")
+    here = tmp_path / "here"
+    picture(here / "photos" / "a.png")
     for overwrite in (False, True):  # what was written is no input then
-        written = predict(student_run.run, [tmp_path], tmp_path, CONFIG, SilentMonitor(), overwrite=overwrite)
-        assert written["masks"] == [tmp_path / "masks" / "photos" / "a.png"]
+        written = predict(student_run.run, [here], here, CONFIG, SilentMonitor(), overwrite=overwrite)
+        assert written["masks"] == [here / "masks" / "photos" / "a.png"]
 
 
 def test_predict__nothing_trained(tmp_path: Path) -> None:

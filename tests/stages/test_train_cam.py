@@ -74,12 +74,22 @@ def assert_same_run(folder: Path, other: Path) -> None:
     different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
     assert not different
     assert (folder / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "metrics.jsonl"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "sessions.jsonl",
+        "model.safetensors",
+        "metrics.jsonl",
+    }
 
 
 def test_train_cam__writes_its_folder(trained_run: Path, pictures: Path) -> None:
     folder = trained_run / "cam"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "metrics.jsonl"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "sessions.jsonl",
+        "model.safetensors",
+        "metrics.jsonl",
+    }
     config = json.loads((folder / "config.json").read_text())
     assert config["dataset"] == {"root": str(pictures), "layout": "custom", "class_names": ["red", "blue"]}
     assert config["settings"]["iterations"] == 4
