@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
 
 from data.cores import cores
+from stages.toco.processes import ALONE, Processes
 
 
 def make_fabric(device: str, devices: int = 1) -> Fabric:
@@ -38,6 +40,17 @@ def make_fabric(device: str, devices: int = 1) -> Fabric:
             strategy=strategy,
             precision="bf16-mixed" if device == "cuda" else "32-true",
         )
+
+
+def processes_of(fabric: Fabric) -> Processes:
+    """The processes that share each batch."""
+
+    def mean(value: Tensor) -> Tensor:
+        reduced = fabric.all_reduce(value.detach().clone(), reduce_op="mean")  # in place
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    return ALONE if fabric.world_size == 1 else Processes(fabric.world_size, mean)
 
 
 def loader_workers(asked: int | None, device: torch.device) -> int:

@@ -20,7 +20,7 @@ from stages.artifacts import already_finished, begin_stage
 from stages.cam_model import new_cam_model, spec_as_dict
 from stages.config import TrainCam
 from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
-from stages.machine import make_fabric
+from stages.machine import make_fabric, processes_of
 from stages.monitor import Monitor, SilentMonitor
 from stages.provenance import session
 from stages.samples import spread, usable_samples
@@ -76,7 +76,7 @@ def train_cam(
     fabric.barrier()
     with session(folder, recorded=fabric.is_global_zero):
         fit(
-            TrainingStep(model, settings),
+            TrainingStep(model, settings, processes_of(fabric)),
             encoder=model.backbone,
             product=model,
             fabric=fabric,
@@ -165,10 +165,12 @@ def phase_at(iteration: int, config: TrainCam) -> Phase:
 def _losses(
     config: TrainCam, fabric: Fabric, step: torch.nn.Module, iteration: int, batch: StepBatch
 ) -> Mapping[str, Tensor]:
-    # Seeded for each iteration and process, so that a run which goes on draws the same crops (and drops the same,
-    # where a --backbone-option asks for dropout).
+    # Seeded for each iteration and process, so that a run which goes on drops the same, where a --backbone-option asks
+    # for dropout. Crops are seeded by the image's place in the whole batch, whichever process has it.
     torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank + 1))
-    losses = step(batch, phase_at(iteration, config), torch.default_generator)
+    places = range(fabric.global_rank, config.batch_size, fabric.world_size)
+    crops = [torch.Generator().manual_seed(mixed_seed(config.seed, iteration, place, 1)) for place in places]
+    losses = step(batch, phase_at(iteration, config), crops)
     return {
         "loss": losses.total,
         **{name: getattr(losses, name) for name in losses._fields if name != "total"},

@@ -26,12 +26,13 @@ from stages.artifacts import already_finished, begin_stage, check_classes, check
 from stages.config import TrainSeg
 from stages.inference import to_tensor
 from stages.labelled import LoadLabelled, check_labelled, labelled_images
-from stages.machine import make_fabric
+from stages.machine import make_fabric, processes_of
 from stages.monitor import Monitor, SilentMonitor
 from stages.provenance import session
 from stages.samples import spread, usable_samples
 from stages.student import Student, label_map, new_student, student_probabilities
 from stages.toco.metrics import Confusion
+from stages.toco.processes import ALONE, Processes
 from stages.training import fit
 
 
@@ -127,17 +128,19 @@ def cross_entropy(
     logits: Float[Tensor, "b classes h w"],
     mask: UInt8[Tensor, "b h w"] | Int[Tensor, "b h w"],
     confidence: UInt8[Tensor, "b h w"] | None = None,
+    processes: Processes = ALONE,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the pixels that have a label; 0, not NaN, where none has.
+    """Mean cross-entropy over the pixels of the whole batch that have a label; 0, not NaN, where none has.
 
     With `confidence`, 0 to 255, the mean is weighted by it.
     """
     if confidence is None:
         total = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="sum")
-        return total / (mask != IGNORE_INDEX).sum().clamp_min(1)
+        count = (mask != IGNORE_INDEX).sum().float()
+        return total / processes.mean(count).clamp_min(1 / processes.number)
     weight = confidence.float() / 255 * (mask != IGNORE_INDEX)
     each = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="none")
-    return (weight * each).sum() / weight.sum().clamp_min(1e-6)
+    return (weight * each).sum() / processes.mean(weight.sum()).clamp_min(1e-6)
 
 
 def _losses(
@@ -147,7 +150,10 @@ def _losses(
     torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank))
     return {
         "loss": cross_entropy(
-            network(batch.image), batch.mask, batch.confidence if config.weigh_by_confidence else None
+            network(batch.image),
+            batch.mask,
+            batch.confidence if config.weigh_by_confidence else None,
+            processes_of(fabric),
         ),
         "labelled": (batch.mask != IGNORE_INDEX).float().mean(),
     }

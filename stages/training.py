@@ -203,7 +203,7 @@ class Training:
                     last = self.iteration == schedule.iterations
                     # Reading a loss waits for the GPU, so it is done once in a while.
                     if self.iteration % schedule.log_every == 0 or last:
-                        figures = self._read()
+                        figures = self._over_processes(self._read())
                         self.recent.clear()
                         if log is not None:
                             log.write(iteration=self.iteration, learning_rate=rate, **figures)
@@ -247,6 +247,13 @@ class Training:
                 "start again with a lower --learning-rate"
             )
         return figures
+
+    def _over_processes(self, figures: dict[str, float]) -> dict[str, float]:
+        """Mean of figures over all processes, each of which had its share of the batches."""
+        if self.fabric.world_size == 1:
+            return figures
+        values = self.fabric.all_reduce(torch.tensor(list(figures.values()), device=self.fabric.device))
+        return dict(zip(figures, values.tolist(), strict=True))  # type: ignore[union-attr]
 
     def _evaluate(self, evaluate: Callable[[], Mapping[str, float]], log: MetricsLog | None) -> None:
         """Measure, if this is the iteration for it."""

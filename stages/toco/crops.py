@@ -3,6 +3,7 @@
 Letters: b images, k crops an image, h w pixels, s crop side in pixels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,9 @@ class CropPlaces(NamedTuple):
     left: Int[Tensor, "b k"]
 
 
-def choose_crops(uncertainty: Int[Tensor, "b h w"], *, count: int, size: int, generator: torch.Generator) -> CropPlaces:
+def choose_crops(
+    uncertainty: Int[Tensor, "b h w"], *, count: int, size: int, generators: Sequence[torch.Generator]
+) -> CropPlaces:
     """Draw crops whose centres lie on background or unsure pixels, at least half a crop from the border.
 
     Where an image has fewer than `count` such pixels, centres are drawn among all pixels that far inside.
@@ -26,7 +29,8 @@ def choose_crops(uncertainty: Int[Tensor, "b h w"], *, count: int, size: int, ge
         uncertainty: 0 background, 1 unsure, 2 object.
         count: Crops an image.
         size: Side of a crop in pixels, at most the smaller side of the map.
-        generator: Source of randomness, on any device: the draw happens there and the places follow the map.
+        generators: Sources of randomness, one an image, so that its crops do not depend on what else is in the batch.
+            On any device: the draw happens there and the places follow the map.
 
     Raises:
         ValueError: A crop is larger than the image.
@@ -40,7 +44,8 @@ def choose_crops(uncertainty: Int[Tensor, "b h w"], *, count: int, size: int, ge
     allowed = inner <= 1
     allowed |= allowed.sum(dim=1, keepdim=True) < count
     # The `count` largest of random keys are a draw without repetition; pixels not allowed come last.
-    keys = torch.rand(inner.shape, generator=generator, device=generator.device).to(inner.device)
+    keys = torch.stack([torch.rand(inner.shape[1], generator=one, device=one.device) for one in generators])
+    keys = keys.to(inner.device)  # (b, places)
     if inner.shape[1] < count:
         # A map hardly larger than the crop has fewer places than crops: places repeat.
         picked = (keys[:, :1] * 0).long() + torch.arange(count, device=inner.device) % inner.shape[1]

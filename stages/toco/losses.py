@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.toco.cam import IGNORE_INDEX
+from stages.toco.processes import ALONE, Processes
 
 
 def classification_loss(class_logits: Float[Tensor, "b c"], class_labels: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
@@ -20,6 +21,7 @@ def patch_token_contrast(
     patch_tokens: Float[Tensor, "b d h w"],
     token_labels: Int[Tensor, "b h w"],
     ignore_index: int = IGNORE_INDEX,
+    processes: Processes = ALONE,
 ) -> Float[Tensor, ""]:
     """Pull tokens of one label together and push tokens of two labels apart (PTC, section 4).
 
@@ -27,6 +29,7 @@ def patch_token_contrast(
         patch_tokens: The final patch tokens.
         token_labels: Labels on the token grid, from the auxiliary CAM.
         ignore_index: The label of tokens that do not count.
+        processes: Those that share the batch.
 
     Returns:
         A loss in [0, 1]: 0.5 * (1 - mean |cosine| of equal pairs) + 0.5 * mean |cosine| of unequal pairs.
@@ -40,8 +43,9 @@ def patch_token_contrast(
     counted = known[:, :, None] & known[:, None, :] & ~itself
     equal = labels[:, :, None] == labels[:, None, :]
     positive, negative = (counted & equal).float(), (counted & ~equal).float()
-    positive_part = 1 - (similarity * positive).sum() / (positive.sum() + 1)
-    negative_part = (similarity * negative).sum() / (negative.sum() + 1)
+    one = 1 / processes.number
+    positive_part = 1 - (similarity * positive).sum() / (processes.mean(positive.sum()) + one)
+    negative_part = (similarity * negative).sum() / (processes.mean(negative.sum()) + one)
     return 0.5 * positive_part + 0.5 * negative_part
 
 
@@ -73,7 +77,10 @@ def class_token_contrast(
 
 
 def segmentation_loss(
-    logits: Float[Tensor, "b classes h w"], label: Int[Tensor, "b h w"], ignore_index: int = IGNORE_INDEX
+    logits: Float[Tensor, "b classes h w"],
+    label: Int[Tensor, "b h w"],
+    ignore_index: int = IGNORE_INDEX,
+    processes: Processes = ALONE,
 ) -> Float[Tensor, ""]:
     """Half the mean cross-entropy over background pixels plus half that over foreground pixels (section 6).
 
@@ -83,6 +90,7 @@ def segmentation_loss(
     per_pixel = F.cross_entropy(logits.float(), label, ignore_index=ignore_index, reduction="none")
     background = (label == 0).to(per_pixel)
     foreground = ((label != 0) & (label != ignore_index)).to(per_pixel)
-    background_part = (per_pixel * background).sum() / background.sum().clamp_min(1)
-    foreground_part = (per_pixel * foreground).sum() / foreground.sum().clamp_min(1)
+    one = 1 / processes.number
+    background_part = (per_pixel * background).sum() / processes.mean(background.sum()).clamp_min(one)
+    foreground_part = (per_pixel * foreground).sum() / processes.mean(foreground.sum()).clamp_min(one)
     return 0.5 * background_part + 0.5 * foreground_part

@@ -4,6 +4,7 @@ Letters: b images, c foreground classes, s image side in pixels. Every pass is d
 is also the first global view and the CAM's scale 1; the teacher's class tokens are the student's, detached.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from stages.toco.losses import (
 )
 from stages.toco.model import Outputs, ToCo
 from stages.toco.par import refined_labels
+from stages.toco.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +87,14 @@ class Losses(NamedTuple):
 class TrainingStep(nn.Module):
     """The network together with its losses, so that a data-parallel wrapper sees one forward a step."""
 
-    def __init__(self, model: ToCo, settings: StepSettings) -> None:
+    def __init__(self, model: ToCo, settings: StepSettings, processes: Processes = ALONE) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
+        self.processes = processes
 
-    def forward(self, batch: StepBatch, phase: Phase, generator: torch.Generator) -> Losses:
-        """Compute all losses that the phase trains; `generator` draws the places of the local crops."""
+    def forward(self, batch: StepBatch, phase: Phase, generators: Sequence[torch.Generator]) -> Losses:
+        """Compute all losses that the phase trains; `generators`, one an image, draw the places of the local crops."""
         settings, model = self.settings, self.model
         segment = phase.segment and (settings.seg_weight > 0 or settings.reg_weight > 0)
         # Contrast teaches the encoder alone, and the projector of its class tokens.
@@ -110,7 +113,7 @@ class TrainingStep(nn.Module):
         if contrast_patches:
             ptc = self._ptc(outputs, cams.auxiliary, batch.box)
         if contrast_classes:
-            ctc = self._ctc(batch, outputs, cams.auxiliary, generator)
+            ctc = self._ctc(batch, outputs, cams.auxiliary, generators)
         if segment:
             cam = cams.auxiliary if phase.auxiliary_labels else cams.final
             segmentation, regularised = self._segmentation(batch, outputs, cam, present)
@@ -148,13 +151,15 @@ class TrainingStep(nn.Module):
             high=self.settings.background_high,
             low=self.settings.background_low,
         )
-        return patch_token_contrast(outputs.patch_tokens, labels)
+        return patch_token_contrast(outputs.patch_tokens, labels, processes=self.processes)
 
-    def _ctc(self, batch: StepBatch, outputs: Outputs, auxiliary_cam: Tensor, generator: torch.Generator) -> Tensor:
+    def _ctc(
+        self, batch: StepBatch, outputs: Outputs, auxiliary_cam: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
         settings, model = self.settings, self.model
         uncertainty = uncertainty_map(auxiliary_cam, high=settings.background_high, low=settings.background_low)
         size = settings.local_crop_size
-        places = choose_crops(uncertainty, count=settings.local_crops, size=size, generator=generator)
+        places = choose_crops(uncertainty, count=settings.local_crops, size=size, generators=generators)
         crops = cut_crops(batch.local.float(), places, size)  # (b, k, 3, size, size)
         second = model.backbone(model.backbone.normalise(batch.second.float())).class_token
         local = model.backbone(model.backbone.normalise(crops.flatten(0, 1))).class_token
@@ -185,7 +190,8 @@ class TrainingStep(nn.Module):
                 low=settings.background_low,
             )
             label = present.class_numbers(label)
-        return segmentation_loss(logits, label), energy_loss(logits, images, label, batch.box)
+        segmentation = segmentation_loss(logits, label, processes=self.processes)
+        return segmentation, energy_loss(logits, images, label, batch.box)
 
 
 def box_in_tokens(box: Int[Tensor, "b 4"], patch_size: int) -> Int[Tensor, "b 4"]:

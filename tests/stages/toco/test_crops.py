@@ -15,8 +15,8 @@ def random_map(seed: int = 0, images: int = 3, height: int = 40, width: int = 52
 
 
 def draw(uncertainty: Tensor, count: int, size: int, seed: int = 0) -> CropPlaces:
-    generator = torch.Generator().manual_seed(seed)
-    return choose_crops(uncertainty, count=count, size=size, generator=generator)
+    generators = [torch.Generator().manual_seed(1000 * seed + place) for place in range(len(uncertainty))]
+    return choose_crops(uncertainty, count=count, size=size, generators=generators)
 
 
 def centre_values(uncertainty: Tensor, places: CropPlaces, size: int) -> Tensor:
