@@ -78,6 +78,9 @@ def describe(error: Exception, options: Collection[str] = (), going_on: str = ""
         if "--window" in options:
             advice += ", or look at large images through --window 1024"
         return f"out of memory: {advice} ({text})"
+    if isinstance(error, RuntimeError) and any(name in text for name in ("gloo", "NCCL")):
+        lost = f"another process of this run ended, or cannot be reached any more ({text[:80]}...)"
+        return "; ".join(filter(None, (lost, going_on)))
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)
     files = sys.modules.get("stages.whole_files")  # not imported: then its error cannot have been raised

@@ -93,6 +93,15 @@ def test_describe__a_full_disk() -> None:
     assert describe(wrapped).startswith("the disk is full: free some space")
 
 
+def test_describe__a_lost_process() -> None:
+    lost = RuntimeError(
+        "[third_party/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer. " + "x" * 200
+    )
+    said = describe(lost, (), "run again with --resume")
+    assert said.startswith("another process of this run ended")
+    assert said.endswith("; run again with --resume")
+
+
 def test_describe__files() -> None:
     assert describe(FileNotFoundError(errno.ENOENT, "No such file", "a.csv")) == "'a.csv' does not exist"
     permission = describe(PermissionError(errno.EACCES, "Permission denied", "a.csv"))

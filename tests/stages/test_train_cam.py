@@ -166,6 +166,18 @@ def test_train_cam__finishes_the_step_before_ctrl_c_counts(
     assert_same_run(train_cam(pictures, tmp_path, cam_settings(), SilentMonitor(), resume=True), undisturbed)
 
 
+def train_elsewhere(data: Path, run: Path, settings: TrainCam, *words: str) -> subprocess.CompletedProcess[str]:
+    """Train in a new process. A fork of this one would not do: torch trains in none once a network was exported."""
+    program = Path(__file__).with_name("training_process.py")
+    return subprocess.run(
+        [sys.executable, str(program), str(data), str(run), json.dumps(asdict(settings)), *words],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @LOADERS
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_train_cam__goes_on_after_sigkill_with_loaders(
@@ -173,21 +185,29 @@ def test_train_cam__goes_on_after_sigkill_with_loaders(
 ) -> None:
     """The killed half and the other one load with two processes each, the undisturbed run with none."""
     settings = cam_settings(workers=2)
-    # Not forked from here: torch refuses to train in a fork of a process whose other tests have exported a network.
-    program = Path(__file__).with_name("training_process.py")
-    killed = subprocess.run(
-        [sys.executable, str(program), str(pictures), str(tmp_path / "run"), json.dumps(asdict(settings))],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    killed = train_elsewhere(pictures, tmp_path / "run", settings, "cut")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(lines(tmp_path / "run" / "cam")) == 4
     assert (tmp_path / "run" / "cam" / "checkpoint.pt").is_file()
     (tmp_path / "run" / "cam" / ".checkpoint.pt.0.partial").write_bytes(b"as if killed while writing")
     folder = train_cam(pictures, tmp_path / "run", settings, SilentMonitor(), resume=True)
     assert_same_run(folder, trained_run / "cam")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_train_cam__two_processes_have_the_losses_of_one_also_when_one_was_killed(
+    trained_run: Path, pictures: Path, cam_settings: Settings, tmp_path: Path
+) -> None:
+    settings = cam_settings(devices=2)
+    killed = train_elsewhere(pictures, tmp_path / "run", settings, "cut")  # the first; the second then ends by itself
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "gloo" in killed.stderr
+    done = train_elsewhere(pictures, tmp_path / "run", settings)
+    assert done.returncode == 0, done.stderr
+    together, alone = lines(tmp_path / "run" / "cam"), lines(trained_run / "cam")
+    assert len(together) == len(alone)
+    for one, other in zip(together, alone, strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
 def test_train_cam__goes_on_with_dropout(

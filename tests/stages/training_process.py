@@ -1,6 +1,6 @@
-"""What the test of a killed training runs in a new process: train until the power is cut.
+"""What tests of training run in processes of their own: train, or go on, and perhaps until the power is cut.
 
-python training_process.py DATA RUN SETTINGS(JSON)
+python training_process.py DATA RUN SETTINGS(JSON) [cut]
 """
 
 import json
@@ -29,8 +29,9 @@ class PowerCut(SilentMonitor):
 
 
 if __name__ == "__main__":
-    data, run, text = sys.argv[1:]
+    data, run, text, *cut = sys.argv[1:]
     plain: dict[str, Any] = json.loads(text)
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
     torch.set_num_threads(1)  # as in all tests
-    train_cam(Path(data), Path(run), TrainCam(**values), PowerCut())
+    monitor = PowerCut() if cut else SilentMonitor()
+    train_cam(Path(data), Path(run), TrainCam(**values), monitor, resume=(Path(run) / "cam").exists())
