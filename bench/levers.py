@@ -1,6 +1,7 @@
 """Ways to make a step faster that should change no result; each is tried on a network of its own.
 
-A lever changes the learner in place and returns options of the optimiser. Those that pay are taken into `stages`.
+A lever changes the learner or its optimiser in place. Those that pay are taken into `stages`; what they brought is
+measured by undoing them here ('unfused').
 """
 
 from collections.abc import Callable, Mapping
@@ -13,34 +14,32 @@ from stages.student import Student
 from stages.toco.backbone import Tokens
 from stages.toco.step import TrainingStep
 
-Lever = Callable[[Any], Mapping[str, Any]]
+Lever = Callable[[Any, torch.optim.Optimizer], None]
 
 
-def fused(learner: nn.Module) -> Mapping[str, Any]:
-    """All of AdamW in one pass over the weights."""
-    return {"fused": True}
+def unfused(learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """AdamW as torch does it by default: operation by operation over the weights, each parameter alone on a CPU."""
+    for group in optimizer.param_groups:
+        group["fused"] = None
 
 
-def compiled(step: TrainingStep) -> Mapping[str, Any]:
+def compiled(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """Each block of the encoder compiled, once for each grid and batch that the step has."""
     for block in step.model.backbone.vit.blocks:
         block.compile(dynamic=False)
-    return {}
 
 
-def checkpointed(step: TrainingStep) -> Mapping[str, Any]:
+def checkpointed(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """The blocks' activations computed again in the backward pass: less memory for a third more arithmetic."""
     step.model.backbone.vit.set_grad_checkpointing(True)
-    return {}
 
 
-def channels_last(step: TrainingStep) -> Mapping[str, Any]:
+def channels_last(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """The decoder's weights with channels last, as the tokens come."""
     step.model.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return {}
 
 
-def joined_views(step: TrainingStep) -> Mapping[str, Any]:
+def joined_views(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """The second global view in one pass with the first: larger products, half as many launches."""
     backbone = step.model.backbone
     encode, contrast = backbone.forward, step._ctc
@@ -69,30 +68,27 @@ def joined_views(step: TrainingStep) -> Mapping[str, Any]:
     step.register_forward_pre_hook(begin)
     backbone.forward = pass_through  # type: ignore[method-assign]
     step._ctc = contrast_classes  # type: ignore[method-assign]
-    return {}
 
 
-def student_channels_last(student: Student) -> Mapping[str, Any]:
+def student_channels_last(student: Student, optimizer: torch.optim.Optimizer) -> None:
     """All weights of the student with channels last."""
     student.network.to(memory_format=torch.channels_last)
-    return {}
 
 
-def student_compiled(student: Student) -> Mapping[str, Any]:
+def student_compiled(student: Student, optimizer: torch.optim.Optimizer) -> None:
     """The student compiled."""
     student.network.compile()
-    return {}
 
 
 CAM_LEVERS: Mapping[str, Lever] = {
-    "fused": fused,
+    "unfused": unfused,
     "joined-views": joined_views,
     "channels-last": channels_last,
     "compiled": compiled,
     "checkpointed": checkpointed,
 }
 STUDENT_LEVERS: Mapping[str, Lever] = {
-    "fused": fused,
+    "unfused": unfused,
     "channels-last": student_channels_last,
     "compiled": student_compiled,
 }

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import bench.published_step
 import stages.toco.step
-from bench.levers import CAM_LEVERS, Lever
+from bench.levers import CAM_LEVERS, Lever, unfused
 from bench.published_step import PublishedStep
 from bench.timing import (
     Measured,
@@ -47,7 +47,7 @@ from stages.toco.backbone import Backbone
 from stages.toco.model import ToCo
 from stages.toco.step import Losses, Phase, StepBatch, TrainingStep
 from stages.train_cam import step_settings
-from stages.training import parameter_groups
+from stages.training import new_optimizer
 
 CLASSES = 20
 TOLERANCE = 1e-3  # relative, of losses in float32: rounding moves a pixel over a threshold here and there
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batch = drawn_batch(config, options.seed)
     kinds: dict[str, tuple[type[TrainingStep], Lever | None]] = {}
     if options.published:
-        kinds["published"] = (PublishedStep, None)
+        kinds["published"] = (PublishedStep, unfused)
     kinds["toco"] = (TrainingStep, None)
     kinds.update({name: (TrainingStep, CAM_LEVERS[name]) for name in options.levers})
     steps = {
@@ -139,9 +139,9 @@ class CamStep:
         self.batch = StepBatch(*(one.pin_memory() for one in batch)) if fabric.device.type == "cuda" else batch
         self.parts = Parts(fabric.device)
         self.step = kind(model, step_settings(config, model.backbone.patch_size))
-        groups = parameter_groups(self.step, model.backbone, config.learning_rate, config.head_factor)
-        options = lever(self.step) if lever else {}
-        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, **options)
+        optimizer = new_optimizer(self.step, model.backbone, config)
+        if lever:
+            lever(self.step, optimizer)
         self.module, self.optimizer = fabric.setup(self.step, optimizer)
         self.module.train()
 
