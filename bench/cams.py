@@ -10,13 +10,14 @@ import argparse
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from bench.timing import Parts, Way, count_operations, describe, measured_peak, print_parts, print_table, take_turns
-from bench.train_cam import CLASSES, SIZES, drawn_batch
+from bench.workload import CLASSES, SIZES, chosen_config, drawn_batch
 from stages.cam_model import new_cam_model
 from stages.config import TrainCam
 from stages.inference import resize_maps, square_cams
@@ -34,13 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fabric = make_fabric(options.device)
     torch.set_num_threads(options.threads or torch.get_num_threads())
     on_gpu = fabric.device.type == "cuda"
-    sizes = SIZES[options.size or ("gpu" if on_gpu else "cpu")]
-    asked = {name: getattr(options, name) for name in ("backbone", "image_size", "backbone_option")}
-    config = TrainCam(weights="none", **{**sizes, **{name: value for name, value in asked.items() if value}})
+    config = chosen_config(options, fabric.device)
     batches = options.batch or ([1, 8, 16, 32] if on_gpu else [1, 2, 4])
     count = options.images or max(batches)
     torch.manual_seed(options.seed)
-    model = fabric.to_device(new_cam_model(config, CLASSES)[0].eval())
+    model, _ = new_cam_model(config, CLASSES)
+    fabric.to_device(model.eval())
     drawn = drawn_batch(replace(config, batch_size=count), options.seed)
     print(f"{describe(fabric.device)}, {'bf16' if on_gpu else 'float32'}, seed {options.seed}")
     print(f"{config.backbone}, {config.image_size} pixels, scales {config.scales} with mirror images, {count} images\n")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{name}: differs from one by one by {difference:.1e} at most")
         assert difference < TOLERANCE, "the maps are not the same"
     ways = [
-        Way(name=name, run=lambda maker=maker: maker(drawn.image, drawn.class_labels), parts=maker.parts)
+        Way(name=name, run=partial(maker, drawn.image, drawn.class_labels), parts=maker.parts)
         for name, maker in makers.items()
     ]
     counted = {way.name: count_operations(way.run) for way in ways}
@@ -106,7 +106,8 @@ class CamMaker:
         """Scores of each image's classes on the CPU, (k, 375, 500); by default in float16, in the stage's precision."""
         results: list[Tensor] = []
         dtype = torch.float16 if precision is None else torch.float32
-        for few, labels in zip(images.split(self.batch), class_labels.split(self.batch), strict=True):
+        for first in range(0, len(images), self.batch):
+            few, labels = (one[first : first + self.batch] for one in (images, class_labels))
             with self.parts.part("data to device"):
                 squares, labels = few.to(self.fabric.device), labels.to(self.fabric.device)
             with self.parts.part("CAM"), precision or self.fabric.autocast():

@@ -4,14 +4,17 @@ A lever changes the learner or its optimiser in place. Those that pay are taken 
 measured by undoing them here ('unfused').
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from stages.student import Student
+from stages.toco import par
 from stages.toco.backbone import Tokens
+from stages.toco.cam import Cams
 from stages.toco.step import TrainingStep
 
 Lever = Callable[[Any, torch.optim.Optimizer], None]
@@ -36,7 +39,7 @@ def checkpointed(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
 
 def channels_last(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """The decoder's weights with channels last, as the tokens come."""
-    step.model.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step.model.decoder.to(memory_format=torch.channels_last)
 
 
 def joined_views(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
@@ -67,7 +70,52 @@ def joined_views(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
 
     step.register_forward_pre_hook(begin)
     backbone.forward = pass_through  # type: ignore[method-assign]
-    step._ctc = contrast_classes  # type: ignore[method-assign]
+    step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
+
+
+def auxiliary_alone(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """While nothing learns from the final CAM (--early), the CAM's passes end at the auxiliary block."""
+    model = step.model
+    vit, whole, every_cam = model.backbone.vit, model.backbone.vit.blocks, model.raw_cams
+    few = whole[: model.backbone.auxiliary_block + 1]
+    ends: list[bool] = []
+
+    def begin(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        ends[:] = [not arguments[1].segment]
+
+    def raw_cams(images: Tensor) -> Cams:
+        vit.blocks = few if ends[0] else whole
+        try:
+            return every_cam(images)
+        finally:
+            vit.blocks = whole
+
+    step.register_forward_pre_hook(begin)
+    model.raw_cams = raw_cams  # type: ignore[method-assign]
+
+
+def gathered_par(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """PAR's 48 neighbours in one product: few launches for 48 times the memory of the masks."""
+
+    def average(masks: Tensor, weights: Tensor, dilations: Sequence[int]) -> Tensor:
+        return torch.einsum("bcphw,bphw->bchw", torch.stack(par._neighbours(masks, dilations), dim=2), weights)
+
+    _replace_average(step, average)
+
+
+def compiled_par(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """PAR's 48 neighbours in one compiled kernel: few launches, masks read once."""
+    _replace_average(step, torch.compile(par._average_neighbours, dynamic=False))
+
+
+def _replace_average(step: TrainingStep, average: Callable[[Tensor, Tensor, Sequence[int]], Tensor]) -> None:
+    segmentation = step._segmentation
+
+    def segment(*arguments: Any) -> tuple[Tensor, Tensor]:
+        with mock.patch.object(par, "_average_neighbours", average):
+            return segmentation(*arguments)
+
+    step._segmentation = segment  # type: ignore[method-assign, assignment]
 
 
 def student_channels_last(student: Student, optimizer: torch.optim.Optimizer) -> None:
@@ -86,6 +134,9 @@ CAM_LEVERS: Mapping[str, Lever] = {
     "channels-last": channels_last,
     "compiled": compiled,
     "checkpointed": checkpointed,
+    "auxiliary-alone": auxiliary_alone,
+    "gathered-par": gathered_par,
+    "compiled-par": compiled_par,
 }
 STUDENT_LEVERS: Mapping[str, Lever] = {
     "unfused": unfused,

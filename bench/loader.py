@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(1)
     workers = options.workers or sorted({0, 1, 2, 4, 8, 16, cores()} & set(range(cores() + 1)))
-    print(f"{cores()} core(s), Pillow {Image.__version__}, torch {torch.__version__}, seed {options.seed}")
+    print(f"{cores()} core(s), Pillow {PIL.__version__}, torch {torch.__version__}, seed {options.seed}")
     with tempfile.TemporaryDirectory() as folder:
         samples = write_noise(Path(folder), options.images, (options.width, options.height), options.seed)
         size = statistics.mean(sample.image.stat().st_size for sample in samples) / 1000
@@ -162,7 +163,8 @@ def print_draft(samples: Sequence[Sample], repeats: int) -> None:
     """Print what decoding at a half and a quarter would save, and how far its pixels are from resized ones."""
     rows = []
     for factor in (1, 2, 4):
-        seconds, differences = [], []
+        seconds: list[float] = []
+        differences = []
         for sample in samples[: max(1, 8 * repeats)]:
             whole = read_image(sample.image)
             size = (whole.width // factor, whole.height // factor)

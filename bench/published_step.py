@@ -57,7 +57,7 @@ class PublishedStep(TrainingStep):
             return token
 
         student = torch.stack([class_tokens(view) for view in views], dim=1)  # (b, 2, d)
-        local = class_tokens(crops.flatten(0, 1)).unflatten(0, crops.shape[:2])
+        local = class_tokens(crops.flatten(0, 1)).reshape(*crops.shape[:2], -1)
         if self.training:
             model.update_teacher(settings.momentum)
         with torch.no_grad():
@@ -120,7 +120,9 @@ class _ClassByClass(PermutohedralLattice):
     """A lattice that filters one class after another."""
 
     def filter(self, values: Tensor) -> Tensor:
-        return torch.cat([super(_ClassByClass, self).filter(one) for one in values.split(1, dim=-1)], dim=-1)
+        return torch.cat(
+            [super(_ClassByClass, self).filter(one) for one in values.chunk(values.shape[-1], dim=-1)], dim=-1
+        )
 
 
 def energy_one_by_one(logits: Tensor, images: Tensor, label: Tensor, box: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import platform
 import resource
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class Parts:
 
     def _mark(self, name: str) -> None:
         if self.on_gpu:
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
             self.marks.append((name, event))
         else:
@@ -173,6 +174,21 @@ def count_operations(run: Callable[[], object]) -> int:
     with counter:
         run()
     return counter.get_total_flops()
+
+
+def count_waits(run: Callable[[], object], device: torch.device) -> int | None:
+    """How often the CPU waits for the GPU in a call; None where there is none."""
+    if device.type != "cuda":
+        return None
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return sum("synchronizing" in str(one.message) for one in caught)
 
 
 def measured_peak(device: torch.device, side: int | None = None) -> float:

@@ -10,17 +10,13 @@ tensors, or of the process on a CPU, less what the other ways hold.
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 import bench.published_step
 import stages.toco.step
@@ -32,14 +28,14 @@ from bench.timing import (
     Way,
     bytes_held,
     count_operations,
+    count_waits,
     describe,
     measured_peak,
     print_parts,
     print_table,
     take_turns,
 )
-from data.drawing.kinds import DEMO_KINDS
-from data.drawing.scene import draw_scene
+from bench.workload import CLASSES, SIZES, chosen_config, drawn_batch, operations
 from stages.cam_model import new_cam_model
 from stages.config import TrainCam
 from stages.machine import make_fabric
@@ -49,12 +45,7 @@ from stages.toco.step import Losses, Phase, StepBatch, TrainingStep
 from stages.train_cam import step_settings
 from stages.training import new_optimizer
 
-CLASSES = 20
 TOLERANCE = 1e-3  # relative, of losses in float32: rounding moves a pixel over a threshold here and there
-SIZES: dict[str, dict[str, Any]] = {
-    "cpu": {"backbone": "vit_small_patch16_224", "image_size": 224, "batch_size": 2},
-    "gpu": {"backbone": "deit_base_patch16_224", "image_size": 448, "batch_size": 4},
-}
 # What a step calls, and the part of the step that it is.
 METHODS = {"_cams": "CAM", "_ptc": "PTC", "_ctc": "CTC", "_segmentation": "segmentation + PAR"}
 FUNCTIONS = ((stages.toco.step, "energy_loss"), (bench.published_step, "energy_one_by_one"))
@@ -65,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     fabric = make_fabric(options.device)
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    sizes = SIZES[options.size or ("gpu" if fabric.device.type == "cuda" else "cpu")]
-    asked = {name: getattr(options, name) for name in ("backbone", "image_size", "batch_size", "backbone_option")}
-    config = TrainCam(weights="none", **{**sizes, **{name: value for name, value in asked.items() if value}})
+    config = chosen_config(options, fabric.device)
     phase = Phase(contrast=True, segment=not options.early)
     torch.manual_seed(options.seed)
     model, _ = new_cam_model(config, CLASSES)
@@ -91,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         difference = check_losses(step.losses_in_float32(), expected, early=options.early)
         print(f"{name}: losses in float32 differ from toco's by {difference:.1e} at most (relative)")
     counted = {name: count_operations(step) for name, step in steps.items()}
+    if fabric.device.type == "cuda":
+        for name, step in steps.items():
+            print(f"{name}: the CPU waits for the GPU {count_waits(step, fabric.device)} times a step")
     ways = [
         Way(name=name, run=step, parts=step.parts, holds=partial(bytes_held, step.step, step.optimizer))
         for name, step in steps.items()
@@ -193,56 +185,6 @@ def check_losses(actual: Losses, expected: Losses, *, early: bool) -> float:
     return difference
 
 
-def drawn_batch(config: TrainCam, seed: int) -> StepBatch:
-    """Drawn pictures with one to three classes each; every second one was padded to its square."""
-    rng = np.random.default_rng(seed)
-    count, side = config.batch_size, config.image_size
-
-    def pictures() -> Tensor:
-        scenes = [draw_scene(DEMO_KINDS, side, rng, first_kind=place % len(DEMO_KINDS)).image for place in range(count)]
-        return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).contiguous()
-
-    labels = torch.zeros(count, CLASSES)
-    for place in range(count):
-        labels[place, torch.from_numpy(rng.permutation(CLASSES)[: 1 + place % 3])] = 1
-    boxes = [[0, side, 0, side] if place % 2 else [0, side, side // 8, side] for place in range(count)]
-    image = pictures()
-    return StepBatch(image=image, second=pictures(), local=image.clone(), box=torch.tensor(boxes), class_labels=labels)
-
-
-@dataclass(frozen=True)
-class Operations:
-    """The encoder's operations in a step, two for each multiplication with its addition (METHOD.md section 9)."""
-
-    cam: float
-    forward: float
-    backward: float
-
-    @property
-    def total(self) -> float:
-        """All together."""
-        return self.cam + self.forward + self.backward
-
-
-def operations(config: TrainCam, backbone: Backbone, *, published: bool = False) -> Operations:
-    """Count them by the shapes: METHOD's 8.6 TFLOP, or 12.4 in the published order, at ViT-B, 448 pixels, batch 4."""
-    width, depth, patch = backbone.embed_dim, len(backbone.vit.blocks), backbone.patch_size
-    mlp = backbone.vit.blocks[0].mlp.fc1.out_features
-
-    def encode(side: int) -> float:
-        n = (side // patch) ** 2 + backbone.prefix_tokens
-        return depth * (n * width * (8 * width + 4 * mlp) + 4 * n * n * width) + 6 * (n * patch * patch * width)
-
-    b, side = config.batch_size, config.image_size
-    crop = step_settings(config, patch).local_crop_size
-    cam = sum(2 * encode(int(scale * side)) for scale in config.scales)
-    views, local = 2 * encode(side), config.local_crops * encode(crop)
-    if published:
-        return Operations(b * cam, b * (encode(side) + 2 * views + local), 2 * b * (encode(side) + views + local))
-    known = encode(side) if 1.0 in config.scales else 0.0
-    return Operations(b * (cam - known), b * (views + local), 2 * b * (views + local))
-
-
 def print_ways(
     measured: dict[str, Measured], counted: dict[str, int], config: TrainCam, backbone: Backbone, peak: float
 ) -> None:
@@ -252,7 +194,7 @@ def print_ways(
     for name, one in measured.items():
         floor = counted[name] / peak / 1e9
         by_shapes = operations(config, backbone, published=name == "published").total
-        row: list[Callable[[], str] | str] = [name, f"{one.milliseconds:.1f}"]
+        row = [name, f"{one.milliseconds:.1f}"]
         row += [f"{1000 * config.batch_size / one.milliseconds:.2f}", f"{counted[name] / 1e12:.3f}"]
         row += [f"{by_shapes / 1e12:.3f}", f"{floor:.1f}", f"{100 * floor / one.milliseconds:.0f}"]
         rows.append([*row, f"{one.peak_bytes / 1e9:.2f}", f"{first / one.milliseconds:.2f} x"])
