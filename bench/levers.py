@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch._dynamo
 from torch import Tensor, nn
 
 from stages.student import Student
@@ -27,7 +28,9 @@ def unfused(learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def compiled(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
-    """Each block of the encoder compiled, once for each grid and batch that the step has."""
+    """Each block of the encoder compiled, once for each grid and batch that the step has, with and without gradient."""
+    # Beyond torch's limit of 8 the rest would run as it is.
+    torch._dynamo.config.recompile_limit = 64
     for block in step.model.backbone.vit.blocks:
         block.compile(dynamic=False)
 

@@ -10,6 +10,7 @@ tensors, or of the process on a CPU, less what the other ways hold.
 
 import argparse
 import copy
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -34,6 +35,7 @@ from bench.timing import (
     print_parts,
     print_table,
     take_turns,
+    wait_for,
 )
 from bench.workload import CLASSES, SIZES, chosen_config, drawn_batch, operations
 from stages.cam_model import new_cam_model
@@ -76,18 +78,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{'before' if options.early else 'with'} the segmentation branch; median of {options.repeats} steps\n"
     )
     expected = steps["toco"].losses_in_float32()
+    counted: dict[str, int] = {}
     for name, step in steps.items():
+        began = time.perf_counter()
         difference = check_losses(step.losses_in_float32(), expected, early=options.early)
-        print(f"{name}: losses in float32 differ from toco's by {difference:.1e} at most (relative)")
-    counted = {name: count_operations(step) for name, step in steps.items()}
-    if fabric.device.type == "cuda":
-        for name, step in steps.items():
+        for _ in range(options.warmup):
+            step()
+        wait_for(fabric.device)
+        seconds = time.perf_counter() - began
+        print(f"{name}: losses in float32 differ from toco's by {difference:.1e} at most; warm after {seconds:.1f} s")
+        if fabric.device.type == "cuda":
             print(f"{name}: the CPU waits for the GPU {count_waits(step, fabric.device)} times a step")
+        counted[name] = count_operations(step)
     ways = [
         Way(name=name, run=step, parts=step.parts, holds=partial(bytes_held, step.step, step.optimizer))
         for name, step in steps.items()
     ]
-    measured = take_turns(ways, fabric.device, repeats=options.repeats, warmup=options.warmup)
+    measured = take_turns(ways, fabric.device, repeats=options.repeats, warmup=1)
     peak = options.peak or measured_peak(fabric.device)
     print(f"peak {peak:.3g} TFLOP/s, {'as given' if options.peak else 'measured with a large product'}\n")
     print_ways(measured, counted, config, model.backbone, peak)
