@@ -7,8 +7,8 @@ the same images, each batch with the classes of its images; medians. Their maps 
 """
 
 import argparse
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from bench.timing import Parts, Way, count_operations, describe, measured_peak, print_parts, print_table, take_turns
+from bench.timing import (
+    Parts,
+    Way,
+    count_operations,
+    describe,
+    exact,
+    measured_peak,
+    print_parts,
+    print_table,
+    take_turns,
+)
 from bench.workload import CLASSES, SIZES, chosen_config, drawn_batch
 from stages.cam_model import new_cam_model
 from stages.config import TrainCam
@@ -46,11 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{config.backbone}, {config.image_size} pixels, scales {config.scales} with mirror images, {count} images\n")
     makers = {"one by one": CamMaker(model, config, fabric, batch=1, one_pass_at_a_time=True)}
     makers.update({f"{batch} at a time": CamMaker(model, config, fabric, batch=batch) for batch in batches})
-    expected = makers["one by one"](drawn.image, drawn.class_labels, nullcontext())
+    expected = makers["one by one"](drawn.image, drawn.class_labels, exact)
     for name, maker in makers.items():
         difference = max(
             (one - other).abs().max().item()
-            for one, other in zip(maker(drawn.image, drawn.class_labels, nullcontext()), expected, strict=True)
+            for one, other in zip(maker(drawn.image, drawn.class_labels, exact), expected, strict=True)
         )
         print(f"{name}: differs from one by one by {difference:.1e} at most")
         assert difference < TOLERANCE, "the maps are not the same"
@@ -101,7 +111,10 @@ class CamMaker:
         self.parts = Parts(fabric.device)
 
     def __call__(
-        self, images: Tensor, class_labels: Tensor, precision: AbstractContextManager[object] | None = None
+        self,
+        images: Tensor,
+        class_labels: Tensor,
+        precision: Callable[[], AbstractContextManager[object]] | None = None,
     ) -> list[Tensor]:
         """Scores of each image's classes on the CPU, (k, 375, 500); by default in float16, in the stage's precision."""
         results: list[Tensor] = []
@@ -110,7 +123,7 @@ class CamMaker:
             few, labels = (one[first : first + self.batch] for one in (images, class_labels))
             with self.parts.part("data to device"):
                 squares, labels = few.to(self.fabric.device), labels.to(self.fabric.device)
-            with self.parts.part("CAM"), precision or self.fabric.autocast():
+            with self.parts.part("CAM"), (precision or self.fabric.autocast)():
                 present = present_classes(labels)
                 if self.one_pass_at_a_time:
                     maps = [present.pick(self._one_by_one(squares, labels).final)[0]]

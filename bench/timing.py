@@ -6,7 +6,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -130,6 +130,12 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def exact() -> AbstractContextManager[None]:
+    """Float32 in full, where ways are compared: a GPU's convolutions take ten bits of each number by default."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags
+
+
 def reset_peak(device: torch.device) -> None:
     """Begin to look for the peak of memory anew."""
     if device.type == "cuda":
@@ -162,15 +168,25 @@ def bytes_held(module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 
 def count_operations(run: Callable[[], object]) -> int:
-    """Operations of the matrix products and convolutions of a call, two for each multiplication with its addition."""
+    """Operations of the matrix products and convolutions of a call, two for each multiplication with its addition.
+
+    By torch's formulas but for two: it takes sparse matrices for dense ones, and the gradients of a convolution in
+    groups for those of one without.
+    """
 
     def products(left: Tensor, right: Tensor, *_: Any, **__: Any) -> int:
         if left.layout == torch.strided:
             return 2 * left.shape[0] * left.shape[1] * right.shape[1]
         return 2 * left.values().numel() * right.shape[1]  # the filter's sparse matrices
 
-    products._get_raw = True  # type: ignore[attr-defined]  # torch then passes tensors, not shapes
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mm: products})
+    def gradients(gradient: Tensor, values: Tensor, weight: Tensor, *others: Any, **__: Any) -> int:
+        transposed, wanted = others[4], others[7]
+        each = 2 * (values if transposed else gradient).numel() * weight[0].numel()
+        return each * int(wanted[0] + wanted[1])
+
+    products._get_raw = gradients._get_raw = True  # type: ignore[attr-defined]  # torch then passes no shapes, but tensors
+    formulas = {torch.ops.aten.mm: products, torch.ops.aten.convolution_backward: gradients}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     with counter:
         run()
     return counter.get_total_flops()

@@ -130,3 +130,11 @@ def test_count_operations__of_dense_and_sparse_products() -> None:
     dense, sparse = torch.ones(3, 4), torch.eye(4).to_sparse_csr()
     assert count_operations(lambda: dense @ dense.T) == 2 * 3 * 4 * 3
     assert count_operations(lambda: sparse @ dense.T) == 2 * 4 * 3
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_count_operations__of_a_convolution_and_its_gradients(groups: int) -> None:
+    layer = torch.nn.Conv2d(4, 4, kernel_size=3, padding=1, groups=groups, bias=False)
+    images = torch.ones(2, 4, 5, 5, requires_grad=True)
+    forward = 2 * (2 * 4 * 5 * 5) * (4 // groups * 9)
+    assert count_operations(lambda: layer(images).sum().backward()) == 3 * forward
