@@ -61,8 +61,8 @@ def fit(
         ValueError: The loss is not finite any more, or an image is bad.
         ArtifactError: The checkpoint is damaged.
     """
-    groups = parameter_groups(learner, encoder, settings.learning_rate, settings.head_factor)
-    module, optimizer = fabric.setup(learner, torch.optim.AdamW(groups, weight_decay=settings.weight_decay))
+    optimizer = new_optimizer(learner, encoder, settings)
+    module, optimizer = fabric.setup(learner, optimizer)
     training = Training(
         fabric=fabric,
         module=module,
@@ -82,6 +82,12 @@ def fit(
         save_weights(folder / "model.safetensors", weights)
         training.checkpoint.unlink(missing_ok=True)
     fabric.barrier()
+
+
+def new_optimizer(learner: nn.Module, encoder: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW over the encoder and, at a higher rate, the rest; fused: one pass over the weights and not ten."""
+    groups = parameter_groups(learner, encoder, settings.learning_rate, settings.head_factor)
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
 def parameter_groups(

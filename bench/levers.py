@@ -1,0 +1,148 @@
+"""Ways to make a step faster that should change no result; each is tried on a network of its own.
+
+A lever changes the learner or its optimiser in place. Those that pay are taken into `stages`; what they brought is
+measured by undoing them here ('unfused').
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from unittest import mock
+
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+
+from stages.student import Student
+from stages.toco import par
+from stages.toco.backbone import Tokens
+from stages.toco.cam import Cams
+from stages.toco.step import TrainingStep
+
+Lever = Callable[[Any, torch.optim.Optimizer], None]
+
+
+def unfused(learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """AdamW as torch does it by default: operation by operation over the weights, each parameter alone on a CPU."""
+    for group in optimizer.param_groups:
+        group["fused"] = None
+
+
+def compiled(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """Each block of the encoder compiled, once for each grid and batch that the step has, with and without gradient."""
+    # Beyond torch's limit of 8 the rest would run as it is.
+    torch._dynamo.config.recompile_limit = 64
+    for block in step.model.backbone.vit.blocks:
+        block.compile(dynamic=False)
+
+
+def checkpointed(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """The blocks' activations computed again in the backward pass: less memory for a third more arithmetic."""
+    step.model.backbone.vit.set_grad_checkpointing(True)
+
+
+def channels_last(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """The decoder's weights with channels last, as the tokens come."""
+    step.model.decoder.to(memory_format=torch.channels_last)
+
+
+def joined_views(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """The second global view in one pass with the first: larger products, half as many launches."""
+    backbone = step.model.backbone
+    encode, contrast = backbone.forward, step._ctc
+    waiting: list[Tensor] = []  # the second views, until the main pass takes them along
+    known: list[Tokens] = []  # theirs, from then on
+    asked: list[bool] = []  # whether it is these that the next pass is for
+
+    def begin(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        batch, phase = arguments[:2]
+        waiting[:] = [backbone.normalise(batch.second.float())] if phase.contrast and phase.encoder else []
+
+    def pass_through(images: Tensor) -> Tokens:
+        if waiting:
+            both = encode(torch.cat([images, waiting.pop()]))
+            known[:] = [Tokens(*(one[len(images) :] for one in both))]
+            return Tokens(*(one[: len(images)] for one in both))
+        if asked:
+            asked.clear()
+            return known.pop()
+        return encode(images)
+
+    def contrast_classes(*arguments: Any) -> Tensor:
+        asked.append(True)
+        return contrast(*arguments)
+
+    step.register_forward_pre_hook(begin)
+    backbone.forward = pass_through  # type: ignore[method-assign]
+    step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
+
+
+def auxiliary_alone(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """While nothing learns from the final CAM (--early), the CAM's passes end at the auxiliary block."""
+    model = step.model
+    vit, whole, every_cam = model.backbone.vit, model.backbone.vit.blocks, model.raw_cams
+    few = whole[: model.backbone.auxiliary_block + 1]
+    ends: list[bool] = []
+
+    def begin(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        ends[:] = [not arguments[1].segment]
+
+    def raw_cams(images: Tensor) -> Cams:
+        vit.blocks = few if ends[0] else whole
+        try:
+            return every_cam(images)
+        finally:
+            vit.blocks = whole
+
+    step.register_forward_pre_hook(begin)
+    model.raw_cams = raw_cams  # type: ignore[method-assign]
+
+
+def gathered_par(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """PAR's 48 neighbours in one product: few launches for 48 times the memory of the masks."""
+
+    def average(masks: Tensor, weights: Tensor, dilations: Sequence[int]) -> Tensor:
+        return torch.einsum("bcphw,bphw->bchw", torch.stack(par._neighbours(masks, dilations), dim=2), weights)
+
+    _replace_average(step, average)
+
+
+def compiled_par(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """PAR's 48 neighbours in one compiled kernel: few launches, masks read once."""
+    _replace_average(step, torch.compile(par._average_neighbours, dynamic=False))
+
+
+def _replace_average(step: TrainingStep, average: Callable[[Tensor, Tensor, Sequence[int]], Tensor]) -> None:
+    segmentation = step._segmentation
+
+    def segment(*arguments: Any) -> tuple[Tensor, Tensor]:
+        with mock.patch.object(par, "_average_neighbours", average):
+            return segmentation(*arguments)
+
+    step._segmentation = segment  # type: ignore[method-assign, assignment]
+
+
+def student_channels_last(student: Student, optimizer: torch.optim.Optimizer) -> None:
+    """All weights of the student with channels last."""
+    student.network.to(memory_format=torch.channels_last)
+
+
+def student_compiled(student: Student, optimizer: torch.optim.Optimizer) -> None:
+    """The student compiled."""
+    student.network.compile()
+
+
+CAM_LEVERS: Mapping[str, Lever] = {
+    "unfused": unfused,
+    "joined-views": joined_views,
+    "channels-last": channels_last,
+    "compiled": compiled,
+    "checkpointed": checkpointed,
+    "auxiliary-alone": auxiliary_alone,
+    "gathered-par": gathered_par,
+    "compiled-par": compiled_par,
+}
+STUDENT_LEVERS: Mapping[str, Lever] = {
+    "unfused": unfused,
+    "channels-last": student_channels_last,
+    "compiled": student_compiled,
+}
