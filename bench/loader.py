@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from bench.timing import Parts, medians, print_table
+from data.cores import cores
 from data.dataset import Sample
 from data.images import read_image
 from data.stream import Batch, SampleStream, StreamBatches, collate
 from data.transforms import CamTransform
 from stages.inference import class_label_matrix
-from stages.machine import cores
 from stages.toco.step import StepBatch
 
 CLASSES = 20

@@ -5,6 +5,7 @@ rounding: where toco departs from the published program on purpose (boxes in tok
 mirroring of the first global view), it does so here too.
 """
 
+from collections.abc import Sequence
 from unittest import mock
 
 import torch
@@ -26,9 +27,9 @@ from stages.toco.step import Losses, Phase, StepBatch, TrainingStep
 class PublishedStep(TrainingStep):
     """Every pass anew: the CAM's scale 1, both global views, these again for the teacher; the rest image by image."""
 
-    def forward(self, batch: StepBatch, phase: Phase, generator: torch.Generator) -> Losses:
+    def forward(self, batch: StepBatch, phase: Phase, generators: Sequence[torch.Generator]) -> Losses:
         """Compute all losses; those of the segmentation branch also while their weight is 0."""
-        losses = super().forward(batch, phase._replace(segment=True), generator)
+        losses = super().forward(batch, phase._replace(segment=True), generators)
         if not phase.segment:
             settings = self.settings
             total = losses.classification + losses.auxiliary_classification
@@ -43,12 +44,14 @@ class PublishedStep(TrainingStep):
         class_labels = labels_of(present, self.model.num_classes)
         return Cams(final=keep_present(cams.final, class_labels), auxiliary=keep_present(cams.auxiliary, class_labels))
 
-    def _ctc(self, batch: StepBatch, outputs: Outputs, auxiliary_cam: Tensor, generator: torch.Generator) -> Tensor:
+    def _ctc(
+        self, batch: StepBatch, outputs: Outputs, auxiliary_cam: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
         """Both global views through the encoder, and once more for the teacher."""
         settings, model = self.settings, self.model
         uncertainty = uncertainties(auxiliary_cam, high=settings.background_high, low=settings.background_low)
         size = settings.local_crop_size
-        places = choose_crops(uncertainty, count=settings.local_crops, size=size, generator=generator)
+        places = choose_crops(uncertainty, count=settings.local_crops, size=size, generators=generators)
         crops = cut_crops(batch.local.float(), places, size)
         views = [batch.image.float(), batch.second.float()]
 

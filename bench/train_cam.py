@@ -145,6 +145,11 @@ class CamStep:
         self.module, self.optimizer = fabric.setup(self.step, optimizer)
         self.module.train()
 
+    @property
+    def crops(self) -> list[torch.Generator]:
+        """What draws the crops, the same in each step."""
+        return [torch.Generator().manual_seed(place) for place in range(len(self.batch.image))]
+
     def __call__(self) -> Losses:
         """One step of training."""
         part = self.parts.part
@@ -152,7 +157,7 @@ class CamStep:
             batch = self.fabric.to_device(self.batch)
         torch.manual_seed(0)
         with watched(self.step, self.parts):
-            losses: Losses = self.module(batch, self.phase, torch.default_generator)
+            losses: Losses = self.module(batch, self.phase, self.crops)
         with part("backward"):
             self.fabric.backward(losses.total)
         with part("optimiser"):
@@ -166,7 +171,7 @@ class CamStep:
         self.step.eval()
         torch.manual_seed(0)
         with exact():
-            losses: Losses = self.step(self.fabric.to_device(self.batch), self.phase, torch.default_generator)
+            losses: Losses = self.step(self.fabric.to_device(self.batch), self.phase, self.crops)
         self.step.train()
         return losses
 

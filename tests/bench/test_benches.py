@@ -81,7 +81,7 @@ def steps(*kinds: type[TrainingStep], lever: str | None = None, segment: bool = 
 def assert_equal_gradients(one: CamStep, other: CamStep) -> None:
     for step in (one, other):
         torch.manual_seed(0)
-        step.step(step.batch, step.phase, torch.default_generator).total.backward()
+        step.step(step.batch, step.phase, step.crops).total.backward()
     for (name, ours), theirs in zip(one.step.named_parameters(), other.step.parameters(), strict=True):
         if ours.requires_grad:
             # Not reached by a loss, and reached by one of weight 0, are the same.
