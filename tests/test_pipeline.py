@@ -54,6 +54,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, subp
     """A folder in which all of the README's commands were run, and what each said."""
     folder = tmp_path_factory.mktemp("walk")
     draw_sample(folder / "photos", images=6, validation=3, size=48)
+    (folder / "photos/images/a").mkdir()
+    shutil.copy(folder / "photos/images/00000.jpg", folder / "photos/images/a/0001.jpg")
     (folder / "new_photos").mkdir()
     shutil.copy(folder / "photos/images/00000.jpg", folder / "new_photos/Café 1.JPG")
     said = {}
