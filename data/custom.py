@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import posixpath
 from collections import defaultdict
@@ -74,6 +75,8 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         for file, path in images.items()
         if file not in matched
     )
+    known = {columns.image, columns.labels, columns.split, *columns.one_hot}
+    unread = tuple(name for place, name in enumerate(header) if place not in known)
     unused_masks = bool(masks) and not any(image_id(file) in masks for file in matched)
     return Dataset(
         root=root,
@@ -85,6 +88,7 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         warnings=_warnings(unlisted=len(unlabelled), missing=len(missing), unused_masks=unused_masks),
         unlabelled=unlabelled,
         missing=missing,
+        unread_columns=unread,
     )
 
 
@@ -146,10 +150,16 @@ def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Col
         if name.casefold() in places:
             raise DataError(f"{where}: column '{name}' occurs twice: remove one")
         places[name.casefold()] = place
+    if len(header) == 1 and (separator := next((one for one in ";\t|" if one in header[0]), None)):
+        raise DataError(f"{where}: the columns are separated by {separator!r}: save it with commas (labels take ';')")
     if "image" not in places:
         raise DataError(f"{where}: no column 'image' among {list_names(header)}: write image,labels[,split]")
     image, labels, split = places["image"], places.get("labels"), places.get("split")
+    if labels is None and "label" in places:
+        raise DataError(f"{where}: there is a column 'label', but none 'labels': rename it")
     if labels is not None:
+        if split is None and (slip := difflib.get_close_matches("split", places, n=1)):
+            raise DataError(f"{where}: there is a column '{slip[0]}', but none 'split': rename it")
         return Columns(image, labels, split, {})
     spelled = {name.casefold(): name for name in listed}
     one_hot = {

@@ -66,6 +66,7 @@ class Dataset:
         warnings: what was left out or looks odd, one line each, to be shown once.
         unlabelled: images of no split, because nobody said which classes are in them.
         missing: images that have labels and no file, left out; as the labels name them.
+        unread_columns: columns of a table of labels that mean nothing here.
 
     Raises:
         DataError: class names or image ids that cannot work.
@@ -80,6 +81,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     unlabelled: tuple[Sample, ...] = ()
     missing: tuple[str, ...] = ()
+    unread_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no later stage could work with."""

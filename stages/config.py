@@ -446,7 +446,7 @@ class Run(Loading):
     seed: int = option(0, "Start of all randomness, of all stages.", minimum=0)
     overwrite: Literal["nothing", "train-cam", "make-labels", "train-seg"] = option(
         "nothing",
-        "Start again with this stage: what it and those after it have written is deleted. --overwrite alone starts "
+        "Start again with this stage: what it and those after it have written is replaced. --overwrite alone starts "
         "all again.",
         alone="train-cam",
     )

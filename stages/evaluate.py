@@ -5,10 +5,10 @@ In: a run folder and its data set's masks, which no training ever sees. Out: one
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from data.dataset import DataError, Dataset, Sample
 from data.images import read_image
 from data.readers import open_dataset, read_mask
 from stages.artifacts import StageFolder, check_classes, current, open_stage
-from stages.config import Evaluate, Predict
+from stages.config import Evaluate, Machine, Predict
 from stages.inference import to_tensor
 from stages.monitor import Monitor
 from stages.samples import spread, usable_samples
@@ -26,6 +26,8 @@ from stages.store import LabelFile
 from stages.toco.metrics import Confusion, Scores
 from stages.toco.refine import with_background
 from stages.toco.threshold import labels_at
+
+AnyMachine = TypeVar("AnyMachine", bound=Machine)
 
 NETWORKS: tuple[Literal["decoder", "student"], ...] = ("decoder", "student")
 SOURCES = {"cam": "CAM", "aux": "auxiliary CAM", "decoder": "decoder for\ngiven classes"}  # by --source
@@ -100,6 +102,7 @@ def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None
         ArtifactError: The run has no finished stage, or one that is damaged.
     """
     cam = open_stage(run, "cam")
+    config = with_skip_bad(config, cam)
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
     split = config.split or _network_split(dataset, cam)
@@ -127,6 +130,11 @@ def _network_split(dataset: Dataset, cam: StageFolder) -> str:
     if val is not None and any(sample.mask is not None for sample in dataset.splits[val]):
         return val
     return cam.settings["split"] or dataset.train_split
+
+
+def with_skip_bad(config: AnyMachine, folder: StageFolder) -> AnyMachine:
+    """Pass over bad files if that is asked for, or was when the stage was run."""
+    return replace(config, skip_bad=bool(config.skip_bad or folder.settings["skip_bad"]))
 
 
 def with_masks(samples: Sequence[Sample], split: str, dataset: Dataset, images: int | None = None) -> list[Sample]:

@@ -142,6 +142,14 @@ def _files(facts: Facts) -> Iterator[Finding]:
             "network say what is in them: toco make-labels --image-labels predicted",
             items=_names([sample.image for sample in dataset.unlabelled], dataset),
         )
+    if dataset.unread_columns:
+        yield Finding(
+            level="note",
+            topic="unread_columns",
+            text="columns of labels.csv that are not read, beside image, labels and split",
+            advice="nothing, if that is meant",
+            items=dataset.unread_columns,
+        )
     if dataset.layout != "custom":  # whose warnings only count what is named above
         for warning in dataset.warnings:
             yield Finding(level="warning", topic="left_out", text=warning, advice="nothing, if that is meant")

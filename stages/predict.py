@@ -51,6 +51,8 @@ def predict(
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is no folder: give another one with --out")
+    if (out / "labels.csv").exists():
+        raise ValueError(f"{out} is a data set, in which masks/ means true masks: give another folder with --out")
     samples = find_inputs(paths, out, monitor)
     network = choose_network(run, config)
     if outdated(run, network.path.name):

@@ -14,7 +14,7 @@ from data.dataset import Dataset, Sample
 from data.readers import open_dataset
 from stages.artifacts import PRODUCERS, StageFolder, as_plain, check_classes, finished, open_stage
 from stages.config import MakeLabels, Report, TrainCam, TrainSeg
-from stages.evaluate import Evaluation, NoTrueMasksError, evaluate
+from stages.evaluate import Evaluation, NoTrueMasksError, evaluate, with_skip_bad
 from stages.monitor import Monitor
 from stages.products import RunProducts, open_products
 from stages.provenance import read_sessions
@@ -47,6 +47,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
         ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
     """
     cam = open_stage(run, "cam")
+    config = with_skip_bad(config, cam)
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
     products = open_products(run, dataset, config.device, monitor)

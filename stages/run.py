@@ -20,6 +20,7 @@ from stages.make_labels import make_labels, with_training_defaults
 from stages.monitor import Monitor, Titled
 from stages.provenance import data_fingerprint, made_with
 from stages.report import report
+from stages.student import new_student
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
 from stages.whole_files import ArtifactError, whole_file
@@ -72,15 +73,32 @@ def run(
     about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
     write_config(out / CONFIG, dataset, config, settings, about)
 
+    if "train-seg" in again or not finished(out, FOLDERS["train-seg"]):
+        check_student(seg, dataset)
+
     def step(number: int, name: str) -> dict[str, Any]:
+        # What was made from a stage that has just been done again is made again, too.
+        anew = name in again or (finished(out, FOLDERS[name]) and outdated(out, FOLDERS[name]))
         monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
-        return {"monitor": monitor_of_step, "resume": name not in again, "overwrite": name in again}
+        return {"monitor": monitor_of_step, "resume": not anew, "overwrite": anew}
 
     train_cam(data, out, cam, **step(1, "train-cam"))
     make_labels(out, labels, data=data, **step(2, "make-labels"))
     train_seg(out, seg, data=data, **step(3, "train-seg"))
     last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
     return report(out, Report(device=config.device, skip_bad=config.skip_bad), last, data=data)
+
+
+def check_student(settings: TrainSeg, dataset: Dataset) -> None:
+    """Build the student once, and so bring its weights, before hours of other stages.
+
+    Raises:
+        ValueError: It is not to be had.
+    """
+    try:
+        new_student(settings, len(dataset.class_names))
+    except ValueError as error:
+        raise ValueError(f"train-seg: {error} (options of it begin with --train-seg.)") from error
 
 
 def refuse_several_devices(out: Path, name: str, settings: Settings, *, again: bool) -> None:

@@ -12,7 +12,7 @@ import torch
 from data.readers import open_dataset
 from stages.artifacts import check_classes, open_stage
 from stages.config import Evaluate
-from stages.evaluate import NoTrueMasksError, read_truth, skipping, with_masks
+from stages.evaluate import NoTrueMasksError, read_truth, skipping, with_masks, with_skip_bad
 from stages.monitor import Monitor
 from stages.store import LabelFile
 from stages.toco.metrics import Confusion
@@ -64,6 +64,7 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = 
         ArtifactError: The labels are not finished, or damaged.
     """
     labels = open_stage(run, "labels")
+    config = with_skip_bad(config, labels)
     source = labels.settings["source"]
     if source == "decoder":
         raise ValueError(f"{labels.path} was made from the decoder, which needs no threshold: nothing to sweep")

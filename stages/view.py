@@ -16,6 +16,7 @@ from data.dataset import Dataset, Sample
 from data.readers import open_dataset
 from stages.artifacts import check_classes, open_stage
 from stages.config import View
+from stages.evaluate import with_skip_bad
 from stages.monitor import Monitor
 from stages.pictures import class_colours
 from stages.products import Products, open_products
@@ -47,6 +48,7 @@ def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, d
         ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
     """
     cam = open_stage(run, "cam")
+    config = with_skip_bad(config, cam)
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
     products = open_products(run, dataset, config.device, monitor)

@@ -40,7 +40,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on after an interrupt
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start again: delete what an earlier run of this command left.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress: warnings, errors and the result only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for a program.")]
 
 

@@ -109,7 +109,7 @@ def _fields(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
         for number, (name, axes) in enumerate(
             zip(names, figure.subplots(rows, columns, squeeze=False).flat, strict=False)
         ):
-            _line(axes, *_series(lines, name), 0, None)
+            _line(axes, *_series(lines, name), 0, None, marker=".")
             axes.set_title(_words(name), fontsize=10)
             if number + columns >= len(names):
                 axes.set_xlabel("iteration")

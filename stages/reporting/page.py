@@ -19,6 +19,8 @@ from stages.reporting.gallery import Entry
 from stages.sweep import Sweep
 
 FOLDER = Path(__file__).parent
+RANKS_BY_TRUTH = {"best": "best", "median": "median", "worst": "worst"}
+RANKS_BY_CHANGE = {"best": "changed least", "median": "changed", "worst": "changed most"}
 
 
 class Chart(NamedTuple):
@@ -79,6 +81,7 @@ def render(page: Page) -> str:
         class_names=page.dataset.class_names,
         colours=["#" + colour.tobytes().hex() for colour in colours],
         rule=UNLABELLED,
+        rank_names=RANKS_BY_TRUTH if page.by_truth else RANKS_BY_CHANGE,
         facts=json.dumps(
             {
                 "colours": colours.tolist(),

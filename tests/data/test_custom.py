@@ -190,7 +190,10 @@ def test_read_custom__path_leads_out(tmp_path: Path, image: str) -> None:
         ("image,labels\n", "has no rows yet below its header: write one an image"),
         ("# my table\nimage,labels\n# a.jpg,cat\n", "has no rows yet below its header"),
         ("file,labels\na.jpg,cat\n", "line 1: no column 'image' among 'file', 'labels'"),
-        ("image;labels\na.jpg;cat\n", "line 1: no column 'image' among 'image;labels': write image,labels"),
+        ("image;labels\na.jpg;cat\n", "line 1: the columns are separated by ';': save it with commas"),
+        ("image\tlabels\na.jpg\tcat\n", "line 1: the columns are separated by .*: save it with commas"),
+        ("image,label\na.jpg,cat\n", "line 1: there is a column 'label', but none 'labels': rename it"),
+        ("image,labels,spilt\na.jpg,cat,val\n", "line 1: there is a column 'spilt', but none 'split': rename it"),
         ("image,split\na.jpg,train\n", "line 1: neither a column 'labels' nor one 0/1 column a class"),
         ("image,labels,Labels\na.jpg,cat,cat\n", "line 1: column 'Labels' occurs twice"),
         (",image,labels\n0,a.jpg,cat\n", "line 1: column 1 has no name"),
@@ -235,3 +238,8 @@ def test_read_custom__one_hot_differs_from_classes_file(tmp_path: Path) -> None:
 def test_read_custom__no_images_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has labels\.csv but no folder images/: put the images there"):
         read_custom(build(tmp_path, "image,labels\n", images=()))
+
+
+def test_read_custom__columns_that_are_not_read(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels,camera,split\na.jpg,cat,north,val\n", ("a.jpg",))
+    assert read_custom(root).unread_columns == ("camera",)

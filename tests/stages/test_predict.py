@@ -131,6 +131,14 @@ def test_predict__results_beside_the_images(student_run: Any, tmp_path: Path) ->
         assert written["masks"] == [here / "masks" / "photos" / "a.png"]
 
 
+def test_predict__not_into_a_data_set(student_run: Any, tmp_path: Path) -> None:
+    image = picture(tmp_path / "photos" / "images" / "a.png")
+    (tmp_path / "photos" / "labels.csv").write_text("image,labels\na.png,red\n")
+    with pytest.raises(ValueError, match="photos is a data set, in which masks/ means true masks"):
+        predict(student_run.run, [image], tmp_path / "photos", CONFIG, SilentMonitor())
+    assert not (tmp_path / "photos" / "masks").exists()
+
+
 def test_predict__nothing_trained(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(ArtifactError, match="run 'toco train-cam' first"):

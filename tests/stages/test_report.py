@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from data.dataset import DataError
 from stages.artifacts import open_stage
 from stages.config import MakeLabels, Report
 from stages.make_labels import make_labels
@@ -99,7 +100,22 @@ def test_report__without_true_masks(
     assert "gallery" in found.ids
     assert not {"scores", "confusion"} & set(found.ids)
     assert "there are no true masks" in found.text
+    assert "changed least" in found.text
     assert any(note.startswith("no scores: ") for note in heard.notes)
+
+
+def test_report__passes_over_bad_images_as_the_training_did(
+    draw_pictures: Callable[[Path], Path], whole_run: Path, tmp_path: Path
+) -> None:
+    data, run = draw_pictures(tmp_path / "data"), tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    (data / "images/w.jpg").write_bytes(b"")  # which a network is measured on
+    with pytest.raises(DataError, match=r"w\.jpg is empty"):
+        report(run, CONFIG, SilentMonitor(), data=data)
+    config = json.loads((run / "cam/config.json").read_text())
+    config["settings"]["skip_bad"] = True
+    (run / "cam/config.json").write_text(json.dumps(config))
+    report(run, CONFIG, SilentMonitor(), data=data)
 
 
 def test_report__leaves_out_what_was_made_from_something_else(

@@ -122,6 +122,27 @@ def test_run__stopped_anywhere_it_ends_as_if_undisturbed(
     assert contents(tmp_path / "run") == contents(whole_run)
 
 
+def test_run__an_overwrite_that_was_stopped_is_gone_on_with(
+    own_run: Path, pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg],
+    listener: Callable[..., Any],
+) -> None:  # fmt: skip
+    before = contents(own_run)
+    cam, seg = cam_settings(seed=1), seg_settings()
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, own_run, Run(overwrite="train-cam"), listener(("advance", 2)), cam=cam, labels=LABELS, seg=seg)
+    run(pictures, own_run, Run(), SilentMonitor(), cam=cam, labels=LABELS, seg=seg)
+    assert all(content != before[name] for name, content in contents(own_run).items())
+
+
+def test_run__looks_for_the_student_s_weights_before_anything_is_trained(
+    pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg], tmp_path: Path
+) -> None:
+    seg = seg_settings(weights="gone.safetensors")
+    with pytest.raises(Exception, match=r"gone\.safetensors"):
+        run(pictures, tmp_path / "run", Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg)
+    assert not (tmp_path / "run" / "cam").exists()
+
+
 def test_run__tells_when_the_data_changed_since(
     draw_pictures: Callable[[Path], Path],
     own_run: Path,
