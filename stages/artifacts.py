@@ -24,11 +24,12 @@ PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "
 SOURCES = {"labels": "cam/model.safetensors", "seg": "labels/labels.h5"}
 # Settings that may differ when a run goes on: nothing that its product depends on.
 TRAINING_MAY_CHANGE = (
-    "device", "workers", "skip_bad", "checkpoint_every", "log_every", "evaluate_every", "evaluate_images", "val_split",
+    "device", "devices", "nodes", "workers", "skip_bad", "checkpoint_every", "log_every", "evaluate_every",
+    "evaluate_images", "val_split",
 )  # fmt: skip
 MAY_CHANGE = {
     "cam": TRAINING_MAY_CHANGE,
-    "labels": ("device", "devices", "workers", "skip_bad", "batch_size", "crf_backend"),
+    "labels": ("device", "devices", "nodes", "workers", "skip_bad", "batch_size", "crf_backend"),
     "seg": TRAINING_MAY_CHANGE,
 }
 UNFINISHED = ("checkpoint.pt", "shards")  # what a stage goes on from, deleted at its end

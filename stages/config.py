@@ -41,7 +41,24 @@ class Loading(Machine):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Loading):
+class Parallel(Loading):
+    """Settings of commands whose work several processes can share."""
+
+    devices: int = option(
+        1, "GPUs of this machine (or processes on a CPU) that share the work.", minimum=1, group=MACHINE
+    )
+    nodes: int = option(
+        1, "Machines that share it, each with so many devices: started by torchrun or srun.", minimum=1, group=MACHINE
+    )
+
+    @property
+    def processes(self) -> int:
+        """How many there are, on all machines."""
+        return self.devices * self.nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Parallel):
     """What the two training stages share."""
 
     split: str | None = option(None, "Split of the data set to train on; by default its training split.")
@@ -69,7 +86,6 @@ class Training(Loading):
     evaluate_images: int = option(
         100, "Images with true masks to measure on during training.", minimum=1, group=PROGRESS
     )
-    devices: int = option(1, "GPUs (or processes on a CPU) to train on.", minimum=1, group=MACHINE)
 
     def __post_init__(self) -> None:
         """Refuse contradictions.
@@ -80,9 +96,12 @@ class Training(Loading):
         check_limits(self)
         if self.rescale_min > self.rescale_max:
             raise ValueError(f"--rescale-min {self.rescale_min} is above --rescale-max {self.rescale_max}")
-        if self.batch_size % self.devices:
+        if self.batch_size % self.processes:
+            more = -(-self.batch_size // self.processes) * self.processes
             raise ValueError(
                 f"--batch-size {self.batch_size} (over all devices) cannot be shared evenly by --devices {self.devices}"
+                + (f" --nodes {self.nodes}" if self.nodes > 1 else "")
+                + f": take --batch-size {more} (more images a step, so fewer --iterations) or fewer devices"
             )
 
     @property
@@ -197,7 +216,7 @@ CAM_RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeLabels(Loading):
+class MakeLabels(Parallel):
     """Settings of `toco make-labels`."""
 
     split: str | None = option(None, "Split to make labels for; by default the one that was trained on.")
@@ -252,7 +271,6 @@ class MakeLabels(Loading):
         "network's own predictions.",
     )
     confidence: bool = option(False, "Keep how sure each pixel's label is, for toco train-seg --weigh-by-confidence.")
-    devices: int = option(1, "GPUs (or processes on a CPU) to share the images between.", minimum=1, group=MACHINE)
     image_size: int | None = option(
         None, "Side that images are resized to for their CAMs; by default as in training.", minimum=16
     )
@@ -335,7 +353,7 @@ class TrainSeg(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Loading):
+class Predict(Parallel):
     """Settings of `toco predict`."""
 
     source: Literal["auto", "student", "decoder"] = option(
@@ -440,7 +458,7 @@ STAGES = ("train-cam", "make-labels", "train-seg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Loading):
+class Run(Parallel):
     """Settings of `toco run`; what a stage has as well is handed on to it."""
 
     seed: int = option(0, "Start of all randomness, of all stages.", minimum=0)

@@ -1,26 +1,58 @@
 """Devices, precision and processes, by Lightning Fabric."""
 
+import logging
+import os
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from data.cores import cores
+from stages.config import Parallel
+from stages.toco.metrics import Confusion
 from stages.toco.processes import ALONE, Processes
 
+PATIENCE = timedelta(hours=6)  # of processes that wait for the first, which joins the labels of millions of images
 
-def make_fabric(device: str, devices: int = 1) -> Fabric:
+
+def start(config: Parallel) -> Fabric:
+    """Set up where a stage runs, and wait for all processes that share its work.
+
+    What they have read of the run folder before, they have all read when this returns.
+
+    Raises:
+        ValueError: This machine does not have what was asked for, or other processes were started than were asked for.
+    """
+    starter, started = started_by()
+    if starter and started != config.processes:
+        raise ValueError(
+            f"{starter} started {started} processes, but --devices {config.devices} --nodes {config.nodes} asks for "
+            f"{config.processes}: --devices is the number of processes on each machine, and --nodes that of machines"
+        )
+    fabric = make_fabric(config.device, config.devices, config.nodes)
+    fabric.launch()
+    fabric.barrier()
+    return fabric
+
+
+def make_fabric(device: str, devices: int = 1, nodes: int = 1) -> Fabric:
     """Set up where a stage runs: bf16 on CUDA, float32 elsewhere.
 
     Args:
         device: auto, cpu, cuda or mps.
-        devices: How many of them; more than one trains data-parallel.
+        devices: How many of them on each machine; more than one in all trains data-parallel.
+        nodes: How many machines.
 
     Raises:
-        ValueError: This machine does not have what was asked for.
+        ValueError: This machine does not have what was asked for, or nothing says where the other machines are.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -30,16 +62,54 @@ def make_fabric(device: str, devices: int = 1) -> Fabric:
         raise ValueError("--device mps: torch sees no Apple GPU on this machine; use --device auto or cpu")
     if device == "cuda" and devices > torch.cuda.device_count():
         raise ValueError(f"--devices {devices}: torch sees {torch.cuda.device_count()} CUDA GPUs on this machine")
-    # Parts of the network rest while their losses have no weight yet.
-    strategy: Any = DDPStrategy(find_unused_parameters=True) if devices > 1 else "auto"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on other hardware and precisions
+        strategy: Any = "auto"
+        environment: ClusterEnvironment = LightningEnvironment()  # given, so that Fabric does not look for another
+        if devices * nodes > 1:
+            logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # each process tells of its birth
+            # Parts of the network rest while their losses have no weight yet.
+            strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE)
+            environment = who_starts(devices, nodes)
         return Fabric(
             accelerator=device,
             devices=devices,
+            num_nodes=nodes,
             strategy=strategy,
             precision="bf16-mixed" if device == "cuda" else "32-true",
+            plugins=[environment],
         )
+
+
+def who_starts(devices: int, nodes: int) -> ClusterEnvironment:
+    """Who starts the processes of a command: torchrun, srun, or else itself, those of this machine.
+
+    Raises:
+        ValueError: Nothing says where the other machines are.
+    """
+    starter, _ = started_by()
+    if starter == "torchrun":
+        return TorchElasticEnvironment()
+    if starter == "srun":
+        try:
+            return SLURMEnvironment()
+        except RuntimeError as error:  # --ntasks without --ntasks-per-node
+            raise ValueError(f"srun: start it with --nodes={nodes} --ntasks-per-node={devices}") from error
+    if nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise ValueError(
+            f"--nodes {nodes}: start this command on each machine, by torchrun or srun (docs/gpus.md), or with "
+            "MASTER_ADDR, MASTER_PORT and NODE_RANK set"
+        )
+    return LightningEnvironment()
+
+
+def started_by() -> tuple[str, int]:
+    """What started this process as one of several, and how many it started; nothing and 1 if nothing did."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun", int(os.environ["WORLD_SIZE"])
+    # Of the job step, which is srun's own: SLURM_NTASKS is there in the job's script as well.
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
+    return ("srun", tasks) if tasks > 1 else ("", 1)
 
 
 def processes_of(fabric: Fabric) -> Processes:
@@ -51,6 +121,15 @@ def processes_of(fabric: Fabric) -> Processes:
         return reduced
 
     return ALONE if fabric.world_size == 1 else Processes(fabric.world_size, mean)
+
+
+def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:
+    """Add up what the processes have counted, each on its own images."""
+    whole = Confusion(confusion.num_classes)
+    counts = fabric.all_reduce(confusion.counts.to(fabric.device, copy=True), reduce_op="sum")
+    assert isinstance(counts, Tensor)
+    whole.counts = counts.cpu()
+    return whole
 
 
 def loader_workers(asked: int | None, device: torch.device) -> int:

@@ -37,7 +37,7 @@ from stages.inference import (
     resize_maps,
     square_cams,
 )
-from stages.machine import make_fabric
+from stages.machine import start
 from stages.monitor import Monitor, SilentMonitor
 from stages.provenance import session
 from stages.samples import usable_samples
@@ -95,8 +95,7 @@ def make_labels(
     # Before there are several processes, of which one begins to write.
     if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
         return folder
-    fabric = make_fabric(config.device, config.devices)
-    fabric.launch()
+    fabric = start(config)
     monitor = monitor if fabric.is_global_zero else SilentMonitor()
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)

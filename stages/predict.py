@@ -5,6 +5,7 @@ In: RUN/seg or RUN/cam, and any images. Out: a folder as stages/predictions.py s
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from data.cores import cores
@@ -14,7 +15,8 @@ from stages.artifacts import outdated, outdated_message
 from stages.config import Predict
 from stages.inference import to_tensor
 from stages.inputs import find_inputs
-from stages.monitor import Monitor
+from stages.machine import start
+from stages.monitor import Monitor, SilentMonitor
 from stages.predictions import begin, files_of, finished_images, new_record, read_record, write_results
 from stages.read_ahead import batches, read_ahead
 from stages.segmenter import choose_network, open_segmenter
@@ -53,6 +55,8 @@ def predict(
         raise ValueError(f"{out} is no folder: give another one with --out")
     if (out / "labels.csv").exists():
         raise ValueError(f"{out} is a data set, in which masks/ means true masks: give another folder with --out")
+    fabric = start(config)
+    monitor = monitor if fabric.is_global_zero else SilentMonitor()
     samples = find_inputs(paths, out, monitor)
     network = choose_network(run, config)
     if outdated(run, network.path.name):
@@ -64,22 +68,28 @@ def predict(
     for problem in problems:
         monitor.warn(f"left out: {problem}")
     left = [sample for sample in good if sample.id not in done]
-    if left:
-        segmenter = open_segmenter(run, config)
-        begin(out, samples, record, earlier, overwrite=replace)
+    if not left:
+        monitor.note(f"{out} is finished already")
+    else:
+        segmenter = open_segmenter(run, config, fabric)
+        fabric.barrier()  # all have seen what was there before
+        if fabric.is_global_zero:
+            begin(out, samples, record, earlier, overwrite=replace)
+        fabric.barrier()
         monitor.start(f"predicting with {network.path}", len(done) + len(left), done=len(done))
-        threads = max(1, min(8, cores()) if config.workers is None else config.workers)
+        threads = max(1, min(8, cores() // config.devices) if config.workers is None else config.workers)
         bad = partial(_leave_out, config=config, monitor=monitor)
-        for batch in read_ahead(batches(left, segmenter.batch_size), threads, bad):
+        mine = islice(batches(left, segmenter.batch_size), fabric.global_rank, None, fabric.world_size)
+        for batch in read_ahead(mine, threads, bad):
             results = segmenter.segment([to_tensor(picture) for _, picture in batch])
             for (sample, picture), result in zip(batch, results, strict=True):
                 write_results(files_of(out, sample, config.write), picture, result)
-                done.add(sample.id)
                 monitor.advance()
+            monitor.advance(len(batch) * (fabric.world_size - 1))  # the others' share, which is as large
+        fabric.barrier()
         monitor.finish()
-    else:
-        monitor.note(f"{out} is finished already")
-    written = [files_of(out, sample, config.write) for sample in samples if sample.id in done]
+    every = [files_of(out, sample, config.write) for sample in samples]
+    written = [files for files in every if all(file.exists() for file in files.values())]
     return {kind: [files[kind] for files in written] for kind in config.write}
 
 

@@ -30,7 +30,7 @@ from stages.whole_files import ArtifactError, whole_file, write_json
 SUFFIXES = {"masks": ".png", "overlays": ".png", "numpy": ".npy", "probabilities": ".npy"}  # by kind, and folder
 RECORD = "predict.json"
 # Settings that may differ when predicting goes on. Which network `source` means is told by its digest.
-MAY_CHANGE = ("source", "write", "batch_size", "crf_backend", "device", "workers", "skip_bad")
+MAY_CHANGE = ("source", "write", "batch_size", "crf_backend", "device", "devices", "nodes", "workers", "skip_bad")
 
 Record = Mapping[str, Any]
 

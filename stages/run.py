@@ -16,10 +16,11 @@ from data.readers import open_dataset
 from stages.artifacts import MAY_CHANGE, PRODUCERS, as_plain, finished, outdated, outdated_message
 from stages.artifacts import read_config as read_stage_config
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
+from stages.machine import start
 from stages.make_labels import make_labels, with_training_defaults
 from stages.monitor import Monitor, Titled
 from stages.provenance import data_fingerprint, made_with
-from stages.report import report
+from stages.report import REPORT, report
 from stages.student import new_student
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
@@ -66,12 +67,14 @@ def run(
     settings: dict[str, Settings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
     again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
     for name, one in settings.items():
-        refuse_several_devices(out, name, one, again=name in again)
+        refuse_other_devices(config, name, one)
         if name not in again:
             refuse_other_settings(out, name, one)
+    fabric = start(config)
     dataset = open_dataset(data, skip_bad=config.skip_bad)
-    about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
-    write_config(out / CONFIG, dataset, config, settings, about)
+    if fabric.is_global_zero:
+        about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
+        write_config(out / CONFIG, dataset, config, settings, about)
 
     if "train-seg" in again or not finished(out, FOLDERS["train-seg"]):
         check_student(seg, dataset)
@@ -85,8 +88,10 @@ def run(
     train_cam(data, out, cam, **step(1, "train-cam"))
     make_labels(out, labels, data=data, **step(2, "make-labels"))
     train_seg(out, seg, data=data, **step(3, "train-seg"))
-    last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
-    return report(out, Report(device=config.device, skip_bad=config.skip_bad), last, data=data)
+    if fabric.is_global_zero:
+        last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
+        report(out, Report(device=config.device, skip_bad=config.skip_bad), last, data=data)
+    return out / REPORT
 
 
 def check_student(settings: TrainSeg, dataset: Dataset) -> None:
@@ -101,17 +106,19 @@ def check_student(settings: TrainSeg, dataset: Dataset) -> None:
         raise ValueError(f"train-seg: {error} (options of it begin with --train-seg.)") from error
 
 
-def refuse_several_devices(out: Path, name: str, settings: Settings, *, again: bool) -> None:
-    """Refuse several devices for a stage that is still to be done: their processes would run all stages.
+def refuse_other_devices(config: Run, name: str, settings: Settings) -> None:
+    """Refuse a stage other devices than the run has: the same processes go through all stages.
 
     Raises:
         ValueError: Says how to do it.
     """
-    if settings.devices > 1 and (again or not finished(out, FOLDERS[name])):
-        raise ValueError(
-            f"--{name}.devices {settings.devices}: 'toco run' works on one device; run 'toco {name} --devices "
-            f"{settings.devices}' by itself, and then this once more for the rest"
-        )
+    for option in ("devices", "nodes"):
+        own, common = getattr(settings, option), getattr(config, option)
+        if own != common:
+            raise ValueError(
+                f"--{name}.{option} {own}: 'toco run' has the same for all stages ({common}); give --{option} {own} to "
+                f"all, or run 'toco {name} --{option} {own}' by itself, and then this once more for the rest"
+            )
 
 
 def refuse_other_settings(out: Path, name: str, settings: Settings) -> None:

@@ -94,15 +94,15 @@ def choose_network(run: Path, config: Predict) -> StageFolder:
     return open_stage(run, "seg" if student else "cam")
 
 
-def open_segmenter(run: Path, config: Predict) -> Segmenter:
-    """Load the network of a run, on its device.
+def open_segmenter(run: Path, config: Predict, fabric: Fabric | None = None) -> Segmenter:
+    """Load the network of a run, on its device, or on that of `fabric` where it is one of several processes.
 
     Raises:
         ArtifactError: It is not finished, or damaged.
         ValueError: This machine lacks the device.
     """
     folder = choose_network(run, config)
-    fabric = make_fabric(config.device)
+    fabric = fabric or make_fabric(config.device)
     if folder.path.name == "seg":
         student = load_student(folder)
         fabric.to_device(student)

@@ -20,7 +20,7 @@ from stages.artifacts import already_finished, begin_stage
 from stages.cam_model import new_cam_model, spec_as_dict
 from stages.config import TrainCam
 from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
-from stages.machine import make_fabric, processes_of
+from stages.machine import processes_of, share_counts, start
 from stages.monitor import Monitor, SilentMonitor
 from stages.provenance import session
 from stages.samples import spread, usable_samples
@@ -61,8 +61,7 @@ def train_cam(
     # Before there are several processes, of which one begins to write.
     if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
         return folder
-    fabric = make_fabric(config.device, config.devices)
-    fabric.launch()
+    fabric = start(config)
     monitor = monitor if fabric.is_global_zero else SilentMonitor()
     dataset = open_dataset(data, skip_bad=config.skip_bad)
     dataset.split(config.split)
@@ -178,10 +177,13 @@ def _losses(
 
 
 def _scores(model: ToCo, samples: Sequence[Sample], config: TrainCam, fabric: Fabric) -> dict[str, float]:
-    """Measure CAM, auxiliary CAM and decoder against true masks: mIoU, 255 in the truth left out."""
+    """Measure CAM, auxiliary CAM and decoder against true masks: mIoU, 255 in the truth left out.
+
+    Each process sees its share of the images, and returns what all have seen.
+    """
     classes = model.num_classes
     confusions = {name: Confusion(classes + 1) for name in ("cam", "auxiliary_cam", "decoder")}
-    for sample in samples:
+    for sample in samples[fabric.global_rank :: fabric.world_size]:
         try:
             loaded = load_image(sample, config.image_size)
         except DataError:  # training tells of it
@@ -199,4 +201,4 @@ def _scores(model: ToCo, samples: Sequence[Sample], config: TrainCam, fabric: Fa
             label = label_one_threshold(resize_maps(cam[0], size)[None], config.background)
             confusions[name].add(present.class_numbers(label)[0].cpu(), truth)
         confusions["decoder"].add(resize_maps(probabilities[0], size).argmax(dim=0).cpu(), truth)
-    return {f"{name}_miou": confusion.scores().miou for name, confusion in confusions.items()}
+    return {f"{name}_miou": share_counts(confusion, fabric).scores().miou for name, confusion in confusions.items()}

@@ -26,7 +26,7 @@ from stages.artifacts import already_finished, begin_stage, check_classes, check
 from stages.config import TrainSeg
 from stages.inference import to_tensor
 from stages.labelled import LoadLabelled, check_labelled, labelled_images
-from stages.machine import make_fabric, processes_of
+from stages.machine import processes_of, share_counts, start
 from stages.monitor import Monitor, SilentMonitor
 from stages.provenance import session
 from stages.samples import spread, usable_samples
@@ -68,8 +68,7 @@ def train_seg(
     # Before there are several processes, of which one begins to write.
     if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
         return folder
-    fabric = make_fabric(config.device, config.devices)
-    fabric.launch()
+    fabric = start(config)
     monitor = monitor if fabric.is_global_zero else SilentMonitor()
     dataset = open_dataset(data or labels.dataset_root, skip_bad=config.skip_bad)
     check_classes(labels, dataset)
@@ -80,6 +79,8 @@ def train_seg(
     with_masks = validation_images(dataset, config, monitor)
     torch.manual_seed(config.seed)
     student, spec = new_student(config, len(dataset.class_names))
+    if fabric.world_size > 1 and fabric.device.type == "cuda":  # which alone can: batch norm over the whole batch
+        nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     if fabric.is_global_zero:
         begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
     fabric.barrier()
@@ -162,14 +163,17 @@ def _losses(
 def _scores(
     student: Student, samples: Sequence[Sample], num_classes: int, config: TrainSeg, fabric: Fabric
 ) -> dict[str, float]:
-    """Measure the student against true masks as `toco predict` runs it: mIoU, 255 in the truth left out."""
+    """Measure the student against true masks as `toco predict` runs it: mIoU, 255 in the truth left out.
+
+    Each process sees its share of the images, and returns what all have seen.
+    """
     confusion = Confusion(num_classes + 1)
-    for image, truth in _with_truth(samples, num_classes, config):
+    for image, truth in _with_truth(samples[fabric.global_rank :: fabric.world_size], num_classes, config):
         with fabric.autocast():
             (probabilities,) = student_probabilities(student, [to_tensor(image)])
         label = label_map(probabilities, (image.height, image.width))
         confusion.add(label.cpu().long(), torch.from_numpy(truth).long())
-    return {"student_miou": confusion.scores().miou}
+    return {"student_miou": share_counts(confusion, fabric).scores().miou}
 
 
 def _with_truth(

@@ -54,7 +54,8 @@ def fit(
         title: What it is told.
         stream: The images.
         losses: Called with the learner, the iteration (from 0) and its batch; 'loss' is minimised, all are logged.
-        evaluate: Called every `evaluate_every` iterations and at the end; its figures are logged and shown.
+        evaluate: Called every `evaluate_every` iterations and at the end, in all processes; its figures are logged
+            and shown.
         resume: Go on from the checkpoint.
 
     Raises:
@@ -266,15 +267,13 @@ class Training:
         every, last = self.schedule.evaluate_every, self.iteration == self.schedule.iterations
         if not (last or (every and self.iteration and self.iteration % every == 0)):
             return
-        if self.fabric.is_global_zero:
-            self.module.eval()
-            scores = evaluate()
-            self.module.train()
-            if log is not None and scores:
-                log.write(iteration=self.iteration, **scores)
-                shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-                self.monitor.note(f"iteration {self.iteration}: {shown}")
-        self.fabric.barrier()
+        self.module.eval()
+        scores = evaluate()
+        self.module.train()
+        if log is not None and scores:
+            log.write(iteration=self.iteration, **scores)
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            self.monitor.note(f"iteration {self.iteration}: {shown}")
 
 
 @contextmanager

@@ -156,9 +156,9 @@ def run(
     with _monitor(quiet) as monitor:
         page = stage(data, out, config, monitor, cam=train_cam, labels=make_labels, seg=train_seg)
     if json:
-        typer.echo(json_module.dumps({"folder": str(out), "report": str(page)}))
+        _say(json_module.dumps({"folder": str(out), "report": str(page)}))
     else:
-        typer.echo(f"The result is in {out}; look at {page}. Next: toco predict {out} PATHS... --out DIR")
+        _say(f"The result is in {out}; look at {page}. Next: toco predict {out} PATHS... --out DIR")
 
 
 @command(app, recipes=CAM_RECIPES)
@@ -255,12 +255,12 @@ def predict(
         written = stage(run, paths, out, config, monitor, resume=resume, overwrite=overwrite)
     if json:
         files = {kind: [str(path) for path in paths] for kind, paths in written.items()}
-        typer.echo(json_module.dumps({"out": str(out), **files}))
+        _say(json_module.dumps({"out": str(out), **files}))
     else:
         count = len(next(iter(written.values())))
         images = "1 image" if count == 1 else f"{count} images"
         folders = " and ".join(str(out / kind) for kind in written)
-        typer.echo(f"The results of {images} are in {folders}. Next: toco export {run} --format onnx --out DIR")
+        _say(f"The results of {images} are in {folders}. Next: toco export {run} --format onnx --out DIR")
 
 
 @command(app)
@@ -413,9 +413,15 @@ def _monitor(quiet: bool) -> "Iterator[RichMonitor]":
 
 
 def _done(folder: Path, following: str, json: bool) -> None:
-    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
-        return  # one of several processes, of which the first speaks
-    typer.echo(json_module.dumps({"folder": str(folder)}) if json else f"The result is in {folder}. Next: {following}")
+    _say(json_module.dumps({"folder": str(folder)}) if json else f"The result is in {folder}. Next: {following}")
+
+
+def _say(text: str) -> None:
+    """Print the result, once: of several processes the first speaks."""
+    # As torchrun, srun and Lightning number them.
+    ranks = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    if all(os.environ.get(rank, "0") == "0" for rank in ranks):
+        typer.echo(text)
 
 
 def _show_check(found: "Check", data: Path, written: Path | None) -> None:

@@ -124,7 +124,8 @@ class _Task:
         self._figures: dict[str, float] = {}
 
     def advance(self, steps: int, figures: dict[str, float]) -> None:
-        self.done += steps
+        # No more than there are: the first of several processes counts for the others, whose shares may be smaller.
+        self.done = min(self.done + steps, self.total)
         self._figures.update(figures)
         now = self._clock()
         self._recent.append((now, self.done))

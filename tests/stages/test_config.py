@@ -60,6 +60,7 @@ def test_cam_recipes__change_fields_that_exist(name: str) -> None:
         (TrainSeg, {"image_size": 100}, "--image-size 100 is no multiple of 32; take 96"),
         (TrainSeg, {"image_size": 40}, "--image-size 40 is no multiple of 32; take 32"),
         (TrainSeg, {"rescale_max": 0.1}, "--rescale-min 0.5 is above --rescale-max 0.1"),
+        (TrainCam, {"devices": 2, "nodes": 4}, "by --devices 2 --nodes 4: take --batch-size 8 (more images a step"),
         (TrainSeg, {"devices": 5}, "cannot be shared evenly by --devices 5"),
     ],
 )

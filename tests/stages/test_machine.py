@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from data.cores import cores
-from stages.machine import loader_workers, make_fabric
+from stages.config import Predict
+from stages.machine import loader_workers, make_fabric, start, started_by
 
 
 def test_make_fabric__cpu_computes_in_float32() -> None:
@@ -37,6 +38,44 @@ def test_make_fabric__too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="--devices 3: torch sees 2 CUDA GPUs on this machine"):
         make_fabric("cuda", 3)
+
+
+@pytest.mark.parametrize(
+    ("starter", "environment"),
+    [
+        ("torchrun", {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4"}),
+        ("srun", {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}),
+    ],
+)
+def test_start__other_processes_than_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, starter: str, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert started_by() == (starter, 4)
+    for config in (Predict(device="cpu"), Predict(device="cpu", devices=2), Predict(device="cpu", devices=4, nodes=2)):
+        with pytest.raises(ValueError, match=f"{starter} started 4 processes, but --devices {config.devices} --nodes"):
+            start(config)
+
+
+def test_start__a_script_of_slurm_is_no_step_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, without srun, a command is one process, however many tasks the job has."""
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_JOB_NAME", "job.sh")
+    assert start(Predict(device="cpu")).world_size == 1
+
+
+def test_make_fabric__several_machines_must_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="--nodes 2: start this command on each machine, by torchrun or srun"):
+        make_fabric("cpu", nodes=2)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    with pytest.raises(ValueError, match="srun: start it with --nodes=2 --ntasks-per-node=2"):
+        make_fabric("cpu", 2, 2)
+    for name, value in {"NTASKS_PER_NODE": "2", "PROCID": "3", "LOCALID": "1", "NODEID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    fabric = make_fabric("cpu", 2, 2)
+    assert (fabric.world_size, fabric.global_rank, fabric.node_rank, fabric.local_rank) == (4, 3, 1, 1)
 
 
 def test_loader_workers__as_asked_else_as_many_as_help() -> None:

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -143,6 +144,28 @@ def test_predict__nothing_trained(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(ArtifactError, match="run 'toco train-cam' first"):
         predict(tmp_path / "run", [picture(tmp_path / "a.png")], tmp_path / "out", CONFIG, SilentMonitor())
+
+
+def test_predict__two_processes_write_what_one_does(student_run: Any, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number in range(5):
+        picture(photos / f"{number}.png", width=40 + 10 * (number % 2), seed=number)
+    toco = [str(Path(sys.executable).with_name("toco")), "predict", str(student_run.run), str(photos)]
+    for processes in ("1", "2"):
+        out = ["--out", str(tmp_path / processes), "--devices", processes, "--batch-size", "1"]
+        done = subprocess.run(
+            [*toco, *out, "--device", "cpu", "--quiet", "--json"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)["masks"]) == 5  # said once, of all images
+    assert names(tmp_path / "1") == names(tmp_path / "2")
+    for name in names(tmp_path / "1"):
+        if name != "predict.json":
+            assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
 PEAK = """

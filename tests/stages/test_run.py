@@ -1,18 +1,25 @@
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomlkit
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.monitor import SilentMonitor
 from stages.run import run
+from stages.store import LabelFile
 from stages.whole_files import ArtifactError
 
 PRODUCTS = ("cam/model.safetensors", "labels/cams.h5", "labels/labels.h5", "seg/model.safetensors")
@@ -159,20 +166,56 @@ def test_run__tells_when_the_data_changed_since(
     assert any("is not as it was when" in warning for warning in heard.warnings)
 
 
-def test_run__several_devices_are_for_a_stage_by_itself(
+def test_run__stages_have_the_devices_of_the_run(
     own_run: Path, pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg]
 ) -> None:
-    def with_two(out: Path) -> None:
-        cam = cam_settings(devices=2)
-        run(pictures, out, Run(), SilentMonitor(), cam=cam, labels=LABELS, seg=seg_settings())
-
-    with pytest.raises(ValueError, match=r"--train-cam.devices 2: 'toco run' works on one device"):
-        with_two(own_run.parent / "new")
+    cam = cam_settings(devices=2)
+    with pytest.raises(ValueError, match=r"--train-cam.devices 2: 'toco run' has the same for all stages \(1\)"):
+        run(pictures, own_run.parent / "new", Run(), SilentMonitor(), cam=cam, labels=LABELS, seg=seg_settings())
     assert not (own_run.parent / "new").exists()
     config = json.loads((own_run / "cam/config.json").read_text())
     config["settings"]["devices"] = 2  # as if 'toco train-cam --devices 2' had been run
     (own_run / "cam/config.json").write_text(json.dumps(config))
-    with_two(own_run)
+    run(pictures, own_run, Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg_settings())
+
+
+def test_run__two_machines_make_what_one_does(whole_run: Path, tmp_path: Path) -> None:
+    """Two processes that torchrun starts as if on two machines, each for itself."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    toco = str(Path(sys.executable).with_name("toco"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nnodes", "2", "--nproc-per-node", "1"]
+    rendezvous = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+    words = [toco, "run", "--config", str(whole_run / "config.toml"), "--out", str(tmp_path / "run"), "--nodes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    machines = [
+        subprocess.Popen(
+            [*torchrun, *rendezvous, "--node-rank", rank, *words, "--quiet", "--json"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    said = [machine.communicate(timeout=300) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert json.loads(said[0][0])["report"] == str(tmp_path / "run" / "report.html")
+    assert said[1][0] == ""  # the first process speaks for all
+
+    lines = [(folder / "cam/metrics.jsonl").read_text().splitlines() for folder in (whole_run, tmp_path / "run")]
+    for one, other in zip(*lines, strict=True):
+        assert json.loads(other) == pytest.approx(json.loads(one), rel=1e-5, abs=1e-5)
+    masks = [stored_masks(folder / "labels/labels.h5") for folder in (whole_run, tmp_path / "run")]
+    assert masks[0].keys() == masks[1].keys()
+    equal = [masks[0][name] == masks[1][name] for name in masks[0]]
+    assert np.concatenate([one.ravel() for one in equal]).mean() > 0.999
+
+
+def stored_masks(path: Path) -> dict[str, NDArray[np.uint8]]:
+    labels = LabelFile(path, "masks")
+    return {name: labels.read(name) for name in labels.ids}
 
 
 def test_run__leaving_out_what_was_given_is_another_setting(
