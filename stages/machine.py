@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.cores import cores
 from stages.config import Parallel
+from stages.monitor import Monitor, SilentMonitor, WarningsOnly
 from stages.toco.metrics import Confusion
 from stages.toco.processes import ALONE, Processes
 
@@ -121,6 +122,16 @@ def processes_of(fabric: Fabric) -> Processes:
         return reduced
 
     return ALONE if fabric.world_size == 1 else Processes(fabric.world_size, mean)
+
+
+def monitor_of_share(fabric: Fabric, monitor: Monitor) -> Monitor:
+    """What hears of this process's share of the work: the first speaks for all, the others warn of their images."""
+    return monitor if fabric.is_global_zero else WarningsOnly(monitor)
+
+
+def monitor_of_all(fabric: Fabric, monitor: Monitor) -> Monitor:
+    """What hears of work that all processes do alike: the first's monitor, and nobody."""
+    return monitor if fabric.is_global_zero else SilentMonitor()
 
 
 def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:

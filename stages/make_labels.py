@@ -37,8 +37,8 @@ from stages.inference import (
     resize_maps,
     square_cams,
 )
-from stages.machine import start
-from stages.monitor import Monitor, SilentMonitor
+from stages.machine import monitor_of_all, monitor_of_share, start
+from stages.monitor import Monitor
 from stages.provenance import session
 from stages.samples import usable_samples
 from stages.store import ImageLabels, join_shards, label_attributes, stored_ids, write_shard
@@ -96,7 +96,8 @@ def make_labels(
     if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric = start(config)
-    monitor = monitor if fabric.is_global_zero else SilentMonitor()
+    share = monitor_of_share(fabric, monitor)
+    monitor = monitor_of_all(fabric, monitor)
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
     model = load_cam_model(cam)
@@ -104,7 +105,7 @@ def make_labels(
     check_scales(config.scales, config.image_size, model.backbone)
     fabric.to_device(model)
     samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
-    maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=monitor)
+    maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
     background = None
     if fabric.is_global_zero:  # which alone looks and chooses, so that all go by the same score
         background = read_config(run, "labels").get("background") if resume and _begun(folder) else None

@@ -49,6 +49,18 @@ class SilentMonitor:
         """Ignore it."""
 
 
+class WarningsOnly(SilentMonitor):
+    """The ear for a process that is not the first: warnings of its own share of the work are passed on."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        """Pass warnings on to `monitor`."""
+        self._monitor = monitor
+
+    def warn(self, text: str) -> None:
+        """Say what the user should know, as in `Monitor`."""
+        self._monitor.warn(text)
+
+
 class Titled:
     """A monitor's ear for one part of a longer work: it hears of each task, and in each note, which part it is."""
 

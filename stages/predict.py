@@ -15,8 +15,8 @@ from stages.artifacts import outdated, outdated_message
 from stages.config import Predict
 from stages.inference import to_tensor
 from stages.inputs import find_inputs
-from stages.machine import start
-from stages.monitor import Monitor, SilentMonitor
+from stages.machine import monitor_of_all, monitor_of_share, start
+from stages.monitor import Monitor
 from stages.predictions import begin, files_of, finished_images, new_record, read_record, write_results
 from stages.read_ahead import batches, read_ahead
 from stages.segmenter import choose_network, open_segmenter
@@ -56,7 +56,8 @@ def predict(
     if (out / "labels.csv").exists():
         raise ValueError(f"{out} is a data set, in which masks/ means true masks: give another folder with --out")
     fabric = start(config)
-    monitor = monitor if fabric.is_global_zero else SilentMonitor()
+    share = monitor_of_share(fabric, monitor)
+    monitor = monitor_of_all(fabric, monitor)
     samples = find_inputs(paths, out, monitor)
     network = choose_network(run, config)
     if outdated(run, network.path.name):
@@ -78,7 +79,7 @@ def predict(
         fabric.barrier()
         monitor.start(f"predicting with {network.path}", len(done) + len(left), done=len(done))
         threads = max(1, min(8, cores() // config.devices) if config.workers is None else config.workers)
-        bad = partial(_leave_out, config=config, monitor=monitor)
+        bad = partial(_leave_out, config=config, monitor=share)
         mine = islice(batches(left, segmenter.batch_size), fabric.global_rank, None, fabric.world_size)
         for batch in read_ahead(mine, threads, bad):
             results = segmenter.segment([to_tensor(picture) for _, picture in batch])

@@ -20,8 +20,8 @@ from stages.artifacts import already_finished, begin_stage
 from stages.cam_model import new_cam_model, spec_as_dict
 from stages.config import TrainCam
 from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
-from stages.machine import processes_of, share_counts, start
-from stages.monitor import Monitor, SilentMonitor
+from stages.machine import monitor_of_all, monitor_of_share, processes_of, share_counts, start
+from stages.monitor import Monitor
 from stages.provenance import session
 from stages.samples import spread, usable_samples
 from stages.toco.cam import label_one_threshold, present_classes
@@ -62,7 +62,8 @@ def train_cam(
     if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric = start(config)
-    monitor = monitor if fabric.is_global_zero else SilentMonitor()
+    share = monitor_of_share(fabric, monitor)
+    monitor = monitor_of_all(fabric, monitor)
     dataset = open_dataset(data, skip_bad=config.skip_bad)
     dataset.split(config.split)
     torch.manual_seed(config.seed)
@@ -81,7 +82,7 @@ def train_cam(
             fabric=fabric,
             settings=config,
             folder=folder,
-            monitor=monitor,
+            monitor=share,
             title="training the CAM network",
             stream=SampleStream(samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad),
             losses=partial(_losses, config, fabric),

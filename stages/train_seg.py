@@ -26,8 +26,8 @@ from stages.artifacts import already_finished, begin_stage, check_classes, check
 from stages.config import TrainSeg
 from stages.inference import to_tensor
 from stages.labelled import LoadLabelled, check_labelled, labelled_images
-from stages.machine import processes_of, share_counts, start
-from stages.monitor import Monitor, SilentMonitor
+from stages.machine import monitor_of_all, monitor_of_share, processes_of, share_counts, start
+from stages.monitor import Monitor
 from stages.provenance import session
 from stages.samples import spread, usable_samples
 from stages.student import Student, label_map, new_student, student_probabilities
@@ -69,7 +69,8 @@ def train_seg(
     if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric = start(config)
-    monitor = monitor if fabric.is_global_zero else SilentMonitor()
+    share = monitor_of_share(fabric, monitor)
+    monitor = monitor_of_all(fabric, monitor)
     dataset = open_dataset(data or labels.dataset_root, skip_bad=config.skip_bad)
     check_classes(labels, dataset)
     label_file = labels.path / "labels.h5"
@@ -93,7 +94,7 @@ def train_seg(
             fabric=fabric,
             settings=config,
             folder=folder,
-            monitor=monitor,
+            monitor=share,
             title="training the student",
             stream=SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad),
             losses=partial(_losses, config, fabric),

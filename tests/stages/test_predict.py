@@ -150,11 +150,13 @@ def test_predict__two_processes_write_what_one_does(student_run: Any, tmp_path: 
     photos = tmp_path / "photos"
     for number in range(5):
         picture(photos / f"{number}.png", width=40 + 10 * (number % 2), seed=number)
+    bad = picture(photos / "0b.jpg")  # the second one, for the second process
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
     toco = [str(Path(sys.executable).with_name("toco")), "predict", str(student_run.run), str(photos)]
     for processes in ("1", "2"):
         out = ["--out", str(tmp_path / processes), "--devices", processes, "--batch-size", "1"]
         done = subprocess.run(
-            [*toco, *out, "--device", "cpu", "--quiet", "--json"],
+            [*toco, *out, "--device", "cpu", "--skip-bad", "--quiet", "--json"],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
@@ -162,6 +164,7 @@ def test_predict__two_processes_write_what_one_does(student_run: Any, tmp_path: 
         )
         assert done.returncode == 0, done.stderr
         assert len(json.loads(done.stdout)["masks"]) == 5  # said once, of all images
+        assert done.stderr.count(f"left out: {bad} cannot be read") == 1
     assert names(tmp_path / "1") == names(tmp_path / "2")
     for name in names(tmp_path / "1"):
         if name != "predict.json":
