@@ -13,6 +13,7 @@ import tomlkit
 
 from data.dataset import Dataset
 from data.readers import open_dataset
+from data.whole_file import whole_file
 from stages.artifacts import MAY_CHANGE, PRODUCERS, as_plain, finished, outdated, outdated_message
 from stages.artifacts import read_config as read_stage_config
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
@@ -23,7 +24,7 @@ from stages.report import report
 from stages.student import new_student
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
-from stages.whole_files import ArtifactError, whole_file
+from stages.whole_files import ArtifactError
 
 Settings = TrainCam | MakeLabels | TrainSeg
 
