@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
-from data.images import read_image
+from data.images import image_size, read_reduced
 from data.transforms import SegTransform, SegViews
 from stages.config import TrainSeg
 from stages.monitor import Monitor
@@ -76,8 +76,8 @@ class LoadLabelled:
         Raises:
             DataError: Image or mask is unreadable, or they do not fit each other.
         """
-        image = read_image(sample.image)
-        size = (image.height, image.width)
+        image = read_reduced(sample.image, self.transform.needed_side)
+        size = image_size(sample.image)  # of the whole picture, as its mask's is
         mask = self._mask(sample, size)
         confidence = None if self.confidence is None else self._plane(self.confidence, sample, size)
         return self.transform(image, mask, confidence)

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from data.dataset import DataError, Dataset, Sample
-from data.images import image_size, read_image
+from data.images import image_size, read_reduced
 from data.readers import open_dataset, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
@@ -146,7 +146,7 @@ class _load:
         )
 
     def __call__(self, sample: Sample) -> StepBatch:
-        views = self.transform(read_image(sample.image))
+        views = self.transform(read_reduced(sample.image, self.transform.needed_side))
         labels = class_label_matrix([sample], self.num_classes)[0]
         return StepBatch(image=views.image, second=views.second, local=views.local, box=views.box, class_labels=labels)
 

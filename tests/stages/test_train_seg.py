@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+import stages.labelled
 from data.dataset import DataError, Sample
+from data.images import read_image, read_reduced
 from data.transforms import SegTransform
 from stages.artifacts import open_stage
 from stages.config import TrainSeg
@@ -244,6 +246,35 @@ def test_load_labelled__travels_to_other_processes_with_its_file_open(labelled_r
     for view in views:
         assert torch.equal(view.image, views[0].image)
         assert torch.equal(view.mask, views[0].mask)
+
+
+def test_load_labelled__a_reduced_image_keeps_its_mask(labelled_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large picture the mask's view is the same whether the picture was reduced or not, and the image's alike."""
+    path = labelled_run.data / "images" / "a.png"
+    with Image.open(path) as image:
+        image.resize((1030, 1017), Image.Resampling.BICUBIC).save(path, format="jpeg")
+    mask = np.asarray(Image.fromarray(labelled_run.masks["a"]).resize((1030, 1017), Image.Resampling.NEAREST))
+    with label_file(labelled_run.run) as file:
+        del file["masks/a"]
+        file["masks/a"] = mask
+    load = LoadLabelled(labelled_run.run / "labels" / "labels.h5", 2, 64, CONFIG)
+    sample = Sample(id="a", image=path, classes=(1,), mask=None)
+    sizes = []
+
+    def read(path: Path, side: int) -> Image.Image:
+        sizes.append(read_reduced(path, side).size)
+        return read_image(path)
+
+    for seed in range(8):
+        torch.manual_seed(seed)
+        reduced = load(sample)
+        with monkeypatch.context() as patch:
+            patch.setattr(stages.labelled, "read_reduced", read)
+            torch.manual_seed(seed)
+            whole = load(sample)
+        assert torch.equal(reduced.mask, whole.mask)
+        assert (reduced.image.float() - whole.image.float()).abs().mean() < 6  # a pixel of shift makes 8
+    assert set(sizes) == {(129, 128)}  # as the decoder gives an eighth: sides rounded up, so of another shape
 
 
 def test_cross_entropy__is_the_mean_over_labelled_pixels() -> None:
