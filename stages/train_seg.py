@@ -80,10 +80,10 @@ def train_seg(
     with_masks = validation_images(dataset, config, monitor)
     torch.manual_seed(config.seed)
     student, spec = new_student(config, len(dataset.class_names))
+    load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
     if fabric.is_global_zero:
         begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
     fabric.barrier()
-    load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
     with session(folder, recorded=fabric.is_global_zero):
         fit(
             student,
@@ -94,7 +94,9 @@ def train_seg(
             folder=folder,
             monitor=monitor,
             title="training the student",
-            stream=SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad),
+            stream=SampleStream(
+                samples, load, seed=config.seed, skip_bad=config.skip_bad, warnings=load.images.warnings
+            ),
             losses=partial(_losses, config, fabric),
             evaluate=(
                 partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None

@@ -125,6 +125,18 @@ def test_train_seg__resumed_run_is_the_same_bit_for_bit(
     assert not (run / "seg" / "checkpoint.pt").exists()
 
 
+def test_train_seg__a_cache_changes_nothing(labelled_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, iterations=2, rescale_max=0.6, evaluate_every=0)  # 39 of the images' 64 pixels are needed
+    train_seg(labelled_run.run, config, SilentMonitor())
+    expected = weights(labelled_run.run)
+    cached = replace(config, cache=str(tmp_path / "cache"))
+    for _ in ("cold", "warm"):
+        train_seg(labelled_run.run, cached, SilentMonitor(), overwrite=True)
+        assert all(torch.equal(value, expected[name]) for name, value in weights(labelled_run.run).items())
+        assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
+        monkeypatch.setattr("data.image_cache.read_reduced", None)  # whatever is read now is from the cache
+
+
 def test_train_seg__resume_of_a_finished_run_changes_nothing(labelled_run: Any) -> None:
     train_seg(labelled_run.run, replace(CONFIG, iterations=1), SilentMonitor())
     before = (labelled_run.run / "seg" / "model.safetensors").read_bytes()
