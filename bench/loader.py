@@ -3,16 +3,15 @@
     uv run python -m bench.loader [--image-size 448] [--workers N ...]
 
 JPEGs of smooth noise, 500 x 375 as VOC's, written to a temporary folder; each sample is three views. Then the cost of
-one sample on one core by part, and what decoding at a reduced size (Pillow's draft mode) would save: it changes
-pixels, and can only be had where a view is drawn at half the image's size or less.
+one sample on one core by part, and what photographs of 12 megapixels cost when they are decoded whole, when they are
+reduced to what training needs, and when that is kept in a cache.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,9 @@ from torchvision.transforms import v2
 from bench.timing import Parts, medians, print_table
 from data.cores import cores
 from data.dataset import Sample
+from data.image_cache import TrainingImages
 from data.images import read_image
-from data.stream import Batch, SampleStream, StreamBatches, collate
+from data.stream import Batch, SampleStream, StreamBatches, collate, mixed_seed
 from data.transforms import CamTransform
 from stages.inference import class_label_matrix
 from stages.toco.step import StepBatch
@@ -37,12 +37,15 @@ CLASSES = 20
 class Load:
     """Read an image, draw its views, and add its labels, as training does."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(
+        self, size: int, read: Callable[[Path], Image.Image] | None = None, *, cache: Path | None = None
+    ) -> None:
         self.transform = CamTransform(size)
+        self.read = read or TrainingImages(self.transform.needed_side, cache).read
 
     def __call__(self, sample: Sample) -> StepBatch:
         """Load one sample."""
-        views = self.transform(read_image(sample.image))
+        views = self.transform(self.read(sample.image))
         labels = class_label_matrix([sample], CLASSES)[0]
         return StepBatch(image=views.image, second=views.second, local=views.local, box=views.box, class_labels=labels)
 
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     workers = options.workers or sorted({0, 1, 2, 4, 8, 16, cores()} & set(range(cores() + 1)))
     print(f"{cores()} core(s), Pillow {PIL.__version__}, torch {torch.__version__}, seed {options.seed}")
     with tempfile.TemporaryDirectory() as folder:
-        samples = write_noise(Path(folder), options.images, (options.width, options.height), options.seed)
+        samples = write_noise(Path(folder, "small"), options.images, (options.width, options.height), options.seed)
         size = statistics.mean(sample.image.stat().st_size for sample in samples) / 1000
         print(
             f"{len(samples)} JPEGs of {options.width} x {options.height}, {size:.0f} kB each; three views of "
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append([count, f"{each:.1f}", f"{each / max(1, count):.1f}", f"{first:.2f}"])
         print_table(["workers", "samples a second", "samples a second and worker", "first batch after, s"], rows)
         print_sample(samples, options.image_size, options.seed)
-        print_draft(samples, options.repeats)
+        print_large(Path(folder), options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -82,22 +85,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=64, help="files [64]")
     parser.add_argument("--width", type=int, default=500, help="of a file, in pixels [500]")
     parser.add_argument("--height", type=int, default=375, help="of a file, in pixels [375]")
-    parser.add_argument("--repeats", type=int, default=3, help="runs for each number of processes [3]")
+    parser.add_argument("--large", type=int, nargs=2, default=(4000, 3000), help="of a large file [4000 3000]")
+    parser.add_argument("--large-images", type=int, default=4, help="large files of a kind [4]")
+    parser.add_argument("--repeats", type=int, default=3, help="runs for each figure [3]")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
 
-def write_noise(folder: Path, count: int, size: tuple[int, int], seed: int) -> list[Sample]:
+def write_noise(
+    folder: Path, count: int, size: tuple[int, int], seed: int, kind: str = "jpg", quality: int = 90
+) -> list[Sample]:
     """Write pictures with structure at all scales, so that they compress about as photographs do."""
     rng = np.random.default_rng(seed)
+    folder.mkdir()
     samples = []
     for place in range(count):
         picture = np.zeros((size[1], size[0], 3), np.float32)
         for cells, share in ((4, 90), (16, 40), (64, 20), (max(size), 10)):
             noise = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), np.uint8))
             picture += share / 160 * np.asarray(noise.resize(size, Image.Resampling.BICUBIC), np.float32)
-        path = folder / f"{place}.jpg"
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        path = folder / f"{place}.{kind}"
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=quality)
         samples.append(Sample(id=str(place), image=path, classes=(1 + place % CLASSES,), mask=None))
     return samples
 
@@ -159,32 +167,47 @@ def print_sample(samples: Sequence[Sample], size: int, seed: int) -> None:
     print_table(["part of a sample, one core", "mean, ms", "median, ms", "share, %"], rows)
 
 
-def print_draft(samples: Sequence[Sample], repeats: int) -> None:
-    """Print what decoding at a half and a quarter would save, and how far its pixels are from resized ones."""
+def print_large(folder: Path, options: argparse.Namespace) -> None:
+    """Print what large photographs cost when they are decoded whole, reduced, and from a cache."""
     rows = []
-    for factor in (1, 2, 4):
-        seconds: list[float] = []
-        differences = []
-        for sample in samples[: max(1, 8 * repeats)]:
-            whole = read_image(sample.image)
-            size = (whole.width // factor, whole.height // factor)
-            with timed(seconds), Image.open(sample.image) as image:
-                if factor > 1:
-                    image.draft("RGB", size)
-                small = image.convert("RGB")
-            resized = whole.resize(small.size, Image.Resampling.BILINEAR)
-            difference = np.asarray(small, np.float32) - np.asarray(resized, np.float32)
-            differences.append(float(np.abs(difference).mean()))
-        rows.append([f"1/{factor}", f"{1000 * statistics.median(seconds):.2f}", f"{statistics.mean(differences):.2f}"])
-    print_table(["decoded at", "ms", "mean difference from a resized one, of 255"], rows)
+    for kind in ("jpg", "png"):
+        samples = write_noise(folder / kind, options.large_images, options.large, options.seed, kind, quality=95)
+        megabytes = statistics.mean(sample.image.stat().st_size for sample in samples) / 1e6
+        whole, reduced = Load(options.image_size, read_image), Load(options.image_size)
+        warm = Load(options.image_size, cache=folder / f"warm-{kind}")
+        one_pass(warm, samples, options.seed)
+        rates: dict[str, list[float]] = {name: [] for name in ("whole", "reduced", "cold", "warm")}
+        for turn in range(options.repeats):
+            cold = Load(options.image_size, cache=folder / f"cold-{kind}-{turn}")
+            for name, load in (("whole", whole), ("reduced", reduced), ("cold", cold), ("warm", warm)):
+                rates[name].append(one_pass(load, samples, options.seed))
+        medians_of_rates = [f"{statistics.median(one):.1f}" for one in rates.values()]
+        rows.append([f"{kind}, {megabytes:.1f} MB", *medians_of_rates, f"{difference(whole, reduced, samples):.1f}"])
+    size = " x ".join(map(str, options.large))
+    print(f"samples a second of one processor, files of {size}; median of {options.repeats} in turns")
+    headings = ["file", "decoded whole", "reduced, as without --cache", "cache, first time", "cache, later"]
+    print_table([*headings, "image differs by, of 255"], rows)
 
 
-@contextmanager
-def timed(seconds: list[float]) -> Iterator[None]:
-    """Add how long it took."""
-    began = time.perf_counter()
-    yield
-    seconds.append(time.perf_counter() - began)
+def one_pass(load: Load, samples: Sequence[Sample], seed: int) -> float:
+    """Load each sample once; samples a second of the processor, which other work on the machine changes little."""
+    began = time.process_time()
+    for place, sample in enumerate(samples):
+        torch.manual_seed(mixed_seed(seed, place))
+        load(sample)
+    return len(samples) / (time.process_time() - began)
+
+
+def difference(load: Load, other: Load, samples: Sequence[Sample]) -> float:
+    """Mean difference of the pixels of the training image; the second view's place is drawn by the image's size."""
+    differences = []
+    for place, sample in enumerate(samples):
+        views = []
+        for one in (load, other):
+            torch.manual_seed(place)
+            views.append(one(sample).image.float())
+        differences.append(float((views[0] - views[1]).abs().mean()))
+    return statistics.mean(differences)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 # What a file may contain, whatever its suffix says.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
+# `read_reduced` leaves images that are larger by no more than this: resizing would cost more than it saves, and
+# 4032 pixels, as telephones have, come out of a JPEG's decoder at 1008.
+SPARE = 1.25
+
 # Pillow warns of and then refuses pictures above some number of pixels, to guard servers against uploaded
 # 'bombs'. The files here are the user's own, and satellite and microscope tiles pass that limit, so it is
 # switched off for this process.
@@ -35,11 +39,16 @@ TRANSPOSITIONS = {  # EXIF orientation -> what turns the stored picture upright
 }
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
     """Return the picture in RGB as a viewer shows it.
 
     EXIF rotation is applied, palettes and grey become colours, transparency shows white, 16 bits are scaled
     to 8. Of a file with several pictures the first is taken.
+
+    Args:
+        path: The file.
+        at_least: Pixels of the longer side that are enough. A JPEG is then decoded at a half, a quarter or an eighth
+            of its size, sides rounded up, where that leaves so many; all else comes in its own size.
 
     Raises:
         DataError: the file is missing, damaged or of a kind that has no agreed look in 8 bits.
@@ -48,10 +57,30 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as image:
             turn = _transposition(image)
+            if at_least is not None:
+                # Pillow takes the smallest size with so many pixels on either side; here the shorter one is free.
+                image.draft(None, (at_least, 1) if image.width >= image.height else (1, at_least))
             rgb = _to_rgb(image)
             return rgb if turn is None else rgb.transpose(turn)
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def read_reduced(path: Path, side: int) -> Image.Image:
+    """Return the picture as `read_image` does, reduced so that its longer side has about `side` pixels.
+
+    A picture of up to `SPARE` times as many comes as it is.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    image = read_image(path, at_least=side)
+    longer = max(image.size)
+    if longer <= SPARE * side:
+        return image
+    width, height = (max(1, round(one * side / longer)) for one in image.size)
+    # The filter of the training views, which at this very size are then the same as from the whole picture.
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def image_size(path: Path) -> tuple[int, int]:

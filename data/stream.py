@@ -16,6 +16,7 @@ class Batch(NamedTuple):
 
     value: Any | None  # stacked samples; None where a bad image ended it
     problems: list[str]
+    warnings: tuple[str, ...] = ()  # what else the user is to hear
 
     def checked(self) -> Any:
         """Return the stacked samples.
@@ -35,7 +36,13 @@ class SampleStream(TorchDataset[Batch]):
     """
 
     def __init__(
-        self, samples: Sequence[Sample], load: Callable[[Sample], Any], *, seed: int, skip_bad: bool = False
+        self,
+        samples: Sequence[Sample],
+        load: Callable[[Sample], Any],
+        *,
+        seed: int,
+        skip_bad: bool = False,
+        warnings: list[str] | None = None,
     ) -> None:
         """Set up.
 
@@ -44,11 +51,13 @@ class SampleStream(TorchDataset[Batch]):
             load: Reads and transforms one; may draw from torch's global generator.
             seed: Order and views depend on this and on the position alone.
             skip_bad: Take the next image in place of one that cannot be read.
+            warnings: Where `load` puts what the user is to hear; batches take it along from process to process.
         """
         self.samples = samples
         self.load = load
         self.seed = seed
         self.skip_bad = skip_bad
+        self.warnings = [] if warnings is None else warnings
         self._epoch = -1
         self._order: np.ndarray[Any, Any] = np.empty(0)
 
@@ -64,10 +73,15 @@ class SampleStream(TorchDataset[Batch]):
             for attempt in range(len(self.samples) if self.skip_bad else 1):
                 try:
                     sample = self.samples[self._order[(index + attempt) % len(self.samples)]]
-                    return Batch(self.load(sample), problems)
+                    return Batch(self.load(sample), problems, self._take_warnings())
                 except DataError as error:  # not raised here: a worker would wrap it in its own traceback
                     problems.append(str(error))
         return Batch(None, problems)
+
+    def _take_warnings(self) -> tuple[str, ...]:
+        taken = tuple(self.warnings)
+        self.warnings.clear()
+        return taken
 
 
 def mixed_seed(*numbers: int) -> int:
@@ -79,9 +93,10 @@ def mixed_seed(*numbers: int) -> int:
 def collate(loaded: list[Batch]) -> Batch:
     """Stack samples."""
     problems = [problem for one in loaded for problem in one.problems]
+    warnings = tuple(warning for one in loaded for warning in one.warnings)
     if any(one.value is None for one in loaded):
-        return Batch(None, problems)
-    return Batch(default_collate([one.value for one in loaded]), problems)
+        return Batch(None, problems, warnings)
+    return Batch(default_collate([one.value for one in loaded]), problems, warnings)
 
 
 class StreamBatches:

@@ -4,6 +4,7 @@ All randomness comes from torch's global generator, which `data.stream` seeds fo
 Boxes are (y0, y1, x0, x1) in pixels, half open.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -97,6 +98,14 @@ class CamTransform:
             ]
         )
 
+    @property
+    def needed_side(self) -> int:
+        """Pixels of an image's longer side beyond which its views are hardly any sharper.
+
+        Twice the view's: the second view may show four tenths of an image, of 4:3 as little as 0.47 of its width.
+        """
+        return max(2 * self.size, needed_side(self.long_side, self.rescale))
+
     def __call__(self, image: Image.Image) -> CamViews:
         """Draw the views of an RGB image."""
         crop, box = self._training_crop(image)
@@ -134,27 +143,33 @@ class SegTransform:
         self.rescale = rescale
         self.jitter = colour_jitter()
 
+    @property
+    def needed_side(self) -> int:
+        """Pixels of an image's longer side beyond which its view is no sharper."""
+        return needed_side(self.long_side, self.rescale)
+
     def __call__(
         self, image: Image.Image, mask: NDArray[np.uint8], confidence: NDArray[np.uint8] | None = None
     ) -> SegViews:
-        """Draw the view of an RGB image, its mask and its confidence (h, w), all of the same size."""
+        """Draw the view of an RGB image, its mask and its confidence (h, w); the image may be a reduced one."""
         # The planes go together, as the two channels of one picture.
-        planes = Image.merge(
-            "LA",
-            [
-                Image.fromarray(mask),
-                Image.new("L", image.size, 255) if confidence is None else Image.fromarray(confidence),
-            ],
-        )
-        size = rescaled_size(image.size, self.long_side, self.rescale)
+        indices = Image.fromarray(mask)
+        sureness = Image.new("L", indices.size, 255) if confidence is None else Image.fromarray(confidence)
+        planes = Image.merge("LA", [indices, sureness])
+        size = rescaled_size(planes.size, self.long_side, self.rescale)
         image = image.resize(size, Image.Resampling.BILINEAR)
         planes = planes.resize(size, Image.Resampling.NEAREST)
         if torch.rand(()) < 0.5:
             image, planes = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in (image, planes))
         place = CropPlace.draw(size, self.size)
         view = v2.functional.pil_to_tensor(self.jitter(place.cut(image, PADDING)))
-        indices, sureness = v2.functional.pil_to_tensor(place.cut(planes, (IGNORE_INDEX, 255)))
-        return SegViews(image=view, mask=indices, confidence=sureness)
+        cut_mask, cut_confidence = v2.functional.pil_to_tensor(place.cut(planes, (IGNORE_INDEX, 255)))
+        return SegViews(image=view, mask=cut_mask, confidence=cut_confidence)
+
+
+def needed_side(long_side: int, rescale: tuple[float, float]) -> int:
+    """Pixels of the longer side of the largest image that `rescaled_size` asks for."""
+    return math.ceil(long_side * rescale[1])
 
 
 def rescaled_size(size: tuple[int, int], long_side: int, rescale: tuple[float, float]) -> tuple[int, int]:

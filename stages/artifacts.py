@@ -24,7 +24,7 @@ PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "
 SOURCES = {"labels": "cam/model.safetensors", "seg": "labels/labels.h5"}
 # Settings that may differ when a run goes on: nothing that its product depends on.
 TRAINING_MAY_CHANGE = (
-    "device", "devices", "nodes", "workers", "skip_bad", "checkpoint_every", "log_every", "evaluate_every",
+    "device", "devices", "nodes", "workers", "cache", "skip_bad", "checkpoint_every", "log_every", "evaluate_every",
     "evaluate_images", "val_split",
 )  # fmt: skip
 MAY_CHANGE = {

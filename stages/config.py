@@ -58,7 +58,20 @@ class Parallel(Loading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Parallel):
+class Caching(Parallel):
+    """Settings of commands that load the same images many times."""
+
+    cache: str | None = option(
+        None,
+        "Folder to keep images in as they are after decoding, no larger than training needs, so that each file is "
+        "decoded once; several runs may share it. Only time depends on it. For photographs of many megapixels and "
+        "large PNG or TIFF files; takes some 2 MB an image.",
+        group=MACHINE,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Caching):
     """What the two training stages share."""
 
     split: str | None = option(None, "Split of the data set to train on; by default its training split.")
@@ -458,7 +471,7 @@ STAGES = ("train-cam", "make-labels", "train-seg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Parallel):
+class Run(Caching):
     """Settings of `toco run`; what a stage has as well is handed on to it."""
 
     seed: int = option(0, "Start of all randomness, of all stages.", minimum=0)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
-from data.images import read_image
+from data.image_cache import TrainingImages, open_cache
+from data.images import image_size
 from data.transforms import SegTransform, SegViews
 from stages.config import TrainSeg
 from stages.monitor import Monitor
@@ -69,6 +70,7 @@ class LoadLabelled:
         self.transform = SegTransform(
             config.image_size, long_side=long_side, rescale=(config.rescale_min, config.rescale_max)
         )
+        self.images = TrainingImages(self.transform.needed_side, open_cache(config.cache))
 
     def __call__(self, sample: Sample) -> SegViews:
         """Load one sample.
@@ -76,8 +78,8 @@ class LoadLabelled:
         Raises:
             DataError: Image or mask is unreadable, or they do not fit each other.
         """
-        image = read_image(sample.image)
-        size = (image.height, image.width)
+        image = self.images.read(sample.image)
+        size = image_size(sample.image)  # of the whole picture, as its mask's is
         mask = self._mask(sample, size)
         confidence = None if self.confidence is None else self._plane(self.confidence, sample, size)
         return self.transform(image, mask, confidence)

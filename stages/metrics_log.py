@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.whole_files import whole_file
+from data.whole_file import whole_file
 
 
 class MetricsLog:

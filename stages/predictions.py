@@ -20,12 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from data.dataset import Sample
+from data.whole_file import whole_file
 from stages.artifacts import StageFolder, as_plain, check_same_settings, file_digest
 from stages.config import Predict
 from stages.inference import resize_maps
 from stages.palette import overlay, palette_image
 from stages.segmenter import Segmentation
-from stages.whole_files import ArtifactError, whole_file, write_json
+from stages.whole_files import ArtifactError, write_json
 
 SUFFIXES = {"masks": ".png", "overlays": ".png", "numpy": ".npy", "probabilities": ".npy"}  # by kind, and folder
 RECORD = "predict.json"

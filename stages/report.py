@@ -12,6 +12,7 @@ from typing import Any
 
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
+from data.whole_file import whole_file
 from stages.artifacts import PRODUCERS, StageFolder, as_plain, check_classes, finished, open_stage
 from stages.config import MakeLabels, Report, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, NoTrueMasksError, evaluate, with_skip_bad
@@ -23,7 +24,6 @@ from stages.reporting.oversmoothing import smoothness_curves
 from stages.reporting.page import Chart, Page, StageFacts, render
 from stages.samples import spread
 from stages.sweep import Sweep, sweep
-from stages.whole_files import whole_file
 
 REPORT = "report.html"
 SMOOTHNESS_IMAGES = 16

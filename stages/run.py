@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomlkit
 
 from data.dataset import Dataset
+from data.image_cache import open_cache
 from data.readers import open_dataset
+from data.whole_file import whole_file
 from stages.artifacts import MAY_CHANGE, PRODUCERS, as_plain, finished, outdated, outdated_message
 from stages.artifacts import read_config as read_stage_config
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
@@ -24,9 +26,10 @@ from stages.report import REPORT, report
 from stages.student import new_student
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
-from stages.whole_files import ArtifactError, whole_file
+from stages.whole_files import ArtifactError
 
 Settings = TrainCam | MakeLabels | TrainSeg
+Trained = TypeVar("Trained", TrainCam, TrainSeg)
 
 FOLDERS = {producer: stage for stage, producer in PRODUCERS.items()}
 CONFIG = "config.toml"
@@ -61,8 +64,8 @@ def run(
         ValueError: The data, the settings or the weights do not work out.
         ArtifactError: The folder was begun with other settings, or holds something else.
     """
-    cam = replace(cam, weights=whole_path(cam.weights))
-    seg = replace(seg, weights=whole_path(seg.weights))
+    config = replace(config, cache=config.cache and whole_path(config.cache))
+    cam, seg = with_whole_paths(cam), with_whole_paths(seg)
     labels = with_training_defaults(labels, asdict(cam))
     settings: dict[str, Settings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
     again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
@@ -78,6 +81,7 @@ def run(
 
     if "train-seg" in again or not finished(out, FOLDERS["train-seg"]):
         check_student(seg, dataset)
+        open_cache(seg.cache)
 
     def step(number: int, name: str) -> dict[str, Any]:
         # What was made from a stage that has just been done again is made again, too.
@@ -192,9 +196,15 @@ def write_config(
         temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
-def whole_path(weights: str) -> str:
-    """A file of weights by its whole path, so that it is found from anywhere."""
-    return weights if weights in NO_FILES else str(Path(weights).expanduser().resolve())
+def with_whole_paths(settings: Trained) -> Trained:
+    """Settings whose file of weights and cache are found from anywhere."""
+    weights = settings.weights if settings.weights in NO_FILES else whole_path(settings.weights)
+    return replace(settings, weights=weights, cache=settings.cache and whole_path(settings.cache))
+
+
+def whole_path(path: str) -> str:
+    """A path from the root of the file system on."""
+    return str(Path(path).expanduser().resolve())
 
 
 def _for_toml(settings: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from data.dataset import DataError, Dataset, Sample
-from data.images import image_size, read_image
+from data.image_cache import TrainingImages, open_cache
+from data.images import image_size
 from data.readers import open_dataset, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
@@ -71,6 +72,7 @@ def train_cam(
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
     settings = step_settings(config, model.backbone.patch_size)
+    load = _load(dataset, config)
     if fabric.is_global_zero:
         begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": spec_as_dict(spec)}, resume=resume)
     fabric.barrier()
@@ -84,7 +86,9 @@ def train_cam(
             folder=folder,
             monitor=share,
             title="training the CAM network",
-            stream=SampleStream(samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad),
+            stream=SampleStream(
+                samples, load, seed=config.seed, skip_bad=config.skip_bad, warnings=load.images.warnings
+            ),
             losses=partial(_losses, config, fabric),
             evaluate=partial(_scores, model, with_masks, config, fabric) if with_masks else None,
             resume=resume,
@@ -144,9 +148,10 @@ class _load:
         self.transform = CamTransform(
             config.image_size, long_side=config.long_side, rescale=(config.rescale_min, config.rescale_max)
         )
+        self.images = TrainingImages(self.transform.needed_side, open_cache(config.cache))
 
     def __call__(self, sample: Sample) -> StepBatch:
-        views = self.transform(read_image(sample.image))
+        views = self.transform(self.images.read(sample.image))
         labels = class_label_matrix([sample], self.num_classes)[0]
         return StepBatch(image=views.image, second=views.second, local=views.local, box=views.box, class_labels=labels)
 

@@ -82,10 +82,10 @@ def train_seg(
     student, spec = new_student(config, len(dataset.class_names))
     if fabric.world_size > 1 and fabric.device.type == "cuda":  # which alone can: batch norm over the whole batch
         nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+    load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
     if fabric.is_global_zero:
         begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
     fabric.barrier()
-    load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
     with session(folder, recorded=fabric.is_global_zero):
         fit(
             student,
@@ -96,7 +96,9 @@ def train_seg(
             folder=folder,
             monitor=share,
             title="training the student",
-            stream=SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad),
+            stream=SampleStream(
+                samples, load, seed=config.seed, skip_bad=config.skip_bad, warnings=load.images.warnings
+            ),
             losses=partial(_losses, config, fabric),
             evaluate=(
                 partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None

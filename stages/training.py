@@ -174,10 +174,11 @@ class Training:
         )
         told: set[str] = set()
         for batch in loader:
-            for problem in batch.problems:
-                if stream.skip_bad and problem not in told:
-                    self.monitor.warn(f"left out: {problem}")
-                    told.add(problem)
+            left_out = [f"left out: {problem}" for problem in batch.problems if stream.skip_bad]
+            for text in (*left_out, *batch.warnings):
+                if text not in told:
+                    self.monitor.warn(text)
+                    told.add(text)
             yield self.fabric.to_device(batch.checked())
 
     def run(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
+from data.whole_file import whole_file
 from stages.artifacts import check_classes, open_stage
 from stages.config import View
 from stages.evaluate import with_skip_bad
@@ -22,7 +23,6 @@ from stages.pictures import class_colours
 from stages.products import Products, open_products
 from stages.reporting.charts import missing_glyphs_allowed
 from stages.reporting.gallery import panels
-from stages.whole_files import whole_file
 
 LONG_SIDE = 4.0  # inches of a panel
 DPI = 110

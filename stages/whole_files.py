@@ -5,13 +5,13 @@ Nothing here is unpickled beyond tensors and plain values.
 
 import io
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from data.whole_file import whole_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,25 +19,6 @@ if TYPE_CHECKING:
 
 class ArtifactError(Exception):
     """A file or folder of a run is not as a stage needs it; one line: what, where, what to do."""
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; rename it to `path` if the block ends well, else delete it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are for their owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class PatientFile(io.RawIOBase):

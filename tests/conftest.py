@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -91,6 +92,16 @@ class Listener(SilentMonitor):
 @pytest.fixture(scope="session")
 def listener() -> type[Listener]:
     return Listener
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No byte can be written any more, whoever tries."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)  # where a full disk is told of at the latest
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import typer
 
 from stages.config import NO_FILES
 
-PATHS = ("data", "out")  # relative to the file, as are files of weights
+PATHS = ("data", "out", "cache", "train-cam.cache", "train-seg.cache")  # relative to the file, as files of weights
 
 
 def take_settings(context: typer.Context, path: Path | None) -> Path | None:

@@ -22,10 +22,10 @@ from jaxtyping import Float, UInt8
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
+from data.whole_file import whole_file
 from stages.artifacts import StageFolder
 from stages.monitor import Monitor
 from stages.student import STRIDE, Student, load_student
-from stages.whole_files import whole_file
 
 OPSET = 18  # of 2023: runtimes since then know it
 

@@ -6,10 +6,11 @@ Pixels are class numbers: 0 background, 1..C classes, 255 ignored.
 from pathlib import Path
 
 from data.images import leads_out
+from data.whole_file import whole_file
 from stages.monitor import Monitor
 from stages.palette import palette_image
 from stages.store import LabelFile
-from stages.whole_files import ArtifactError, whole_file
+from stages.whole_files import ArtifactError
 
 
 def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:

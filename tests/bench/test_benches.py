@@ -18,6 +18,7 @@ from stages.machine import make_fabric
 from stages.toco.step import Phase, TrainingStep
 
 TINY = ["--device", "cpu", "--backbone", "vit_tiny_patch16_224", "--backbone-option", "depth=3", "num_heads=3"]
+FEW_SMALL = ["--image-size", "64", "--images", "2", "--batches", "1", "--batch", "1", "--workers", "0"]
 RUNS: list[tuple[Callable[[Sequence[str]], None], list[str], list[str]]] = [
     (
         train_cam.main,
@@ -33,8 +34,8 @@ RUNS: list[tuple[Callable[[Sequence[str]], None], list[str], list[str]]] = [
     ),
     (
         loader.main,
-        ["--image-size", "64", "--images", "2", "--batches", "1", "--batch", "1", "--workers", "0"],
-        ["| 0 |", "| decode |", "| photometric: first view |", "| 1/2 |"],
+        [*FEW_SMALL, "--large", "600", "450", "--large-images", "1"],
+        ["| 0 |", "| decode |", "| photometric: first view |", "| jpg, 0.", "| png, 0."],
     ),
 ]
 

@@ -68,6 +68,16 @@ def test_take_settings__a_file_of_weights_is_beside_the_settings(
     assert called["seg"].weights == "none"
 
 
+def test_take_settings__a_cache_is_beside_the_settings(
+    called: dict[str, Any], write: Callable[[str], str], tmp_path: Path
+) -> None:
+    assert main(["run", "--config", write('data = "p"\nout = "r"\ncache = "c"\n[train-seg]\ncache = "d"\n')]) == 0
+    assert called["config"].cache == called["cam"].cache == str(tmp_path / "c")
+    assert called["seg"].cache == str(tmp_path / "d")
+    assert main(["run", "--config", write('data = "p"\nout = "r"\n'), "--cache", "here"]) == 0
+    assert called["cam"].cache == called["seg"].cache == "here"
+
+
 def test_take_settings__how_a_run_was_made_is_passed_over(called: dict[str, Any], write: Callable[[str], str]) -> None:
     assert main(["run", "--config", write('data = "p"\nout = "r"\n[made-with]\ntorch = "2"\n')]) == 0
 

@@ -14,6 +14,7 @@ from PIL import Image
 from data.dataset import DataError
 from data.images import (
     IMAGE_SUFFIXES,
+    SPARE,
     MaskFile,
     find_images,
     find_masks,
@@ -22,6 +23,7 @@ from data.images import (
     is_upright_jpeg,
     leads_out,
     read_image,
+    read_reduced,
     shorter_side,
 )
 
@@ -197,7 +199,80 @@ def test_read_image__above_pillows_limit(tmp_path: Path) -> None:
     assert image_size(path) == (side, side)
 
 
-@pytest.mark.parametrize("read", [read_image, image_size, shorter_side])
+def smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """A picture without details, which looks alike at every size."""
+    corners = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)
+    return Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("width", "height"), [(797, 501), (640, 800), (513, 257)])
+def test_read_image__at_least(tmp_path: Path, width: int, height: int, orientation: int) -> None:
+    """A JPEG comes as small as its decoder can, and never with fewer pixels on its longer side than asked for."""
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    smooth(width, height).save(path, exif=exif)
+    whole = read_image(path)
+    longer = max(width, height)
+    for factor in (8, 4, 2, 1):
+        for at_least, expected in ((longer // factor, factor), (longer // factor + 1, factor // 2 or 1)):
+            image = read_image(path, at_least=at_least)
+            assert image.size == (-(-whole.width // expected), -(-whole.height // expected))
+            assert max(image.size) >= min(at_least, longer)
+            difference = np.asarray(image, int) - np.asarray(whole.resize(image.size, Image.Resampling.BOX), int)
+            assert np.abs(difference).mean() < 5  # rounding up moves the far edge by up to 7/8 of a pixel
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_read_image__at_least_of_other_colours(tmp_path: Path, mode: str) -> None:
+    smooth(160, 80, mode).save(tmp_path / "a.jpg")
+    image = read_image(tmp_path / "a.jpg", at_least=40)
+    assert (image.mode, image.size) == ("RGB", (40, 20))
+
+
+@pytest.mark.parametrize(("suffix", "at_least"), [(".jpg", 1000), (".jpg", 251), (".png", 10), (".tif", 10)])
+def test_read_image__at_least_is_bit_for_bit_the_same(tmp_path: Path, suffix: str, at_least: int) -> None:
+    path = tmp_path / f"a{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert read_image(path, at_least=at_least).tobytes() == read_image(path).tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [
+        ((500, 375), 1000, (500, 375)),
+        ((500, 375), 400, (500, 375)),  # larger by no more than is spared
+        ((500, 375), 399, (399, 299)),
+        ((375, 500), 90, (68, 90)),
+        ((600, 90), 100, (100, 15)),
+    ],
+)
+def test_read_reduced__size(
+    tmp_path: Path, suffix: str, size: tuple[int, int], side: int, expected: tuple[int, int]
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    smooth(*size).save(path)
+    image = read_reduced(path, side)
+    assert image.size == expected
+    whole = read_image(path)
+    if whole.size == expected:
+        assert image.tobytes() == whole.tobytes()
+    difference = np.asarray(image, int) - np.asarray(whole.resize(expected, Image.Resampling.BOX), int)
+    assert np.abs(difference).mean() < 3
+
+
+def test_read_reduced__what_the_decoder_reduced_enough_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    smooth(1008, 756).save(path)
+    assert read_reduced(path, 250).tobytes() == read_image(path, at_least=250).tobytes()
+    assert read_reduced(path, 250).size == (252, 189)
+    assert SPARE * 250 >= 252
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, shorter_side, lambda path: read_reduced(path, 10)])
 def test_read_image__missing(tmp_path: Path, read: Callable[[Path], object]) -> None:
     with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path))}/a.jpg is missing$"):
         read(tmp_path / "a.jpg")

@@ -16,6 +16,7 @@ import tomlkit
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from data.dataset import DataError
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.monitor import SilentMonitor
 from stages.run import run
@@ -150,6 +151,16 @@ def test_run__looks_for_the_student_s_weights_before_anything_is_trained(
     assert not (tmp_path / "run" / "cam").exists()
 
 
+def test_run__tries_the_student_s_cache_before_anything_is_trained(
+    pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    seg = seg_settings(cache=str(tmp_path / "file"))
+    with pytest.raises(DataError, match="images cannot be kept in"):
+        run(pictures, tmp_path / "run", Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg)
+    assert not (tmp_path / "run" / "cam").exists()
+
+
 def test_run__tells_when_the_data_changed_since(
     draw_pictures: Callable[[Path], Path],
     own_run: Path,
@@ -263,16 +274,19 @@ def test_run__weights_are_found_from_anywhere(
 
 
 def test_run__what_counts_for_all_stages_is_written_once(
-    pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg], tmp_path: Path
-) -> None:
-    config = Run(seed=3, skip_bad=True, device="cpu")
-    cam, labels = cam_settings(seed=3, skip_bad=True), replace(LABELS, skip_bad=True)
-    seg = seg_settings(seed=4, skip_bad=True)
+    pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    config = Run(seed=3, skip_bad=True, device="cpu", cache="cache")
+    cam, labels = cam_settings(seed=3, skip_bad=True, cache="cache"), replace(LABELS, skip_bad=True)
+    seg = seg_settings(seed=4, skip_bad=True, cache="another")
     run(pictures, tmp_path / "run", config, SilentMonitor(), cam=cam, labels=labels, seg=seg)
     kept = tomlkit.parse((tmp_path / "run/config.toml").read_text()).unwrap()
     assert (kept["seed"], kept["skip-bad"], kept["device"]) == (3, True, "cpu")
-    assert not {"seed", "skip-bad", "device"} & kept["train-cam"].keys()
+    assert not {"seed", "skip-bad", "device", "cache"} & kept["train-cam"].keys()
     assert kept["train-seg"]["seed"] == 4
+    assert (kept["cache"], kept["train-seg"]["cache"]) == (str(tmp_path / "cache"), str(tmp_path / "another"))
 
 
 def test_run__remembers_how_it_was_begun(

@@ -137,6 +137,29 @@ def test_train_cam__goes_on_after_ctrl_c(
     )
 
 
+def test_train_cam__a_cache_changes_nothing(
+    pictures: Path, cam_settings: Settings, small_heads: None, listener: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Without one, with a new one, with one that holds all, and with one that is there only when the run goes on."""
+    settings = partial(cam_settings, image_size=16, evaluate_every=0)  # 36 of the images' 64 pixels are needed
+    without = train_cam(pictures, tmp_path / "without", settings(), SilentMonitor())
+    cached = settings(cache=str(tmp_path / "cache"))
+    assert_same_run(train_cam(pictures, tmp_path / "cold", cached, SilentMonitor()), without)
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path / "later", settings(), listener(("advance", 2)))
+    monkeypatch.setattr("data.image_cache.read_reduced", None)  # whatever is read now is from the cache
+    assert_same_run(train_cam(pictures, tmp_path / "warm", cached, SilentMonitor()), without)
+    assert_same_run(train_cam(pictures, tmp_path / "later", cached, SilentMonitor(), resume=True), without)
+
+
+def test_train_cam__a_cache_that_cannot_be_written_to(pictures: Path, cam_settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"^images cannot be kept in .*file \(File exists\): give another --cache"):
+        train_cam(pictures, tmp_path / "run", cam_settings(cache=str(tmp_path / "file")), SilentMonitor())
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("steps", [1, 3, 4])
 def test_train_cam__goes_on_after_a_crash(
     undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, steps: int

@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+import stages.labelled
 from data.dataset import DataError, Sample
+from data.images import read_image, read_reduced
 from data.transforms import SegTransform
 from stages.artifacts import open_stage
 from stages.config import TrainSeg
@@ -121,6 +123,18 @@ def test_train_seg__resumed_run_is_the_same_bit_for_bit(
         assert torch.equal(value, resumed[name]), name
     assert lines(run) == log
     assert not (run / "seg" / "checkpoint.pt").exists()
+
+
+def test_train_seg__a_cache_changes_nothing(labelled_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, iterations=2, rescale_max=0.6, evaluate_every=0)  # 39 of the images' 64 pixels are needed
+    train_seg(labelled_run.run, config, SilentMonitor())
+    expected = weights(labelled_run.run)
+    cached = replace(config, cache=str(tmp_path / "cache"))
+    for _ in ("cold", "warm"):
+        train_seg(labelled_run.run, cached, SilentMonitor(), overwrite=True)
+        assert all(torch.equal(value, expected[name]) for name, value in weights(labelled_run.run).items())
+        assert len(list((tmp_path / "cache").rglob("*.npy"))) == 4
+        monkeypatch.setattr("data.image_cache.read_reduced", None)  # whatever is read now is from the cache
 
 
 def test_train_seg__resume_of_a_finished_run_changes_nothing(labelled_run: Any) -> None:
@@ -244,6 +258,35 @@ def test_load_labelled__travels_to_other_processes_with_its_file_open(labelled_r
     for view in views:
         assert torch.equal(view.image, views[0].image)
         assert torch.equal(view.mask, views[0].mask)
+
+
+def test_load_labelled__a_reduced_image_keeps_its_mask(labelled_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large picture the mask's view is the same whether the picture was reduced or not, and the image's alike."""
+    path = labelled_run.data / "images" / "a.png"
+    with Image.open(path) as image:
+        image.resize((1030, 1017), Image.Resampling.BICUBIC).save(path, format="jpeg")
+    mask = np.asarray(Image.fromarray(labelled_run.masks["a"]).resize((1030, 1017), Image.Resampling.NEAREST))
+    with label_file(labelled_run.run) as file:
+        del file["masks/a"]
+        file["masks/a"] = mask
+    load = LoadLabelled(labelled_run.run / "labels" / "labels.h5", 2, 64, CONFIG)
+    sample = Sample(id="a", image=path, classes=(1,), mask=None)
+    sizes = []
+
+    def read(path: Path, side: int) -> Image.Image:
+        sizes.append(read_reduced(path, side).size)
+        return read_image(path)
+
+    for seed in range(8):
+        torch.manual_seed(seed)
+        reduced = load(sample)
+        with monkeypatch.context() as patch:
+            patch.setattr(stages.labelled, "read_reduced", read)
+            torch.manual_seed(seed)
+            whole = load(sample)
+        assert torch.equal(reduced.mask, whole.mask)
+        assert (reduced.image.float() - whole.image.float()).abs().mean() < 6  # a pixel of shift makes 8
+    assert set(sizes) == {(129, 128)}  # as the decoder gives an eighth: sides rounded up, so of another shape
 
 
 def test_cross_entropy__is_the_mean_over_labelled_pixels() -> None:

@@ -186,6 +186,20 @@ def test_batches__tells_of_a_bad_image_once(tmp_path: Path, listener: Any) -> No
     assert monitor.warnings == ["left out: x is bad"]
 
 
+def test_batches__tells_what_was_said_while_loading_once(tmp_path: Path, listener: Any) -> None:
+    said: list[str] = []
+
+    def load(sample: Sample) -> Tensor:
+        said.append("the cache is full")
+        return torch.zeros(())
+
+    samples = [Sample(id=name, image=Path(name), classes=(), mask=None) for name in "ab"]
+    monitor = listener()
+    stream = SampleStream(samples, load, seed=0, warnings=said)
+    assert len(list(training_of(tmp_path, monitor, batch_size=2).batches(stream))) == 5
+    assert monitor.warnings == ["the cache is full"]
+
+
 def test_batches__stops_at_a_bad_image(tmp_path: Path, listener: Any) -> None:
     monitor = listener()
     training = training_of(tmp_path, monitor, batch_size=2)

@@ -1,5 +1,4 @@
 import errno
-import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from stages.whole_files import (
     load_weights,
     save_checkpoint,
     save_weights,
-    whole_file,
     write_json,
 )
 
@@ -25,63 +23,11 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No byte can be written any more, whoever tries."""
-
-    def fail(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)  # where a full disk is told of at the latest
-
-
 def assert_one_line(error: pytest.ExceptionInfo[BaseException], *parts: str) -> None:
     text = str(error.value)
     assert "\n" not in text
     for part in parts:
         assert part in text
-
-
-def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file.txt"
-    with whole_file(path) as temporary:
-        temporary.write_text("whole")
-        assert not path.exists()
-        assert temporary.parent == path.parent  # renaming works within a file system alone
-    assert path.read_text() == "whole"
-    assert names(path.parent) == {"file.txt"}
-
-
-def test_whole_file__may_be_read_as_other_files(tmp_path: Path) -> None:
-    (tmp_path / "other").write_text("")
-    with whole_file(tmp_path / "file") as temporary:
-        temporary.write_text("")
-    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
-def write_half(path: Path, error: BaseException) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text("half")
-        raise error
-
-
-@pytest.mark.parametrize("error", [ValueError("no"), OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_whole_file__leaves_nothing_behind_on_an_error(tmp_path: Path, error: BaseException) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(type(error)):
-        write_half(path, error)
-    assert path.read_text() == "old"
-    assert names(tmp_path) == {"file.txt"}
-
-
-def test_whole_file__disk_full_at_the_end(tmp_path: Path, full_disk: None) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(OSError, match="No space left on device"), whole_file(path) as temporary:
-        temporary.write_text("new")
-    assert path.read_text() == "old"
-    assert names(tmp_path) == {"file.txt"}
 
 
 @pytest.mark.parametrize(
