@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from stages.student import Student
 from stages.toco import par
 from stages.toco.backbone import Tokens
-from stages.toco.cam import Cams
 from stages.toco.step import TrainingStep
 
 Lever = Callable[[Any, torch.optim.Optimizer], None]
@@ -76,27 +75,6 @@ def joined_views(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
 
 
-def auxiliary_alone(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
-    """While nothing learns from the final CAM (--early), the CAM's passes end at the auxiliary block."""
-    model = step.model
-    vit, whole, every_cam = model.backbone.vit, model.backbone.vit.blocks, model.raw_cams
-    few = whole[: model.backbone.auxiliary_block + 1]
-    ends: list[bool] = []
-
-    def begin(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        ends[:] = [not arguments[1].segment]
-
-    def raw_cams(images: Tensor) -> Cams:
-        vit.blocks = few if ends[0] else whole
-        try:
-            return every_cam(images)
-        finally:
-            vit.blocks = whole
-
-    step.register_forward_pre_hook(begin)
-    model.raw_cams = raw_cams  # type: ignore[method-assign]
-
-
 def gathered_par(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """PAR's 48 neighbours in one product: few launches for 48 times the memory of the masks."""
 
@@ -137,7 +115,6 @@ CAM_LEVERS: Mapping[str, Lever] = {
     "channels-last": channels_last,
     "compiled": compiled,
     "checkpointed": checkpointed,
-    "auxiliary-alone": auxiliary_alone,
     "gathered-par": gathered_par,
     "compiled-par": compiled_par,
 }

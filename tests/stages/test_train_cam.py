@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor
 
 import stages.cam_model
@@ -22,7 +23,6 @@ import stages.train_cam
 from data.dataset import DataError
 from stages.config import CAM_RECIPES, TrainCam
 from stages.monitor import SilentMonitor
-from stages.toco.backbone import Backbone
 from stages.toco.losses import classification_loss
 from stages.toco.model import LargeFieldOfView, ToCo
 from stages.toco.step import Phase
@@ -466,7 +466,7 @@ def test_train_cam__computes_nothing_for_losses_without_weight(
     passes: int,
     decoded: int,
 ) -> None:
-    counts: dict[Any, int] = {Backbone: 0, LargeFieldOfView: 0}
+    counts: dict[Any, int] = {PatchEmbed: 0, LargeFieldOfView: 0}
 
     def counted(kind: type, forward: Callable[..., Any], *arguments: Any) -> Any:
         counts[kind] += 1
@@ -477,7 +477,7 @@ def test_train_cam__computes_nothing_for_losses_without_weight(
         monkeypatch.setattr(kind, "forward", lambda *a, kind=kind, forward=forward: counted(kind, forward, *a))
     with pytest.raises(KeyboardInterrupt):  # before anything is measured
         train_cam(pictures, tmp_path, cam_settings(evaluate_every=0, **changes), listener(("advance", 2)))
-    assert counts[Backbone] == 2 * passes
+    assert counts[PatchEmbed] == 2 * passes
     assert counts[LargeFieldOfView] == decoded
 
 

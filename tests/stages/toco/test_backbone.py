@@ -100,6 +100,13 @@ def test_backbone__tokens_of_any_size(kind: str, generator: torch.Generator) -> 
 
 
 @EVERY_KIND
+def test_backbone__auxiliary_tokens_are_those_of_a_whole_pass(kind: str, generator: torch.Generator) -> None:
+    backbone = build(kind)
+    images = random_images(kind, 2, 4, generator)
+    assert torch.equal(backbone.auxiliary_tokens(images), backbone(images).auxiliary)
+
+
+@EVERY_KIND
 def test_load_backbone_weights__features_equal_those_of_timm(kind: str, generator: torch.Generator) -> None:
     model, backbone = timm_model(kind, generator), build(kind)
     load_backbone_weights(backbone, model.state_dict())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.toco.backbone import Backbone
-from stages.toco.model import LargeFieldOfView, ToCo
+from stages.toco.model import ToCo
 from stages.toco.step import Losses, Phase, StepBatch, StepSettings, TrainingStep, box_in_tokens
 
 ALL = Phase(contrast=True, segment=True)
@@ -146,29 +146,45 @@ def test_step__teacher_rests_without_class_token_contrast() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "weights", "passes", "decoded"),
+    ("phase", "weights", "passes", "whole", "decoded"),
     [
-        (Phase(contrast=False, segment=False), {}, 1, False),
-        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0, "ctc_weight": 0.0}, 1, False),
-        (Phase(contrast=False, segment=True), {"seg_weight": 0.0, "reg_weight": 0.0}, 1, False),
-        (Phase(contrast=False, segment=True), {}, 4, True),
-        (Phase(contrast=True, segment=False), {"ctc_weight": 0.0}, 4, False),
-        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0}, 6, False),
-        (ALL, {}, 6, True),
-        (ALL._replace(encoder=False), {}, 4, True),
+        (Phase(contrast=False, segment=False), {}, 1, 1, False),
+        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0, "ctc_weight": 0.0}, 1, 1, False),
+        (Phase(contrast=False, segment=True), {"seg_weight": 0.0, "reg_weight": 0.0}, 1, 1, False),
+        (Phase(contrast=False, segment=True), {}, 4, 4, True),
+        # While nothing learns from the final CAM, the CAM's three passes end at the auxiliary block.
+        (Phase(contrast=False, segment=True, auxiliary_labels=True), {}, 4, 1, True),
+        (Phase(contrast=True, segment=False), {"ctc_weight": 0.0}, 4, 1, False),
+        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0}, 6, 3, False),
+        (ALL, {}, 6, 6, True),
+        (ALL._replace(encoder=False), {}, 4, 4, True),
     ],
 )
-def test_step__computes_nothing_in_vain(phase: Phase, weights: dict[str, Any], passes: int, decoded: bool) -> None:
+def test_step__computes_nothing_in_vain(
+    phase: Phase, weights: dict[str, Any], passes: int, whole: int, decoded: bool
+) -> None:
     step = make_step(replace(SETTINGS, **weights))
-    calls: list[type] = []
-    for part in (step.model.backbone, step.model.decoder):
-        part.register_forward_hook(lambda module, *more: calls.append(type(module)))
+    calls: list[nn.Module] = []
+    first, last = step.model.backbone.vit.blocks
+    for part in (first, last, step.model.decoder):
+        part.register_forward_hook(lambda module, *more: calls.append(module))
     losses = losses_of(step, phase)
-    assert calls.count(Backbone) == passes
-    assert calls.count(LargeFieldOfView) == int(decoded)
+    assert calls.count(first) == passes
+    assert calls.count(last) == whole
+    assert calls.count(step.model.decoder) == int(decoded)
     if passes == 1:
         assert losses.total == losses.classification + losses.auxiliary_classification
         assert losses.ptc == losses.ctc == losses.segmentation == losses.regularised == 0
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase(contrast=True, segment=False), ALL._replace(auxiliary_labels=True)], ids=["early", "aux labels"]
+)
+def test_step__the_same_as_with_whole_passes(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = losses_of(make_step(), phase)
+    step = make_step()
+    monkeypatch.setattr(step.model, "raw_auxiliary_cam", lambda images: step.model.raw_cams(images).auxiliary)
+    assert losses_of(step, phase) == short
 
 
 def test_step__the_encoder_rests() -> None:
