@@ -35,7 +35,13 @@ class SampleStream(TorchDataset[Batch]):
     """
 
     def __init__(
-        self, samples: Sequence[Sample], load: Callable[[Sample], Any], *, seed: int, skip_bad: bool = False
+        self,
+        samples: Sequence[Sample],
+        load: Callable[[Sample], Any],
+        *,
+        seed: int,
+        skip_bad: bool = False,
+        stack: Callable[[list[Any]], Any] = default_collate,
     ) -> None:
         """Set up.
 
@@ -44,11 +50,13 @@ class SampleStream(TorchDataset[Batch]):
             load: Reads and transforms one; may draw from torch's global generator.
             seed: Order and views depend on this and on the position alone.
             skip_bad: Take the next image in place of one that cannot be read.
+            stack: Makes a batch of what `load` gave.
         """
         self.samples = samples
         self.load = load
         self.seed = seed
         self.skip_bad = skip_bad
+        self.stack = stack
         self._epoch = -1
         self._order: np.ndarray[Any, Any] = np.empty(0)
 
@@ -69,19 +77,18 @@ class SampleStream(TorchDataset[Batch]):
                     problems.append(str(error))
         return Batch(None, problems)
 
+    def collate(self, loaded: list[Batch]) -> Batch:
+        """Stack samples."""
+        problems = [problem for one in loaded for problem in one.problems]
+        if any(one.value is None for one in loaded):
+            return Batch(None, problems)
+        return Batch(self.stack([one.value for one in loaded]), problems)
+
 
 def mixed_seed(*numbers: int) -> int:
     """Mix numbers of any size, 0 or above, into a seed for torch."""
     high, low = np.random.SeedSequence(numbers).generate_state(2).tolist()
     return int(high) << 31 ^ int(low)
-
-
-def collate(loaded: list[Batch]) -> Batch:
-    """Stack samples."""
-    problems = [problem for one in loaded for problem in one.problems]
-    if any(one.value is None for one in loaded):
-        return Batch(None, problems)
-    return Batch(default_collate([one.value for one in loaded]), problems)
 
 
 class StreamBatches:

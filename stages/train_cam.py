@@ -84,7 +84,9 @@ def train_cam(
             folder=folder,
             monitor=monitor,
             title="training the CAM network",
-            stream=SampleStream(samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad),
+            stream=SampleStream(
+                samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad, stack=StepBatch.stack
+            ),
             losses=partial(_losses, config, fabric),
             evaluate=partial(_scores, model, with_masks, config, fabric) if with_masks else None,
             resume=resume,
@@ -148,7 +150,14 @@ class _load:
     def __call__(self, sample: Sample) -> StepBatch:
         views = self.transform(read_image(sample.image))
         labels = class_label_matrix([sample], self.num_classes)[0]
-        return StepBatch(image=views.image, second=views.second, local=views.local, box=views.box, class_labels=labels)
+        return StepBatch(
+            image=views.image,
+            second=views.second,
+            local=views.local,
+            box=views.box,
+            class_labels=labels,
+            most_classes=len(set(sample.classes)),
+        )
 
 
 def phase_at(iteration: int, config: TrainCam) -> Phase:

@@ -47,10 +47,8 @@ def neighbour_weights(
     deviation = _deviation(colours) + 1e-8
     difference = (colours - images[:, :, None]).abs()
     colour_affinity = -((difference / deviation / 0.3) ** 2).mean(dim=1)  # (b, p, h, w)
-    distances = torch.tensor(
-        [dilation * (y * y + x * x) ** 0.5 for dilation in dilations for y, x in _OFFSETS],
-        device=images.device,
-    )
+    distances = torch.tensor([dilation * (y * y + x * x) ** 0.5 for dilation in dilations for y, x in _OFFSETS])
+    distances = distances.to(images.device, non_blocking=True)
     distance_affinity = -((distances / (distances.std() + 1e-8) / 0.3) ** 2)
     return colour_affinity.softmax(dim=1) + 0.01 * distance_affinity.softmax(dim=0)[None, :, None, None]
 

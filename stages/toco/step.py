@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from stages.toco.cam import (
     SCALES,
@@ -61,6 +62,13 @@ class StepBatch(NamedTuple):
     local: UInt8[Tensor, "b 3 s s"]
     box: Int[Tensor, "b 4"]  # y0, y1, x0, x1 in pixels
     class_labels: Float[Tensor, "b c"]
+    most_classes: int  # that one of these images has; known here, so that nobody waits for a GPU to count them
+
+    @staticmethod
+    def stack(images: "Sequence[StepBatch]") -> "StepBatch":
+        """A batch of single images, whose tensors have no b yet."""
+        tensors = default_collate([image[:-1] for image in images])
+        return StepBatch(*tensors, most_classes=max(image.most_classes for image in images))
 
 
 class Phase(NamedTuple):
@@ -115,7 +123,7 @@ class TrainingStep(nn.Module):
         zero = classification.new_zeros(())
         ptc = ctc = segmentation = regularised = zero
         if segment or contrast_patches or contrast_classes:
-            present = present_classes(batch.class_labels)
+            present = present_classes(batch.class_labels, batch.most_classes)
             cams = self._cams(images, outputs, present, final=segment and not phase.auxiliary_labels)
         if contrast_patches:
             ptc = self._ptc(outputs, cams.contrast, batch.box)
