@@ -36,7 +36,7 @@ def compiled(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
 
 def checkpointed(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """The blocks' activations computed again in the backward pass: less memory for a third more arithmetic."""
-    step.model.backbone.vit.set_grad_checkpointing(True)
+    step.model.backbone.checkpoint_activations()
 
 
 def channels_last(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:

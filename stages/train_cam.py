@@ -68,6 +68,8 @@ def train_cam(
     dataset.split(config.split)
     torch.manual_seed(config.seed)
     model, spec = new_cam_model(config, len(dataset.class_names))
+    if config.checkpoint_activations:
+        model.backbone.checkpoint_activations()
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
     settings = step_settings(config, model.backbone.patch_size)

@@ -127,6 +127,10 @@ class Backbone(nn.Module):
         self.vit.patch_embed.grid_size = grid
         return images, grid
 
+    def checkpoint_activations(self) -> None:
+        """Keep only each block's input for the backward pass, which then computes the rest of it again."""
+        self.vit.set_grad_checkpointing(True)
+
     def set_position_grid(self, grid: tuple[int, int]) -> None:
         """Make room for position embeddings of another grid (tokens down and across), to be loaded."""
         self.position_grid = grid

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -194,11 +194,12 @@ def test_train_cam__goes_on_after_sigkill_with_loaders(
     assert_same_run(folder, trained_run / "cam")
 
 
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_train_cam__two_processes_have_the_losses_of_one_also_when_one_was_killed(
-    trained_run: Path, pictures: Path, cam_settings: Settings, tmp_path: Path
+    trained_run: Path, pictures: Path, cam_settings: Settings, tmp_path: Path, checkpoint_activations: bool
 ) -> None:
-    settings = cam_settings(devices=2)
+    settings = cam_settings(devices=2, checkpoint_activations=checkpoint_activations)
     killed = train_elsewhere(pictures, tmp_path / "run", settings, "cut")  # the first; the second then ends by itself
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert "gloo" in killed.stderr
@@ -216,9 +217,22 @@ def test_train_cam__goes_on_with_dropout(
     options = (*cam_settings().backbone_option, "drop_path_rate=0.5", "proj_drop_rate=0.3")
     settings = cam_settings(backbone_option=options, seg_weight=0.0, reg_weight=0.0, seed=2**40)
     whole = train_cam(pictures, tmp_path / "whole", settings, SilentMonitor())
+    again = replace(settings, checkpoint_activations=True)  # what is computed again is dropped alike
+    assert_same_run(train_cam(pictures, tmp_path / "again", again, SilentMonitor()), whole)
     with pytest.raises(KeyboardInterrupt):
         train_cam(pictures, tmp_path / "two", settings, listener(("advance", 3)))
     assert_same_run(train_cam(pictures, tmp_path / "two", settings, SilentMonitor(), resume=True), whole)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_train_cam__checkpoints_activations_with_the_same_result(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, first: bool
+) -> None:
+    """In one half of the run, which goes on without it or begins without it."""
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path, cam_settings(checkpoint_activations=first), listener(("advance", 2)))
+    other = cam_settings(checkpoint_activations=not first)
+    assert_same_run(train_cam(pictures, tmp_path, other, SilentMonitor(), resume=True), undisturbed)
 
 
 def test_train_cam__another_seed_is_another_network(

@@ -175,6 +175,41 @@ def test_normalise__by_hand() -> None:
     torch.testing.assert_close(backbone.normalise(images).flatten(), torch.tensor(expected))
 
 
+# --- memory ---
+
+
+def bytes_kept(backbone: Backbone, images: Tensor) -> int:
+    """Bytes that a pass keeps for its backward pass; what several operations keep counts once, weights do not."""
+    weights = {one.untyped_storage().data_ptr() for one in backbone.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        tokens = backbone(images)
+    assert tokens.final.requires_grad
+    return sum(kept.values())
+
+
+@EVERY_KIND
+def test_checkpoint_activations__keeps_the_blocks_inputs_alone(kind: str, generator: torch.Generator) -> None:
+    plain, images = build(kind).train(), random_images(kind, 3, 3, generator)
+    again = copy.deepcopy(plain)
+    again.checkpoint_activations()
+    assert bytes_kept(again, images) < 0.4 * bytes_kept(plain, images)
+    gradients = []
+    for backbone in (plain, again):
+        tokens = backbone(images)
+        (tokens.final.square().sum() + tokens.auxiliary.sum() + tokens.class_token.sum()).backward()
+        gradients.append({name: one.grad for name, one in backbone.named_parameters() if one.requires_grad})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(one, gradients[1][name]) for name, one in gradients[0].items() if one is not None)
+
+
 # --- parameters ---
 
 
