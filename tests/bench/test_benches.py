@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from bench import cams, loader, student, train_cam
+from bench import cams, loader, memory, student, train_cam
 from bench.levers import CAM_LEVERS
 from bench.published_step import PublishedStep
 from bench.timing import count_operations
@@ -54,6 +54,33 @@ def test_bench__prints_its_tables(
     assert "nan" not in printed
     for row in rows:
         assert f"\n{row}" in printed
+
+
+def test_memory__counts_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    memory.main([*TINY[2:], "--image-size", "64", "--batch", "2"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == ["| way, GB", "| ---", "| toco", "| --checkpoint-activations"]
+    config = TrainCam(backbone="vit_tiny_patch16_224", backbone_option=("depth=3",), weights="none", image_size=64)
+    batch = drawn_batch(config, seed=0)
+    plain, again = (memory.count(config, batch, checkpoint=checkpoint) for checkpoint in (False, True))
+    assert plain[:3] == again[:3]
+    assert plain.moments >= 2 * plain.gradients  # and the steps that it counts
+    assert again.kept < plain.kept
+    assert plain.peak > plain.weights + plain.moments + plain.kept
+
+
+def test_live__by_hand() -> None:
+    with memory.Live() as live:
+        one = torch.zeros(256)
+        two = one + 1  # 2 KiB
+        del one
+        three = two.view(2, 128)
+        del two
+        assert (live.now, live.peak) == (1024, 2048)
+        torch.zeros(64, dtype=torch.uint8)
+        three = three.bfloat16()
+    assert (live.now, live.peak) == (512, 2048)
+    assert three.shape == (2, 128)
 
 
 def steps(*kinds: type[TrainingStep], lever: str | None = None, segment: bool = True) -> list[CamStep]:
