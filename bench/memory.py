@@ -32,11 +32,11 @@ from stages.training import new_optimizer
 GIGA = 1e9
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that are alive, of those that operations within made; and their peak."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self.known: set[int] = set()
 
@@ -115,8 +115,7 @@ def count(config: TrainCam, batch: StepBatch, *, checkpoint: bool) -> Counted:
             model.backbone.checkpoint_activations()
         step = TrainingStep(model, step_settings(config, model.backbone.patch_size))
         optimizer = new_optimizer(step, model.backbone, config)
-        tensors = [torch.empty_like(one) for one in batch[:-1]]
-        fake = StepBatch(*tensors, most_classes=batch.most_classes)
+        fake = StepBatch._make([*(torch.empty_like(one) for one in batch[:-1]), batch.most_classes])
         live = Live()
         for one in (*step.parameters(), *step.buffers()):
             live.add(one)
@@ -126,7 +125,7 @@ def count(config: TrainCam, batch: StepBatch, *, checkpoint: bool) -> Counted:
                 with torch.autocast("cpu", torch.bfloat16):
                     total = step(fake, Phase(contrast=True, segment=True), _generators(batch)).total
                 kept = live.now - before
-                total.backward()  # type: ignore[no-untyped-call]
+                total.backward()
                 del total
                 gradients = live.now - before
                 optimizer.step()

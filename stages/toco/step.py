@@ -68,7 +68,7 @@ class StepBatch(NamedTuple):
     def stack(images: "Sequence[StepBatch]") -> "StepBatch":
         """A batch of single images, whose tensors have no b yet."""
         tensors = default_collate([image[:-1] for image in images])
-        return StepBatch(*tensors, most_classes=max(image.most_classes for image in images))
+        return StepBatch._make([*tensors, max(image.most_classes for image in images)])
 
 
 class Phase(NamedTuple):

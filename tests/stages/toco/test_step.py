@@ -198,17 +198,17 @@ def test_step__the_same_as_with_whole_passes(phase: Phase, monkeypatch: pytest.M
 
 def test_step_batch__of_single_images() -> None:
     batch = make_batch()
-    singles = [StepBatch(*(one[place] for one in batch[:-1]), most_classes=most) for place, most in ((0, 2), (1, 1))]
+    singles = [StepBatch._make([*(one[place] for one in batch[:-1]), most]) for place, most in ((0, 2), (1, 1))]
     stacked = StepBatch.stack(singles)
     assert all(map(torch.equal, stacked[:-1], batch[:-1]))
     assert stacked.most_classes == batch.most_classes == 2
 
 
-class Waits(TorchDispatchMode):
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Names of the operations that, on a GPU, end only when the CPU has their result: a number, or a shape."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
