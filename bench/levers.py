@@ -9,13 +9,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 
+from stages.compilation import compile_parts
+from stages.monitor import SilentMonitor
 from stages.student import Student
 from stages.toco import par
 from stages.toco.backbone import Tokens
-from stages.toco.step import TrainingStep
+from stages.toco.step import StepCams, TrainingStep
 
 Lever = Callable[[Any, torch.optim.Optimizer], None]
 
@@ -28,10 +29,7 @@ def unfused(learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def compiled(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """Each block of the encoder compiled, once for each grid and batch that the step has, with and without gradient."""
-    # Beyond torch's limit of 8 the rest would run as it is.
-    torch._dynamo.config.recompile_limit = 64
-    for block in step.model.backbone.vit.blocks:
-        block.compile(dynamic=False)
+    compile_parts(step.model.backbone.vit.blocks, next(step.parameters()).device, SilentMonitor())
 
 
 def checkpointed(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
@@ -75,6 +73,35 @@ def joined_views(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
 
 
+def class_token_alone(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """The last block's MLP for the class token alone, where only that is asked for: second view and local crops."""
+    block, contrast = step.model.backbone.vit.blocks[-1], step._ctc
+
+    def short(tokens: Tensor) -> Tensor:
+        tokens = tokens + block.drop_path1(block.ls1(block.attn(block.norm1(tokens))))
+        token = tokens[:, :1]
+        token = token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))
+        return torch.cat([token, tokens[:, 1:]], dim=1)
+
+    def contrast_classes(*arguments: Any) -> Tensor:
+        with mock.patch.object(block, "forward", short):
+            return contrast(*arguments)
+
+    step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
+
+
+def inference_mode(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """The CAM's passes under torch's inference mode; what comes of them is copied, to be a tensor as others are."""
+    cams = step._cams
+
+    def infer(*arguments: Any, **options: Any) -> StepCams:
+        with torch.inference_mode():
+            both = cams(*arguments, **options)
+        return StepCams(*(one.clone() for one in both))
+
+    step._cams = infer  # type: ignore[method-assign]
+
+
 def gathered_par(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """PAR's 48 neighbours in one product: few launches for 48 times the memory of the masks."""
 
@@ -115,6 +142,8 @@ CAM_LEVERS: Mapping[str, Lever] = {
     "channels-last": channels_last,
     "compiled": compiled,
     "checkpointed": checkpointed,
+    "class-token-alone": class_token_alone,
+    "inference-mode": inference_mode,
     "gathered-par": gathered_par,
     "compiled-par": compiled_par,
 }

@@ -27,7 +27,7 @@ TRAINING_MAY_CHANGE = (
     "device", "workers", "skip_bad", "checkpoint_every", "log_every", "evaluate_every", "evaluate_images", "val_split",
 )  # fmt: skip
 MAY_CHANGE = {
-    "cam": (*TRAINING_MAY_CHANGE, "checkpoint_activations"),
+    "cam": (*TRAINING_MAY_CHANGE, "checkpoint_activations", "compile"),
     "labels": ("device", "devices", "workers", "skip_bad", "batch_size", "crf_backend"),
     "seg": TRAINING_MAY_CHANGE,
 }

@@ -170,6 +170,12 @@ class TrainCam(Training):
         "in the backward pass. The same result; steps take a tenth to a fifth longer.",
         group=MACHINE,
     )
+    compile: bool = option(
+        False,
+        "Compile the encoder's blocks (torch.compile), for long runs on a GPU: that takes minutes, and a C++ compiler. "
+        "The same result but for rounding.",
+        group=MACHINE,
+    )
 
     def __post_init__(self) -> None:
         """Refuse contradictions.

@@ -3,7 +3,7 @@
 In: a data set. Out: RUN/cam with config.json, model.safetensors, metrics.jsonl, sessions.jsonl.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +73,14 @@ def train_cam(
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
     settings = step_settings(config, model.backbone.patch_size)
+    evaluate: Callable[[], Mapping[str, float]] | None = None
+    if with_masks:
+        evaluate = partial(_scores, model, with_masks, config, fabric)
+    if config.compile:
+        from stages.compilation import compile_parts, uncompiled  # not above: it takes a second or two
+
+        compile_parts(model.backbone.vit.blocks, fabric.device, monitor)
+        evaluate = evaluate and uncompiled(evaluate)
     if fabric.is_global_zero:
         begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": spec_as_dict(spec)}, resume=resume)
     fabric.barrier()
@@ -90,7 +98,7 @@ def train_cam(
                 samples, _load(dataset, config), seed=config.seed, skip_bad=config.skip_bad, stack=StepBatch.stack
             ),
             losses=partial(_losses, config, fabric),
-            evaluate=partial(_scores, model, with_masks, config, fabric) if with_masks else None,
+            evaluate=evaluate,
             resume=resume,
         )
     return folder

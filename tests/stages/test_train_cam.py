@@ -235,6 +235,48 @@ def test_train_cam__checkpoints_activations_with_the_same_result(
     assert_same_run(train_cam(pictures, tmp_path, other, SilentMonitor(), resume=True), undisturbed)
 
 
+COMPILES = pytest.mark.filterwarnings("default")  # what torch's compiler warns of is not ours
+
+
+@COMPILES
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_train_cam__compiled(
+    undisturbed: Path,
+    pictures: Path,
+    cam_settings: Settings,
+    listener: Any,
+    tmp_path: Path,
+    checkpoint_activations: bool,
+) -> None:
+    """Three steps compiled, the last one not: the same names of weights, and the losses within rounding."""
+    settings = cam_settings(compile=True, checkpoint_activations=checkpoint_activations, evaluate_every=0)
+    monitor = listener(("advance", 3))
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path, settings, monitor)
+    assert not monitor.warnings
+    folder = train_cam(pictures, tmp_path, cam_settings(evaluate_every=0), SilentMonitor(), resume=True)
+    expected = [line for line in lines(undisturbed) if "loss" in line]
+    for one, other in zip(lines(folder)[:4], expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    weights = [load_file(one / "model.safetensors") for one in (folder, undisturbed)]
+    assert weights[0].keys() == weights[1].keys()
+
+
+@COMPILES
+def test_train_cam__goes_on_where_torch_cannot_compile(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(device: torch.device) -> None:
+        raise RuntimeError("no C++ compiler found\nand much more")
+
+    monkeypatch.setattr("stages.compilation._try_out", fail)
+    monitor = listener()
+    assert_same_run(train_cam(pictures, tmp_path, cam_settings(compile=True), monitor), undisturbed)
+    expected = "--compile: torch cannot compile on this machine (no C++ compiler found); going on without it"
+    assert monitor.warnings == [expected]
+
+
 def test_train_cam__another_seed_is_another_network(
     undisturbed: Path, pictures: Path, cam_settings: Settings, tmp_path: Path
 ) -> None:
