@@ -2,6 +2,7 @@
 
 Letters: b images, c foreground classes, s image side in pixels. Every pass is done once: the training image
 is also the first global view and the CAM's scale 1; the teacher's class tokens are the student's, detached.
+The CPU waits for a GPU in the bilateral filter's lattice alone, twice: its extent and size depend on the images.
 """
 
 from collections.abc import Sequence
