@@ -9,14 +9,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 
+from stages.compilation import compile_parts
+from stages.monitor import SilentMonitor
 from stages.student import Student
 from stages.toco import par
 from stages.toco.backbone import Tokens
-from stages.toco.cam import Cams
-from stages.toco.step import TrainingStep
+from stages.toco.step import StepCams, TrainingStep
 
 Lever = Callable[[Any, torch.optim.Optimizer], None]
 
@@ -29,15 +29,12 @@ def unfused(learner: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def compiled(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """Each block of the encoder compiled, once for each grid and batch that the step has, with and without gradient."""
-    # Beyond torch's limit of 8 the rest would run as it is.
-    torch._dynamo.config.recompile_limit = 64
-    for block in step.model.backbone.vit.blocks:
-        block.compile(dynamic=False)
+    compile_parts(step.model.backbone.vit.blocks, next(step.parameters()).device, SilentMonitor())
 
 
 def checkpointed(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """The blocks' activations computed again in the backward pass: less memory for a third more arithmetic."""
-    step.model.backbone.vit.set_grad_checkpointing(True)
+    step.model.backbone.checkpoint_activations()
 
 
 def channels_last(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
@@ -76,25 +73,33 @@ def joined_views(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
 
 
-def auxiliary_alone(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
-    """While nothing learns from the final CAM (--early), the CAM's passes end at the auxiliary block."""
-    model = step.model
-    vit, whole, every_cam = model.backbone.vit, model.backbone.vit.blocks, model.raw_cams
-    few = whole[: model.backbone.auxiliary_block + 1]
-    ends: list[bool] = []
+def class_token_alone(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """The last block's MLP for the class token alone, where only that is asked for: second view and local crops."""
+    block, contrast = step.model.backbone.vit.blocks[-1], step._ctc
 
-    def begin(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        ends[:] = [not arguments[1].segment]
+    def short(tokens: Tensor) -> Tensor:
+        tokens = tokens + block.drop_path1(block.ls1(block.attn(block.norm1(tokens))))
+        token = tokens[:, :1]
+        token = token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))
+        return torch.cat([token, tokens[:, 1:]], dim=1)
 
-    def raw_cams(images: Tensor) -> Cams:
-        vit.blocks = few if ends[0] else whole
-        try:
-            return every_cam(images)
-        finally:
-            vit.blocks = whole
+    def contrast_classes(*arguments: Any) -> Tensor:
+        with mock.patch.object(block, "forward", short):
+            return contrast(*arguments)
 
-    step.register_forward_pre_hook(begin)
-    model.raw_cams = raw_cams  # type: ignore[method-assign]
+    step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
+
+
+def inference_mode(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """The CAM's passes under torch's inference mode; what comes of them is copied, to be a tensor as others are."""
+    cams = step._cams
+
+    def infer(*arguments: Any, **options: Any) -> StepCams:
+        with torch.inference_mode():
+            both = cams(*arguments, **options)
+        return StepCams(*(one.clone() for one in both))
+
+    step._cams = infer  # type: ignore[method-assign]
 
 
 def gathered_par(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
@@ -137,7 +142,8 @@ CAM_LEVERS: Mapping[str, Lever] = {
     "channels-last": channels_last,
     "compiled": compiled,
     "checkpointed": checkpointed,
-    "auxiliary-alone": auxiliary_alone,
+    "class-token-alone": class_token_alone,
+    "inference-mode": inference_mode,
     "gathered-par": gathered_par,
     "compiled-par": compiled_par,
 }

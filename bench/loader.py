@@ -26,7 +26,7 @@ from data.cores import cores
 from data.dataset import Sample
 from data.image_cache import TrainingImages
 from data.images import read_image
-from data.stream import Batch, SampleStream, StreamBatches, collate, mixed_seed
+from data.stream import Batch, SampleStream, StreamBatches, mixed_seed
 from data.transforms import CamTransform
 from stages.inference import class_label_matrix
 from stages.toco.step import StepBatch
@@ -47,7 +47,14 @@ class Load:
         """Load one sample."""
         views = self.transform(self.read(sample.image))
         labels = class_label_matrix([sample], CLASSES)[0]
-        return StepBatch(image=views.image, second=views.second, local=views.local, box=views.box, class_labels=labels)
+        return StepBatch(
+            image=views.image,
+            second=views.second,
+            local=views.local,
+            box=views.box,
+            class_labels=labels,
+            most_classes=len(sample.classes),
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{len(samples)} JPEGs of {options.width} x {options.height}, {size:.0f} kB each; three views of "
             f"{options.image_size}, batches of {options.batch_size}; median of {options.repeats}\n"
         )
-        stream = SampleStream(samples, Load(options.image_size), seed=options.seed)
+        stream = SampleStream(samples, Load(options.image_size), seed=options.seed, stack=StepBatch.stack)
         rows = []
         for count in workers:
             rates = [rate(stream, count, options.batches, options.batch_size) for _ in range(options.repeats)]
@@ -117,7 +124,7 @@ def rate(stream: SampleStream, workers: int, batches: int, batch_size: int) -> t
         stream,
         batch_sampler=StreamBatches(start=0, iterations=1 + ahead + batches, batch_size=batch_size),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=stream.collate,
     )
     began = time.perf_counter()
     given = iter(loader)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.toco import energy
-from stages.toco.cam import IGNORE_INDEX, Cams, PresentClasses, ignore_outside, keep_present, multi_scale_cams
+from stages.toco.cam import IGNORE_INDEX, PresentClasses, ignore_outside, keep_present, multi_scale_cams
 from stages.toco.cam import uncertainty_map as uncertainties
 from stages.toco.crops import choose_crops, cut_crops, positive_views
 from stages.toco.energy import energy_loss
@@ -21,7 +21,7 @@ from stages.toco.lattice import PermutohedralLattice
 from stages.toco.losses import class_token_contrast, segmentation_loss
 from stages.toco.model import Outputs
 from stages.toco.par import combine_labels, refine_masks
-from stages.toco.step import Losses, Phase, StepBatch, TrainingStep
+from stages.toco.step import Losses, Phase, StepBatch, StepCams, TrainingStep
 
 
 class PublishedStep(TrainingStep):
@@ -38,11 +38,12 @@ class PublishedStep(TrainingStep):
         return losses
 
     @torch.no_grad()
-    def _cams(self, images: Tensor, outputs: Outputs, present: PresentClasses) -> Cams:
-        """Valid CAMs of all classes, the image at scale 1 among the passes."""
+    def _cams(self, images: Tensor, outputs: Outputs, present: PresentClasses, *, final: bool) -> StepCams:
+        """CAMs of all classes and of both blocks, the image at scale 1 among the passes."""
         cams = multi_scale_cams(self.model.raw_cams, images, scales=self.settings.scales)
         class_labels = labels_of(present, self.model.num_classes)
-        return Cams(final=keep_present(cams.final, class_labels), auxiliary=keep_present(cams.auxiliary, class_labels))
+        valid = [keep_present(cam, class_labels) for cam in (cams.auxiliary, cams.final)]
+        return StepCams(contrast=valid[0], labels=valid[1] if final else valid[0])
 
     def _ctc(
         self, batch: StepBatch, outputs: Outputs, auxiliary_cam: Tensor, generators: Sequence[torch.Generator]

@@ -18,6 +18,7 @@ from unittest import mock
 
 import torch
 from lightning_fabric import Fabric
+from torch.utils.data._utils.pin_memory import pin_memory
 
 import bench.published_step
 import stages.toco.step
@@ -136,7 +137,7 @@ class CamStep:
         lever: Lever | None = None,
     ) -> None:
         self.fabric, self.phase = fabric, phase
-        self.batch = StepBatch(*(one.pin_memory() for one in batch)) if fabric.device.type == "cuda" else batch
+        self.batch = pin_memory(batch) if fabric.device.type == "cuda" else batch  # type: ignore[no-untyped-call]
         self.parts = Parts(fabric.device)
         self.step = kind(model, step_settings(config, model.backbone.patch_size))
         optimizer = new_optimizer(self.step, model.backbone, config)

@@ -12,6 +12,7 @@ from data.drawing.kinds import DEMO_KINDS
 from data.drawing.scene import draw_scene
 from stages.config import TrainCam
 from stages.toco.backbone import Backbone
+from stages.toco.cam import most_classes
 from stages.toco.step import StepBatch
 from stages.train_cam import step_settings
 
@@ -44,7 +45,14 @@ def drawn_batch(config: TrainCam, seed: int) -> StepBatch:
         labels[place, torch.from_numpy(rng.permutation(CLASSES)[: 1 + place % 3])] = 1
     boxes = [[0, side, 0, side] if place % 2 else [0, side, side // 8, side] for place in range(count)]
     image = pictures()
-    return StepBatch(image=image, second=pictures(), local=image.clone(), box=torch.tensor(boxes), class_labels=labels)
+    return StepBatch(
+        image=image,
+        second=pictures(),
+        local=image.clone(),
+        box=torch.tensor(boxes),
+        class_labels=labels,
+        most_classes=most_classes(labels),
+    )
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class SampleStream(TorchDataset[Batch]):
         *,
         seed: int,
         skip_bad: bool = False,
+        stack: Callable[[list[Any]], Any] = default_collate,
         warnings: list[str] | None = None,
     ) -> None:
         """Set up.
@@ -51,12 +52,14 @@ class SampleStream(TorchDataset[Batch]):
             load: Reads and transforms one; may draw from torch's global generator.
             seed: Order and views depend on this and on the position alone.
             skip_bad: Take the next image in place of one that cannot be read.
+            stack: Makes a batch of what `load` gave.
             warnings: Where `load` puts what the user is to hear; batches take it along from process to process.
         """
         self.samples = samples
         self.load = load
         self.seed = seed
         self.skip_bad = skip_bad
+        self.stack = stack
         self.warnings = [] if warnings is None else warnings
         self._epoch = -1
         self._order: np.ndarray[Any, Any] = np.empty(0)
@@ -83,20 +86,19 @@ class SampleStream(TorchDataset[Batch]):
         self.warnings.clear()
         return taken
 
+    def collate(self, loaded: list[Batch]) -> Batch:
+        """Stack samples."""
+        problems = [problem for one in loaded for problem in one.problems]
+        warnings = tuple(warning for one in loaded for warning in one.warnings)
+        if any(one.value is None for one in loaded):
+            return Batch(None, problems, warnings)
+        return Batch(self.stack([one.value for one in loaded]), problems, warnings)
+
 
 def mixed_seed(*numbers: int) -> int:
     """Mix numbers of any size, 0 or above, into a seed for torch."""
     high, low = np.random.SeedSequence(numbers).generate_state(2).tolist()
     return int(high) << 31 ^ int(low)
-
-
-def collate(loaded: list[Batch]) -> Batch:
-    """Stack samples."""
-    problems = [problem for one in loaded for problem in one.problems]
-    warnings = tuple(warning for one in loaded for warning in one.warnings)
-    if any(one.value is None for one in loaded):
-        return Batch(None, problems, warnings)
-    return Batch(default_collate([one.value for one in loaded]), problems, warnings)
 
 
 class StreamBatches:

@@ -28,7 +28,7 @@ TRAINING_MAY_CHANGE = (
     "evaluate_images", "val_split",
 )  # fmt: skip
 MAY_CHANGE = {
-    "cam": TRAINING_MAY_CHANGE,
+    "cam": (*TRAINING_MAY_CHANGE, "checkpoint_activations", "compile"),
     "labels": ("device", "devices", "nodes", "workers", "skip_bad", "batch_size", "crf_backend"),
     "seg": TRAINING_MAY_CHANGE,
 }

@@ -196,6 +196,18 @@ class TrainCam(Training):
     background_high: float = option(0.7, "CAM score above which a pixel is surely its class.", group=METHOD)
     background_low: float = option(0.25, "CAM score up to which a pixel is surely background.", group=METHOD)
     scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales over which CAMs are summed.", group=METHOD)
+    checkpoint_activations: bool = option(
+        False,
+        "Activation checkpointing, for GPUs with little memory: the encoder's blocks compute their activations again "
+        "in the backward pass. The same result; steps take a tenth to a fifth longer.",
+        group=MACHINE,
+    )
+    compile: bool = option(
+        False,
+        "Compile the encoder's blocks (torch.compile), for long runs on a GPU: that takes minutes, and a C++ compiler. "
+        "The same result but for rounding.",
+        group=MACHINE,
+    )
 
     def __post_init__(self) -> None:
         """Refuse contradictions.

@@ -3,7 +3,7 @@
 In: a data set. Out: RUN/cam with config.json, model.safetensors, metrics.jsonl, sessions.jsonl.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -69,10 +69,20 @@ def train_cam(
     dataset.split(config.split)
     torch.manual_seed(config.seed)
     model, spec = new_cam_model(config, len(dataset.class_names))
+    if config.checkpoint_activations:
+        model.backbone.checkpoint_activations()
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
     settings = step_settings(config, model.backbone.patch_size)
     load = _load(dataset, config)
+    evaluate: Callable[[], Mapping[str, float]] | None = None
+    if with_masks:
+        evaluate = partial(_scores, model, with_masks, config, fabric)
+    if config.compile:
+        from stages.compilation import compile_parts, uncompiled  # not above: it takes a second or two
+
+        compile_parts(model.backbone.vit.blocks, fabric.device, monitor)
+        evaluate = evaluate and uncompiled(evaluate)
     if fabric.is_global_zero:
         begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": spec_as_dict(spec)}, resume=resume)
     fabric.barrier()
@@ -87,10 +97,15 @@ def train_cam(
             monitor=share,
             title="training the CAM network",
             stream=SampleStream(
-                samples, load, seed=config.seed, skip_bad=config.skip_bad, warnings=load.images.warnings
+                samples,
+                load,
+                seed=config.seed,
+                skip_bad=config.skip_bad,
+                stack=StepBatch.stack,
+                warnings=load.images.warnings,
             ),
             losses=partial(_losses, config, fabric),
-            evaluate=partial(_scores, model, with_masks, config, fabric) if with_masks else None,
+            evaluate=evaluate,
             resume=resume,
         )
     return folder
@@ -153,7 +168,14 @@ class _load:
     def __call__(self, sample: Sample) -> StepBatch:
         views = self.transform(self.images.read(sample.image))
         labels = class_label_matrix([sample], self.num_classes)[0]
-        return StepBatch(image=views.image, second=views.second, local=views.local, box=views.box, class_labels=labels)
+        return StepBatch(
+            image=views.image,
+            second=views.second,
+            local=views.local,
+            box=views.box,
+            class_labels=labels,
+            most_classes=len(set(sample.classes)),
+        )
 
 
 def phase_at(iteration: int, config: TrainCam) -> Phase:

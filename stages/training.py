@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.dataset import DataError
-from data.stream import Batch, SampleStream, StreamBatches, collate
+from data.stream import Batch, SampleStream, StreamBatches
 from stages.config import Training as TrainingSettings
 from stages.machine import loader_workers
 from stages.metrics_log import MetricsLog
@@ -168,7 +168,7 @@ class Training:
             stream,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=stream.collate,
             pin_memory=self.fabric.device.type == "cuda",
             persistent_workers=workers > 0,
         )

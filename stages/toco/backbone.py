@@ -94,6 +94,15 @@ class Backbone(nn.Module):
         final, patches, (auxiliary,) = self._encode(images, [self.auxiliary_block])
         return Tokens(final=patches, auxiliary=auxiliary, class_token=final[:, 0])
 
+    def auxiliary_tokens(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b d h w"]:
+        """The auxiliary tokens of normalised images alone: the blocks behind them rest."""
+        images, _ = self._fit_grid(images)
+        tokens: Tensor
+        (tokens,) = self.vit.forward_intermediates(
+            images, indices=[self.auxiliary_block], stop_early=True, intermediates_only=True
+        )
+        return tokens
+
     def block_tokens(self, images: Float[Tensor, "b 3 _h _w"]) -> "list[Float[Tensor, 'b d h w']]":
         """Patch tokens of normalised images after each block, and as the last entry after the final LayerNorm."""
         _, patches, blocks = self._encode(images, list(range(len(self.vit.blocks))))
@@ -103,15 +112,24 @@ class Backbone(nn.Module):
         self, images: Float[Tensor, "b 3 _h _w"], blocks: list[int]
     ) -> "tuple[Float[Tensor, 'b n d'], Float[Tensor, 'b d h w'], list[Float[Tensor, 'b d h w']]]":
         """All final tokens, the patches among them as a map, and the patch tokens after some blocks."""
+        images, grid = self._fit_grid(images)
+        final, between = self.vit.forward_intermediates(images, indices=blocks, output_fmt="NCHW", norm=False)
+        final = self.vit.fc_norm(final)  # (b, prefix + h * w, d)
+        return final, final[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, grid), between
+
+    def _fit_grid(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Cut images to whole patches and lay out the positions of so many, down and across."""
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
         # timm resizes position embeddings with antialiasing; METHOD section 1 (and so the published numbers)
         # without. Given those of the right size, and told so, timm leaves them alone.
         self.vit.pos_embed = self._positions(grid)
         self.vit.patch_embed.grid_size = grid
-        final, between = self.vit.forward_intermediates(images, indices=blocks, output_fmt="NCHW", norm=False)
-        final = self.vit.fc_norm(final)  # (b, prefix + h * w, d)
-        return final, final[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, grid), between
+        return images, grid
+
+    def checkpoint_activations(self) -> None:
+        """Keep only each block's input for the backward pass, which then computes the rest of it again."""
+        self.vit.set_grad_checkpointing(True)
 
     def set_position_grid(self, grid: tuple[int, int]) -> None:
         """Make room for position embeddings of another grid (tokens down and across), to be loaded."""

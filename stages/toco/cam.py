@@ -61,24 +61,24 @@ def normalise(cam: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     return shifted / (shifted.amax(dim=(-2, -1), keepdim=True) + 1e-5)
 
 
-def multi_scale_cams(
-    raw_cams: Callable[[Float[Tensor, "b 3 _h _w"]], Cams],
+def multi_scale_cam(
+    raw_cam: Callable[[Float[Tensor, "b 3 _h _w"]], Float[Tensor, "b c _h _w"]],
     images: Float[Tensor, "b 3 h w"],
     *,
     scales: Sequence[float] = SCALES,
-    straight: Cams | None = None,
-) -> Cams:
-    """Run a network over scales and mirror images and fuse its CAMs (section 2).
+    straight: Float[Tensor, "b c _h _w"] | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """Run a network over scales and mirror images and fuse its maps (section 2).
 
     Args:
-        raw_cams: The network: normalised images to raw maps on the token grid.
+        raw_cam: The network: normalised images to raw maps on the token grid.
         images: Normalised images.
         scales: Factors on the image size.
         straight: Raw maps of the unmirrored images at scale 1, where they are known already;
             only the mirror images are run at that scale then.
     """
     height, width = images.shape[-2:]
-    final, auxiliary = [], []
+    maps = []
     for scale in scales:
         size = (int(scale * height), int(scale * width))
         scaled = (
@@ -87,16 +87,29 @@ def multi_scale_cams(
             else F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         )
         if straight is not None and scaled is images:
-            mirrored = raw_cams(images.flip(-1))
-            both = Cams(
-                final=torch.cat([straight.final.to(mirrored.final), mirrored.final]),
-                auxiliary=torch.cat([straight.auxiliary.to(mirrored.auxiliary), mirrored.auxiliary]),
-            )
+            mirrored = raw_cam(images.flip(-1))
+            maps.append(torch.cat([straight.to(mirrored), mirrored]))
         else:
-            both = raw_cams(torch.cat([scaled, scaled.flip(-1)]))
-        final.append(both.final)
-        auxiliary.append(both.auxiliary)
-    return Cams(final=fuse_scales(final, (height, width)), auxiliary=fuse_scales(auxiliary, (height, width)))
+            maps.append(raw_cam(torch.cat([scaled, scaled.flip(-1)])))
+    return fuse_scales(maps, (height, width))
+
+
+def multi_scale_cams(
+    raw_cams: Callable[[Float[Tensor, "b 3 _h _w"]], Cams],
+    images: Float[Tensor, "b 3 h w"],
+    *,
+    scales: Sequence[float] = SCALES,
+    straight: Cams | None = None,
+) -> Cams:
+    """`multi_scale_cam` of both maps of a network, from the same passes."""
+    fused = multi_scale_cam(
+        lambda scaled: torch.cat(raw_cams(scaled), dim=1),
+        images,
+        scales=scales,
+        straight=None if straight is None else torch.cat(straight, dim=1),
+    )
+    final, auxiliary = fused.chunk(2, dim=1)
+    return Cams(final=final, auxiliary=auxiliary)
 
 
 class PresentClasses(NamedTuple):
@@ -106,15 +119,14 @@ class PresentClasses(NamedTuple):
     index: Int[Tensor, "b k"]  # type: ignore[assignment]
     valid: Float[Tensor, "b k"]  # 1 where the image has that class, 0 where it is a filler
 
-    def pick(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        """Take the maps of these classes."""
-        return maps.gather(1, self.index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
+    def pick(self, maps: Float[Tensor, "b_ c h w"]) -> Float[Tensor, "b_ k h w"]:
+        """Take the maps of these classes of b images, and of the mirror images that may stand behind them."""
+        index = self.index.repeat(len(maps) // len(self.index), 1)
+        return maps.gather(1, index[:, :, None, None].expand(-1, -1, *maps.shape[-2:]))
 
     def pick_both(self, cams: Cams) -> Cams:
-        """Take the maps of these classes of b images, and of the mirror images that may stand behind them."""
-        repeats = len(cams.final) // len(self.index)
-        chosen = PresentClasses(self.index.repeat(repeats, 1), self.valid.repeat(repeats, 1))
-        return Cams(final=chosen.pick(cams.final), auxiliary=chosen.pick(cams.auxiliary))
+        """The same of a pair."""
+        return Cams(final=self.pick(cams.final), auxiliary=self.pick(cams.auxiliary))
 
     def class_numbers(self, label: Int[Tensor, "b h w"], ignore_index: int = IGNORE_INDEX) -> Tensor:
         """Turn labels 1..k among these classes into class numbers 1..c; 0 and `ignore_index` stay."""
@@ -124,12 +136,22 @@ class PresentClasses(NamedTuple):
         return table.gather(1, label.flatten(1)).reshape(label.shape)
 
 
-def present_classes(class_labels: Float[Tensor, "b c"]) -> PresentClasses:
-    """List the classes that each image has; at least one column, for images without any."""
-    count = max(1, int((class_labels > 0).sum(dim=1).max()))
+def present_classes(class_labels: Float[Tensor, "b c"], most: int | None = None) -> PresentClasses:
+    """List the classes that each image has; at least one column, for images without any.
+
+    Args:
+        class_labels: 1 where the image has the class, else 0.
+        most: The largest number of classes that one of them has; without it, a GPU is asked and waited for.
+    """
+    count = max(1, most_classes(class_labels) if most is None else most)
     # A stable sort keeps the classes in order.
     valid, index = class_labels.sort(dim=1, descending=True, stable=True)
     return PresentClasses(index=index[:, :count], valid=valid[:, :count])
+
+
+def most_classes(class_labels: Float[Tensor, "b c"]) -> int:
+    """The largest number of classes that an image has."""
+    return int((class_labels > 0).sum(dim=1).max())
 
 
 def keep_present(cam: Float[Tensor, "b c h w"], class_labels: Float[Tensor, "b c"]) -> Float[Tensor, "b c h w"]:

@@ -45,7 +45,7 @@ def choose_crops(
     allowed |= allowed.sum(dim=1, keepdim=True) < count
     # The `count` largest of random keys are a draw without repetition; pixels not allowed come last.
     keys = torch.stack([torch.rand(inner.shape[1], generator=one, device=one.device) for one in generators])
-    keys = keys.to(inner.device)  # (b, places)
+    keys = keys.to(inner.device, non_blocking=keys.device.type == "cpu")  # (b, places)
     if inner.shape[1] < count:
         # A map hardly larger than the crop has fewer places than crops: places repeat.
         picked = (keys[:, :1] * 0).long() + torch.arange(count, device=inner.device) % inner.shape[1]

@@ -103,7 +103,10 @@ def _blur(unique: Tensor, step: int) -> Tensor:
     found = unique[place] == unique + step
     # A missing neighbour is the vertex itself with weight 0, so that all rows have three entries.
     after = torch.where(found, place, numbers)
-    before = numbers.scatter(0, place[found], numbers[found])  # the same pairs, seen from the other end
+    # The same pairs, seen from the other end; one place more takes those that were not found, so that nobody has to
+    # count them.
+    target = torch.where(found, place, count)
+    before = torch.arange(count + 1, device=unique.device).scatter_(0, target, numbers)[:-1]
     columns = torch.stack([before, numbers, after], dim=1)
     values = torch.stack([0.5 * (before != numbers), torch.ones_like(found), 0.5 * (after != numbers)], dim=1)
     starts = torch.arange(0, 3 * count + 1, 3, device=unique.device)
@@ -186,8 +189,10 @@ def _keys(base: Tensor, rank: Tensor, counts: Sequence[int]) -> tuple[Tensor, li
             "the bilateral filter's standard deviations are too small for these images: "
             f"{total * len(counts):.1e} lattice cells do not fit into 64 bits; use larger ones"
         )
-    steps = torch.tensor([*strides, 0], device=base.device)
-    image = torch.arange(len(counts), device=base.device).repeat_interleave(torch.tensor(counts, device=base.device))
+    steps = torch.tensor([*strides, 0]).to(base.device, non_blocking=True)
+    images = torch.arange(len(counts), device=base.device)
+    sizes = torch.tensor(counts).to(base.device, non_blocking=True)
+    image = images.repeat_interleave(sizes, output_size=base.shape[1])
     lowest = total * image + ((base[:-1] - low[:, None]) * steps[:-1, None]).sum(dim=0)  # (p,)
     by_rank = torch.empty_like(rank).scatter_(0, rank, steps[:, None].expand_as(rank))
     taken = by_rank.flip(0).cumsum(dim=0)[:-1]  # strides of the 1, 2, ... highest ranks

@@ -68,7 +68,7 @@ def class_token_contrast(
     positive = positive[:, None, :].to(logits)  # (b, 1, s)
     # In logarithms throughout: a dot product of 1024 cosines over the temperature can be larger than any float's
     # exponent, and then the published form is infinite.
-    floor = logits.new_tensor(1e-4).log().expand(*logits.shape[:2], 1)
+    floor = logits.new_full((*logits.shape[:2], 1), 1e-4).log()
     negatives = torch.cat([logits.masked_fill(positive > 0, -torch.inf), floor], dim=-1)
     negatives = negatives.logsumexp(dim=-1, keepdim=True)  # (b, t, 1), log(sum_n l_n + 1e-4)
     per_positive = (torch.logaddexp(logits, negatives) - logits) * positive

@@ -74,6 +74,11 @@ class ToCo(nn.Module):
         tokens = self.backbone(images)
         return Cams(final=self.classifier(tokens.final), auxiliary=self.auxiliary_classifier(tokens.auxiliary))
 
+    def raw_auxiliary_cam(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b c h w"]:
+        """Only the auxiliary one: the blocks behind it rest."""
+        cam: Tensor = self.auxiliary_classifier(self.backbone.auxiliary_tokens(images))
+        return cam
+
     @torch.no_grad()
     def update_teacher(self, momentum: float = 0.9) -> None:
         """Let the teacher projector follow the student: an exponential moving average, once a step."""

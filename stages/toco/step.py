@@ -2,6 +2,7 @@
 
 Letters: b images, c foreground classes, s image side in pixels. Every pass is done once: the training image
 is also the first global view and the CAM's scale 1; the teacher's class tokens are the student's, detached.
+The CPU waits for a GPU in the bilateral filter's lattice alone, twice: its extent and size depend on the images.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from stages.toco.cam import (
     SCALES,
-    Cams,
     PresentClasses,
     keep_present,
     label_two_thresholds,
+    multi_scale_cam,
     multi_scale_cams,
     present_classes,
     uncertainty_map,
@@ -61,6 +63,13 @@ class StepBatch(NamedTuple):
     local: UInt8[Tensor, "b 3 s s"]
     box: Int[Tensor, "b 4"]  # y0, y1, x0, x1 in pixels
     class_labels: Float[Tensor, "b c"]
+    most_classes: int  # that one of these images has; known here, so that nobody waits for a GPU to count them
+
+    @staticmethod
+    def stack(images: "Sequence[StepBatch]") -> "StepBatch":
+        """A batch of single images, whose tensors have no b yet."""
+        tensors = default_collate([image[:-1] for image in images])
+        return StepBatch._make([*tensors, max(image.most_classes for image in images)])
 
 
 class Phase(NamedTuple):
@@ -70,6 +79,13 @@ class Phase(NamedTuple):
     segment: bool  # the decoder, on online pseudo labels
     auxiliary_labels: bool = False  # these labels come from the auxiliary CAM
     encoder: bool = True  # the encoder; else it rests, and only what stands on it learns
+
+
+class StepCams(NamedTuple):
+    """Valid multi-scale CAMs of the classes that each image has, and what a step takes them for."""
+
+    contrast: Float[Tensor, "b k s s"]  # the auxiliary one
+    labels: Float[Tensor, "b k s s"]  # for the segmentation branch; the auxiliary one, too, where nobody asks for more
 
 
 class Losses(NamedTuple):
@@ -108,15 +124,14 @@ class TrainingStep(nn.Module):
         zero = classification.new_zeros(())
         ptc = ctc = segmentation = regularised = zero
         if segment or contrast_patches or contrast_classes:
-            present = present_classes(batch.class_labels)
-            cams = self._cams(images, outputs, present)
+            present = present_classes(batch.class_labels, batch.most_classes)
+            cams = self._cams(images, outputs, present, final=segment and not phase.auxiliary_labels)
         if contrast_patches:
-            ptc = self._ptc(outputs, cams.auxiliary, batch.box)
+            ptc = self._ptc(outputs, cams.contrast, batch.box)
         if contrast_classes:
-            ctc = self._ctc(batch, outputs, cams.auxiliary, generators)
+            ctc = self._ctc(batch, outputs, cams.contrast, generators)
         if segment:
-            cam = cams.auxiliary if phase.auxiliary_labels else cams.final
-            segmentation, regularised = self._segmentation(batch, outputs, cam, present)
+            segmentation, regularised = self._segmentation(batch, outputs, cams.labels, present)
         total = (
             classification
             + auxiliary
@@ -128,18 +143,23 @@ class TrainingStep(nn.Module):
         return Losses(total, classification, auxiliary, ptc, ctc, segmentation, regularised)
 
     @torch.no_grad()
-    def _cams(self, images: Tensor, outputs: Outputs, present: PresentClasses) -> Cams:
-        """Valid multi-scale CAMs of the classes that each image has."""
-        straight = Cams(final=outputs.cams.final.detach(), auxiliary=outputs.cams.auxiliary.detach())
+    def _cams(self, images: Tensor, outputs: Outputs, present: PresentClasses, *, final: bool) -> StepCams:
+        """Without `final`, while nothing learns from the final CAM, the passes end at the auxiliary block."""
+        straight, scales = present.pick_both(outputs.cams), self.settings.scales
+        if not final:
+            auxiliary = multi_scale_cam(
+                lambda scaled: present.pick(self.model.raw_auxiliary_cam(scaled)),
+                images,
+                scales=scales,
+                straight=straight.auxiliary,
+            )
+            valid = keep_present(auxiliary, present.valid)
+            return StepCams(contrast=valid, labels=valid)
         cams = multi_scale_cams(
-            lambda scaled: present.pick_both(self.model.raw_cams(scaled)),
-            images,
-            scales=self.settings.scales,
-            straight=present.pick_both(straight),
+            lambda scaled: present.pick_both(self.model.raw_cams(scaled)), images, scales=scales, straight=straight
         )
-        return Cams(
-            final=keep_present(cams.final, present.valid),
-            auxiliary=keep_present(cams.auxiliary, present.valid),
+        return StepCams(
+            contrast=keep_present(cams.auxiliary, present.valid), labels=keep_present(cams.final, present.valid)
         )
 
     def _ptc(self, outputs: Outputs, auxiliary_cam: Tensor, box: Tensor) -> Tensor:

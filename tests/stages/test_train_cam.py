@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor
 
 import stages.cam_model
@@ -22,7 +23,6 @@ import stages.train_cam
 from data.dataset import DataError
 from stages.config import CAM_RECIPES, TrainCam
 from stages.monitor import SilentMonitor
-from stages.toco.backbone import Backbone
 from stages.toco.losses import classification_loss
 from stages.toco.model import LargeFieldOfView, ToCo
 from stages.toco.step import Phase
@@ -217,11 +217,12 @@ def test_train_cam__goes_on_after_sigkill_with_loaders(
     assert_same_run(folder, trained_run / "cam")
 
 
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_train_cam__two_processes_have_the_losses_of_one_also_when_one_was_killed(
-    trained_run: Path, pictures: Path, cam_settings: Settings, tmp_path: Path
+    trained_run: Path, pictures: Path, cam_settings: Settings, tmp_path: Path, checkpoint_activations: bool
 ) -> None:
-    settings = cam_settings(devices=2)
+    settings = cam_settings(devices=2, checkpoint_activations=checkpoint_activations)
     killed = train_elsewhere(pictures, tmp_path / "run", settings, "cut")  # the first; the second then ends by itself
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert "gloo" in killed.stderr
@@ -239,9 +240,64 @@ def test_train_cam__goes_on_with_dropout(
     options = (*cam_settings().backbone_option, "drop_path_rate=0.5", "proj_drop_rate=0.3")
     settings = cam_settings(backbone_option=options, seg_weight=0.0, reg_weight=0.0, seed=2**40)
     whole = train_cam(pictures, tmp_path / "whole", settings, SilentMonitor())
+    again = replace(settings, checkpoint_activations=True)  # what is computed again is dropped alike
+    assert_same_run(train_cam(pictures, tmp_path / "again", again, SilentMonitor()), whole)
     with pytest.raises(KeyboardInterrupt):
         train_cam(pictures, tmp_path / "two", settings, listener(("advance", 3)))
     assert_same_run(train_cam(pictures, tmp_path / "two", settings, SilentMonitor(), resume=True), whole)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_train_cam__checkpoints_activations_with_the_same_result(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, first: bool
+) -> None:
+    """In one half of the run, which goes on without it or begins without it."""
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path, cam_settings(checkpoint_activations=first), listener(("advance", 2)))
+    other = cam_settings(checkpoint_activations=not first)
+    assert_same_run(train_cam(pictures, tmp_path, other, SilentMonitor(), resume=True), undisturbed)
+
+
+COMPILES = pytest.mark.filterwarnings("default")  # what torch's compiler warns of is not ours
+
+
+@COMPILES
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_train_cam__compiled(
+    undisturbed: Path,
+    pictures: Path,
+    cam_settings: Settings,
+    listener: Any,
+    tmp_path: Path,
+    checkpoint_activations: bool,
+) -> None:
+    """Three steps compiled, the last one not: the same names of weights, and the losses within rounding."""
+    settings = cam_settings(compile=True, checkpoint_activations=checkpoint_activations, evaluate_every=0)
+    monitor = listener(("advance", 3))
+    with pytest.raises(KeyboardInterrupt):
+        train_cam(pictures, tmp_path, settings, monitor)
+    assert not monitor.warnings
+    folder = train_cam(pictures, tmp_path, cam_settings(evaluate_every=0), SilentMonitor(), resume=True)
+    expected = [line for line in lines(undisturbed) if "loss" in line]
+    for one, other in zip(lines(folder)[:4], expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+    weights = [load_file(one / "model.safetensors") for one in (folder, undisturbed)]
+    assert weights[0].keys() == weights[1].keys()
+
+
+@COMPILES
+def test_train_cam__goes_on_where_torch_cannot_compile(
+    undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(device: torch.device) -> None:
+        raise RuntimeError("no C++ compiler found\nand much more")
+
+    monkeypatch.setattr("stages.compilation._try_out", fail)
+    monitor = listener()
+    assert_same_run(train_cam(pictures, tmp_path, cam_settings(compile=True), monitor), undisturbed)
+    expected = "--compile: torch cannot compile on this machine (no C++ compiler found); going on without it"
+    assert monitor.warnings == [expected]
 
 
 def test_train_cam__another_seed_is_another_network(
@@ -489,7 +545,7 @@ def test_train_cam__computes_nothing_for_losses_without_weight(
     passes: int,
     decoded: int,
 ) -> None:
-    counts: dict[Any, int] = {Backbone: 0, LargeFieldOfView: 0}
+    counts: dict[Any, int] = {PatchEmbed: 0, LargeFieldOfView: 0}
 
     def counted(kind: type, forward: Callable[..., Any], *arguments: Any) -> Any:
         counts[kind] += 1
@@ -500,7 +556,7 @@ def test_train_cam__computes_nothing_for_losses_without_weight(
         monkeypatch.setattr(kind, "forward", lambda *a, kind=kind, forward=forward: counted(kind, forward, *a))
     with pytest.raises(KeyboardInterrupt):  # before anything is measured
         train_cam(pictures, tmp_path, cam_settings(evaluate_every=0, **changes), listener(("advance", 2)))
-    assert counts[Backbone] == 2 * passes
+    assert counts[PatchEmbed] == 2 * passes
     assert counts[LargeFieldOfView] == decoded
 
 

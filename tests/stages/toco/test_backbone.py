@@ -100,6 +100,13 @@ def test_backbone__tokens_of_any_size(kind: str, generator: torch.Generator) -> 
 
 
 @EVERY_KIND
+def test_backbone__auxiliary_tokens_are_those_of_a_whole_pass(kind: str, generator: torch.Generator) -> None:
+    backbone = build(kind)
+    images = random_images(kind, 2, 4, generator)
+    assert torch.equal(backbone.auxiliary_tokens(images), backbone(images).auxiliary)
+
+
+@EVERY_KIND
 def test_load_backbone_weights__features_equal_those_of_timm(kind: str, generator: torch.Generator) -> None:
     model, backbone = timm_model(kind, generator), build(kind)
     load_backbone_weights(backbone, model.state_dict())
@@ -166,6 +173,41 @@ def test_normalise__by_hand() -> None:
     images = torch.tensor([0.0, 127.5, 255.0]).view(1, 3, 1, 1)
     expected = [(0 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     torch.testing.assert_close(backbone.normalise(images).flatten(), torch.tensor(expected))
+
+
+# --- memory ---
+
+
+def bytes_kept(backbone: Backbone, images: Tensor) -> int:
+    """Bytes that a pass keeps for its backward pass; what several operations keep counts once, weights do not."""
+    weights = {one.untyped_storage().data_ptr() for one in backbone.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        tokens = backbone(images)
+    assert tokens.final.requires_grad
+    return sum(kept.values())
+
+
+@EVERY_KIND
+def test_checkpoint_activations__keeps_the_blocks_inputs_alone(kind: str, generator: torch.Generator) -> None:
+    plain, images = build(kind).train(), random_images(kind, 3, 3, generator)
+    again = copy.deepcopy(plain)
+    again.checkpoint_activations()
+    assert bytes_kept(again, images) < 0.4 * bytes_kept(plain, images)
+    gradients = []
+    for backbone in (plain, again):
+        tokens = backbone(images)
+        (tokens.final.square().sum() + tokens.auxiliary.sum() + tokens.class_token.sum()).backward()
+        gradients.append({name: one.grad for name, one in backbone.named_parameters() if one.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(one, gradients[1][name]) for name, one in gradients[0].items())
 
 
 # --- parameters ---

@@ -163,6 +163,7 @@ def test_toco__cams_are_the_classifiers_weights_on_each_token(model: ToCo, gener
     expected = torch.einsum("bdhw,cd->bchw", tokens.auxiliary, model.auxiliary_classifier.weight.flatten(1))
     torch.testing.assert_close(cams.auxiliary, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(cams.final, model(batch).cams.final)
+    assert torch.equal(cams.auxiliary, model.raw_auxiliary_cam(batch))
 
 
 def test_large_field_of_view__by_other_means(generator: torch.Generator) -> None:

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.toco.backbone import Backbone
-from stages.toco.model import LargeFieldOfView, ToCo
+from stages.toco.cam import most_classes
+from stages.toco.model import ToCo
 from stages.toco.step import Losses, Phase, StepBatch, StepSettings, TrainingStep, box_in_tokens
 
 ALL = Phase(contrast=True, segment=True)
@@ -31,7 +33,14 @@ def make_batch(class_labels: list[list[float]] | None = None) -> StepBatch:
     labels = torch.tensor([[1.0, 0, 1], [0, 1, 0]] if class_labels is None else class_labels)
     views = [torch.randint(0, 256, (len(labels), 3, 32, 32), generator=generator).byte() for _ in range(3)]
     box = torch.tensor([[0, 32, 0, 32], [5, 30, 0, 27]])[: len(labels)]
-    return StepBatch(image=views[0], second=views[1], local=views[2], box=box, class_labels=labels)
+    return StepBatch(
+        image=views[0],
+        second=views[1],
+        local=views[2],
+        box=box,
+        class_labels=labels,
+        most_classes=most_classes(labels),
+    )
 
 
 def generators(seed: int = 2) -> list[torch.Generator]:
@@ -146,29 +155,121 @@ def test_step__teacher_rests_without_class_token_contrast() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "weights", "passes", "decoded"),
+    ("phase", "weights", "passes", "whole", "decoded"),
     [
-        (Phase(contrast=False, segment=False), {}, 1, False),
-        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0, "ctc_weight": 0.0}, 1, False),
-        (Phase(contrast=False, segment=True), {"seg_weight": 0.0, "reg_weight": 0.0}, 1, False),
-        (Phase(contrast=False, segment=True), {}, 4, True),
-        (Phase(contrast=True, segment=False), {"ctc_weight": 0.0}, 4, False),
-        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0}, 6, False),
-        (ALL, {}, 6, True),
-        (ALL._replace(encoder=False), {}, 4, True),
+        (Phase(contrast=False, segment=False), {}, 1, 1, False),
+        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0, "ctc_weight": 0.0}, 1, 1, False),
+        (Phase(contrast=False, segment=True), {"seg_weight": 0.0, "reg_weight": 0.0}, 1, 1, False),
+        (Phase(contrast=False, segment=True), {}, 4, 4, True),
+        # While nothing learns from the final CAM, the CAM's three passes end at the auxiliary block.
+        (Phase(contrast=False, segment=True, auxiliary_labels=True), {}, 4, 1, True),
+        (Phase(contrast=True, segment=False), {"ctc_weight": 0.0}, 4, 1, False),
+        (Phase(contrast=True, segment=False), {"ptc_weight": 0.0}, 6, 3, False),
+        (ALL, {}, 6, 6, True),
+        (ALL._replace(encoder=False), {}, 4, 4, True),
     ],
 )
-def test_step__computes_nothing_in_vain(phase: Phase, weights: dict[str, Any], passes: int, decoded: bool) -> None:
+def test_step__computes_nothing_in_vain(
+    phase: Phase, weights: dict[str, Any], passes: int, whole: int, decoded: bool
+) -> None:
     step = make_step(replace(SETTINGS, **weights))
-    calls: list[type] = []
-    for part in (step.model.backbone, step.model.decoder):
-        part.register_forward_hook(lambda module, *more: calls.append(type(module)))
+    calls: list[nn.Module] = []
+    first, last = step.model.backbone.vit.blocks
+    for part in (first, last, step.model.decoder):
+        part.register_forward_hook(lambda module, *more: calls.append(module))
     losses = losses_of(step, phase)
-    assert calls.count(Backbone) == passes
-    assert calls.count(LargeFieldOfView) == int(decoded)
+    assert calls.count(first) == passes
+    assert calls.count(last) == whole
+    assert calls.count(step.model.decoder) == int(decoded)
     if passes == 1:
         assert losses.total == losses.classification + losses.auxiliary_classification
         assert losses.ptc == losses.ctc == losses.segmentation == losses.regularised == 0
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase(contrast=True, segment=False), ALL._replace(auxiliary_labels=True)], ids=["early", "aux labels"]
+)
+def test_step__the_same_as_with_whole_passes(phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = losses_of(make_step(), phase)
+    step = make_step()
+    monkeypatch.setattr(step.model, "raw_auxiliary_cam", lambda images: step.model.raw_cams(images).auxiliary)
+    assert losses_of(step, phase) == short
+
+
+def test_step_batch__of_single_images() -> None:
+    batch = make_batch()
+    singles = [StepBatch._make([*(one[place] for one in batch[:-1]), most]) for place, most in ((0, 2), (1, 1))]
+    stacked = StepBatch.stack(singles)
+    assert all(map(torch.equal, stacked[:-1], batch[:-1]))
+    assert stacked.most_classes == batch.most_classes == 2
+
+
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Names of the operations that, on a GPU, end only when the CPU has their result: a number, or a shape."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        name = operation.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            one is not None and one.dtype in (torch.bool, torch.uint8) for one in arguments[1]
+        )
+        counted = name == "repeat_interleave" and (options or {}).get("output_size") is None
+        if by_mask or counted or name in WAITING or name.startswith(("unique", "_unique")):
+            self.names.append(name)
+        return operation(*arguments, **(options or {}))
+
+
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "bincount"}
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        (Phase(contrast=False, segment=False), []),
+        (Phase(contrast=True, segment=False), []),
+        # The filter's lattice alone: how far its vertices reach, and how many there are.
+        (Phase(contrast=False, segment=True, auxiliary_labels=True), ["tolist", "nonzero"]),
+        (ALL, ["tolist", "nonzero"]),
+        (ALL._replace(encoder=False), ["tolist", "nonzero"]),
+    ],
+)
+def test_step__waits_for_the_device(phase: Phase, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    step, batch = make_step(), make_batch()
+    optimizer = torch.optim.AdamW([one for one in step.parameters() if one.requires_grad], fused=True)
+    as_list = Tensor.tolist
+
+    def tolist(tensor: Tensor) -> Any:  # of which no operation tells
+        waits.names.append("tolist")
+        return as_list(tensor)
+
+    monkeypatch.setattr(Tensor, "tolist", tolist)
+    for _ in range(2):  # the first may find things out once and for all
+        with Waits() as waits:
+            step(batch, phase, generators()).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert waits.names == expected
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda tensor: tensor.item(),
+        lambda tensor: int(tensor.sum()),
+        lambda tensor: bool(tensor.any()),
+        lambda tensor: tensor[tensor > 1],
+        lambda tensor: tensor.nonzero(),
+        lambda tensor: tensor.unique(),
+        lambda tensor: tensor.repeat_interleave(tensor),
+    ],
+)
+def test_waits__sees_what_waits(wait: Callable[[Tensor], Any]) -> None:
+    with Waits() as waits:
+        wait(torch.tensor([2]))
+    assert waits.names
 
 
 def test_step__the_encoder_rests() -> None:
