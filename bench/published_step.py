@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.toco import energy
+from stages.toco import energy, par
 from stages.toco.cam import IGNORE_INDEX, PresentClasses, ignore_outside, keep_present, multi_scale_cams
 from stages.toco.cam import uncertainty_map as uncertainties
 from stages.toco.crops import choose_crops, cut_crops, positive_views
@@ -81,7 +81,7 @@ class PublishedStep(TrainingStep):
         assert outputs.seg_logits is not None
         images = batch.image.float()
         logits = F.interpolate(outputs.seg_logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
-        with torch.no_grad():
+        with torch.no_grad(), mock.patch.object(par, "_deviation", torch_deviation):
             label = labels_one_by_one(
                 cam,
                 images,
@@ -95,6 +95,11 @@ class PublishedStep(TrainingStep):
 def labels_of(present: PresentClasses, num_classes: int) -> Tensor:
     """The classes of each image as zeros and ones, (b, c)."""
     return present.valid.new_zeros(len(present.index), num_classes).scatter(1, present.index, present.valid)
+
+
+def torch_deviation(colours: Tensor) -> Tensor:
+    """What PAR's deviation of colours is by torch's own function."""
+    return colours.std(dim=2, keepdim=True)
 
 
 def labels_one_by_one(
