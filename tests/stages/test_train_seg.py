@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-import stages.labelled
+import data.image_cache
 from data.dataset import DataError, Sample
 from data.images import read_image, read_reduced
 from data.transforms import SegTransform
@@ -281,7 +281,7 @@ def test_load_labelled__a_reduced_image_keeps_its_mask(labelled_run: Any, monkey
         torch.manual_seed(seed)
         reduced = load(sample)
         with monkeypatch.context() as patch:
-            patch.setattr(stages.labelled, "read_reduced", read)
+            patch.setattr(data.image_cache, "read_reduced", read)
             torch.manual_seed(seed)
             whole = load(sample)
         assert torch.equal(reduced.mask, whole.mask)
