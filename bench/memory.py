@@ -4,7 +4,7 @@
 
 Random weights and drawn pictures. Each figure is the peak of a process of its own, less that of one which only imports
 the same: of the whole process on a CPU, of tensors on a GPU. The last column and row have the exponent of the growth
-over the last two sizes: 1 in proportion, less where a part stays as it is (weights), 2 with the square.
+over the last two sizes: 1 in proportion, 2 with the square, less where a part stays as it is, such as the weights.
 """
 
 import argparse
@@ -48,6 +48,7 @@ from stages.predictions import files_of, write_results
 from stages.segmenter import Segmenter
 from stages.student import new_student, student_probabilities
 from stages.toco.crf import FOR_PSEUDO_LABELS, Backend, sharpen
+from stages.toco.losses import patch_token_contrast
 from stages.toco.metrics import Confusion
 from stages.toco.step import Phase, TrainingStep
 
@@ -110,6 +111,14 @@ def all_tables(size: str, device: torch.device, folder: Path) -> Mapping[str, Ta
     }
     return {
         "train-cam": Table(step, partial(train_cam_step, cam), squares, CLASSES, "classes", place),
+        "contrast": Table(
+            "patch-token contrast alone, patches of 16 pixels, width 384",
+            partial(contrast, place),
+            [(side, side) for side in (224, 448, 896)],
+            (1, 4),
+            "images",
+            place,
+        ),
         "cams": Table(
             f"make-labels of an image with two classes, {cam.backbone}, {cam.image_size} pixels",
             partial(labels_of_image, cam, folder),
@@ -240,6 +249,14 @@ def train_cam_step(config: TrainCam, size: Size, classes: int) -> None:
     step = CamStep(TrainingStep, model, config, fabric, batch, Phase(contrast=True, segment=True))
     for _ in range(2):
         step()
+
+
+def contrast(device: Device, size: Size, images: int) -> None:
+    """The loss and its gradient: all pairs of an image's tokens."""
+    grid = (size[1] // 16, size[0] // 16)
+    tokens = torch.randn(images, 384, *grid, device=device, requires_grad=True)
+    loss = patch_token_contrast(tokens, torch.randint(3, (images, *grid), device=device))
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def labels_of_image(config: TrainCam, folder: Path, size: Size, classes: int) -> None:
