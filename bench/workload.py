@@ -31,8 +31,8 @@ def chosen_config(options: argparse.Namespace, device: torch.device) -> TrainCam
     return TrainCam(weights="none", backbone_option=tuple(options.backbone_option), **sizes)
 
 
-def drawn_batch(config: TrainCam, seed: int) -> StepBatch:
-    """Drawn pictures with one to three classes each; every second one was padded to its square."""
+def drawn_batch(config: TrainCam, seed: int, classes: int = CLASSES) -> StepBatch:
+    """Drawn pictures with one to three of the classes each; every second one was padded to its square."""
     rng = np.random.default_rng(seed)
     count, side = config.batch_size, config.image_size
 
@@ -40,9 +40,9 @@ def drawn_batch(config: TrainCam, seed: int) -> StepBatch:
         scenes = [draw_scene(DEMO_KINDS, side, rng, first_kind=place % len(DEMO_KINDS)).image for place in range(count)]
         return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).contiguous()
 
-    labels = torch.zeros(count, CLASSES)
+    labels = torch.zeros(count, classes)
     for place in range(count):
-        labels[place, torch.from_numpy(rng.permutation(CLASSES)[: 1 + place % 3])] = 1
+        labels[place, torch.from_numpy(rng.permutation(classes)[: 1 + place % 3])] = 1
     boxes = [[0, side, 0, side] if place % 2 else [0, side, side // 8, side] for place in range(count)]
     image = pictures()
     return StepBatch(

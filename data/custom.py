@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import posixpath
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,8 +54,10 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         raise DataError(f"{root} has {LABELS_FILE} but no folder images/: put the images there")
     listed = _read_classes(root / CLASSES_FILE)
     table = root / LABELS_FILE
-    (header_line, header), *lines = _read_table(table)
+    lines = _read_table(table)
+    header_line, header = next(lines)
     columns = _find_columns(header, listed, f"{table} line {header_line}")
+    # Row by row: the cells of a column a class would be images times classes.
     rows = [_read_row(cells, columns, len(header), line, table) for line, cells in lines]
     class_names = listed or tuple(sorted({*columns.one_hot.values()}.union(*(row.labels for row in rows))))
     for row in rows:
@@ -121,25 +123,33 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return tuple(line for line in lines if not line.startswith(COMMENT))
 
 
-def _read_table(path: Path) -> list[tuple[int, list[str]]]:
-    """Return (line, trimmed cells) of every row that is neither blank nor a comment, the header first."""
-    reader = csv.reader(io.StringIO(_read_text(path)), strict=True)
-    rows: list[tuple[int, list[str]]] = []
+def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, trimmed cells) of every row that is neither blank nor a comment, the header first.
+
+    Raises:
+        DataError: the file is unreadable or no CSV, or has no row below its header.
+    """
+    rows = 0
     try:
-        for cells in reader:
-            trimmed = [cell.strip() for cell in cells]
-            if any(trimmed) and not trimmed[0].startswith(COMMENT):
-                rows.append((reader.line_num, trimmed))
+        with path.open(encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            for cells in reader:
+                trimmed = [cell.strip() for cell in cells]
+                if any(trimmed) and not trimmed[0].startswith(COMMENT):
+                    rows += 1
+                    yield reader.line_num, trimmed
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num} is no valid CSV: {error}") from error
+    except (UnicodeDecodeError, OSError):
+        _read_text(path)  # says what is wrong, and of the whole file where
+        raise
     if not rows:
         raise DataError(f"{path} has no rows: write a header 'image,labels' and one row an image")
-    if len(rows) == 1:
+    if rows == 1:
         raise DataError(
             f"{path} has no rows yet below its header: write one an image (a row that begins with '{COMMENT}' does "
             "not count)"
         )
-    return rows
 
 
 def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Columns:

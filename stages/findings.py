@@ -1,6 +1,6 @@
 """What is odd about a data set, and what to do about it: pure functions from facts to findings."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -71,10 +71,12 @@ def find_all(facts: Facts) -> tuple[Finding, ...]:
 
 def co_occurrence(samples: Sequence[Sample], num_classes: int) -> NDArray[np.int64]:
     """Count the images that show both of two classes (c, c), class 1 first; on the diagonal those that show one."""
-    shown = np.zeros((len(samples), num_classes), np.int64)
-    for row, sample in enumerate(samples):
-        shown[row, [number - 1 for number in sample.classes]] = 1
-    return shown.T @ shown
+    together = np.zeros((num_classes, num_classes), np.int64)
+    # Not by a matrix of images and classes, which would be gigabytes for a million images.
+    for classes, images in Counter(sample.classes for sample in samples).items():
+        index = np.array(classes, np.int64) - 1
+        together[np.ix_(index, index)] += images
+    return together
 
 
 def pairs_together(together: NDArray[np.int64], total: int) -> tuple[Pair, ...]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from stages.toco.lattice import PermutohedralLattice, bilateral_features, spatial_features
 
 Backend = Literal["auto", "torch", "pydensecrf"]
-PIXELS_AT_A_TIME = 2**21  # of all images of a lattice together: about 1 GB
+PIXELS_AT_A_TIME = 2**21  # of all images of a lattice together: about 2 GB with few labels (bench/RESULTS.md)
 REMEMBERED_PIXELS = 2**20  # up to this many, the lattice of the Gaussian kernel is kept for the next images
 FEW_LABELS = 5  # up to here the lattice of this package is faster than pydensecrf on a CPU, too (bench/crf.md)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -227,6 +228,20 @@ def test_read_custom__bad_table(tmp_path: Path, table: str | bytes, message: str
 def test_read_custom__bad_classes_file(tmp_path: Path, classes: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_custom(build(tmp_path, "image,labels\na.jpg,\n", classes=classes))
+
+
+def test_read_custom__holds_no_table_of_images_and_classes(tmp_path: Path) -> None:
+    rows = 2_000
+    peaks = []
+    for classes in (2, 202):
+        names = [f"class{number}" for number in range(classes)]
+        lines = [f"{number}.jpg,1" + ",0" * (classes - 1) for number in range(rows)]
+        root = build(tmp_path / str(classes), "\n".join([",".join(["image", *names]), *lines]), ("0.jpg",))
+        tracemalloc.start()
+        read_custom(root, skip_bad=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < rows * 200  # a byte for each cell more
 
 
 def test_read_custom__one_hot_differs_from_classes_file(tmp_path: Path) -> None:

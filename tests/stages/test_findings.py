@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_co_occurrence__by_hand() -> None:
     samples = (sample("a", (1,)), sample("b", (1, 3)), sample("c", ()), sample("d", (1, 2, 3)))
     assert co_occurrence(samples, 3).tolist() == [[3, 1, 2], [1, 1, 1], [2, 1, 2]]
     assert co_occurrence((), 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_co_occurrence__holds_no_matrix_of_images_and_classes() -> None:
+    samples = [sample(f"{number}", (1 + number % 254,)) for number in range(5_000)]
+    tracemalloc.start()
+    together = co_occurrence(samples, 254)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert together.sum() == 5_000
+    assert peak < 5_000 * 254  # a byte for each pair of image and class
 
 
 def test_pairs_together__at_the_limits() -> None:
