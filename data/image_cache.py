@@ -6,13 +6,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import Image, features
 
 from data.dataset import DataError
 from data.images import read_reduced
 from data.whole_file import whole_file
 
 FORMAT = 1  # to be raised when `read_reduced` gives other pixels, or entries hold them in another way
+DECODER = f"{PIL.__version__} {features.version('jpg')}"  # others may give other pixels
 
 
 def open_cache(folder: str | None) -> Path | None:
@@ -38,8 +40,9 @@ def open_cache(folder: str | None) -> Path | None:
 class TrainingImages:
     """Reads images reduced to what training needs; from a cache, if there is one, into which it puts what is not there.
 
-    An entry is a NumPy file of the pixels, (h, w, 3) uint8, named after the image's path, size in bytes, time of change
-    and `side`; whatever changes, another entry is made. Any number of processes may use one cache. Picklable.
+    An entry is a NumPy file of the pixels, (h, w, 3) uint8, named after the image's path, size in bytes, time of
+    change, `side` and the decoder's version; whatever changes, another entry is made. Any number of processes may use
+    one cache. Picklable.
     """
 
     def __init__(self, side: int, cache: Path | None = None) -> None:
@@ -51,8 +54,8 @@ class TrainingImages:
         """
         self.side = side
         self.cache = cache
-        self.full = False
-        self.warnings: list[str] = []  # what the user is to hear; for `SampleStream` to pass on
+        self.refuses_more = False
+        self._warnings: list[str] = []
 
     def read(self, path: Path) -> Image.Image:
         """Return what `read_reduced` does, bit for bit.
@@ -64,9 +67,15 @@ class TrainingImages:
         image = None if entry is None else _kept(entry)
         if image is None:
             image = read_reduced(path, self.side)
-            if entry is not None and not self.full:
+            if entry is not None and not self.refuses_more:
                 self._keep(image, entry)
         return image
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """Return what the user is to hear since this was last called."""
+        taken = tuple(self._warnings)
+        self._warnings.clear()
+        return taken
 
     def _entry(self, path: Path) -> Path | None:
         """The file of an image in the cache; None where there is no cache, or no image."""
@@ -76,7 +85,9 @@ class TrainingImages:
             status = path.stat()
         except OSError:
             return None  # reading it will say so
-        key = f"{FORMAT} {self.side} {status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(path.resolve())
+        key = f"{FORMAT} {DECODER} {self.side} {status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(
+            path.resolve()
+        )
         digest = hashlib.sha256(key).hexdigest()
         return self.cache / digest[:2] / f"{digest[2:]}.npy"  # 256 folders: file systems slow down with huge ones
 
@@ -85,9 +96,9 @@ class TrainingImages:
             with whole_file(entry) as temporary, temporary.open("wb") as file:
                 np.lib.format.write_array(file, np.asarray(image), allow_pickle=False)
         except OSError as error:  # of use to nobody, but training can go on
-            self.full = True
+            self.refuses_more = True
             reason = error.strerror or error
-            self.warnings.append(f"{self.cache} takes no more images ({reason}): those are decoded again each time")
+            self._warnings.append(f"{self.cache} takes no more images ({reason}): those are decoded again each time")
 
 
 def _kept(entry: Path) -> Image.Image | None:

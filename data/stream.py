@@ -43,7 +43,7 @@ class SampleStream(TorchDataset[Batch]):
         seed: int,
         skip_bad: bool = False,
         stack: Callable[[list[Any]], Any] = default_collate,
-        warnings: list[str] | None = None,
+        take_warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """Set up.
 
@@ -53,14 +53,15 @@ class SampleStream(TorchDataset[Batch]):
             seed: Order and views depend on this and on the position alone.
             skip_bad: Take the next image in place of one that cannot be read.
             stack: Makes a batch of what `load` gave.
-            warnings: Where `load` puts what the user is to hear; batches take it along from process to process.
+            take_warnings: Gives what the user is to hear of loading since it was last called; batches take it along
+                from process to process.
         """
         self.samples = samples
         self.load = load
         self.seed = seed
         self.skip_bad = skip_bad
         self.stack = stack
-        self.warnings = [] if warnings is None else warnings
+        self.take_warnings = take_warnings
         self._epoch = -1
         self._order: np.ndarray[Any, Any] = np.empty(0)
 
@@ -76,15 +77,10 @@ class SampleStream(TorchDataset[Batch]):
             for attempt in range(len(self.samples) if self.skip_bad else 1):
                 try:
                     sample = self.samples[self._order[(index + attempt) % len(self.samples)]]
-                    return Batch(self.load(sample), problems, self._take_warnings())
+                    return Batch(self.load(sample), problems, tuple(self.take_warnings()))
                 except DataError as error:  # not raised here: a worker would wrap it in its own traceback
                     problems.append(str(error))
         return Batch(None, problems)
-
-    def _take_warnings(self) -> tuple[str, ...]:
-        taken = tuple(self.warnings)
-        self.warnings.clear()
-        return taken
 
     def collate(self, loaded: list[Batch]) -> Batch:
         """Stack samples."""

@@ -95,7 +95,8 @@ def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, 
         return False
     for name in UNFINISHED:  # of a run that was killed just before it did this
         shutil.rmtree(path / name, ignore_errors=True)
-        (path / name).unlink(missing_ok=True)
+        if not (path / name).is_dir():  # another process may be at it, too
+            (path / name).unlink(missing_ok=True)
     monitor.note(f"{path} is finished already")
     return True
 

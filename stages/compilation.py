@@ -16,9 +16,8 @@ def compile_parts(parts: Iterable[nn.Module], device: torch.device, monitor: Mon
     """
     try:
         _try_out(device)
-    except (
-        Exception
-    ) as error:  # no C++ compiler or Triton, no Python headers, an old GPU: each fails in a way of its own
+    # No C++ compiler or Triton, no Python headers, an old GPU: each fails in a way of its own.
+    except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         monitor.warn(f"--compile: torch cannot compile on this machine ({reason}); going on without it")
         return
@@ -34,7 +33,6 @@ def uncompiled(evaluate: Callable[[], Mapping[str, float]]) -> Callable[[], Mapp
 
 
 def _try_out(device: torch.device) -> None:
-    def double(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor + tensor
-
-    torch.compile(double)(torch.ones(8, device=device))
+    """Compile something small, forward and backward."""
+    layer = nn.Linear(8, 8, device=device)
+    torch.compile(layer)(torch.ones(2, 8, device=device)).sum().backward()

@@ -34,7 +34,7 @@ class Loading(Machine):
 
     workers: int | None = option(
         None,
-        "Processes that load images; by default as many as help on this machine.",
+        "Processes that load images, for each device; by default as many as help on this machine.",
         minimum=0,
         group=MACHINE,
     )
@@ -199,7 +199,7 @@ class TrainCam(Training):
     checkpoint_activations: bool = option(
         False,
         "Activation checkpointing, for GPUs with little memory: the encoder's blocks compute their activations again "
-        "in the backward pass. The same result; steps take a tenth to a fifth longer.",
+        "in the backward pass. The same result; steps take longer (a tenth on a CPU).",
         group=MACHINE,
     )
     compile: bool = option(

@@ -1,9 +1,11 @@
 """Devices, precision and processes, by Lightning Fabric."""
 
+import atexit
 import logging
 import os
+import subprocess
 import warnings
-from datetime import timedelta
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,19 +17,23 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from data.cores import cores
 from stages.config import Parallel
+from stages.launch import own_cores, started_by
 from stages.monitor import Monitor, SilentMonitor, WarningsOnly
 from stages.toco.metrics import Confusion
 from stages.toco.processes import ALONE, Processes
 
-PATIENCE = timedelta(hours=6)  # of processes that wait for the first, which joins the labels of millions of images
+SECONDS_TO_END = 10.0  # that other processes have after the first
 
 
-def start(config: Parallel) -> Fabric:
+def start(config: Parallel, *, parts_rest: bool = False) -> Fabric:
     """Set up where a stage runs, and wait for all processes that share its work.
 
     What they have read of the run folder before, they have all read when this returns.
+
+    Args:
+        config: Says where.
+        parts_rest: Whether not all of what is trained takes part in each step.
 
     Raises:
         ValueError: This machine does not have what was asked for, or other processes were started than were asked for.
@@ -38,19 +44,31 @@ def start(config: Parallel) -> Fabric:
             f"{starter} started {started} processes, but --devices {config.devices} --nodes {config.nodes} asks for "
             f"{config.processes}: --devices is the number of processes on each machine, and --nodes that of machines"
         )
-    fabric = make_fabric(config.device, config.devices, config.nodes)
+    fabric = make_fabric(config.device, config.devices, config.nodes, parts_rest=parts_rest)
     fabric.launch()
+    if children := getattr(fabric.strategy.launcher, "procs", None):
+        atexit.register(end, children)
     fabric.barrier()
     return fabric
 
 
-def make_fabric(device: str, devices: int = 1, nodes: int = 1) -> Fabric:
+def end(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """End the processes that this one has started: after an error here, they might wait for it for ever."""
+    for child in children:
+        try:
+            child.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def make_fabric(device: str, devices: int = 1, nodes: int = 1, *, parts_rest: bool = False) -> Fabric:
     """Set up where a stage runs: bf16 on CUDA, float32 elsewhere.
 
     Args:
         device: auto, cpu, cuda or mps.
         devices: How many of them on each machine; more than one in all trains data-parallel.
         nodes: How many machines.
+        parts_rest: Whether not all of what is trained takes part in each step.
 
     Raises:
         ValueError: This machine does not have what was asked for, or nothing says where the other machines are.
@@ -62,15 +80,18 @@ def make_fabric(device: str, devices: int = 1, nodes: int = 1) -> Fabric:
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps: torch sees no Apple GPU on this machine; use --device auto or cpu")
     if device == "cuda" and devices > torch.cuda.device_count():
-        raise ValueError(f"--devices {devices}: torch sees {torch.cuda.device_count()} CUDA GPUs on this machine")
+        advice = "; give srun --gpus-per-node, not --gpus-per-task" if started_by().starter == "srun" else ""
+        raise ValueError(
+            f"--devices {devices}: torch sees {torch.cuda.device_count()} CUDA GPUs on this machine{advice}"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on other hardware and precisions
         strategy: Any = "auto"
         environment: ClusterEnvironment = LightningEnvironment()  # given, so that Fabric does not look for another
         if devices * nodes > 1:
-            logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # each process tells of its birth
-            # Parts of the network rest while their losses have no weight yet.
-            strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE)
+            for name in ("distributed", "rank_zero"):  # where each process tells of its birth
+                logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
+            strategy = DDPStrategy(find_unused_parameters=parts_rest)
             environment = who_starts(devices, nodes)
         return Fabric(
             accelerator=device,
@@ -96,21 +117,12 @@ def who_starts(devices: int, nodes: int) -> ClusterEnvironment:
             return SLURMEnvironment()
         except RuntimeError as error:  # --ntasks without --ntasks-per-node
             raise ValueError(f"srun: start it with --nodes={nodes} --ntasks-per-node={devices}") from error
-    if nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+    if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
         raise ValueError(
             f"--nodes {nodes}: start this command on each machine, by torchrun or srun (docs/gpus.md), or with "
             "MASTER_ADDR, MASTER_PORT and NODE_RANK set"
         )
     return LightningEnvironment()
-
-
-def started_by() -> tuple[str, int]:
-    """What started this process as one of several, and how many it started; nothing and 1 if nothing did."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "torchrun", int(os.environ["WORLD_SIZE"])
-    # Of the job step, which is srun's own: SLURM_NTASKS is there in the job's script as well.
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-    return ("srun", tasks) if tasks > 1 else ("", 1)
 
 
 def processes_of(fabric: Fabric) -> Processes:
@@ -143,8 +155,8 @@ def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:
     return whole
 
 
-def loader_workers(asked: int | None, device: torch.device) -> int:
-    """Processes that load images: as asked, else enough for a GPU, and none where the CPU computes anyway."""
+def loader_workers(asked: int | None, device: torch.device, devices: int = 1) -> int:
+    """Processes that load images for one of `devices`: as asked, else enough for a GPU, and none where a CPU works."""
     if asked is not None:
         return asked
-    return min(16, cores()) if device.type == "cuda" else 0
+    return min(16, own_cores(devices)) if device.type == "cuda" else 0

@@ -21,7 +21,6 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.cores import cores
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
 from data.readers import open_dataset
 from stages.artifacts import already_finished, begin_stage, check_classes, open_stage, read_config
@@ -37,6 +36,7 @@ from stages.inference import (
     resize_maps,
     square_cams,
 )
+from stages.launch import own_cores
 from stages.machine import monitor_of_all, monitor_of_share, start
 from stages.monitor import Monitor
 from stages.provenance import session
@@ -247,7 +247,7 @@ class LabelMaker:
     @property
     def threads(self) -> int:
         """Cores that this process may keep busy."""
-        return max(1, self.config.workers if self.config.workers is not None else cores() // self.config.devices)
+        return max(1, self.config.workers if self.config.workers is not None else own_cores(self.config.devices))
 
     def _process_pool(self, stack: ExitStack) -> Executor | None:
         """Processes to refine masks in, where that keeps the CPU busy; None for here and now."""

@@ -5,16 +5,15 @@ In: RUN/seg or RUN/cam, and any images. Out: a folder as stages/predictions.py s
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
-from data.cores import cores
 from data.dataset import DataError
 from data.readers import check_images
 from stages.artifacts import outdated, outdated_message
 from stages.config import Predict
 from stages.inference import to_tensor
 from stages.inputs import find_inputs
+from stages.launch import own_cores
 from stages.machine import monitor_of_all, monitor_of_share, start
 from stages.monitor import Monitor
 from stages.predictions import begin, files_of, finished_images, new_record, read_record, write_results
@@ -68,7 +67,8 @@ def predict(
     good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
     for problem in problems:
         monitor.warn(f"left out: {problem}")
-    left = [sample for sample in good if sample.id not in done]
+    # The first's list: what is shared out must be the same for all.
+    left = fabric.broadcast([sample for sample in good if sample.id not in done])
     if not left:
         monitor.note(f"{out} is finished already")
     else:
@@ -78,15 +78,14 @@ def predict(
             begin(out, samples, record, earlier, overwrite=replace)
         fabric.barrier()
         monitor.start(f"predicting with {network.path}", len(done) + len(left), done=len(done))
-        threads = max(1, min(8, cores() // config.devices) if config.workers is None else config.workers)
+        threads = max(1, min(8, own_cores(config.devices)) if config.workers is None else config.workers)
         bad = partial(_leave_out, config=config, monitor=share)
-        mine = islice(batches(left, segmenter.batch_size), fabric.global_rank, None, fabric.world_size)
-        for batch in read_ahead(mine, threads, bad):
+        mine = left[fabric.global_rank :: fabric.world_size]
+        for batch in read_ahead(batches(mine, segmenter.batch_size), threads, bad):
             results = segmenter.segment([to_tensor(picture) for _, picture in batch])
             for (sample, picture), result in zip(batch, results, strict=True):
                 write_results(files_of(out, sample, config.write), picture, result)
-                monitor.advance()
-            monitor.advance(len(batch) * (fabric.world_size - 1))  # the others' share, which is as large
+                monitor.advance(fabric.world_size)  # the others' shares are as large
         fabric.barrier()
         monitor.finish()
     every = [files_of(out, sample, config.write) for sample in samples]

@@ -95,6 +95,7 @@ def run(
     if fabric.is_global_zero:
         last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
         report(out, Report(device=config.device, skip_bad=config.skip_bad), last, data=data)
+    fabric.barrier()  # a launcher may take the first one's long end for a fault
     return out / REPORT
 
 

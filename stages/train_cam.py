@@ -62,7 +62,8 @@ def train_cam(
     # Before there are several processes, of which one begins to write.
     if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
         return folder
-    fabric = start(config)
+    # Parts rest while their losses have no weight yet.
+    fabric = start(config, parts_rest=True)
     share = monitor_of_share(fabric, monitor)
     monitor = monitor_of_all(fabric, monitor)
     dataset = open_dataset(data, skip_bad=config.skip_bad)
@@ -74,14 +75,14 @@ def train_cam(
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
     settings = step_settings(config, model.backbone.patch_size)
-    load = _load(dataset, config)
+    load = LoadViews(dataset, config)
     evaluate: Callable[[], Mapping[str, float]] | None = None
     if with_masks:
         evaluate = partial(_scores, model, with_masks, config, fabric)
     if config.compile:
         from stages.compilation import compile_parts, uncompiled  # not above: it takes a second or two
 
-        compile_parts(model.backbone.vit.blocks, fabric.device, monitor)
+        compile_parts(model.backbone.vit.blocks, fabric.device, share)
         evaluate = evaluate and uncompiled(evaluate)
     if fabric.is_global_zero:
         begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": spec_as_dict(spec)}, resume=resume)
@@ -102,7 +103,7 @@ def train_cam(
                 seed=config.seed,
                 skip_bad=config.skip_bad,
                 stack=StepBatch.stack,
-                warnings=load.images.warnings,
+                take_warnings=load.images.take_warnings,
             ),
             losses=partial(_losses, config, fabric),
             evaluate=evaluate,
@@ -155,7 +156,7 @@ def measured_samples(samples: Sequence[Sample], num_classes: int, config: TrainC
     return good
 
 
-class _load:
+class LoadViews:
     """Read an image, draw its views, and add its labels."""
 
     def __init__(self, dataset: Dataset, config: TrainCam) -> None:
@@ -166,6 +167,11 @@ class _load:
         self.images = TrainingImages(self.transform.needed_side, open_cache(config.cache))
 
     def __call__(self, sample: Sample) -> StepBatch:
+        """Load one sample, a batch whose tensors have no b yet.
+
+        Raises:
+            DataError: The image is unreadable.
+        """
         views = self.transform(self.images.read(sample.image))
         labels = class_label_matrix([sample], self.num_classes)[0]
         return StepBatch(

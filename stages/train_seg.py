@@ -97,7 +97,7 @@ def train_seg(
             monitor=share,
             title="training the student",
             stream=SampleStream(
-                samples, load, seed=config.seed, skip_bad=config.skip_bad, warnings=load.images.warnings
+                samples, load, seed=config.seed, skip_bad=config.skip_bad, take_warnings=load.images.take_warnings
             ),
             losses=partial(_losses, config, fabric),
             evaluate=(

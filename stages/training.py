@@ -142,10 +142,15 @@ class Training:
                 f"{self.checkpoint} is none of this network ({reason}): start again with --overwrite"
             ) from error
 
-    def save(self) -> None:
-        """Write the checkpoint, by the first process alone; never over a good one when the loss is broken."""
+    def save(self, *, together: bool = True) -> None:
+        """Write the checkpoint, by the first process alone; never over a good one when the loss is broken.
+
+        Args:
+            together: Whether all processes are here; else the first knows of its own loss alone.
+        """
         if self.recent:
-            self._read()
+            figures = self._recent_means()
+            self._check(self._over_processes(figures) if together else figures)
         if self.fabric.is_global_zero:
             state = {
                 "iteration": self.iteration,
@@ -163,7 +168,7 @@ class Training:
             rank=self.fabric.global_rank,
             processes=self.fabric.world_size,
         )
-        workers = loader_workers(self.schedule.workers, self.fabric.device)
+        workers = loader_workers(self.schedule.workers, self.fabric.device, self.schedule.devices)
         loader: DataLoader[Batch] = DataLoader(
             stream,
             batch_sampler=sampler,
@@ -171,6 +176,7 @@ class Training:
             collate_fn=stream.collate,
             pin_memory=self.fabric.device.type == "cuda",
             persistent_workers=workers > 0,
+            worker_init_fn=_ignore_interrupt,
         )
         told: set[str] = set()
         for batch in loader:
@@ -199,31 +205,43 @@ class Training:
         """
         schedule = self.schedule
         log = MetricsLog(self.folder / "metrics.jsonl", start=self.iteration) if self.fabric.is_global_zero else None
+        alone = self.fabric.world_size == 1
         self.monitor.start(self.title, schedule.iterations, done=self.iteration, unit="steps")
-        try:
-            if evaluate:  # the run before may have been stopped between a step and its measurement
-                self._evaluate(evaluate, log)
-            for batch in batches:
-                figures: dict[str, float] = {}
-                with interrupt_deferred():
-                    rate = self._set_rates()
-                    self._step(losses, batch)
-                    last = self.iteration == schedule.iterations
-                    # Reading a loss waits for the GPU, so it is done once in a while.
-                    if self.iteration % schedule.log_every == 0 or last:
-                        figures = self._over_processes(self._read())
-                        self.recent.clear()
-                        if log is not None:
-                            log.write(iteration=self.iteration, learning_rate=rate, **figures)
-                self.monitor.advance(1, **figures)
-                if not last and self.iteration % schedule.checkpoint_every == 0:
-                    self.save()
-                if evaluate:
+        # Several processes have to stop after the same step, which they agree upon where they share their losses.
+        with interrupt_noted(noted=not alone) as asked:
+            try:
+                if evaluate:  # the run before may have been stopped between a step and its measurement
                     self._evaluate(evaluate, log)
-            self.monitor.finish()
-        except (KeyboardInterrupt, DataError):  # between two steps: nothing done so far is lost
-            self.save()
-            raise
+                for batch in batches:
+                    figures: dict[str, float] = {}
+                    stop = False
+                    with interrupt_noted(noted=alone) as asked_alone:
+                        rate = self._set_rates()
+                        self._step(losses, batch)
+                        last = self.iteration == schedule.iterations
+                        # Reading a loss waits for the GPU, so it is done once in a while.
+                        if self.iteration % schedule.log_every == 0 or last:
+                            figures = self._over_processes({**self._recent_means(), "stop": float(bool(asked))})
+                            stop = figures.pop("stop") > 0
+                            self._check(figures)
+                            self.recent.clear()
+                            if log is not None:
+                                log.write(iteration=self.iteration, learning_rate=rate, **figures)
+                    if stop or asked_alone:
+                        raise KeyboardInterrupt
+                    self.monitor.advance(1, **figures)
+                    if not last and self.iteration % schedule.checkpoint_every == 0:
+                        self.save()
+                    if evaluate:
+                        self._evaluate(evaluate, log)
+                self.monitor.finish()
+            except KeyboardInterrupt:  # between two steps: nothing done so far is lost
+                self.save()
+                self.fabric.barrier()  # a process that ends takes the others along
+                raise
+            except DataError:  # as well, but that other processes do not know of it
+                self.save(together=False)
+                raise
 
     def _set_rates(self) -> float:
         """Set the learning rates of the next step, and return the first."""
@@ -244,17 +262,23 @@ class Training:
         self.iteration += 1
         self.recent.append({name: part.detach() for name, part in parts.items()})
 
-    def _read(self) -> dict[str, float]:
+    def _recent_means(self) -> dict[str, float]:
         """Mean of the parts over recent steps, this process's share."""
         recent = self.recent
-        figures = {name: torch.stack([parts[name] for parts in recent]).mean().item() for name in recent[0]}
+        return {name: torch.stack([parts[name] for parts in recent]).mean().item() for name in recent[0]}
+
+    def _check(self, figures: Mapping[str, float]) -> None:
+        """Refuse a loss that is not finite.
+
+        Raises:
+            ValueError: It is not.
+        """
         if not math.isfinite(figures["loss"]):
             kept = "the last checkpoint is kept" if self.checkpoint.exists() else "no checkpoint was written yet"
             raise ValueError(
                 f"the loss is {figures['loss']} at iteration {self.iteration} in {self.folder} ({kept}): "
                 "start again with a lower --learning-rate"
             )
-        return figures
 
     def _over_processes(self, figures: dict[str, float]) -> dict[str, float]:
         """Mean of figures over all processes, each of which had its share of the batches."""
@@ -278,20 +302,27 @@ class Training:
 
 
 @contextmanager
-def interrupt_deferred() -> Iterator[None]:
-    """Hold Ctrl-C back until the block's end, so that a checkpoint written after it is of whole steps."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+def interrupt_noted(*, noted: bool = True) -> Iterator[list[int]]:
+    """Note Ctrl-C in the list that this gives, and go on, so that what is stopped by it has done whole steps.
+
+    Args:
+        noted: Else nothing is done about it.
+    """
+    asked: list[int] = []
+    if not noted or threading.current_thread() is not threading.main_thread():
+        yield asked
         return
-    caught: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
+        asked.append(number)
 
     before = signal.signal(signal.SIGINT, remember)
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal: loaders go on until the training ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,6 @@
 """The commands: what each takes, and what it says at its end. Stages are imported inside, so that help is instant."""
 
 import json as json_module
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stages.config import CAM_RECIPES, Evaluate, MakeLabels, Predict, Report, Run, TrainCam, TrainSeg, View
+from stages.launch import is_first
 from toco_cli.options import command
 from toco_cli.settings_file import take_settings
 
@@ -408,7 +408,7 @@ def demo(
 def _monitor(quiet: bool) -> "Iterator[RichMonitor]":
     from toco_cli.progress import RichMonitor
 
-    with RichMonitor(quiet=quiet) as monitor:
+    with RichMonitor(quiet=quiet or not is_first()) as monitor:
         yield monitor
 
 
@@ -418,9 +418,7 @@ def _done(folder: Path, following: str, json: bool) -> None:
 
 def _say(text: str) -> None:
     """Print the result, once: of several processes the first speaks."""
-    # As torchrun, srun and Lightning number them.
-    ranks = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
-    if all(os.environ.get(rank, "0") == "0" for rank in ranks):
+    if is_first():
         typer.echo(text)
 
 

@@ -53,7 +53,7 @@ class PermutohedralLattice:
         vertex = torch.empty_like(origin).scatter_(0, origin, first.cumsum(0) - 1)  # of each corner of each point
         total = weights.shape[1]
         self.size = len(unique)  # vertices in use, m
-        end = starts.new_tensor([len(ordered)])
+        end = starts.new_full((1,), len(ordered))
         self.splat = _sparse(torch.cat([starts, end]), origin % total, weights.flatten()[origin], total)  # (m, p)
         corners = torch.arange(0, len(ordered) + 1, dimensions + 1, device=end.device)
         # The blur's kernels (0.5, 1, 0.5) sum to 2 along each direction; this is the usual normalisation.

@@ -118,7 +118,7 @@ def test_read__a_damaged_entry_is_made_anew(tmp_path: Path, photo: Path, decoded
     assert cache.read(photo).tobytes() == expected
     assert entry.read_bytes() == whole
     assert decoded == [photo, photo]
-    assert cache.warnings == []
+    assert cache.take_warnings() == ()
 
 
 def test_read__a_cache_that_is_deleted_meanwhile(tmp_path: Path, photo: Path) -> None:
@@ -153,9 +153,10 @@ def test_read__full_disk_is_told_once(
     with small_disk():
         for photo in photos * 2:
             assert cache.read(photo).tobytes() == read_reduced(photo, 200).tobytes()
-    assert len(cache.warnings) == 1
-    assert cache.warnings[0].startswith(f"{tmp_path / 'cache'} takes no more images (")
-    assert "\n" not in cache.warnings[0]
+    (warning,) = cache.take_warnings()
+    assert warning.startswith(f"{tmp_path / 'cache'} takes no more images (")
+    assert "\n" not in warning
+    assert cache.take_warnings() == ()
     assert entries(tmp_path) == []  # no halves either
     assert decoded == photos * 2
 
@@ -198,7 +199,7 @@ class Load:
 
 def stream_of(images: TrainingImages, *paths: Path) -> SampleStream:
     samples = [Sample(id=path.name, image=path, classes=(), mask=None) for path in paths]
-    return SampleStream(samples, Load(images), seed=0, warnings=images.warnings)
+    return SampleStream(samples, Load(images), seed=0, take_warnings=images.take_warnings)
 
 
 def test_stream__samples_are_the_same_with_a_cold_a_warm_and_no_cache(tmp_path: Path, decoded: list[Path]) -> None:
@@ -234,7 +235,7 @@ for photo in photos * 20:
     assert images.read(photo).tobytes() == read_reduced(photo, 100).tobytes()
     for entry in sorted(cache.rglob("*.npy"))[:1]:
         entry.unlink(missing_ok=True)  # another process may be reading or making it
-assert images.warnings == []
+assert images.take_warnings() == ()
 """
 
 

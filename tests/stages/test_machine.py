@@ -1,12 +1,16 @@
-import os
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 
+import stages.machine
 from data.cores import cores
 from stages.config import Predict
-from stages.machine import loader_workers, make_fabric, start, started_by
+from stages.launch import is_first, own_cores, started_by
+from stages.machine import end, loader_workers, make_fabric, start
 
 
 def test_make_fabric__cpu_computes_in_float32() -> None:
@@ -66,8 +70,10 @@ def test_start__a_script_of_slurm_is_no_step_of_it(monkeypatch: pytest.MonkeyPat
 
 
 def test_make_fabric__several_machines_must_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="--nodes 2: start this command on each machine, by torchrun or srun"):
-        make_fabric("cpu", nodes=2)
+    for name in ("MASTER_ADDR", "NODE_RANK"):  # without MASTER_PORT, each machine would choose one
+        with pytest.raises(ValueError, match="--nodes 2: start this command on each machine, by torchrun or srun"):
+            make_fabric("cpu", nodes=2)
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_NTASKS", "4")
     with pytest.raises(ValueError, match="srun: start it with --nodes=2 --ntasks-per-node=2"):
@@ -83,4 +89,40 @@ def test_loader_workers__as_asked_else_as_many_as_help() -> None:
     assert loader_workers(0, torch.device("cuda")) == 0
     assert loader_workers(None, torch.device("cpu")) == 0
     assert loader_workers(None, torch.device("cuda")) == min(16, cores())
-    assert 1 <= cores() <= (os.cpu_count() or 1)
+    assert loader_workers(None, torch.device("cuda"), 1000) == 1
+
+
+def test_own_cores__are_shared_but_by_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_cores(1) == cores()
+    assert own_cores(2 * cores()) == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")  # which bound each of its tasks to some cores
+    assert own_cores(2 * cores()) == cores()
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"RANK": "3"}, True),  # of something else
+        ({"LOCAL_RANK": "1"}, False),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "0"}, True),
+        ({"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, False),
+    ],
+)
+def test_is_first__by_whoever_numbered_the_processes(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], first: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_first() == first
+
+
+def test_end__waits_and_then_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages.machine, "SECONDS_TO_END", 2.0)
+    waiting = "import time; time.sleep(600)"
+    children = [subprocess.Popen([sys.executable, "-c", code]) for code in ("", waiting)]
+    end(children)
+    assert [child.wait() for child in children] == [0, -signal.SIGKILL]

@@ -72,6 +72,19 @@ def test_student__a_single_image_can_be_trained_on() -> None:
     logits.sum().backward()
 
 
+def test_student__batch_norm_over_several_gpus_is_the_same_network() -> None:
+    student, _ = new_student(config(arch="DeepLabV3Plus"), 2)
+    names = list(student.state_dict())
+    encoder = student.network.encoder
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = student.eval()(images)
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+        assert any(isinstance(layer, torch.nn.SyncBatchNorm) for layer in encoder.modules())
+        assert list(student.state_dict()) == names
+        torch.testing.assert_close(student(images), expected, rtol=0, atol=0)
+
+
 def test_new_student__same_seed_same_network() -> None:
     states = []
     for seed in (1, 1, 2):

@@ -198,6 +198,7 @@ def train_elsewhere(data: Path, run: Path, settings: TrainCam, *words: str) -> s
         capture_output=True,
         text=True,
         check=False,
+        start_new_session=True,  # signals to its group are not for the tests
     )
 
 
@@ -232,6 +233,23 @@ def test_train_cam__two_processes_have_the_losses_of_one_also_when_one_was_kille
     assert len(together) == len(alone)
     for one, other in zip(together, alone, strict=True):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a group are POSIX's")
+def test_train_cam__two_processes_stop_together(
+    trained_run: Path, pictures: Path, cam_settings: Settings, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches both at the first step; they agree at the second, where losses are logged, and not before."""
+    settings = cam_settings(devices=2, log_every=2, checkpoint_every=500)
+    stopped = train_elsewhere(pictures, tmp_path / "run", settings, "interrupt")
+    assert stopped.returncode not in (0, -signal.SIGKILL), stopped.stderr
+    assert "KeyboardInterrupt" in stopped.stderr
+    assert "gloo" not in stopped.stderr
+    assert (tmp_path / "run" / "cam" / "checkpoint.pt").is_file()
+    assert lines(tmp_path / "run" / "cam")[-1]["iteration"] == 2
+    done = train_elsewhere(pictures, tmp_path / "run", replace(settings, log_every=1))
+    assert done.returncode == 0, done.stderr
+    assert lines(tmp_path / "run" / "cam")[-1] == pytest.approx(lines(trained_run / "cam")[-1], rel=1e-5, abs=1e-5)
 
 
 def test_train_cam__goes_on_with_dropout(

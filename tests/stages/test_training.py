@@ -16,7 +16,7 @@ from stages.config import Training as Settings
 from stages.machine import make_fabric
 from stages.monitor import Monitor, SilentMonitor
 from stages.toco.schedule import learning_rate_factor
-from stages.training import Training, interrupt_deferred, parameter_groups
+from stages.training import Training, interrupt_noted, parameter_groups
 from stages.whole_files import ArtifactError
 
 
@@ -187,15 +187,12 @@ def test_batches__tells_of_a_bad_image_once(tmp_path: Path, listener: Any) -> No
 
 
 def test_batches__tells_what_was_said_while_loading_once(tmp_path: Path, listener: Any) -> None:
-    said: list[str] = []
-
     def load(sample: Sample) -> Tensor:
-        said.append("the cache is full")
         return torch.zeros(())
 
     samples = [Sample(id=name, image=Path(name), classes=(), mask=None) for name in "ab"]
     monitor = listener()
-    stream = SampleStream(samples, load, seed=0, warnings=said)
+    stream = SampleStream(samples, load, seed=0, take_warnings=lambda: ["the cache is full"])
     assert len(list(training_of(tmp_path, monitor, batch_size=2).batches(stream))) == 5
     assert monitor.warnings == ["the cache is full"]
 
@@ -212,26 +209,21 @@ def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_interrupt_deferred__comes_after_the_block() -> None:
-    done = []
-
-    def block() -> None:
-        with interrupt_deferred():
-            press_ctrl_c()
-            press_ctrl_c()
-            done.append("whole")
-        done.append("never")
-
+def test_interrupt_noted__lets_the_block_end() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        block()
-    assert done == ["whole"]
+    with interrupt_noted() as asked:
+        press_ctrl_c()
+        press_ctrl_c()
+    assert len(asked) == 2
     assert signal.getsignal(signal.SIGINT) is before
+    with interrupt_noted() as asked:
+        pass
+    assert not asked
 
 
-def test_interrupt_deferred__does_not_hide_an_error() -> None:
+def test_interrupt_noted__does_not_hide_an_error() -> None:
     def block() -> None:
-        with interrupt_deferred():
+        with interrupt_noted():
             press_ctrl_c()
             raise ValueError("mine")
 
@@ -239,23 +231,27 @@ def test_interrupt_deferred__does_not_hide_an_error() -> None:
         block()
 
 
-def test_interrupt_deferred__quiet_without_ctrl_c() -> None:
-    with interrupt_deferred():
-        pass
+def test_interrupt_noted__not() -> None:
+    def block() -> None:
+        with interrupt_noted(noted=False):
+            press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
 
 
-def test_interrupt_deferred__in_another_thread() -> None:
+def test_interrupt_noted__in_another_thread() -> None:
     """Signals are the main thread's alone."""
     done = []
 
     def block() -> None:
-        with interrupt_deferred():
-            done.append(True)
+        with interrupt_noted() as asked:
+            done.append(asked)
 
     thread = threading.Thread(target=block)
     thread.start()
     thread.join()
-    assert done == [True]
+    assert done == [[]]
 
 
 def test_parameter_groups__each_trained_parameter_once() -> None:
