@@ -24,6 +24,7 @@ from stages.toco.lattice import PermutohedralLattice, bilateral_features, spatia
 Backend = Literal["auto", "torch", "pydensecrf"]
 PIXELS_AT_A_TIME = 2**21  # of all images of a lattice together: about 2 GB with few labels (bench/RESULTS.md)
 REMEMBERED_PIXELS = 2**20  # up to this many, the lattice of the Gaussian kernel is kept for the next images
+MAPS_AT_A_TIME = 8  # that are filtered together on a CPU, so that the lattice's tables stay in its caches
 FEW_LABELS = 5  # up to here the lattice of this package is faster than pydensecrf on a CPU, too (bench/crf.md)
 
 
@@ -105,8 +106,13 @@ class TorchCrf:
 
     def _filter(self, values: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
         """Both kernels, weighted and normalised, together."""
-        first, second = (kernel.filter(values.T[None])[0] for kernel in self.kernels)  # (n, k)
-        return (first + second).T.contiguous()
+        filtered = torch.empty_like(values)
+        some = MAPS_AT_A_TIME if values.device.type == "cpu" else len(values)
+        for given, result in zip(torch.split(values, some), torch.split(filtered, some), strict=True):
+            columns = given.T[None]  # (1, n, k)
+            first, second = (kernel.filter(columns)[0] for kernel in self.kernels)
+            torch.add(first.T, second.T, out=result)
+        return filtered
 
 
 @lru_cache(maxsize=4)
