@@ -16,7 +16,7 @@ from typing import Any
 
 from data.dataset import Dataset
 from stages.monitor import Monitor
-from stages.whole_files import ArtifactError, write_json
+from stages.saving import ArtifactError, write_json
 
 PRODUCERS = {"cam": "train-cam", "labels": "make-labels", "seg": "train-seg"}
 PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "seg": ("model.safetensors",)}

@@ -8,9 +8,9 @@ from typing import Any
 
 from stages.artifacts import StageFolder
 from stages.config import NO_FILES, TrainCam
+from stages.saving import ArtifactError, load_weights
 from stages.toco.backbone import Backbone, load_backbone_weights
 from stages.toco.model import ToCo
-from stages.whole_files import ArtifactError, load_weights
 
 
 @dataclass(frozen=True, kw_only=True)

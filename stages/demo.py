@@ -10,9 +10,9 @@ from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
 from stages.monitor import Monitor
+from stages.saving import ArtifactError
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
-from stages.whole_files import ArtifactError
 
 # Found by trial for two CPU cores: small pictures, and a transformer small enough to learn them from nothing.
 MARK = ".toco-demo"  # says that a folder may be deleted by the next demo

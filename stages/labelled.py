@@ -13,8 +13,8 @@ from data.images import image_size
 from data.transforms import SegTransform, SegViews
 from stages.config import TrainSeg
 from stages.monitor import Monitor
+from stages.saving import ArtifactError
 from stages.store import LabelFile
-from stages.whole_files import ArtifactError
 
 
 def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monitor: Monitor) -> Dataset:

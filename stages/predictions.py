@@ -25,8 +25,8 @@ from stages.artifacts import StageFolder, as_plain, check_same_settings, file_di
 from stages.config import Predict
 from stages.inference import resize_maps
 from stages.palette import overlay, palette_image
+from stages.saving import ArtifactError, write_json
 from stages.segmenter import Segmentation
-from stages.whole_files import ArtifactError, write_json
 
 SUFFIXES = {"masks": ".png", "overlays": ".png", "numpy": ".npy", "probabilities": ".npy"}  # by kind, and folder
 RECORD = "predict.json"

@@ -23,10 +23,10 @@ from stages.make_labels import make_labels, with_training_defaults
 from stages.monitor import Monitor, Titled
 from stages.provenance import data_fingerprint, made_with
 from stages.report import REPORT, report
+from stages.saving import ArtifactError
 from stages.student import new_student
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
-from stages.whole_files import ArtifactError
 
 Settings = TrainCam | MakeLabels | TrainSeg
 Trained = TypeVar("Trained", TrainCam, TrainSeg)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX
 from data.whole_file import whole_file
-from stages.whole_files import ArtifactError, whole_stream
+from stages.saving import ArtifactError, whole_stream
 
 PRODUCTS = {"cams.h5": ("cams",), "labels.h5": ("masks", "confidence")}
 OPTIONAL = ("confidence",)  # groups that are there only if an image has something to put in

@@ -27,7 +27,7 @@ from stages.encoder_weights import (
     normalisation_of,
 )
 from stages.inference import fuse_logits, mirror_pairs
-from stages.whole_files import ArtifactError, load_weights
+from stages.saving import ArtifactError, load_weights
 
 STRIDE = 32  # sides of what encoders take are multiples of this
 

@@ -22,8 +22,8 @@ from stages.config import Training as TrainingSettings
 from stages.machine import loader_workers
 from stages.metrics_log import MetricsLog
 from stages.monitor import Monitor
+from stages.saving import ArtifactError, load_checkpoint, save_checkpoint, save_weights
 from stages.toco.schedule import learning_rate_factor
-from stages.whole_files import ArtifactError, load_checkpoint, save_checkpoint, save_weights
 
 
 def fit(

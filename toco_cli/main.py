@@ -83,7 +83,7 @@ def describe(error: Exception, options: Collection[str] = (), going_on: str = ""
         return "; ".join(filter(None, (lost, going_on)))
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)
-    files = sys.modules.get("stages.whole_files")  # not imported: then its error cannot have been raised
+    files = sys.modules.get("stages.saving")  # not imported: then its error cannot have been raised
     if isinstance(error, (ValueError, OSError, getattr(files, "ArtifactError", ValueError))):
         return text
     return f"{type(error).__name__}: {text} (not foreseen: the same command with --debug shows where)"

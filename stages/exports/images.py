@@ -12,8 +12,8 @@ from data.images import image_size
 from data.readers import open_dataset
 from stages.artifacts import StageFolder, check_classes
 from stages.monitor import Monitor
+from stages.saving import ArtifactError
 from stages.store import LabelFile
-from stages.whole_files import ArtifactError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from data.images import leads_out
 from data.whole_file import whole_file
 from stages.monitor import Monitor
 from stages.palette import palette_image
+from stages.saving import ArtifactError
 from stages.store import LabelFile
-from stages.whole_files import ArtifactError
 
 
 def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:

@@ -14,9 +14,9 @@ from stages.config import TrainCam
 from stages.inference import load_image
 from stages.monitor import Monitor
 from stages.products import settings_of
+from stages.saving import ArtifactError
 from stages.toco.model import ToCo
 from stages.toco.oversmoothing import mean_absolute_cosine
-from stages.whole_files import ArtifactError
 
 
 class Smoothness(NamedTuple):

@@ -13,8 +13,8 @@ from PIL import Image
 from data.readers import open_dataset
 from stages.artifacts import begin_stage
 from stages.config import MakeLabels, TrainCam, TrainSeg
+from stages.saving import save_weights
 from stages.store import ImageLabels, join_shards, label_attributes, write_shard
-from stages.whole_files import save_weights
 
 COLOURS = ((40, 40, 40), (220, 60, 40), (40, 80, 220))
 

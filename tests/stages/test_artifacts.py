@@ -19,7 +19,7 @@ from stages.artifacts import (
 )
 from stages.config import TrainCam
 from stages.monitor import SilentMonitor
-from stages.whole_files import ArtifactError
+from stages.saving import ArtifactError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from stages.artifacts import open_stage
 from stages.cam_model import load_cam_model, new_cam_model
 from stages.config import TrainCam
-from stages.whole_files import ArtifactError
+from stages.saving import ArtifactError
 
 Settings = Callable[..., TrainCam]
 SHAPE = ("patch_size=8", "embed_dim=32", "depth=2", "num_heads=2")

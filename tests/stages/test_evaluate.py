@@ -20,8 +20,8 @@ from stages.config import Evaluate, MakeLabels, Predict
 from stages.evaluate import evaluate, label_columns
 from stages.make_labels import make_labels
 from stages.monitor import SilentMonitor
+from stages.saving import ArtifactError
 from stages.store import ImageLabels, join_shards, label_attributes, write_shard
-from stages.whole_files import ArtifactError
 
 CONFIG = Evaluate(device="cpu")
 # Two images: truth, pseudo mask, and the CAMs of their classes.

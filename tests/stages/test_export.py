@@ -11,7 +11,7 @@ from data.dataset import DataError
 from stages.export import FORMATS, export
 from stages.monitor import SilentMonitor
 from stages.palette import COLOURS, overlay, palette_image
-from stages.whole_files import ArtifactError
+from stages.saving import ArtifactError
 
 OF_LABELS = [format for format in FORMATS if format != "onnx"]  # which is of the student
 

@@ -24,12 +24,12 @@ from stages.config import MakeLabels
 from stages.inference import class_label_matrix, load_image, predicted_classes, resize_maps, square_cams
 from stages.make_labels import make_labels, pixel_labels, resolved
 from stages.monitor import SilentMonitor
+from stages.saving import ArtifactError
 from stages.store import ImageLabels, write_shard
 from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.refine import against_backgrounds, most_likely
 from stages.toco.threshold import GRID
-from stages.whole_files import ArtifactError
 
 # One image at a time: in batches, the last bits depend on which images are together.
 CONFIG = MakeLabels(device="cpu", workers=1, scales=(1.0, 0.5), batch_size=1)

@@ -20,8 +20,8 @@ from stages.inference import decoder_probabilities
 from stages.monitor import SilentMonitor
 from stages.palette import COLOURS
 from stages.predict import predict
+from stages.saving import ArtifactError
 from stages.student import label_map, load_student, student_probabilities
-from stages.whole_files import ArtifactError
 
 CONFIG = Predict(device="cpu")
 

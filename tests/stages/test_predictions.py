@@ -14,8 +14,8 @@ from stages.monitor import SilentMonitor
 from stages.palette import palette_image
 from stages.predict import predict
 from stages.predictions import files_of, read_record, write_results
+from stages.saving import ArtifactError
 from stages.segmenter import Segmentation
-from stages.whole_files import ArtifactError
 
 CONFIG = Predict(device="cpu")
 EVERYTHING = Predict(write=("masks", "overlays", "numpy", "probabilities"), device="cpu")

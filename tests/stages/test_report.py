@@ -14,7 +14,7 @@ from stages.config import MakeLabels, Report
 from stages.make_labels import make_labels
 from stages.monitor import SilentMonitor
 from stages.report import report
-from stages.whole_files import ArtifactError
+from stages.saving import ArtifactError
 
 CONFIG = Report(device="cpu")
 

@@ -20,8 +20,8 @@ from data.dataset import DataError
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.monitor import SilentMonitor
 from stages.run import run
+from stages.saving import ArtifactError
 from stages.store import LabelFile
-from stages.whole_files import ArtifactError
 
 PRODUCTS = ("cam/model.safetensors", "labels/cams.h5", "labels/labels.h5", "seg/model.safetensors")
 LABELS = MakeLabels(crf="full", device="cpu", workers=1)

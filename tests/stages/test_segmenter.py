@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from stages.config import Predict
+from stages.saving import ArtifactError
 from stages.segmenter import Segmenter, open_segmenter
-from stages.whole_files import ArtifactError
 
 CONFIG = Predict(device="cpu")
 

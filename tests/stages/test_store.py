@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import stages.store
+from stages.saving import ArtifactError
 from stages.store import ImageLabels, LabelFile, join_shards, label_attributes, stored_ids, write_shard
-from stages.whole_files import ArtifactError
 
 Disk = Callable[[], AbstractContextManager[None]]
 

@@ -13,6 +13,7 @@ from data.dataset import Dataset
 from stages.artifacts import StageFolder, begin_stage, open_stage
 from stages.config import TrainSeg
 from stages.encoder_weights import IMAGENET, load_encoder_weights, normalisation_of
+from stages.saving import ArtifactError, save_weights
 from stages.student import (
     Student,
     StudentSpec,
@@ -22,7 +23,6 @@ from stages.student import (
     new_student,
     student_probabilities,
 )
-from stages.whole_files import ArtifactError, save_weights
 
 TIMM = "mobilenetv3_small_050"
 

@@ -23,11 +23,11 @@ import stages.train_cam
 from data.dataset import DataError
 from stages.config import CAM_RECIPES, TrainCam
 from stages.monitor import SilentMonitor
+from stages.saving import ArtifactError
 from stages.toco.losses import classification_loss
 from stages.toco.model import LargeFieldOfView, ToCo
 from stages.toco.step import Phase
 from stages.train_cam import measured_samples, phase_at, step_settings, train_cam
-from stages.whole_files import ArtifactError
 
 Settings = Callable[..., TrainCam]
 LOSSES = {"classification", "auxiliary_classification", "ptc", "ctc", "segmentation", "regularised"}

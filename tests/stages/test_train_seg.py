@@ -21,9 +21,9 @@ from stages.artifacts import open_stage
 from stages.config import TrainSeg
 from stages.labelled import LoadLabelled
 from stages.monitor import SilentMonitor
+from stages.saving import ArtifactError, load_weights
 from stages.student import load_student
 from stages.train_seg import cross_entropy, train_seg
-from stages.whole_files import ArtifactError, load_weights
 
 CONFIG = TrainSeg(
     arch="DeepLabV3Plus",  # with dropout and batch norm, both of which a run that goes on must continue

@@ -14,9 +14,9 @@ from data.stream import SampleStream
 from stages.config import Training as Settings
 from stages.machine import make_fabric
 from stages.monitor import Monitor, SilentMonitor
+from stages.saving import ArtifactError
 from stages.toco.schedule import learning_rate_factor
 from stages.training import Training, interrupt_noted, parameter_groups
-from stages.whole_files import ArtifactError
 
 
 def training_of(folder: Path, monitor: Monitor | None = None, **settings: Any) -> Training:

@@ -10,8 +10,8 @@ from data.dataset import DataError
 from stages.artifacts import open_stage
 from stages.exports.images import LabelledImages, open_labelled_images
 from stages.monitor import SilentMonitor
+from stages.saving import ArtifactError
 from stages.store import LabelFile
-from stages.whole_files import ArtifactError
 
 
 def open_images(run: Path, data: Path | None = None) -> LabelledImages:

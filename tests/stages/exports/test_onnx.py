@@ -16,8 +16,8 @@ from stages.artifacts import StageFolder, begin_stage, open_stage
 from stages.config import TrainSeg
 from stages.exports.onnx import as_onnx, export_onnx
 from stages.monitor import SilentMonitor
+from stages.saving import save_weights
 from stages.student import Student, load_student, new_student
-from stages.whole_files import save_weights
 
 SIZES = [(1, 33, 70), (2, 100, 45), (3, 64, 131)]  # batch, height, width; the example of the export has another one
 

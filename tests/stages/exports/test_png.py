@@ -9,7 +9,7 @@ from PIL import Image
 from stages.export import export
 from stages.monitor import SilentMonitor
 from stages.palette import COLOURS
-from stages.whole_files import ArtifactError
+from stages.saving import ArtifactError
 
 
 def test_export_png__pictures_hold_the_stored_masks(export_run: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stages.metrics_log import MetricsLog
-from stages.whole_files import (
+from stages.saving import (
     ArtifactError,
     load_checkpoint,
     load_weights,

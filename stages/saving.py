@@ -1,4 +1,4 @@
-"""Files that appear under their final name only when they are whole, and what is kept in them as tensors.
+"""Saving to and loading from a run folder: tensors, checkpoints, JSON; each file whole or not at all.
 
 Nothing here is unpickled beyond tensors and plain values.
 """
