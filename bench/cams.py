@@ -27,7 +27,7 @@ from bench.timing import (
     print_table,
     take_turns,
 )
-from bench.workload import CLASSES, SIZES, chosen_config, drawn_batch
+from bench.workload import CLASSES, add_network_options, chosen_config, drawn_batch
 from stages.cam_model import new_cam_model
 from stages.config import TrainCam
 from stages.inference import resize_maps, square_cams
@@ -85,10 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), help="preset [gpu where there is one]")
-    parser.add_argument("--backbone", help="timm's name")
-    parser.add_argument("--backbone-option", nargs="*", default=(), help="NAME=VALUE, as of toco train-cam")
-    parser.add_argument("--image-size", type=int, help="pixels")
+    add_network_options(parser)
     parser.add_argument("--batch", type=int, nargs="+", help="images at a time [1 2 4; on a GPU 1 8 16 32]")
     parser.add_argument("--images", type=int, help="images in all [the largest batch]")
     parser.add_argument("--repeats", type=int, default=5, help="times that each way makes them all [5]")

@@ -11,7 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,33 +28,27 @@ from data.image_cache import TrainingImages
 from data.images import read_image
 from data.stream import Batch, SampleStream, StreamBatches, mixed_seed
 from data.transforms import CamTransform
-from stages.inference import class_label_matrix
+from stages.config import TrainCam
 from stages.toco.step import StepBatch
+from stages.train_cam import LoadViews
 
 CLASSES = 20
 
 
-class Load:
-    """Read an image, draw its views, and add its labels, as training does."""
+class WholeImages(TrainingImages):
+    """Images decoded whole, whatever training needs of them."""
 
-    def __init__(
-        self, size: int, read: Callable[[Path], Image.Image] | None = None, *, cache: Path | None = None
-    ) -> None:
-        self.transform = CamTransform(size)
-        self.read = read or TrainingImages(self.transform.needed_side, cache).read
+    def read(self, path: Path) -> Image.Image:
+        """Return what `read_image` does."""
+        return read_image(path)
 
-    def __call__(self, sample: Sample) -> StepBatch:
-        """Load one sample."""
-        views = self.transform(self.read(sample.image))
-        labels = class_label_matrix([sample], CLASSES)[0]
-        return StepBatch(
-            image=views.image,
-            second=views.second,
-            local=views.local,
-            box=views.box,
-            class_labels=labels,
-            most_classes=len(sample.classes),
-        )
+
+def loading(size: int, *, whole: bool = False, cache: Path | None = None) -> LoadViews:
+    """How training loads a sample of views of so many pixels."""
+    load = LoadViews(CLASSES, TrainCam(image_size=size, cache=None if cache is None else str(cache)))
+    if whole:
+        load.images = WholeImages(load.images.side)
+    return load
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{len(samples)} JPEGs of {options.width} x {options.height}, {size:.0f} kB each; three views of "
             f"{options.image_size}, batches of {options.batch_size}; median of {options.repeats}\n"
         )
-        stream = SampleStream(samples, Load(options.image_size), seed=options.seed, stack=StepBatch.stack)
+        stream = SampleStream(samples, loading(options.image_size), seed=options.seed, stack=StepBatch.stack)
         rows = []
         for count in workers:
             rates = [rate(stream, count, options.batches, options.batch_size) for _ in range(options.repeats)]
@@ -180,12 +174,12 @@ def print_large(folder: Path, options: argparse.Namespace) -> None:
     for kind in ("jpg", "png"):
         samples = write_noise(folder / kind, options.large_images, options.large, options.seed, kind, quality=95)
         megabytes = statistics.mean(sample.image.stat().st_size for sample in samples) / 1e6
-        whole, reduced = Load(options.image_size, read_image), Load(options.image_size)
-        warm = Load(options.image_size, cache=folder / f"warm-{kind}")
+        whole, reduced = loading(options.image_size, whole=True), loading(options.image_size)
+        warm = loading(options.image_size, cache=folder / f"warm-{kind}")
         one_pass(warm, samples, options.seed)
         rates: dict[str, list[float]] = {name: [] for name in ("whole", "reduced", "cold", "warm")}
         for turn in range(options.repeats):
-            cold = Load(options.image_size, cache=folder / f"cold-{kind}-{turn}")
+            cold = loading(options.image_size, cache=folder / f"cold-{kind}-{turn}")
             for name, load in (("whole", whole), ("reduced", reduced), ("cold", cold), ("warm", warm)):
                 rates[name].append(one_pass(load, samples, options.seed))
         medians_of_rates = [f"{statistics.median(one):.1f}" for one in rates.values()]
@@ -196,7 +190,7 @@ def print_large(folder: Path, options: argparse.Namespace) -> None:
     print_table([*headings, "image differs by, of 255"], rows)
 
 
-def one_pass(load: Load, samples: Sequence[Sample], seed: int) -> float:
+def one_pass(load: LoadViews, samples: Sequence[Sample], seed: int) -> float:
     """Load each sample once; samples a second of the processor, which other work on the machine changes little."""
     began = time.process_time()
     for place, sample in enumerate(samples):
@@ -205,7 +199,7 @@ def one_pass(load: Load, samples: Sequence[Sample], seed: int) -> float:
     return len(samples) / (time.process_time() - began)
 
 
-def difference(load: Load, other: Load, samples: Sequence[Sample]) -> float:
+def difference(load: LoadViews, other: LoadViews, samples: Sequence[Sample]) -> float:
     """Mean difference of the pixels of the training image; the second view's place is drawn by the image's size."""
     differences = []
     for place, sample in enumerate(samples):

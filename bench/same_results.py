@@ -25,7 +25,7 @@ from torch import Tensor
 import stages.train_cam
 from bench.published_step import PublishedStep
 from bench.timing import describe, exact, print_table
-from bench.workload import SIZES, chosen_config
+from bench.workload import add_network_options, chosen_config
 from data.dataset import Dataset
 from data.readers import open_dataset
 from data.sample import draw_sample
@@ -75,10 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), help="preset [gpu where there is one]")
-    parser.add_argument("--backbone", help="timm's name")
-    parser.add_argument("--backbone-option", nargs="*", default=(), help="NAME=VALUE, as of toco train-cam")
-    parser.add_argument("--image-size", type=int, help="pixels")
+    add_network_options(parser)
     parser.add_argument("--batch", dest="batch_size", type=int, help="images a step")
     parser.add_argument("--iterations", type=int, default=50, help="steps [50]")
     parser.add_argument("--seg-start", type=float, default=0.0, help="as of toco train-cam [0]")

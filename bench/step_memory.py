@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.timing import print_table
-from bench.workload import CLASSES, SIZES, chosen_config, drawn_batch
+from bench.workload import CLASSES, add_network_options, chosen_config, drawn_batch
 from stages.cam_model import new_cam_model
 from stages.config import TrainCam
 from stages.toco import energy
@@ -97,10 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), default="gpu", help="preset [gpu]")
-    parser.add_argument("--backbone", help="timm's name")
-    parser.add_argument("--backbone-option", nargs="*", default=(), help="NAME=VALUE, as of toco train-cam")
-    parser.add_argument("--image-size", type=int, help="pixels")
+    add_network_options(parser)
+    parser.set_defaults(size="gpu")  # it is counted, and computed nowhere
     parser.add_argument("--batch", dest="batch_size", type=int, help="images a step")
     return parser.parse_args(arguments)
 

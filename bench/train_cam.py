@@ -39,7 +39,7 @@ from bench.timing import (
     take_turns,
     wait_for,
 )
-from bench.workload import CLASSES, SIZES, chosen_config, drawn_batch, operations
+from bench.workload import CLASSES, add_network_options, chosen_config, drawn_batch, operations
 from stages.cam_model import new_cam_model
 from stages.config import TrainCam
 from stages.machine import make_fabric
@@ -106,10 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), help="preset [gpu where there is one]")
-    parser.add_argument("--backbone", help="timm's name")
-    parser.add_argument("--backbone-option", nargs="*", default=(), help="NAME=VALUE, as of toco train-cam")
-    parser.add_argument("--image-size", type=int, help="pixels")
+    add_network_options(parser)
     parser.add_argument("--batch", dest="batch_size", type=int, help="images a step")
     parser.add_argument("--published", action="store_true", help="measure the published order beside it")
     parser.add_argument("--early", action="store_true", help="the first iterations, before the segmentation branch")

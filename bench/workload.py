@@ -23,6 +23,14 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `chosen_config` reads, but for the batch size, which a bench may have several of."""
+    parser.add_argument("--size", choices=list(SIZES), help="preset [gpu where there is one]")
+    parser.add_argument("--backbone", help="timm's name")
+    parser.add_argument("--backbone-option", nargs="*", default=(), help="NAME=VALUE, as of toco train-cam")
+    parser.add_argument("--image-size", type=int, help="pixels")
+
+
 def chosen_config(options: argparse.Namespace, device: torch.device) -> TrainCam:
     """The preset of a size, and what was asked for in place of it."""
     asked = {name: getattr(options, name, None) for name in ("backbone", "image_size", "batch_size")}

@@ -28,7 +28,7 @@ def compile_parts(parts: Iterable[nn.Module], device: torch.device, monitor: Mon
 
 
 def uncompiled(evaluate: Callable[[], Mapping[str, float]]) -> Callable[[], Mapping[str, float]]:
-    """The same without compiled parts: images to measure on come in many sizes."""
+    """The same without compiled parts: it has other shapes than a step, each of which would be compiled."""
     return torch.compiler.set_stance("force_eager")(evaluate)  # type: ignore[no-any-return]
 
 

@@ -28,6 +28,11 @@ def is_first() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in names[started_by().starter])
 
 
+def is_child() -> bool:
+    """Whether toco itself started this process, from the first one of this machine."""
+    return not started_by().starter and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 def own_cores(devices: int) -> int:
     """Cores for each of so many processes on this machine; srun has shared them out already."""
     return cores() if started_by().starter == "srun" else max(1, cores() // devices)

@@ -5,8 +5,7 @@ import logging
 import os
 import subprocess
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -23,16 +22,25 @@ from stages.monitor import Monitor, SilentMonitor, WarningsOnly
 from stages.toco.metrics import Confusion
 from stages.toco.processes import ALONE, Processes
 
-SECONDS_TO_END = 10.0  # that other processes have after the first
+SECONDS_TO_END = 3.0  # that other processes have after the first, when all is written
 
 
-def start(config: Parallel, *, parts_rest: bool = False) -> Fabric:
+class Started(NamedTuple):
+    """Where a process works, and who hears of what."""
+
+    fabric: Fabric
+    monitor: Monitor  # of work that all processes do alike: the first one's is heard
+    share: Monitor  # of this process's share: the first counts for all, the others warn of their images
+
+
+def start(config: Parallel, monitor: Monitor, *, parts_rest: bool = False) -> Started:
     """Set up where a stage runs, and wait for all processes that share its work.
 
     What they have read of the run folder before, they have all read when this returns.
 
     Args:
         config: Says where.
+        monitor: That of this process.
         parts_rest: Whether not all of what is trained takes part in each step.
 
     Raises:
@@ -45,16 +53,21 @@ def start(config: Parallel, *, parts_rest: bool = False) -> Fabric:
             f"{config.processes}: --devices is the number of processes on each machine, and --nodes that of machines"
         )
     fabric = make_fabric(config.device, config.devices, config.nodes, parts_rest=parts_rest)
+    # Before they are started: Ctrl-C or an error may come while they get ready.
+    atexit.register(end, getattr(fabric.strategy.launcher, "procs", []))
     fabric.launch()
-    if children := getattr(fabric.strategy.launcher, "procs", None):
-        atexit.register(end, children)
     fabric.barrier()
-    return fabric
+    if fabric.is_global_zero:
+        return Started(fabric, monitor, monitor)
+    return Started(fabric, SilentMonitor(), WarningsOnly(monitor))
 
 
-def end(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+def end(children: "list[subprocess.Popen[bytes]]") -> None:
     """End the processes that this one has started: after an error here, they might wait for it for ever."""
-    for child in children:
+    waited_for = list(children)
+    # Lightning watches the same list, and would kill this process for a child that ends with another code than 0.
+    children.clear()
+    for child in waited_for:
         try:
             child.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -134,16 +147,6 @@ def processes_of(fabric: Fabric) -> Processes:
         return reduced
 
     return ALONE if fabric.world_size == 1 else Processes(fabric.world_size, mean)
-
-
-def monitor_of_share(fabric: Fabric, monitor: Monitor) -> Monitor:
-    """What hears of this process's share of the work: the first speaks for all, the others warn of their images."""
-    return monitor if fabric.is_global_zero else WarningsOnly(monitor)
-
-
-def monitor_of_all(fabric: Fabric, monitor: Monitor) -> Monitor:
-    """What hears of work that all processes do alike: the first's monitor, and nobody."""
-    return monitor if fabric.is_global_zero else SilentMonitor()
 
 
 def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:

@@ -37,7 +37,7 @@ from stages.inference import (
     square_cams,
 )
 from stages.launch import own_cores
-from stages.machine import monitor_of_all, monitor_of_share, start
+from stages.machine import start
 from stages.monitor import Monitor
 from stages.provenance import session
 from stages.samples import usable_samples
@@ -95,9 +95,7 @@ def make_labels(
     # Before there are several processes, of which one begins to write.
     if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
         return folder
-    fabric = start(config)
-    share = monitor_of_share(fabric, monitor)
-    monitor = monitor_of_all(fabric, monitor)
+    fabric, monitor, share = start(config, monitor)
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
     model = load_cam_model(cam)

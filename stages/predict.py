@@ -14,7 +14,7 @@ from stages.config import Predict
 from stages.inference import to_tensor
 from stages.inputs import find_inputs
 from stages.launch import own_cores
-from stages.machine import monitor_of_all, monitor_of_share, start
+from stages.machine import start
 from stages.monitor import Monitor
 from stages.predictions import begin, files_of, finished_images, new_record, read_record, write_results
 from stages.read_ahead import batches, read_ahead
@@ -54,9 +54,7 @@ def predict(
         raise ValueError(f"{out} is no folder: give another one with --out")
     if (out / "labels.csv").exists():
         raise ValueError(f"{out} is a data set, in which masks/ means true masks: give another folder with --out")
-    fabric = start(config)
-    share = monitor_of_share(fabric, monitor)
-    monitor = monitor_of_all(fabric, monitor)
+    fabric, monitor, share = start(config, monitor)
     samples = find_inputs(paths, out, monitor)
     network = choose_network(run, config)
     if outdated(run, network.path.name):

@@ -73,7 +73,7 @@ def run(
         refuse_other_devices(config, name, one)
         if name not in again:
             refuse_other_settings(out, name, one)
-    fabric = start(config)
+    fabric, monitor, _ = start(config, monitor)
     dataset = open_dataset(data, skip_bad=config.skip_bad)
     if fabric.is_global_zero:
         about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from data.dataset import DataError, Dataset, Sample
+from data.dataset import DataError, Sample
 from data.image_cache import TrainingImages, open_cache
 from data.images import image_size
 from data.readers import open_dataset, read_mask
@@ -21,7 +21,7 @@ from stages.artifacts import already_finished, begin_stage
 from stages.cam_model import new_cam_model, spec_as_dict
 from stages.config import TrainCam
 from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
-from stages.machine import monitor_of_all, monitor_of_share, processes_of, share_counts, start
+from stages.machine import processes_of, share_counts, start
 from stages.monitor import Monitor
 from stages.provenance import session
 from stages.samples import spread, usable_samples
@@ -63,9 +63,7 @@ def train_cam(
     if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     # Parts rest while their losses have no weight yet.
-    fabric = start(config, parts_rest=True)
-    share = monitor_of_share(fabric, monitor)
-    monitor = monitor_of_all(fabric, monitor)
+    fabric, monitor, share = start(config, monitor, parts_rest=True)
     dataset = open_dataset(data, skip_bad=config.skip_bad)
     dataset.split(config.split)
     torch.manual_seed(config.seed)
@@ -75,7 +73,7 @@ def train_cam(
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
     settings = step_settings(config, model.backbone.patch_size)
-    load = LoadViews(dataset, config)
+    load = LoadViews(len(dataset.class_names), config)
     evaluate: Callable[[], Mapping[str, float]] | None = None
     if with_masks:
         evaluate = partial(_scores, model, with_masks, config, fabric)
@@ -159,8 +157,8 @@ def measured_samples(samples: Sequence[Sample], num_classes: int, config: TrainC
 class LoadViews:
     """Read an image, draw its views, and add its labels."""
 
-    def __init__(self, dataset: Dataset, config: TrainCam) -> None:
-        self.num_classes = len(dataset.class_names)
+    def __init__(self, num_classes: int, config: TrainCam) -> None:
+        self.num_classes = num_classes
         self.transform = CamTransform(
             config.image_size, long_side=config.long_side, rescale=(config.rescale_min, config.rescale_max)
         )
@@ -180,7 +178,7 @@ class LoadViews:
             local=views.local,
             box=views.box,
             class_labels=labels,
-            most_classes=len(set(sample.classes)),
+            most_classes=len(sample.classes),
         )
 
 

@@ -26,7 +26,7 @@ from stages.artifacts import already_finished, begin_stage, check_classes, check
 from stages.config import TrainSeg
 from stages.inference import to_tensor
 from stages.labelled import LoadLabelled, check_labelled, labelled_images
-from stages.machine import monitor_of_all, monitor_of_share, processes_of, share_counts, start
+from stages.machine import processes_of, share_counts, start
 from stages.monitor import Monitor
 from stages.provenance import session
 from stages.samples import spread, usable_samples
@@ -68,9 +68,7 @@ def train_seg(
     # Before there are several processes, of which one begins to write.
     if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
         return folder
-    fabric = start(config)
-    share = monitor_of_share(fabric, monitor)
-    monitor = monitor_of_all(fabric, monitor)
+    fabric, monitor, share = start(config, monitor)
     dataset = open_dataset(data or labels.dataset_root, skip_bad=config.skip_bad)
     check_classes(labels, dataset)
     label_file = labels.path / "labels.h5"

@@ -205,7 +205,7 @@ class Training:
         """
         schedule = self.schedule
         log = MetricsLog(self.folder / "metrics.jsonl", start=self.iteration) if self.fabric.is_global_zero else None
-        alone = self.fabric.world_size == 1
+        alone, told = self.fabric.world_size == 1, False
         self.monitor.start(self.title, schedule.iterations, done=self.iteration, unit="steps")
         # Several processes have to stop after the same step, which they agree upon where they share their losses.
         with interrupt_noted(noted=not alone) as asked:
@@ -227,9 +227,12 @@ class Training:
                             self.recent.clear()
                             if log is not None:
                                 log.write(iteration=self.iteration, learning_rate=rate, **figures)
+                    self.monitor.advance(1, **figures)
                     if stop or asked_alone:
                         raise KeyboardInterrupt
-                    self.monitor.advance(1, **figures)
+                    if asked and not told:
+                        self.monitor.note("Ctrl-C: all processes stop together, at the next line of metrics")
+                        told = True
                     if not last and self.iteration % schedule.checkpoint_every == 0:
                         self.save()
                     if evaluate:

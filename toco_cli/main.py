@@ -1,6 +1,8 @@
 """The `toco` command: runs one command line, and says in one clean line when something is wrong."""
 
 import errno
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -9,6 +11,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
+from stages.launch import is_child, is_first
 from toco_cli.commands import app
 
 KEPT = "what was finished is kept, run "
@@ -23,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 if all went well, 1 for an error, 2 for bad options, 130 if stopped by Ctrl-C.
     """
+    # Torch's own warnings, of each process and in its words; errors are still told. Read when torch is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if is_child():  # Ctrl-C is for the process that started it, which ends it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]  # understood after the command's name, too
     try:
@@ -34,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"toco: error: {describe(error, options_of(words), going_on(words))}", file=sys.stderr)
         return int(getattr(error, "exit_code", 1))
-    if code == 130:
+    if code == 130 and is_first():
         print("; ".join(filter(None, ("toco: stopped", going_on(words)))), file=sys.stderr)
     return int(code)
 
@@ -78,8 +85,9 @@ def describe(error: Exception, options: Collection[str] = (), going_on: str = ""
         if "--window" in options:
             advice += ", or look at large images through --window 1024"
         return f"out of memory: {advice} ({text})"
-    if isinstance(error, RuntimeError) and any(name in text for name in ("gloo", "NCCL")):
-        lost = f"another process of this run ended, or cannot be reached any more ({text[:80]}...)"
+    what = f"{type(error).__name__} {text}"
+    if isinstance(error, RuntimeError) and any(name in what for name in ("gloo", "NCCL", "DistNetworkError")):
+        lost = "another process of this run ended, or cannot be reached any more"
         return "; ".join(filter(None, (lost, going_on)))
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)

@@ -1,7 +1,9 @@
 import errno
+import signal
 import sys
 
 import pytest
+import torch
 
 from toco_cli.commands import app
 from toco_cli.main import describe, going_on, main
@@ -97,9 +99,10 @@ def test_describe__a_lost_process() -> None:
     lost = RuntimeError(
         "[third_party/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer. " + "x" * 200
     )
+    unreachable = torch.distributed.DistNetworkError("Broken pipe")
     said = describe(lost, (), "run again with --resume")
-    assert said.startswith("another process of this run ended")
-    assert said.endswith("; run again with --resume")
+    assert describe(unreachable, (), "run again with --resume") == said
+    assert said == "another process of this run ended, or cannot be reached any more; run again with --resume"
 
 
 def test_describe__files() -> None:
@@ -125,3 +128,15 @@ def test_describe__an_artifact_error_is_its_own_text(monkeypatch: pytest.MonkeyP
 
 def test_describe__what_nobody_foresaw_points_to_debug() -> None:
     assert describe(KeyError("x")).startswith("KeyError: 'x' (not foreseen:")
+
+
+def test_main__a_child_leaves_ctrl_c_to_the_process_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        main(["--version"])
+        assert signal.getsignal(signal.SIGINT) is before
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        main(["--version"])
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -9,8 +9,9 @@ import torch
 import stages.machine
 from data.cores import cores
 from stages.config import Predict
-from stages.launch import is_first, own_cores, started_by
+from stages.launch import is_child, is_first, own_cores, started_by
 from stages.machine import end, loader_workers, make_fabric, start
+from stages.monitor import SilentMonitor
 
 
 def test_make_fabric__cpu_computes_in_float32() -> None:
@@ -59,14 +60,14 @@ def test_start__other_processes_than_were_asked_for(
     assert started_by() == (starter, 4)
     for config in (Predict(device="cpu"), Predict(device="cpu", devices=2), Predict(device="cpu", devices=4, nodes=2)):
         with pytest.raises(ValueError, match=f"{starter} started 4 processes, but --devices {config.devices} --nodes"):
-            start(config)
+            start(config, SilentMonitor())
 
 
 def test_start__a_script_of_slurm_is_no_step_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """There, without srun, a command is one process, however many tasks the job has."""
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_JOB_NAME", "job.sh")
-    assert start(Predict(device="cpu")).world_size == 1
+    assert start(Predict(device="cpu"), SilentMonitor()).fabric.world_size == 1
 
 
 def test_make_fabric__several_machines_must_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,11 +119,12 @@ def test_is_first__by_whoever_numbered_the_processes(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_first() == first
+    assert is_child() == (environment == {"LOCAL_RANK": "1"})
 
 
 def test_end__waits_and_then_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages.machine, "SECONDS_TO_END", 2.0)
     waiting = "import time; time.sleep(600)"
     children = [subprocess.Popen([sys.executable, "-c", code]) for code in ("", waiting)]
-    end(children)
+    end(list(children))
     assert [child.wait() for child in children] == [0, -signal.SIGKILL]
