@@ -10,7 +10,8 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, Protocol, runtime_checkable
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ Backend = Literal["auto", "torch", "pydensecrf"]
 PIXELS_AT_A_TIME = 2**21  # of all images of a lattice together: about 2 GB with few labels (bench/RESULTS.md)
 REMEMBERED_PIXELS = 2**20  # up to this many, the lattice of the Gaussian kernel is kept for the next images
 MAPS_AT_A_TIME = 8  # that are filtered together on a CPU, so that the lattice's tables stay in its caches
-FEW_LABELS = 5  # up to here the lattice of this package is faster than pydensecrf on a CPU, too (bench/crf.md)
+IMPROBABLE = 1e-2  # labels that together never exceed this go as one
+FEW_LABELS = 8  # up to here the lattice of this package is faster than pydensecrf on a CPU, too (bench/crf.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +94,12 @@ class TorchCrf:
         flat = [log_probabilities(one).transpose(0, 1).flatten(2) for one in probabilities]  # (l, u, h * w)
         unary = torch.cat([F.pad(one, (0, 0, 0, 0, 0, labels - len(one)), value=-torch.inf) for one in flat], dim=2)
         current = unary.softmax(dim=0)  # (l, u, n), n pixels of all images
+        energy = torch.empty_like(unary)
         for _ in range(self.parameters.iterations):
             # Probabilities sum to 1 and the filter is linear, so the last label need not be filtered.
             filtered = self._filter(current[:-1].flatten(0, 1)).view_as(current[:-1])
-            energy = unary.clone()
-            energy[:-1] += filtered
-            energy[-1] += self.of_ones - filtered.sum(dim=0)
+            torch.add(unary[:-1], filtered, out=energy[:-1])
+            torch.add(unary[-1], self.of_ones - filtered.sum(dim=0), out=energy[-1])
             current = energy.softmax(dim=0)
         return [
             one[: given.shape[1]].transpose(0, 1).reshape(given.shape)
@@ -109,7 +111,7 @@ class TorchCrf:
         filtered = torch.empty_like(values)
         some = MAPS_AT_A_TIME if values.device.type == "cpu" else len(values)
         for given, result in zip(torch.split(values, some), torch.split(filtered, some), strict=True):
-            columns = given.T[None]  # (1, n, k)
+            columns = given.T.contiguous()[None]  # (1, n, k)
             first, second = (kernel.filter(columns)[0] for kernel in self.kernels)
             torch.add(first.T, second.T, out=result)
         return filtered
@@ -164,7 +166,40 @@ class PyDenseCrf:
 
 def log_probabilities(probabilities: Tensor) -> Tensor:
     """Logarithm that stays finite where a probability is zero."""
-    return probabilities.float().clamp_min(1e-5).log()
+    return _above_zero(probabilities).log()
+
+
+def _above_zero(probabilities: Tensor) -> Tensor:
+    return probabilities.float().clamp_min(1e-5)
+
+
+class Merged(NamedTuple):
+    """Class probabilities of an image with the improbable labels as one, the last.
+
+    The CRF of these is that of all labels but for rounding: a label's energy gains at most the kernels' weights times
+    its highest probability, so that merging changes e^energy of the last by at most 7 * IMPROBABLE, 7 % of 1 %.
+    """
+
+    probabilities: Float[Tensor, "u k h w"]
+    kept: list[int]  # the labels but the last
+    rest: list[int]  # the labels that the last stands for
+    shares: Float[Tensor, "u r h w"]  # of each of these in it
+
+    @staticmethod
+    def of(probabilities: Float[Tensor, "u l h w"]) -> "Merged":
+        """Merge the least probable labels, as long as the sum of the highest that each has is within IMPROBABLE."""
+        highest = probabilities.amax(dim=(0, 2, 3)).tolist()
+        order = sorted(range(len(highest)), key=highest.__getitem__)
+        count = sum(total <= IMPROBABLE for total in accumulate(highest[label] for label in order))
+        rest, kept = order[: max(1, count)], sorted(order[max(1, count) :])
+        merged = _above_zero(probabilities[:, rest])
+        total = merged.sum(dim=1, keepdim=True)
+        return Merged(torch.cat([probabilities[:, kept], total], dim=1), kept, rest, merged / total)
+
+    def split(self, result: Float[Tensor, "u k h w"]) -> Float[Tensor, "u l h w"]:
+        """All labels again, from the CRF's result."""
+        whole = torch.cat([result[:, :-1], result[:, -1:] * self.shares], dim=1)
+        return whole[:, torch.tensor([*self.kept, *self.rest]).argsort().to(result.device)]
 
 
 def dense_crf(
@@ -230,9 +265,12 @@ def _chunks(sizes: Sequence[int]) -> Iterator[slice]:
 def _sharpen(
     images: Sequence[Tensor], probabilities: Sequence[Tensor], parameters: CrfParameters, backend: Backend, fast: bool
 ) -> list[Tensor]:
-    labels = max(one.shape[1] for one in probabilities)
+    merged = [Merged.of(one) for one in probabilities]
+    given = [one.probabilities for one in merged]
+    labels = max(one.shape[1] for one in given)
     if not fast:
-        return dense_crf(images, parameters, backend, labels=labels).infer(probabilities)
+        results = dense_crf(images, parameters, backend, labels=labels).infer(given)
+        return [one.split(result) for one, result in zip(merged, results, strict=True)]
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     halves = [(max(1, height // 2), max(1, width // 2)) for height, width in sizes]
     small = dense_crf(
@@ -244,10 +282,8 @@ def _sharpen(
         backend,
         labels=labels,
     )
-    results = small.infer(
-        [_resized(given, half) for given, half in zip(probabilities, halves, strict=True)],
-    )
-    return [_resized(result, size) for result, size in zip(results, sizes, strict=True)]
+    results = small.infer([_resized(one, half) for one, half in zip(given, halves, strict=True)])
+    return [one.split(_resized(result, size)) for one, result, size in zip(merged, results, sizes, strict=True)]
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

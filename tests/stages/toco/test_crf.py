@@ -9,8 +9,10 @@ from torch import Tensor
 from stages.toco.crf import (
     FOR_PSEUDO_LABELS,
     FOR_SEGMENTATION,
+    IMPROBABLE,
     Backend,
     CrfParameters,
+    Merged,
     PyDenseCrf,
     TorchCrf,
     dense_crf,
@@ -157,6 +159,42 @@ def test_sharpen__a_pixel_has_no_half(backend: Backend) -> None:
         [torch.zeros(3, 1, 1, dtype=torch.uint8)], [probabilities], FOR_PSEUDO_LABELS, backend, fast=True
     )
     assert result.argmax(dim=1).item() == 1
+
+
+def unlikely_but_three(generator: torch.Generator, labels: int = 21) -> Tensor:
+    """As a network's: few labels are likely; the others reach a thousandth here and there, or less."""
+    logits = random_probabilities(generator, labels).log()
+    logits[torch.arange(labels) % 7 != 2] -= 14
+    return logits.softmax(dim=0)
+
+
+@PARAMETERS
+def test_sharpen__improbable_labels_as_one(
+    parameters: CrfParameters, backend: Backend, generator: torch.Generator
+) -> None:
+    image = textured_image(generator)
+    probabilities = torch.stack([unlikely_but_three(generator) for _ in range(2)])
+    (merged,) = sharpen([image], [probabilities], parameters, backend)
+    (whole,) = dense_crf([image], parameters, backend).infer([probabilities])
+    torch.testing.assert_close(merged, whole, rtol=1e-2, atol=1e-5)
+    assert torch.equal(merged.argmax(dim=1), whole.argmax(dim=1))
+
+
+def test_merged__improbable_labels_as_one(generator: torch.Generator) -> None:
+    probabilities = torch.stack([unlikely_but_three(generator) for _ in range(2)])
+    merged = Merged.of(probabilities)
+    assert merged.kept == [2, 9, 16]
+    assert sorted(merged.kept + merged.rest) == list(range(21))
+    assert probabilities[:, merged.rest].amax(dim=(0, 2, 3)).sum() <= IMPROBABLE
+    torch.testing.assert_close(merged.split(merged.probabilities), probabilities.clamp_min(1e-5))
+
+
+def test_merged__labels_that_exceed_the_limit_together_stay() -> None:
+    probabilities = torch.full((1, 5, 4, 4), 0.4 * IMPROBABLE)
+    probabilities[:, 3] = 1 - 4 * 0.4 * IMPROBABLE
+    merged = Merged.of(probabilities)
+    assert len(merged.rest) == 2
+    torch.testing.assert_close(merged.split(merged.probabilities), probabilities)
 
 
 @pytest.fixture
