@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -56,7 +57,7 @@ from stages.toco.refine import (
     with_background,
 )
 
-SHARD = 16  # images in a shard; two are in the making at a time, which is what a killed run does again at most
+SHARD = 16  # images in a shard (--batch-size, if that is more), which is what a killed run does again at most
 
 Scores = NDArray[np.float16]  # (k, h, w), 0..1
 Mask = NDArray[np.uint8]  # (h, w)
@@ -127,7 +128,8 @@ def _label(folder: Path, samples: Sequence[Sample], maker: "LabelMaker", dataset
     done = stored_ids(sorted(shards.glob("*.h5")))
     fabric.barrier()  # all processes have seen the same
     # The same groups in every run, whoever takes them: what is batched together decides on the last bits.
-    groups = [samples[first : first + SHARD] for first in range(0, len(samples), SHARD)]
+    size = max(SHARD, maker.config.batch_size)
+    groups = [samples[first : first + size] for first in range(0, len(samples), size)]
     mine = [[one for one in group if one.id not in done] for group in groups[fabric.global_rank :: fabric.world_size]]
     monitor.start("making labels", len(samples), done=sum(one.id in done for one in samples))
     for labels in maker.run([group for group in mine if group]):
@@ -221,17 +223,19 @@ class LabelMaker:
     def run(self, groups: Iterable[Sequence[Sample]]) -> Iterator[list[ImageLabels]]:
         """Yield the labels of each group of images, in order.
 
-        A CRF on the CPU runs in other processes while the network goes on with the next group.
+        A CRF on the CPU runs in other processes while a GPU goes on with the next group: the same cores for both
+        would gain nothing, and more would be lost with a run that is killed.
         """
         with ExitStack() as stack:
             threads = stack.enter_context(ThreadPoolExecutor(self.threads))
             pool = self._process_pool(stack)
+            ahead = pool is not None and self.fabric.device.type != "cpu"
             waiting: deque[list[tuple[Scored, Future[list[PixelLabels]]]]] = deque()
             for samples in groups:
                 waiting.append(
                     [pair for batch in self._batches(samples, threads) for pair in self._submit(batch, pool)]
                 )
-                if len(waiting) > (pool is not None):
+                if len(waiting) > ahead:
                     yield self._collect(waiting.popleft())
             while waiting:
                 yield self._collect(waiting.popleft())
@@ -430,8 +434,17 @@ def _as_arrays(labels: PseudoLabel, config: MakeLabels) -> PixelLabels:
 
 
 def _begin_process() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for this one tells of Ctrl-C
+
+
+def _end_with_parent() -> None:
+    """Leave nothing behind of a run that is killed: these processes would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _pixel_labels_in_process(scores: list[Scores], images: list[Mask], config: MakeLabels) -> list[PixelLabels]:

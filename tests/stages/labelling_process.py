@@ -1,6 +1,8 @@
 """What the test of killed processes runs in them; a file of its own, so that a new process can import it."""
 
+import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import stages.make_labels
@@ -18,6 +20,23 @@ def label_in_process(run: Path, log: Path, resume: bool) -> None:
     stages.make_labels.SHARD = SHARD
     with log.open("a") as file:
         make_labels(run, CONFIG, Counting(file.fileno()), resume=resume)
+
+
+def label_with_others(run: Path, log: Path) -> None:
+    """With processes that refine masks, whose numbers it writes down."""
+    stages.make_labels.SHARD = SHARD
+    with log.open("a") as file:
+        make_labels(run, replace(CONFIG, workers=2), Naming(file.fileno()))
+
+
+class Naming(SilentMonitor):
+    """Writes the numbers of this process's children each time that an image is labelled."""
+
+    def __init__(self, log: int) -> None:
+        self.log = log
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        os.write(self.log, "".join(f"{child.pid}\n" for child in multiprocessing.active_children()).encode())
 
 
 class Counting(SilentMonitor):
