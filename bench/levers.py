@@ -45,49 +45,31 @@ def channels_last(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
 def joined_views(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
     """The second global view in one pass with the first: larger products, half as many launches."""
     backbone = step.model.backbone
-    encode, contrast = backbone.forward, step._ctc
+    encode, class_token = backbone.forward, backbone.class_token
     waiting: list[Tensor] = []  # the second views, until the main pass takes them along
-    known: list[Tokens] = []  # theirs, from then on
-    asked: list[bool] = []  # whether it is these that the next pass is for
+    known: list[Tensor] = []  # their class tokens, until these are asked for
 
     def begin(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         batch, phase = arguments[:2]
         waiting[:] = [backbone.normalise(batch.second.float())] if phase.contrast and phase.encoder else []
 
     def pass_through(images: Tensor) -> Tokens:
-        if waiting:
-            both = encode(torch.cat([images, waiting.pop()]))
-            known[:] = [Tokens(*(one[len(images) :] for one in both))]
-            return Tokens(*(one[: len(images)] for one in both))
-        if asked:
-            asked.clear()
-            return known.pop()
-        return encode(images)
-
-    def contrast_classes(*arguments: Any) -> Tensor:
-        asked.append(True)
-        return contrast(*arguments)
+        if not waiting:
+            return encode(images)
+        both = encode(torch.cat([images, waiting.pop()]))
+        known[:] = [both.class_token[len(images) :]]
+        return Tokens(*(one[: len(images)] for one in both))
 
     step.register_forward_pre_hook(begin)
     backbone.forward = pass_through  # type: ignore[method-assign]
-    step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
+    # First asked for the second views', then for the crops'.
+    backbone.class_token = lambda images: known.pop() if known else class_token(images)  # type: ignore[method-assign]
 
 
-def class_token_alone(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
-    """The last block's MLP for the class token alone, where only that is asked for: second view and local crops."""
-    block, contrast = step.model.backbone.vit.blocks[-1], step._ctc
-
-    def short(tokens: Tensor) -> Tensor:
-        tokens = tokens + block.drop_path1(block.ls1(block.attn(block.norm1(tokens))))
-        token = tokens[:, :1]
-        token = token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))
-        return torch.cat([token, tokens[:, 1:]], dim=1)
-
-    def contrast_classes(*arguments: Any) -> Tensor:
-        with mock.patch.object(block, "forward", short):
-            return contrast(*arguments)
-
-    step._ctc = contrast_classes  # type: ignore[method-assign, assignment]
+def whole_last_block(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+    """The last block's MLP for all tokens of second view and local crops, of which only the class token is wanted."""
+    backbone = step.model.backbone
+    backbone.class_token = lambda images: backbone(images).class_token  # type: ignore[method-assign]
 
 
 def inference_mode(step: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
@@ -142,7 +124,7 @@ CAM_LEVERS: Mapping[str, Lever] = {
     "channels-last": channels_last,
     "compiled": compiled,
     "checkpointed": checkpointed,
-    "class-token-alone": class_token_alone,
+    "whole-last-block": whole_last_block,
     "inference-mode": inference_mode,
     "gathered-par": gathered_par,
     "compiled-par": compiled_par,

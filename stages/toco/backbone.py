@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 
@@ -102,6 +103,28 @@ class Backbone(nn.Module):
             images, indices=[self.auxiliary_block], stop_early=True, intermediates_only=True
         )
         return tokens
+
+    def class_token(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b d"]:
+        """The class token of normalised images alone: the last block's MLP, token by token, rests for the others."""
+        *before, last = self.vit.blocks
+        # What computes a block's activations again takes the block as a whole.
+        if not before or type(last) is not Block or self.vit.grad_checkpointing:
+            whole: Tokens = self(images)
+            return whole.class_token
+        images, _ = self._fit_grid(images)
+        ((patches, prefix),) = self.vit.forward_intermediates(
+            images,
+            indices=[len(before) - 1],
+            return_prefix_tokens=True,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        tokens = torch.cat([prefix, patches], dim=1)
+        token = (tokens + last.drop_path1(last.ls1(last.attn(last.norm1(tokens)))))[:, 0]
+        token = token + last.drop_path2(last.ls2(last.mlp(last.norm2(token))))
+        final: Tensor = self.vit.fc_norm(self.vit.norm(token))
+        return final
 
     def block_tokens(self, images: Float[Tensor, "b 3 _h _w"]) -> "list[Float[Tensor, 'b d h w']]":
         """Patch tokens of normalised images after each block, and as the last entry after the final LayerNorm."""

@@ -181,10 +181,10 @@ class TrainingStep(nn.Module):
         size = settings.local_crop_size
         places = choose_crops(uncertainty, count=settings.local_crops, size=size, generators=generators)
         crops = cut_crops(batch.local.float(), places, size)  # (b, k, 3, size, size)
-        second = model.backbone(model.backbone.normalise(batch.second.float())).class_token
-        local = model.backbone(model.backbone.normalise(crops.flatten(0, 1))).class_token
+        second = model.backbone.class_token(model.backbone.normalise(batch.second.float()))
+        local = model.backbone.class_token(model.backbone.normalise(crops.flatten(0, 1)))
         global_tokens = torch.stack([outputs.class_token, second], dim=1)  # (b, 2, d)
-        views = torch.cat([global_tokens, local.unflatten(0, crops.shape[:2])], dim=1)  # (b, 2 + k, d)
+        views = torch.cat([global_tokens, local.reshape(*crops.shape[:2], -1)], dim=1)  # (b, 2 + k, d)
         if self.training:
             model.update_teacher(settings.momentum)
         with torch.no_grad():

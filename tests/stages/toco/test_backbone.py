@@ -107,6 +107,28 @@ def test_backbone__auxiliary_tokens_are_those_of_a_whole_pass(kind: str, generat
 
 
 @EVERY_KIND
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["plain", "checkpointed"])
+def test_backbone__class_token_is_that_of_a_whole_pass(kind: str, checkpoint: bool, generator: torch.Generator) -> None:
+    backbone = build(kind).train().double()
+    if checkpoint:
+        backbone.checkpoint_activations()
+    images = random_images(kind, 2, 4, generator).double()
+    gradients = []
+    for token in (backbone(images).class_token, backbone.class_token(images)):
+        gradients.append(torch.autograd.grad(token.square().sum(), [*backbone.parameters()], allow_unused=True))
+    torch.testing.assert_close(backbone.class_token(images), backbone(images).class_token)
+    for whole, alone in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, alone)
+
+
+def test_class_token__the_last_mlp_sees_no_other_token(generator: torch.Generator) -> None:
+    backbone, seen = build("register tokens"), []
+    backbone.vit.blocks[-1].mlp.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape))
+    backbone.class_token(random_images("register tokens", 2, 4, generator))
+    assert seen == [(2, 32)]
+
+
+@EVERY_KIND
 def test_load_backbone_weights__features_equal_those_of_timm(kind: str, generator: torch.Generator) -> None:
     model, backbone = timm_model(kind, generator), build(kind)
     load_backbone_weights(backbone, model.state_dict())
