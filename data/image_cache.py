@@ -31,8 +31,9 @@ def open_cache(folder: str | None) -> Path | None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
+        reason = "it is no folder" if path.is_file() else error.strerror
         raise DataError(
-            f"images cannot be kept in {folder} ({error.strerror}): give another --cache, or leave it out"
+            f"images cannot be kept in {folder} ({reason}): give another --cache, or leave it out"
         ) from error
     return path
 

@@ -155,7 +155,7 @@ def test_train_cam__a_cache_changes_nothing(
 
 def test_train_cam__a_cache_that_cannot_be_written_to(pictures: Path, cam_settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"^images cannot be kept in .*file \(File exists\): give another --cache"):
+    with pytest.raises(DataError, match=r"^images cannot be kept in .*file \(it is no folder\): give another --cache"):
         train_cam(pictures, tmp_path / "run", cam_settings(cache=str(tmp_path / "file")), SilentMonitor())
     assert not (tmp_path / "run").exists()
 
