@@ -1,6 +1,6 @@
 """How fast is the dense CRF, where does its time go, and does it agree with pydensecrf?
 
-    uv run python -m bench.crf [--photos FOLDER] [--images N] [--labels K ...] [--device cuda]
+    uv run python -m bench.crf [--photos FOLDER] [--images N] [--labels K ...] [--likely K] [--device cuda]
 
 Both passes of `toco make-labels --crf` (high and low background) on images of 500 x 375: the published way (pydensecrf,
 each pass building its lattices), pydensecrf with shared lattices, toco's lattice, and that at half resolution. The ways
@@ -63,7 +63,9 @@ def main() -> None:
     source = f"photographs of {options.photos}" if options.photos else "drawn pictures"
     print(f"{len(images)} {source}, {WIDTH} x {HEIGHT}; seconds an image for both passes, medians\n")
     counts = [(labels, labels) for labels in options.labels]
-    compare(images, [*counts, (options.labels[-1], options.likely)], device, options.batch, options.seed)
+    if options.likely < options.labels[-1]:
+        counts.append((options.labels[-1], options.likely))
+    compare(images, counts, device, options.batch, options.seed)
     for parameters in PARAMETERS:
         breakdown(images[0].to(device), parameters, device)
 

@@ -57,7 +57,7 @@ from stages.toco.refine import (
     with_background,
 )
 
-SHARD = 16  # images in a shard (--batch-size, if that is more), which is what a killed run does again at most
+SHARD = 16  # images in a shard, or --batch-size if that is more
 
 Scores = NDArray[np.float16]  # (k, h, w), 0..1
 Mask = NDArray[np.uint8]  # (h, w)
@@ -223,8 +223,8 @@ class LabelMaker:
     def run(self, groups: Iterable[Sequence[Sample]]) -> Iterator[list[ImageLabels]]:
         """Yield the labels of each group of images, in order.
 
-        A CRF on the CPU runs in other processes while a GPU goes on with the next group: the same cores for both
-        would gain nothing, and more would be lost with a run that is killed.
+        A run that is killed loses one group, or two where a CRF on the CPU runs in other processes while a GPU goes on
+        with the next. Without a GPU nothing is gained by that: both would share the same cores (bench/crf.md).
         """
         with ExitStack() as stack:
             threads = stack.enter_context(ThreadPoolExecutor(self.threads))

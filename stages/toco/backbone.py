@@ -105,7 +105,7 @@ class Backbone(nn.Module):
         return tokens
 
     def class_token(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b d"]:
-        """The class token of normalised images alone: the last block's MLP, token by token, rests for the others."""
+        """The class token of normalised images alone; the last block's MLP, token by token, sees no other."""
         *before, last = self.vit.blocks
         # What computes a block's activations again takes the block as a whole.
         if not before or type(last) is not Block or self.vit.grad_checkpointing:

@@ -2,12 +2,16 @@
 
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import stages.make_labels
+from data.dataset import Sample
 from stages.config import MakeLabels
-from stages.make_labels import make_labels
+from stages.inference import LoadedImage
+from stages.make_labels import LabelMaker, make_labels
 from stages.monitor import SilentMonitor
 
 CONFIG = MakeLabels(
@@ -17,9 +21,21 @@ SHARD = 2  # of eight images
 
 
 def label_in_process(run: Path, log: Path, resume: bool) -> None:
+    """With a byte for each image that is begun."""
     stages.make_labels.SHARD = SHARD
-    with log.open("a") as file:
-        make_labels(run, CONFIG, Counting(file.fileno()), resume=resume)
+    load = LabelMaker._load
+
+    def counted(maker: LabelMaker, sample: Sample) -> LoadedImage | None:
+        os.write(file.fileno(), b".")
+        return load(maker, sample)
+
+    with (
+        log.open("a") as file,
+        ThreadPoolExecutor(1) as pool,  # quicker to begin than processes, and asked in the same way
+        mock.patch.object(LabelMaker, "_load", counted),
+        mock.patch.object(LabelMaker, "_process_pool", return_value=pool),
+    ):
+        make_labels(run, CONFIG, SilentMonitor(), resume=resume)
 
 
 def label_with_others(run: Path, log: Path) -> None:
@@ -37,13 +53,3 @@ class Naming(SilentMonitor):
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         os.write(self.log, "".join(f"{child.pid}\n" for child in multiprocessing.active_children()).encode())
-
-
-class Counting(SilentMonitor):
-    """Writes a byte for each image that is labelled."""
-
-    def __init__(self, log: int) -> None:
-        self.log = log
-
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        os.write(self.log, b".")

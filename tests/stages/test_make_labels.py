@@ -343,6 +343,19 @@ def test_make_labels__unreadable_image(
         np.testing.assert_array_equal(mine[image_id][2], theirs[image_id][2])
 
 
+def test_make_labels__a_batch_larger_than_a_shard(cam_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages.make_labels, "SHARD", 2)
+    sizes: list[int] = []
+
+    def recorded(path: Path, labels: Sequence[ImageLabels], *, threads: int) -> None:
+        write_shard(path, labels, threads=threads)
+        sizes.append(len(labels))
+
+    monkeypatch.setattr(stages.make_labels, "write_shard", recorded)
+    make_labels(cam_run, replace(CONFIG, batch_size=3), SilentMonitor())
+    assert sizes == [3, 3, 2]
+
+
 def test_make_labels__image_mended_before_going_on(
     cam_run: Path,
     draw_pictures: Callable[[Path], Path],

@@ -89,12 +89,10 @@ def test_make_labels__killed_at_random_moments(
             if not path.name.startswith("."):
                 assert readable(path)
         stopped += not finished(run, "labels")
-        before = log.stat().st_size if log.exists() else 0
         again = start(run, log, resume=True)
         again.join()
         assert again.exitcode == 0
-        labelled = log.stat().st_size
-        assert labelled - 8 <= min(before, SHARD)  # done again
+        assert log.stat().st_size - 8 <= SHARD  # begun again
         mine = content(run / "labels")
         assert mine.keys() == expected.keys()
         for key, value in expected.items():
@@ -106,6 +104,7 @@ def test_make_labels__killed_at_random_moments(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_make_labels__killed_leaves_no_process(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

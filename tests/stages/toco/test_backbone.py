@@ -107,25 +107,30 @@ def test_backbone__auxiliary_tokens_are_those_of_a_whole_pass(kind: str, generat
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("checkpoint", [False, True], ids=["plain", "checkpointed"])
-def test_backbone__class_token_is_that_of_a_whole_pass(kind: str, checkpoint: bool, generator: torch.Generator) -> None:
+def test_class_token__is_that_of_a_whole_pass(kind: str, generator: torch.Generator) -> None:
     backbone = build(kind).train().double()
-    if checkpoint:
-        backbone.checkpoint_activations()
     images = random_images(kind, 2, 4, generator).double()
-    gradients = []
-    for token in (backbone(images).class_token, backbone.class_token(images)):
-        gradients.append(torch.autograd.grad(token.square().sum(), [*backbone.parameters()], allow_unused=True))
-    torch.testing.assert_close(backbone.class_token(images), backbone(images).class_token)
+    tokens = backbone(images).class_token, backbone.class_token(images)
+    torch.testing.assert_close(*tokens)
+    weights = [*backbone.parameters()]
+    gradients = [torch.autograd.grad(token.square().sum(), weights, allow_unused=True) for token in tokens]
     for whole, alone in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, alone)
 
 
-def test_class_token__the_last_mlp_sees_no_other_token(generator: torch.Generator) -> None:
-    backbone, seen = build("register tokens"), []
-    backbone.vit.blocks[-1].mlp.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape))
-    backbone.class_token(random_images("register tokens", 2, 4, generator))
-    assert seen == [(2, 32)]
+@pytest.mark.parametrize(
+    ("kind", "checkpoint", "tokens"),
+    [("register tokens", False, 1), ("register tokens", True, 13), ("rotary, registers", False, 13)],
+)
+def test_class_token__tokens_that_the_last_mlp_sees(
+    kind: str, checkpoint: bool, tokens: int, generator: torch.Generator
+) -> None:
+    backbone, seen = build(kind), []
+    if checkpoint:
+        backbone.checkpoint_activations()
+    backbone.vit.blocks[-1].mlp.register_forward_pre_hook(lambda module, given: seen.append(given[0].numel()))
+    backbone.class_token(random_images(kind, 2, 4, generator))
+    assert seen == [2 * 32 * tokens]
 
 
 @EVERY_KIND

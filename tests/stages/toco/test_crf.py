@@ -161,40 +161,51 @@ def test_sharpen__a_pixel_has_no_half(backend: Backend) -> None:
     assert result.argmax(dim=1).item() == 1
 
 
-def unlikely_but_three(generator: torch.Generator, labels: int = 21) -> Tensor:
-    """As a network's: few labels are likely; the others reach a thousandth here and there, or less."""
-    logits = random_probabilities(generator, labels).log()
-    logits[torch.arange(labels) % 7 != 2] -= 14
-    return logits.softmax(dim=0)
+def few_likely(generator: torch.Generator, labels: int = 21) -> Tensor:
+    """Two unaries of which three labels are likely; the highest that the others reach sums to IMPROBABLE."""
+    given = torch.stack([random_probabilities(generator, labels) for _ in range(2)])
+    rare = torch.arange(labels) % 7 != 2
+    given[:, rare] *= 0.999 * IMPROBABLE / given[:, rare].amax(dim=(0, 2, 3)).sum()
+    given[:, ~rare] *= (1 - given[:, rare].sum(dim=1, keepdim=True)) / given[:, ~rare].sum(dim=1, keepdim=True)
+    return given
 
 
 @PARAMETERS
 def test_sharpen__improbable_labels_as_one(
     parameters: CrfParameters, backend: Backend, generator: torch.Generator
 ) -> None:
-    image = textured_image(generator)
-    probabilities = torch.stack([unlikely_but_three(generator) for _ in range(2)])
-    (merged,) = sharpen([image], [probabilities], parameters, backend)
-    (whole,) = dense_crf([image], parameters, backend).infer([probabilities])
-    torch.testing.assert_close(merged, whole, rtol=1e-2, atol=1e-5)
+    image, given = textured_image(generator), few_likely(generator)
+    assert Merged.of(given).probabilities.shape[1] == 4
+    (merged,) = sharpen([image], [given], parameters, backend)
+    (whole,) = dense_crf([image], parameters, backend).infer([given])
+    torch.testing.assert_close(merged, whole, rtol=0, atol=3e-4)
     assert torch.equal(merged.argmax(dim=1), whole.argmax(dim=1))
 
 
 def test_merged__improbable_labels_as_one(generator: torch.Generator) -> None:
-    probabilities = torch.stack([unlikely_but_three(generator) for _ in range(2)])
-    merged = Merged.of(probabilities)
-    assert merged.kept == [2, 9, 16]
-    assert sorted(merged.kept + merged.rest) == list(range(21))
-    assert probabilities[:, merged.rest].amax(dim=(0, 2, 3)).sum() <= IMPROBABLE
-    torch.testing.assert_close(merged.split(merged.probabilities), probabilities.clamp_min(1e-5))
+    given = few_likely(generator)
+    merged = Merged.of(given)
+    assert sorted(merged.order[:3]) == [2, 9, 16]
+    assert sorted(merged.order) == list(range(21))
+    torch.testing.assert_close(merged.split(merged.probabilities), given.clamp_min(1e-5))
 
 
 def test_merged__labels_that_exceed_the_limit_together_stay() -> None:
     probabilities = torch.full((1, 5, 4, 4), 0.4 * IMPROBABLE)
     probabilities[:, 3] = 1 - 4 * 0.4 * IMPROBABLE
     merged = Merged.of(probabilities)
-    assert len(merged.rest) == 2
+    assert merged.probabilities.shape[1] == 4
     torch.testing.assert_close(merged.split(merged.probabilities), probabilities)
+
+
+@pytest.mark.parametrize("given", [[0.998, 0.002], [0.5, 0.499, 0.001], [0.2, 0.3, 0.5], [0.0, 0.0, 0.0]])
+def test_merged__nothing_to_merge(given: list[float]) -> None:
+    probabilities = torch.tensor(given).reshape(1, -1, 1, 1)
+    merged = Merged.of(probabilities)
+    if sum(given):
+        assert torch.equal(merged.probabilities, probabilities)
+    assert merged.probabilities.shape[1] >= 2
+    assert merged.split(merged.probabilities).shape == probabilities.shape
 
 
 @pytest.fixture
