@@ -13,6 +13,7 @@ from jaxtyping import Float
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Tokens(NamedTuple):
@@ -107,10 +108,15 @@ class Backbone(nn.Module):
     def class_token(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b d"]:
         """The class token of normalised images alone; the last block's MLP, token by token, sees no other."""
         *before, last = self.vit.blocks
-        # What computes a block's activations again takes the block as a whole.
-        if not before or type(last) is not Block or self.vit.grad_checkpointing:
+        if not before or type(last) is not Block:
             whole: Tokens = self(images)
             return whole.class_token
+
+        def finish(tokens: Tensor) -> Tensor:
+            token = (tokens + last.drop_path1(last.ls1(last.attn(last.norm1(tokens)))))[:, 0]
+            shorter: Tensor = token + last.drop_path2(last.ls2(last.mlp(last.norm2(token))))
+            return shorter
+
         images, _ = self._fit_grid(images)
         ((patches, prefix),) = self.vit.forward_intermediates(
             images,
@@ -121,8 +127,7 @@ class Backbone(nn.Module):
             intermediates_only=True,
         )
         tokens = torch.cat([prefix, patches], dim=1)
-        token = (tokens + last.drop_path1(last.ls1(last.attn(last.norm1(tokens)))))[:, 0]
-        token = token + last.drop_path2(last.ls2(last.mlp(last.norm2(token))))
+        token = checkpoint(finish, tokens, use_reentrant=False) if self.vit.grad_checkpointing else finish(tokens)
         final: Tensor = self.vit.fc_norm(self.vit.norm(token))
         return final
 
