@@ -112,10 +112,10 @@ class Backbone(nn.Module):
             whole: Tokens = self(images)
             return whole.class_token
 
-        def finish(tokens: Tensor) -> Tensor:
+        def last_block(tokens: Tensor) -> Tensor:
             token = (tokens + last.drop_path1(last.ls1(last.attn(last.norm1(tokens)))))[:, 0]
-            shorter: Tensor = token + last.drop_path2(last.ls2(last.mlp(last.norm2(token))))
-            return shorter
+            after: Tensor = token + last.drop_path2(last.ls2(last.mlp(last.norm2(token))))
+            return after
 
         images, _ = self._fit_grid(images)
         ((patches, prefix),) = self.vit.forward_intermediates(
@@ -127,7 +127,8 @@ class Backbone(nn.Module):
             intermediates_only=True,
         )
         tokens = torch.cat([prefix, patches], dim=1)
-        token = checkpoint(finish, tokens, use_reentrant=False) if self.vit.grad_checkpointing else finish(tokens)
+        again = self.vit.grad_checkpointing  # as timm has it, this block like the others
+        token = checkpoint(last_block, tokens, use_reentrant=False) if again else last_block(tokens)
         final: Tensor = self.vit.fc_norm(self.vit.norm(token))
         return final
 

@@ -183,26 +183,31 @@ class Merged(NamedTuple):
     """
 
     probabilities: Float[Tensor, "u k h w"]
-    order: list[int]  # the labels: the k - 1 that stay, then those that the last stands for
+    order: list[int]  # the labels: the k - 1 that stay, then the r that the last stands for; empty if nothing is merged
     shares: Float[Tensor, "u r h w"]  # of each of these in it
 
     @staticmethod
     def of(probabilities: Float[Tensor, "u l h w"]) -> "Merged":
-        """Merge the labels whose highest probabilities, which sum to 1 over all labels, together reach IMPROBABLE."""
+        """Merge the least probable labels, as many as have highest probabilities that sum to IMPROBABLE at most.
+
+        Args:
+            probabilities: Sum to 1 over the labels.
+        """
         highest = probabilities.amax(dim=(0, 2, 3)).tolist()
         order = sorted(range(len(highest)), key=highest.__getitem__, reverse=True)
         merged = sum(total <= IMPROBABLE for total in accumulate(highest[label] for label in order[:0:-1]))
         if merged < 2:
-            return Merged(probabilities, list(range(len(highest))), torch.ones_like(probabilities[:, -1:]))
+            return Merged(probabilities, [], probabilities[:, :0])
         rest = _above_zero(probabilities[:, order[-merged:]])
         total = rest.sum(dim=1, keepdim=True)
         return Merged(torch.cat([probabilities[:, order[:-merged]], total], dim=1), order, rest / total)
 
     def split(self, result: Float[Tensor, "u k h w"]) -> Float[Tensor, "u l h w"]:
         """All labels again, from the CRF's result."""
+        if not self.order:
+            return result
         whole = torch.cat([result[:, :-1], result[:, -1:] * self.shares], dim=1)
-        places = torch.tensor(self.order).argsort().to(whole.device)
-        return whole[:, places]
+        return whole[:, sorted(range(len(self.order)), key=self.order.__getitem__)]
 
 
 def dense_crf(
