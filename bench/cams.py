@@ -28,10 +28,10 @@ from bench.timing import (
     take_turns,
 )
 from bench.workload import CLASSES, add_network_options, chosen_config, drawn_batch
-from stages.cam_model import new_cam_model
 from stages.config import TrainCam
-from stages.inference import resize_maps, square_cams
-from stages.machine import make_fabric
+from stages.networks.cam_model import new_cam_model
+from stages.networks.inference import resize_maps, square_cams
+from stages.runtime.fabric import make_fabric
 from stages.toco.cam import Cams, keep_present, normalise, present_classes, sum_scales
 from stages.toco.model import ToCo
 

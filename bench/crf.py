@@ -25,8 +25,8 @@ from torch import Tensor
 from data.drawing.kinds import DEMO_KINDS
 from data.drawing.scene import draw_scene
 from data.images import find_images, read_image
-from stages.inference import to_tensor
-from stages.samples import spread
+from stages.networks.inference import to_tensor
+from stages.run_folder.run_data import spread
 from stages.toco.crf import (
     FOR_PSEUDO_LABELS,
     FOR_SEGMENTATION,

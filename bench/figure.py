@@ -10,12 +10,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from data.readers import open_dataset
-from stages.artifacts import open_stage
-from stages.monitor import SilentMonitor
-from stages.pictures import class_colours
-from stages.products import open_products
 from stages.reporting.gallery import panels
-from stages.samples import spread
+from stages.reporting.pictures import class_colours
+from stages.reporting.products import open_products
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.run_data import spread
+from stages.runtime.monitor import SilentMonitor
 
 SIDE, GAP, MARGIN = 144, 6, 160  # pixels
 

@@ -11,9 +11,9 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from stages.compilation import compile_parts
-from stages.monitor import SilentMonitor
-from stages.student import Student
+from stages.networks.compilation import compile_parts
+from stages.networks.student import Student
+from stages.runtime.monitor import SilentMonitor
 from stages.toco import par
 from stages.toco.backbone import Tokens
 from stages.toco.step import StepCams, TrainingStep

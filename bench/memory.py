@@ -31,22 +31,22 @@ from bench.student import StudentStep, drawn_pairs
 from bench.timing import describe, peak, print_table
 from bench.train_cam import CamStep
 from bench.workload import drawn_batch
-from data.custom import LABELS_FILE
+from data.custom_reader import LABELS_FILE
 from data.dataset import Sample
 from data.drawing.kinds import DEMO_KINDS
 from data.drawing.scene import draw_scene
+from data.findings import co_occurrence
 from data.readers import open_dataset
-from stages.artifacts import StageFolder
-from stages.cam_model import new_cam_model
 from stages.config import Device, MakeLabels, Predict, TrainCam, TrainSeg
-from stages.findings import co_occurrence
-from stages.inference import to_tensor
-from stages.machine import make_fabric
 from stages.make_labels import LabelMaker, resolved, with_training_defaults
-from stages.monitor import SilentMonitor
-from stages.predictions import files_of, write_results
-from stages.segmenter import Segmenter
-from stages.student import new_student, student_probabilities
+from stages.networks.cam_model import new_cam_model
+from stages.networks.inference import to_tensor
+from stages.networks.segmenter import Segmenter
+from stages.networks.student import new_student, student_probabilities
+from stages.prediction.output_folder import files_of, write_results
+from stages.run_folder.artifacts import StageFolder
+from stages.runtime.fabric import make_fabric
+from stages.runtime.monitor import SilentMonitor
 from stages.toco.crf import FOR_PSEUDO_LABELS, Backend, sharpen
 from stages.toco.losses import patch_token_contrast
 from stages.toco.metrics import Confusion

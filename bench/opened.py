@@ -6,13 +6,13 @@ from typing import Any
 
 from data.dataset import Sample
 from data.readers import open_dataset
-from stages.artifacts import open_stage
-from stages.cam_model import load_cam_model
 from stages.config import Device, MakeLabels
-from stages.machine import make_fabric
 from stages.make_labels import LabelMaker, samples_to_label
-from stages.monitor import SilentMonitor
-from stages.samples import spread
+from stages.networks.cam_model import load_cam_model
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.run_data import spread
+from stages.runtime.fabric import make_fabric
+from stages.runtime.monitor import SilentMonitor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,14 +27,14 @@ from bench.published_step import PublishedStep
 from bench.timing import describe, exact, print_table
 from bench.workload import add_network_options, chosen_config
 from data.dataset import Dataset
+from data.drawing.sample import draw_sample
 from data.readers import open_dataset
-from data.sample import draw_sample
-from stages.artifacts import open_stage
-from stages.cam_model import load_cam_model, new_cam_model
 from stages.config import TrainCam
-from stages.inference import class_label_matrix, load_image, square_cams
-from stages.machine import make_fabric
-from stages.monitor import SilentMonitor
+from stages.networks.cam_model import load_cam_model, new_cam_model
+from stages.networks.inference import class_label_matrix, load_image, square_cams
+from stages.run_folder.artifacts import open_stage
+from stages.runtime.fabric import make_fabric
+from stages.runtime.monitor import SilentMonitor
 from stages.toco.cam import label_one_threshold, present_classes
 from stages.toco.step import TrainingStep
 from stages.train_cam import train_cam

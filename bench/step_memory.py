@@ -22,12 +22,12 @@ from torch.utils._pytree import tree_leaves
 
 from bench.timing import print_table
 from bench.workload import CLASSES, add_network_options, chosen_config, drawn_batch
-from stages.cam_model import new_cam_model
 from stages.config import TrainCam
+from stages.networks.cam_model import new_cam_model
 from stages.toco import energy
 from stages.toco.step import Phase, StepBatch, TrainingStep
 from stages.train_cam import step_settings
-from stages.training import new_optimizer
+from stages.training.loop import new_optimizer
 
 GIGA = 1e9
 

@@ -27,8 +27,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.saving import whole_stream
-from stages.store import FORMAT, ImageLabels, LabelFile, dataset_names, join_shards, label_attributes, write_shard
+from stages.labels.store import (
+    FORMAT,
+    ImageLabels,
+    LabelFile,
+    dataset_names,
+    join_shards,
+    label_attributes,
+    write_shard,
+)
+from stages.run_folder.saving import whole_stream
 
 if importlib.util.find_spec("hdf5plugin"):  # here, so that spawned processes know its filters as well
     import hdf5plugin

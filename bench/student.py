@@ -31,10 +31,10 @@ from bench.timing import (
 from data.drawing.kinds import DEMO_KINDS
 from data.drawing.scene import draw_scene
 from stages.config import TrainSeg
-from stages.machine import make_fabric
-from stages.student import Student, new_student
+from stages.networks.student import Student, new_student
+from stages.runtime.fabric import make_fabric
 from stages.train_seg import cross_entropy
-from stages.training import new_optimizer
+from stages.training.loop import new_optimizer
 
 CLASSES = 20
 SIZES: dict[str, dict[str, Any]] = {

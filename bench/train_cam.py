@@ -40,14 +40,14 @@ from bench.timing import (
     wait_for,
 )
 from bench.workload import CLASSES, add_network_options, chosen_config, drawn_batch, operations
-from stages.cam_model import new_cam_model
 from stages.config import TrainCam
-from stages.machine import make_fabric
+from stages.networks.cam_model import new_cam_model
+from stages.runtime.fabric import make_fabric
 from stages.toco.backbone import Backbone
 from stages.toco.model import ToCo
 from stages.toco.step import Losses, Phase, StepBatch, TrainingStep
 from stages.train_cam import step_settings
-from stages.training import new_optimizer
+from stages.training.loop import new_optimizer
 
 TOLERANCE = 1e-3  # relative, of losses in float32: rounding moves a pixel over a threshold here and there
 # What a step calls, and the part of the step that it is.

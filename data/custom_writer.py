@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from data.custom import CLASSES_FILE, COMMENT, LABELS_FILE
+from data.custom_reader import CLASSES_FILE, COMMENT, LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample
 from data.images import find_images
 

@@ -9,9 +9,9 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
+from data.atomic_write import whole_file
 from data.dataset import DataError
 from data.images import read_reduced
-from data.whole_file import whole_file
 
 FORMAT = 1  # to be raised when `read_reduced` gives other pixels, or entries hold them in another way
 DECODER = f"{PIL.__version__} {features.version('jpg')}"  # others may give other pixels

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.class_folders import read_class_folders
-from data.coco import find_coco, read_coco
-from data.custom import LABELS_FILE, read_custom
+from data.class_folder_reader import read_class_folders
+from data.coco_reader import find_coco, read_coco
+from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
 from data.images import shorter_side
-from data.voc import find_voc, read_voc
+from data.voc_reader import find_voc, read_voc
 
 BATCH = 256  # images a thread takes at a time
 LAYOUTS = (

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset, Sample
+from data.findings import Facts, Finding, co_occurrence, find_all, pairs_together, split_images
 from data.inspection import Inspection, find_unused_masks, inspect_samples
 from data.readers import open_dataset
-from stages.findings import Facts, Finding, co_occurrence, find_all, pairs_together, split_images
-from stages.monitor import Monitor
+from stages.runtime.monitor import Monitor
 
 
 @dataclass(frozen=True, kw_only=True)

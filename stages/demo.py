@@ -4,13 +4,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from data.drawing.sample import draw_sample
 from data.readers import open_dataset
-from data.sample import draw_sample
 from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
-from stages.monitor import Monitor
-from stages.saving import ArtifactError
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import Monitor
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
 

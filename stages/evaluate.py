@@ -16,13 +16,13 @@ from torch import Tensor
 from data.dataset import DataError, Dataset, Sample
 from data.images import read_image
 from data.readers import open_dataset, read_mask
-from stages.artifacts import StageFolder, check_classes, current, open_stage
 from stages.config import Evaluate, Machine, Predict
-from stages.inference import to_tensor
-from stages.monitor import Monitor
-from stages.samples import spread, usable_samples
-from stages.segmenter import open_segmenter
-from stages.store import LabelFile
+from stages.labels.store import LabelFile
+from stages.networks.inference import to_tensor
+from stages.networks.segmenter import open_segmenter
+from stages.run_folder.artifacts import StageFolder, check_classes, current, open_stage
+from stages.run_folder.run_data import spread, usable_samples
+from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion, Scores
 from stages.toco.refine import with_background
 from stages.toco.threshold import labels_at

@@ -8,9 +8,9 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.artifacts import open_stage, outdated, outdated_message
-from stages.monitor import Monitor
-from stages.store import LabelFile
+from stages.labels.store import LabelFile
+from stages.run_folder.artifacts import open_stage, outdated, outdated_message
+from stages.runtime.monitor import Monitor
 
 # The packages that each format needs beside toco's own: name to import -> name to install.
 COMPONENTS = {"scipy": "scipy"}
@@ -75,7 +75,7 @@ def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data:
 
         return export_png(labels, out, monitor)
 
-    from stages.exports.images import open_labelled_images
+    from stages.exports.labelled_images import open_labelled_images
 
     images = open_labelled_images(folder, labels, monitor, data=data)
     # Each is imported only here, since it may need a package that is not there.

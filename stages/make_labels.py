@@ -24,10 +24,11 @@ from torch import Tensor
 
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
 from data.readers import open_dataset
-from stages.artifacts import already_finished, begin_stage, check_classes, open_stage, read_config
-from stages.cam_model import check_scales, load_cam_model
 from stages.config import MakeLabels
-from stages.inference import (
+from stages.labels.choose_background import choose_background
+from stages.labels.store import ImageLabels, join_shards, label_attributes, stored_ids, write_shard
+from stages.networks.cam_model import check_scales, load_cam_model
+from stages.networks.inference import (
     LoadedImage,
     class_label_matrix,
     decoder_probabilities,
@@ -37,13 +38,12 @@ from stages.inference import (
     resize_maps,
     square_cams,
 )
-from stages.launch import own_cores
-from stages.machine import start
-from stages.monitor import Monitor
-from stages.provenance import session
-from stages.samples import usable_samples
-from stages.store import ImageLabels, join_shards, label_attributes, stored_ids, write_shard
-from stages.threshold import choose_background
+from stages.run_folder.artifacts import already_finished, begin_stage, check_classes, open_stage, read_config
+from stages.run_folder.provenance import session
+from stages.run_folder.run_data import usable_samples
+from stages.runtime.fabric import start
+from stages.runtime.launch import own_cores
+from stages.runtime.monitor import Monitor
 from stages.toco.cam import PresentClasses, present_classes
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.model import ToCo

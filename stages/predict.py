@@ -1,6 +1,6 @@
 """`toco predict`: masks of new images, by the student or by the CAM network's decoder (METHOD section 8).
 
-In: RUN/seg or RUN/cam, and any images. Out: a folder as stages/predictions.py says.
+In: RUN/seg or RUN/cam, and any images. Out: a folder as stages/prediction/output_folder.py says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from data.dataset import DataError
 from data.readers import check_images
-from stages.artifacts import outdated, outdated_message
 from stages.config import Predict
-from stages.inference import to_tensor
-from stages.inputs import find_inputs
-from stages.launch import own_cores
-from stages.machine import start
-from stages.monitor import Monitor
-from stages.predictions import begin, files_of, finished_images, new_record, read_record, write_results
-from stages.read_ahead import batches, read_ahead
-from stages.segmenter import choose_network, open_segmenter
+from stages.networks.inference import to_tensor
+from stages.networks.segmenter import choose_network, open_segmenter
+from stages.prediction.inputs import find_inputs
+from stages.prediction.output_folder import begin, files_of, finished_images, new_record, read_record, write_results
+from stages.prediction.read_ahead import batches, read_ahead
+from stages.run_folder.artifacts import outdated, outdated_message
+from stages.runtime.fabric import start
+from stages.runtime.launch import own_cores
+from stages.runtime.monitor import Monitor
 
 
 def predict(

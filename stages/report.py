@@ -10,19 +10,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from data.atomic_write import whole_file
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
-from data.whole_file import whole_file
-from stages.artifacts import PRODUCERS, StageFolder, as_plain, check_classes, finished, open_stage
 from stages.config import MakeLabels, Report, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, NoTrueMasksError, evaluate, with_skip_bad
-from stages.monitor import Monitor
-from stages.products import RunProducts, open_products
-from stages.provenance import read_sessions
 from stages.reporting import charts, gallery
 from stages.reporting.oversmoothing import smoothness_curves
 from stages.reporting.page import Chart, Page, StageFacts, render
-from stages.samples import spread
+from stages.reporting.products import RunProducts, open_products
+from stages.run_folder.artifacts import PRODUCERS, StageFolder, as_plain, check_classes, finished, open_stage
+from stages.run_folder.provenance import read_sessions
+from stages.run_folder.run_data import spread
+from stages.runtime.monitor import Monitor
 from stages.sweep import Sweep, sweep
 
 REPORT = "report.html"

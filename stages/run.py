@@ -11,20 +11,20 @@ from typing import Any, TypeVar
 
 import tomlkit
 
+from data.atomic_write import whole_file
 from data.dataset import Dataset
 from data.image_cache import open_cache
 from data.readers import open_dataset
-from data.whole_file import whole_file
-from stages.artifacts import MAY_CHANGE, PRODUCERS, as_plain, finished, outdated, outdated_message
-from stages.artifacts import read_config as read_stage_config
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
-from stages.machine import start
 from stages.make_labels import make_labels, with_training_defaults
-from stages.monitor import Monitor, Titled
-from stages.provenance import data_fingerprint, made_with
+from stages.networks.student import new_student
 from stages.report import REPORT, report
-from stages.saving import ArtifactError
-from stages.student import new_student
+from stages.run_folder.artifacts import MAY_CHANGE, PRODUCERS, as_plain, finished, outdated, outdated_message
+from stages.run_folder.artifacts import read_config as read_stage_config
+from stages.run_folder.provenance import data_fingerprint, made_with
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.fabric import start
+from stages.runtime.monitor import Monitor, Titled
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from data.readers import open_dataset
-from stages.artifacts import check_classes, open_stage
 from stages.config import Evaluate
 from stages.evaluate import NoTrueMasksError, read_truth, skipping, with_masks, with_skip_bad
-from stages.monitor import Monitor
-from stages.store import LabelFile
+from stages.labels.store import LabelFile
+from stages.run_folder.artifacts import check_classes, open_stage
+from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 from stages.toco.threshold import GRID, labels_at
 

@@ -17,19 +17,19 @@ from data.images import image_size
 from data.readers import open_dataset, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
-from stages.artifacts import already_finished, begin_stage
-from stages.cam_model import new_cam_model, spec_as_dict
 from stages.config import TrainCam
-from stages.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
-from stages.machine import processes_of, share_counts, start
-from stages.monitor import Monitor
-from stages.provenance import session
-from stages.samples import spread, usable_samples
+from stages.networks.cam_model import new_cam_model, spec_as_dict
+from stages.networks.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
+from stages.run_folder.artifacts import already_finished, begin_stage
+from stages.run_folder.provenance import session
+from stages.run_folder.run_data import spread, usable_samples
+from stages.runtime.fabric import processes_of, share_counts, start
+from stages.runtime.monitor import Monitor
 from stages.toco.cam import label_one_threshold, present_classes
 from stages.toco.metrics import Confusion
 from stages.toco.model import ToCo
 from stages.toco.step import Phase, StepBatch, StepSettings, TrainingStep
-from stages.training import fit
+from stages.training.loop import fit
 
 
 def train_cam(
@@ -78,7 +78,7 @@ def train_cam(
     if with_masks:
         evaluate = partial(_scores, model, with_masks, config, fabric)
     if config.compile:
-        from stages.compilation import compile_parts, uncompiled  # not above: it takes a second or two
+        from stages.networks.compilation import compile_parts, uncompiled  # not above: it takes a second or two
 
         compile_parts(model.backbone.vit.blocks, fabric.device, share)
         evaluate = evaluate and uncompiled(evaluate)

@@ -22,18 +22,18 @@ from data.images import read_image
 from data.readers import check_images, open_dataset, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
-from stages.artifacts import already_finished, begin_stage, check_classes, check_up_to_date, open_stage
 from stages.config import TrainSeg
-from stages.inference import to_tensor
-from stages.labelled import LoadLabelled, check_labelled, labelled_images
-from stages.machine import processes_of, share_counts, start
-from stages.monitor import Monitor
-from stages.provenance import session
-from stages.samples import spread, usable_samples
-from stages.student import Student, label_map, new_student, student_probabilities
+from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
+from stages.networks.inference import to_tensor
+from stages.networks.student import Student, label_map, new_student, student_probabilities
+from stages.run_folder.artifacts import already_finished, begin_stage, check_classes, check_up_to_date, open_stage
+from stages.run_folder.provenance import session
+from stages.run_folder.run_data import spread, usable_samples
+from stages.runtime.fabric import processes_of, share_counts, start
+from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 from stages.toco.processes import ALONE, Processes
-from stages.training import fit
+from stages.training.loop import fit
 
 
 def train_seg(

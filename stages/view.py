@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from data.atomic_write import whole_file
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
-from data.whole_file import whole_file
-from stages.artifacts import check_classes, open_stage
 from stages.config import View
 from stages.evaluate import with_skip_bad
-from stages.monitor import Monitor
-from stages.pictures import class_colours
-from stages.products import Products, open_products
 from stages.reporting.charts import missing_glyphs_allowed
 from stages.reporting.gallery import panels
+from stages.reporting.pictures import class_colours
+from stages.reporting.products import Products, open_products
+from stages.run_folder.artifacts import check_classes, open_stage
+from stages.runtime.monitor import Monitor
 
 LONG_SIDE = 4.0  # inches of a panel
 DPI = 110

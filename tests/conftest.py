@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
-from stages.monitor import SilentMonitor
+from stages.runtime.monitor import SilentMonitor
 
 # The tensors of these tests are too small to share out between threads.
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.sample import draw_sample
+from data.drawing.sample import draw_sample
 from stages.export import FORMATS
 
 ROOT = Path(__file__).parent.parent

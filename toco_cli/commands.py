@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stages.config import CAM_RECIPES, Evaluate, MakeLabels, Predict, Report, Run, TrainCam, TrainSeg, View
-from stages.launch import is_first
+from stages.runtime.launch import is_first
 from toco_cli.options import command
 from toco_cli.settings_file import take_settings
 
@@ -425,7 +425,7 @@ def _say(text: str) -> None:
 def _show_check(found: "Check", data: Path, written: Path | None) -> None:
     from rich.console import Console
 
-    from toco_cli.findings import class_table, closing_line, finding_lines, summary_line
+    from toco_cli.check_report import class_table, closing_line, finding_lines, summary_line
 
     console = Console(highlight=False)
     console.print(summary_line(found), markup=False, soft_wrap=True)

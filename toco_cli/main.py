@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from stages.launch import is_child, is_first
+from stages.runtime.launch import is_child, is_first
 from toco_cli.commands import app
 
 KEPT = "what was finished is kept, run "
@@ -91,7 +91,7 @@ def describe(error: Exception, options: Collection[str] = (), going_on: str = ""
         return "; ".join(filter(None, (lost, going_on)))
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)
-    files = sys.modules.get("stages.saving")  # not imported: then its error cannot have been raised
+    files = sys.modules.get("stages.run_folder.saving")  # not imported: then its error cannot have been raised
     if isinstance(error, (ValueError, OSError, getattr(files, "ArtifactError", ValueError))):
         return text
     return f"{type(error).__name__}: {text} (not foreseen: the same command with --debug shows where)"

@@ -59,7 +59,7 @@ class RichMonitor:
         self.finish()
 
     def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
-        """Begin a task, as in `stages.monitor.Monitor`."""
+        """Begin a task, as in `stages.runtime.monitor.Monitor`."""
         self.finish()
         self._task = _Task(title, total, done, unit, self._clock)
         self._shown_at = self._clock()

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 
-from data.whole_file import whole_file
+from data.atomic_write import whole_file
 from stages.exports.components import Component, components
 from stages.exports.flat_names import flat_name
-from stages.exports.images import LabelledImages
+from stages.exports.labelled_images import LabelledImages
 
 
 def export_coco(images: LabelledImages, out: Path) -> list[Path]:

@@ -21,10 +21,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from data.whole_file import whole_file
+from data.atomic_write import whole_file
+from data.palette import COLOURS
 from stages.exports.classes import present_classes
-from stages.exports.images import LabelledImage, LabelledImages
-from stages.palette import COLOURS
+from stages.exports.labelled_images import LabelledImage, LabelledImages
 
 LENGTH_BITS = (3, 4, 8, 16)  # of the four kinds of runs
 CHANNELS = 4  # the brush is a picture of red, green, blue and alpha, all alike

@@ -22,10 +22,10 @@ from jaxtyping import Float, UInt8
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from data.whole_file import whole_file
-from stages.artifacts import StageFolder
-from stages.monitor import Monitor
-from stages.student import STRIDE, Student, load_student
+from data.atomic_write import whole_file
+from stages.networks.student import STRIDE, Student, load_student
+from stages.run_folder.artifacts import StageFolder
+from stages.runtime.monitor import Monitor
 
 OPSET = 18  # of 2023: runtimes since then know it
 

@@ -5,12 +5,12 @@ Pixels are class numbers: 0 background, 1..C classes, 255 ignored.
 
 from pathlib import Path
 
+from data.atomic_write import whole_file
 from data.images import leads_out
-from data.whole_file import whole_file
-from stages.monitor import Monitor
-from stages.palette import palette_image
-from stages.saving import ArtifactError
-from stages.store import LabelFile
+from data.palette import palette_image
+from stages.labels.store import LabelFile
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import Monitor
 
 
 def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:

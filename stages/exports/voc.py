@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from data.atomic_write import whole_file
 from data.images import is_upright_jpeg, read_image
-from data.whole_file import whole_file
+from data.palette import palette_image
 from stages.exports.components import Component, components
 from stages.exports.flat_names import flat_name
-from stages.exports.images import LabelledImage, LabelledImages
-from stages.palette import palette_image
+from stages.exports.labelled_images import LabelledImage, LabelledImages
 
 JPEG_QUALITY = 95  # above, files grow and nothing more is seen; and no subsampling, so that colours keep their edges
 

@@ -19,10 +19,10 @@ import yaml
 from numpy.typing import NDArray
 from supervision.dataset.utils import approximate_mask_with_polygons
 
-from data.whole_file import whole_file
+from data.atomic_write import whole_file
 from stages.exports.components import components
 from stages.exports.flat_names import flat_name
-from stages.exports.images import LabelledImages
+from stages.exports.labelled_images import LabelledImages
 
 # supervision and OpenCV write the numbers of pixels (0, 1, ...) over the width or height. Rounding readers get the same
 # number back from a point a quarter of a pixel further on, and so do those that cut off what is behind the point.

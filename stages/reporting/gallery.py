@@ -15,10 +15,10 @@ from PIL import Image
 from data.dataset import Sample
 from data.readers import read_mask
 from stages.evaluate import skipping, stored_label
-from stages.monitor import Monitor
-from stages.pictures import class_colours, coloured, heat
-from stages.products import Products, RunProducts, best_score
-from stages.store import LabelFile
+from stages.labels.store import LabelFile
+from stages.reporting.pictures import class_colours, coloured, heat
+from stages.reporting.products import Products, RunProducts, best_score
+from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 
 PICTURE_SIDE = 200  # pixels of the longer side, in the page

@@ -8,13 +8,13 @@ import torch
 from lightning_fabric import Fabric
 
 from data.dataset import DataError, Sample
-from stages.artifacts import StageFolder, open_stage
-from stages.cam_model import load_cam_model, new_cam_model
 from stages.config import TrainCam
-from stages.inference import load_image
-from stages.monitor import Monitor
-from stages.products import settings_of
-from stages.saving import ArtifactError
+from stages.networks.cam_model import load_cam_model, new_cam_model
+from stages.networks.inference import load_image
+from stages.reporting.products import settings_of
+from stages.run_folder.artifacts import StageFolder, open_stage
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import Monitor
 from stages.toco.model import ToCo
 from stages.toco.oversmoothing import mean_absolute_cosine
 

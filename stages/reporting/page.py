@@ -13,9 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from data.dataset import Dataset
 from stages.evaluate import UNLABELLED, Evaluation
 from stages.option import flag
-from stages.pictures import class_colours
-from stages.provenance import Session
 from stages.reporting.gallery import Entry
+from stages.reporting.pictures import class_colours
+from stages.run_folder.provenance import Session
 from stages.sweep import Sweep
 
 FOLDER = Path(__file__).parent

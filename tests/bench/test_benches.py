@@ -12,9 +12,9 @@ from bench.published_step import PublishedStep
 from bench.timing import count_operations
 from bench.train_cam import CamStep, check_losses
 from bench.workload import CLASSES, drawn_batch, operations
-from stages.cam_model import new_cam_model
 from stages.config import TrainCam
-from stages.machine import make_fabric
+from stages.networks.cam_model import new_cam_model
+from stages.runtime.fabric import make_fabric
 from stages.toco.step import Phase, TrainingStep
 
 TINY = ["--device", "cpu", "--backbone", "vit_tiny_patch16_224", "--backbone-option", "depth=3", "num_heads=3"]

@@ -121,8 +121,8 @@ def test_describe__memory() -> None:
 
 
 def test_describe__an_artifact_error_is_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = pytest.importorskip("stages.saving")
-    monkeypatch.setitem(sys.modules, "stages.saving", files)
+    files = pytest.importorskip("stages.run_folder.saving")
+    monkeypatch.setitem(sys.modules, "stages.run_folder.saving", files)
     assert describe(files.ArtifactError("'run' has no model")) == "'run' has no model"
 
 

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from stages.monitor import Monitor, SilentMonitor
+from stages.runtime.monitor import Monitor, SilentMonitor
 from toco_cli.progress import RichMonitor
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.readers import open_dataset
-from stages.artifacts import begin_stage
 from stages.config import MakeLabels, TrainCam, TrainSeg
-from stages.saving import save_weights
-from stages.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.run_folder.artifacts import begin_stage
+from stages.run_folder.saving import save_weights
 
 COLOURS = ((40, 40, 40), (220, 60, 40), (40, 80, 220))
 
@@ -97,7 +97,7 @@ CAM = TrainCam(
 @pytest.fixture
 def student_run(labelled_run: LabelledRun) -> LabelledRun:
     """A run whose student is untrained, but has seen all classes as often."""
-    from stages.student import new_student  # not above: other tests start sooner without it
+    from stages.networks.student import new_student  # not above: other tests start sooner without it
 
     torch.manual_seed(0)
     student, spec = new_student(SEG, 2)
@@ -111,7 +111,7 @@ def student_run(labelled_run: LabelledRun) -> LabelledRun:
 @pytest.fixture
 def decoder_run(labelled_run: LabelledRun) -> LabelledRun:
     """A run whose CAM network is untrained; beside `student_run`, it is the same run."""
-    from stages.cam_model import new_cam_model, spec_as_dict
+    from stages.networks.cam_model import new_cam_model, spec_as_dict
 
     torch.manual_seed(0)
     model, spec = new_cam_model(CAM, 2)

@@ -10,9 +10,9 @@ from unittest import mock
 import stages.make_labels
 from data.dataset import Sample
 from stages.config import MakeLabels
-from stages.inference import LoadedImage
 from stages.make_labels import LabelMaker, make_labels
-from stages.monitor import SilentMonitor
+from stages.networks.inference import LoadedImage
+from stages.runtime.monitor import SilentMonitor
 
 CONFIG = MakeLabels(
     device="cpu", workers=1, batch_size=1, scales=(1.0, 0.5), crf="full", crf_backend="torch", confidence=True

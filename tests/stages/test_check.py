@@ -7,7 +7,7 @@ from PIL import Image
 
 from data.dataset import DataError
 from stages.check import Sizes, check, sizes_of
-from stages.monitor import SilentMonitor
+from stages.runtime.monitor import SilentMonitor
 
 
 def test_sizes_of__by_pixels() -> None:

@@ -15,13 +15,13 @@ from torch import Tensor
 import stages.evaluate
 from data.dataset import DataError
 from data.readers import open_dataset
-from stages.artifacts import begin_stage
 from stages.config import Evaluate, MakeLabels, Predict
 from stages.evaluate import evaluate, label_columns
+from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
 from stages.make_labels import make_labels
-from stages.monitor import SilentMonitor
-from stages.saving import ArtifactError
-from stages.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.run_folder.artifacts import begin_stage
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
 
 CONFIG = Evaluate(device="cpu")
 # Two images: truth, pseudo mask, and the CAMs of their classes.

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 import stages.make_labels
 from data.dataset import DataError, Sample
 from data.readers import open_dataset
-from stages.artifacts import open_stage
-from stages.cam_model import load_cam_model
 from stages.config import MakeLabels
-from stages.inference import class_label_matrix, load_image, predicted_classes, resize_maps, square_cams
+from stages.labels.store import ImageLabels, write_shard
 from stages.make_labels import make_labels, pixel_labels, resolved
-from stages.monitor import SilentMonitor
-from stages.saving import ArtifactError
-from stages.store import ImageLabels, write_shard
+from stages.networks.cam_model import load_cam_model
+from stages.networks.inference import class_label_matrix, load_image, predicted_classes, resize_maps, square_cams
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
 from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.refine import against_backgrounds, most_likely

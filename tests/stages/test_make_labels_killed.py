@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stages.artifacts import finished
+from stages.run_folder.artifacts import finished
 
 KILLS = 20
 Content = dict[str, NDArray[np.generic]]

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.dataset import DataError
-from stages.artifacts import open_stage
-from stages.cam_model import load_cam_model
+from data.palette import COLOURS
 from stages.config import Predict
-from stages.inference import decoder_probabilities
-from stages.monitor import SilentMonitor
-from stages.palette import COLOURS
+from stages.networks.cam_model import load_cam_model
+from stages.networks.inference import decoder_probabilities
+from stages.networks.student import label_map, load_student, student_probabilities
 from stages.predict import predict
-from stages.saving import ArtifactError
-from stages.student import label_map, load_student, student_probabilities
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
 
 CONFIG = Predict(device="cpu")
 

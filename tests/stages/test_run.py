@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from data.dataset import DataError
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
-from stages.monitor import SilentMonitor
+from stages.labels.store import LabelFile
 from stages.run import run
-from stages.saving import ArtifactError
-from stages.store import LabelFile
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
 
 PRODUCTS = ("cam/model.safetensors", "labels/cams.h5", "labels/labels.h5", "seg/model.safetensors")
 LABELS = MakeLabels(crf="full", device="cpu", workers=1)

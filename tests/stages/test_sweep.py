@@ -8,8 +8,8 @@ from rich.console import Console
 
 from stages.config import Evaluate
 from stages.evaluate import NoTrueMasksError
-from stages.monitor import SilentMonitor
-from stages.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.runtime.monitor import SilentMonitor
 from stages.sweep import sweep
 from toco_cli.tables import sweep_table
 

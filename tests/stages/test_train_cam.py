@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor
 
-import stages.cam_model
+import stages.networks.cam_model
 import stages.toco.step
 import stages.train_cam
 from data.dataset import DataError
 from stages.config import CAM_RECIPES, TrainCam
-from stages.monitor import SilentMonitor
-from stages.saving import ArtifactError
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
 from stages.toco.losses import classification_loss
 from stages.toco.model import LargeFieldOfView, ToCo
 from stages.toco.step import Phase
@@ -41,7 +41,7 @@ LOADERS = pytest.mark.filterwarnings(
 def heads_made_small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         projector: dict[str, Any] = {"projector_hidden": 16, "projector_bottleneck": 8, "projector_out": 16}
-        patch.setattr(stages.cam_model, "ToCo", partial(ToCo, decoder_channels=8, **projector))
+        patch.setattr(stages.networks.cam_model, "ToCo", partial(ToCo, decoder_channels=8, **projector))
         yield
 
 
@@ -311,7 +311,7 @@ def test_train_cam__goes_on_where_torch_cannot_compile(
     def fail(device: torch.device) -> None:
         raise RuntimeError("no C++ compiler found\nand much more")
 
-    monkeypatch.setattr("stages.compilation._try_out", fail)
+    monkeypatch.setattr("stages.networks.compilation._try_out", fail)
     monitor = listener()
     assert_same_run(train_cam(pictures, tmp_path, cam_settings(compile=True), monitor), undisturbed)
     expected = "--compile: torch cannot compile on this machine (no C++ compiler found); going on without it"

@@ -17,12 +17,12 @@ import data.image_cache
 from data.dataset import DataError, Sample
 from data.images import read_image, read_reduced
 from data.transforms import SegTransform
-from stages.artifacts import open_stage
 from stages.config import TrainSeg
-from stages.labelled import LoadLabelled
-from stages.monitor import SilentMonitor
-from stages.saving import ArtifactError, load_weights
-from stages.student import load_student
+from stages.labels.training_pairs import LoadLabelled
+from stages.networks.student import load_student
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.saving import ArtifactError, load_weights
+from stages.runtime.monitor import SilentMonitor
 from stages.train_seg import cross_entropy, train_seg
 
 CONFIG = TrainSeg(

@@ -8,7 +8,7 @@ from PIL import Image
 from data.dataset import DataError
 from data.readers import open_dataset
 from stages.config import View
-from stages.monitor import SilentMonitor
+from stages.runtime.monitor import SilentMonitor
 from stages.view import find_sample, view
 
 CONFIG = View(device="cpu")

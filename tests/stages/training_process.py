@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stages.config import TrainCam
-from stages.monitor import SilentMonitor
+from stages.runtime.monitor import SilentMonitor
 from stages.train_cam import train_cam
 
 

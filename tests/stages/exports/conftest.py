@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.readers import open_dataset
-from stages.artifacts import begin_stage
 from stages.config import MakeLabels
-from stages.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.run_folder.artifacts import begin_stage
 
 Mask = NDArray[np.uint8]
 
@@ -130,6 +130,6 @@ def export_run(make_export_run: Callable[..., ExportRun]) -> ExportRun:
 @pytest.fixture
 def voc_run(make_export_run: Callable[..., ExportRun]) -> ExportRun:
     """The same with the classes that toco's own reader of this layout knows."""
-    from data.voc import CLASS_NAMES as names
+    from data.voc_reader import CLASS_NAMES as names
 
     return make_export_run(all_masks(), names)

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from data.readers import open_dataset, read_mask
 from stages.export import export
 from stages.exports.components import components
-from stages.monitor import SilentMonitor
+from stages.runtime.monitor import SilentMonitor
 
 # pycocotools 2.0.11 has not caught up with a change in numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")

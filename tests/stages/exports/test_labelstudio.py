@@ -10,7 +10,7 @@ from label_studio_converter.brush import decode_from_annotation, decode_rle
 
 from stages.export import export
 from stages.exports.labelstudio import brush_code
-from stages.monitor import SilentMonitor
+from stages.runtime.monitor import SilentMonitor
 
 
 def test_export_labelstudio__its_own_decoder_reads_the_stored_masks(export_run: Any, tmp_path: Path) -> None:

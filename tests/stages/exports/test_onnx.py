@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import stages.exports.onnx
 from data.readers import open_dataset
-from stages.artifacts import StageFolder, begin_stage, open_stage
 from stages.config import TrainSeg
 from stages.exports.onnx import as_onnx, export_onnx
-from stages.monitor import SilentMonitor
-from stages.saving import save_weights
-from stages.student import Student, load_student, new_student
+from stages.networks.student import Student, load_student, new_student
+from stages.run_folder.artifacts import StageFolder, begin_stage, open_stage
+from stages.run_folder.saving import save_weights
+from stages.runtime.monitor import SilentMonitor
 
 SIZES = [(1, 33, 70), (2, 100, 45), (3, 64, 131)]  # batch, height, width; the example of the export has another one
 

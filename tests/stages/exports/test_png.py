@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.palette import COLOURS
 from stages.export import export
-from stages.monitor import SilentMonitor
-from stages.palette import COLOURS
-from stages.saving import ArtifactError
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
 
 
 def test_export_png__pictures_hold_the_stored_masks(export_run: Any, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from PIL import Image
 from torchvision.datasets import VOCDetection, VOCSegmentation
 
 from data.images import read_image
+from data.palette import COLOURS
 from data.readers import open_dataset, read_mask
 from stages.export import export
-from stages.monitor import SilentMonitor
-from stages.palette import COLOURS
+from stages.runtime.monitor import SilentMonitor
 
 
 @pytest.fixture

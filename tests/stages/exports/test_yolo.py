@@ -14,7 +14,7 @@ from supervision.dataset.utils import approximate_mask_with_polygons
 from stages.export import export
 from stages.exports.components import components
 from stages.exports.yolo import mask_polygons, outlines
-from stages.monitor import SilentMonitor
+from stages.runtime.monitor import SilentMonitor
 
 
 def is_thin(pixels: NDArray[np.bool_]) -> bool:

@@ -1,0 +1,1 @@
+"""Turn class scores into masks, and keep them in HDF5."""

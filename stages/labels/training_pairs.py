@@ -1,0 +1,109 @@
+"""Images with their pseudo masks: which there are, and how one is loaded for training."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
+from data.image_cache import TrainingImages, open_cache
+from data.images import image_size
+from data.transforms import SegTransform, SegViews
+from stages.config import TrainSeg
+from stages.labels.store import LabelFile
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import Monitor
+
+
+def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monitor: Monitor) -> Dataset:
+    """Reduce a data set to the images that have a pseudo mask, in any split or in the one asked for.
+
+    Raises:
+        ArtifactError: The label file is damaged or holds no image.
+        DataError: An image with a mask is not in the data set, or none is in the split.
+    """
+    ids = LabelFile(label_file, "masks").ids
+    if not ids:
+        raise ArtifactError(f"{label_file} holds no masks: run 'toco make-labels --overwrite' again")
+    known = dataset.by_id()
+    lost = [image_id for image_id in ids if image_id not in known]
+    if lost:
+        message = f"{label_file} has masks of {len(lost)} images that {dataset.root} lacks, first '{lost[0]}'"
+        if not config.skip_bad or len(lost) == len(ids):
+            raise DataError(
+                f"{message}: use the data set of that run, or run "
+                "'toco make-labels' again, or go on without them: --skip-bad"
+            )
+        monitor.warn(f"left out: {message}")
+    wanted = known if config.split is None else {sample.id for sample in dataset.split(config.split)}
+    samples = tuple(known[image_id] for image_id in ids if image_id in known and image_id in wanted)
+    if not samples:
+        raise DataError(f"{label_file} has no masks of the images of split '{config.split}': choose another --split")
+    return replace(dataset, splits={"labelled": samples}, train_split="labelled", val_split=None)
+
+
+def check_labelled(samples: Sequence[Sample], label_file: Path, *, confidence: bool = False) -> None:
+    """Refuse labels that say nothing, or lack the confidence that is asked for.
+
+    Raises:
+        ArtifactError: All pixels of all masks are 255 (ignored), or no confidence was kept.
+    """
+    if confidence:
+        LabelFile(label_file, "confidence")  # or an error
+    labels = LabelFile(label_file, "masks")
+    if not any((labels.read(sample.id) != IGNORE_INDEX).any() for sample in samples):
+        raise ArtifactError(
+            f"{label_file} labels not a single pixel (all are {IGNORE_INDEX}, ignored): run "
+            "'toco make-labels --overwrite' again with a lower --background-high or a higher --background-low"
+        )
+
+
+class LoadLabelled:
+    """Read an image and its pseudo mask and draw their training view; loaders' workers receive it."""
+
+    def __init__(self, label_file: Path, num_classes: int, long_side: int, config: TrainSeg) -> None:
+        self.labels = LabelFile(label_file, "masks")
+        self.confidence = LabelFile(label_file, "confidence") if config.weigh_by_confidence else None
+        self.num_classes = num_classes
+        self.transform = SegTransform(
+            config.image_size, long_side=long_side, rescale=(config.rescale_min, config.rescale_max)
+        )
+        self.images = TrainingImages(self.transform.needed_side, open_cache(config.cache))
+
+    def __call__(self, sample: Sample) -> SegViews:
+        """Load one sample.
+
+        Raises:
+            DataError: Image or mask is unreadable, or they do not fit each other.
+        """
+        image = self.images.read(sample.image)
+        size = image_size(sample.image)  # of the whole picture, as its mask's is
+        mask = self._mask(sample, size)
+        confidence = None if self.confidence is None else self._plane(self.confidence, sample, size)
+        return self.transform(image, mask, confidence)
+
+    def _mask(self, sample: Sample, size: tuple[int, int]) -> NDArray[np.uint8]:
+        mask = self._plane(self.labels, sample, size)
+        odd = (mask > self.num_classes) & (mask != IGNORE_INDEX)
+        if odd.any():
+            raise DataError(
+                f"the mask of '{sample.id}' in {self.labels.path} has the value {mask[odd][0]}, but there are "
+                f"{self.num_classes} classes"
+            )
+        return mask
+
+    @staticmethod
+    def _plane(file: LabelFile, sample: Sample, size: tuple[int, int]) -> NDArray[np.uint8]:
+        where = f"the {file.group.removesuffix('s')} of '{sample.id}' in {file.path}"
+        try:
+            plane: NDArray[np.uint8] = file.read(sample.id)
+        except (OSError, KeyError) as error:
+            raise DataError(f"{where} cannot be read ({error})") from error
+        if plane.shape != size:
+            raise DataError(
+                f"{where} is {plane.shape[0]} x {plane.shape[1]} (height x width), the image {sample.image} is "
+                f"{size[0]} x {size[1]}"
+            )
+        return plane

@@ -1,0 +1,134 @@
+"""Where the CAM network is put together: from settings to start with, from a run folder afterwards."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.config import NO_FILES, TrainCam
+from stages.run_folder.artifacts import StageFolder
+from stages.run_folder.saving import ArtifactError, load_weights
+from stages.toco.backbone import Backbone, load_backbone_weights
+from stages.toco.model import ToCo
+
+
+@dataclass(frozen=True, kw_only=True)
+class CamModelSpec:
+    """All that the network's shape depends on; kept beside its weights."""
+
+    backbone: str
+    backbone_options: Mapping[str, Any]
+    auxiliary_block: int
+    num_classes: int
+    position_grid: Sequence[int]  # tokens down and across of the position embeddings
+
+
+def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpec]:
+    """Make the network that training starts from.
+
+    Raises:
+        ValueError: The backbone or its weights are not to be had; says how to bring them.
+    """
+    options = dict(_parse_option(text) for text in config.backbone_option)
+    pretrained = config.weights == "pretrained"
+    if config.weights == "none":
+        options.setdefault("img_size", config.image_size)
+    try:
+        backbone = Backbone(config.backbone, auxiliary_block=config.auxiliary_block, pretrained=pretrained, **options)
+    except Exception as error:  # downloads and networks of odd shapes fail in many ways
+        if isinstance(error, ValueError) and not isinstance(error, OSError):  # says it all
+            raise
+        # A state that does not fit was downloaded; what timm does not know, nobody can bring.
+        if pretrained and not any(text in str(error) for text in ("state_dict", "Invalid pretrained tag")):
+            raise ValueError(_no_download(config.backbone, error)) from error
+        shape = f" and --backbone-option {' '.join(config.backbone_option)}" if config.backbone_option else ""
+        raise ValueError(
+            f"--backbone {config.backbone!r} with --weights {config.weights}{shape} cannot be built: {_reason(error)}"
+        ) from error
+    if config.weights not in NO_FILES:
+        path = Path(config.weights).expanduser()
+        try:
+            load_backbone_weights(backbone, load_weights(path))
+        except ValueError as error:
+            raise ValueError(f"--weights {path} {error}") from error
+    if config.image_size % backbone.patch_size:
+        patch = backbone.patch_size
+        raise ValueError(
+            f"--image-size {config.image_size} is no multiple of the patch size {patch} of {config.backbone!r}; "
+            f"take {max(1, round(config.image_size / patch)) * patch}"
+        )
+    check_scales(config.scales, config.image_size, backbone)
+    spec = CamModelSpec(
+        backbone=config.backbone,
+        backbone_options=options,
+        auxiliary_block=config.auxiliary_block,
+        num_classes=num_classes,
+        position_grid=backbone.position_grid,
+    )
+    return ToCo(backbone, num_classes), spec
+
+
+def load_cam_model(folder: StageFolder) -> ToCo:
+    """Make the network of a finished `toco train-cam` again, on the CPU, in evaluation mode.
+
+    Raises:
+        ArtifactError: The folder's parts do not fit together.
+    """
+    path = folder.path / "model.safetensors"
+    try:
+        spec = CamModelSpec(**folder.config["model"])
+        backbone = Backbone(spec.backbone, auxiliary_block=spec.auxiliary_block, **spec.backbone_options)
+        backbone.set_position_grid((spec.position_grid[0], spec.position_grid[1]))
+        model = ToCo(backbone, spec.num_classes)
+        model.load_state_dict(load_weights(path))
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} does not fit {folder.path / 'config.json'} ({_reason(error)}): "
+            "run 'toco train-cam --overwrite' again"
+        ) from error
+    return model.eval()
+
+
+def check_scales(scales: Sequence[float], image_size: int, backbone: Backbone) -> None:
+    """Refuse scales at which an image would have no token.
+
+    Raises:
+        ValueError: Names the smallest.
+    """
+    if int(min(scales) * image_size) < backbone.patch_size:
+        raise ValueError(
+            f"--scales {min(scales)} of --image-size {image_size} is less than a patch "
+            f"({backbone.patch_size} pixels) of {backbone.name!r}: take larger ones"
+        )
+
+
+def spec_as_dict(spec: CamModelSpec) -> dict[str, Any]:
+    """The spec as plain values, for config.json."""
+    return asdict(spec)
+
+
+def _parse_option(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()
+
+
+def _no_download(name: str, error: Exception) -> str:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return f"timm has no pretrained weights of {name!r}: give a file with --weights FILE, or --weights none"
+    where = f"'{config.hf_hub_id}' on the Hugging Face hub" if config.hf_hub_id else f"{config.url}"
+    return (
+        f"timm's weights of {name!r} could not be downloaded ({_reason(error)}): download model.safetensors of "
+        f"{where} on a machine with network, and give it with --weights FILE; or train from scratch: --weights none"
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,122 @@
+"""The network of a run that segments images: the student, or the CAM network's decoder (METHOD section 8).
+
+Letters: b images, h w pixels of an image; classes counts the background, which comes first.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from lightning_fabric import Fabric
+from torch import Tensor
+from torchvision.transforms import v2
+
+from stages.config import Predict
+from stages.networks.cam_model import load_cam_model
+from stages.networks.inference import decoder_probabilities, resize_maps
+from stages.networks.student import label_map, load_student, student_probabilities
+from stages.networks.windows import label_in_windows
+from stages.run_folder.artifacts import StageFolder, finished, open_stage
+from stages.runtime.fabric import make_fabric
+from stages.toco.crf import FOR_SEGMENTATION, sharpen
+from stages.toco.model import ToCo
+
+BATCH_ON_GPU = 8
+
+
+class Segmentation(NamedTuple):
+    """What a network says of an image."""
+
+    label: UInt8[Tensor, "h w"]  # 0 background, 1..C classes; on the CPU
+    probabilities: Float[Tensor, "classes _h _w"] | None  # at the network's resolution; None where seen in windows
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A network that segments images."""
+
+    folder: StageFolder  # where it comes from
+    network: Callable[[Sequence[Tensor]], Tensor]  # images (3, h, w) of one size -> probabilities (b, classes, _h, _w)
+    config: Predict
+    fabric: Fabric
+
+    @property
+    def batch_size(self) -> int:
+        """Images that go through the network together; on a CPU, large ones are slower together (docs/predict.md)."""
+        return self.config.batch_size or (1 if self.fabric.device.type == "cpu" else BATCH_ON_GPU)
+
+    def __call__(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "h w"]:
+        """Label each pixel, 0 background, 1..C classes; image and result are on the CPU."""
+        return next(self.segment([image])).label
+
+    def segment(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> Iterator[Segmentation]:
+        """Segment images on the CPU, all of one size: together, or, if larger than a window, each in windows."""
+        side = self.config.window
+        height, width = images[0].shape[-2:]
+        if side is not None and max(height, width) > side:
+            for image in images:
+                label = label_in_windows(image, side, self._labels, self.batch_size)
+                yield Segmentation(label=label, probabilities=None)
+            return
+        for probabilities in self.probabilities(images):
+            yield Segmentation(label_map(probabilities, (height, width)).cpu(), probabilities)
+
+    def probabilities(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Float[Tensor, "classes _h _w"]]:
+        """Class probabilities, background first: at the network's resolution, or with a CRF at the images' own."""
+        with self.fabric.autocast():
+            probabilities = self.network(images)
+        if not self.config.crf:
+            return list(probabilities)
+        size = (images[0].shape[-2], images[0].shape[-1])
+        sharpened = sharpen(
+            [image.to(probabilities.device) for image in images],
+            [resize_maps(one, size)[None] for one in probabilities],
+            FOR_SEGMENTATION,
+            self.config.crf_backend,
+        )
+        return [one[0] for one in sharpened]
+
+    def _labels(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
+        return (segmentation.label for segmentation in self.segment(images))
+
+
+def choose_network(run: Path, config: Predict) -> StageFolder:
+    """Open the stage whose network predicts: as asked, else the student where it is trained.
+
+    Raises:
+        ArtifactError: It is not finished.
+    """
+    student = config.source == "student" or (config.source == "auto" and finished(run, "seg"))
+    return open_stage(run, "seg" if student else "cam")
+
+
+def open_segmenter(run: Path, config: Predict, fabric: Fabric | None = None) -> Segmenter:
+    """Load the network of a run, on its device, or on that of `fabric` where it is one of several processes.
+
+    Raises:
+        ArtifactError: It is not finished, or damaged.
+        ValueError: This machine lacks the device.
+    """
+    folder = choose_network(run, config)
+    fabric = fabric or make_fabric(config.device)
+    if folder.path.name == "seg":
+        student = load_student(folder)
+        fabric.to_device(student)
+        see = partial(student_probabilities, student, scales=config.scales, mirror=config.mirror)
+        return Segmenter(folder, see, config, fabric)
+    model = load_cam_model(folder)
+    fabric.to_device(model)
+    decode = partial(_decode, model, side=folder.settings["image_size"], scales=config.scales, mirror=config.mirror)
+    return Segmenter(folder, decode, config, fabric)
+
+
+def _decode(
+    model: ToCo, images: Sequence[UInt8[Tensor, "3 h w"]], *, side: int, scales: Sequence[float], mirror: bool
+) -> Float[Tensor, "b classes s s"]:
+    """Class probabilities by the CAM network's decoder, which sees images squashed to a square."""
+    squares = torch.stack([v2.functional.resize(image, [side, side], antialias=True) for image in images])
+    return decoder_probabilities(model, squares.to(next(model.parameters()).device), scales, mirror=mirror)

@@ -1,0 +1,234 @@
+"""Where the student network is put together: from settings to start with, from a run folder afterwards.
+
+Letters: b images, h w pixels; classes counts the background, which comes first.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from data.dataset import list_names
+from stages.config import TrainSeg
+from stages.networks.encoder_weights import (
+    IMAGENET,
+    Normalisation,
+    download_of,
+    load_encoder_weights,
+    no_download,
+    normalisation_of,
+)
+from stages.networks.inference import fuse_logits, mirror_pairs
+from stages.run_folder.artifacts import StageFolder
+from stages.run_folder.saving import ArtifactError, load_weights
+
+STRIDE = 32  # sides of what encoders take are multiples of this
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec:
+    """All that the network's shape and input depend on; kept beside its weights."""
+
+    arch: str
+    encoder: str
+    num_classes: int  # foreground
+    long_side: int  # pixels of the longer side of the images that it was trained on
+
+
+class Student(nn.Module):
+    """A segmentation network that takes images as they are: any size, colours in 0..255."""
+
+    network: Any
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, normalisation: Normalisation = IMAGENET, *, long_side: int) -> None:
+        """Wrap a network of segmentation-models-pytorch."""
+        super().__init__()
+        self.network = network
+        self.long_side = long_side
+        # Buffers, so that they are kept with the weights.
+        self.register_buffer("mean", 255 * torch.tensor(normalisation.mean)[:, None, None])
+        self.register_buffer("std", 255 * torch.tensor(normalisation.std)[:, None, None])
+
+    def forward(self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
+        """Images to class logits of the same size."""
+        count, _, height, width = images.shape
+        normalised = (images - self.mean) / self.std
+        padded = F.pad(normalised, (0, -width % STRIDE, 0, -height % STRIDE))
+        if self.training and count == 1:
+            # Batch norm cannot learn from the one value a channel that a pooled image has: take it twice.
+            padded = padded.repeat(2, 1, 1, 1)
+        logits: Tensor = self.network(padded)
+        return logits[:count, :, :height, :width]
+
+
+def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpec]:
+    """Make the network that training starts from.
+
+    Args:
+        config: Settings.
+        num_classes: Foreground classes.
+
+    Raises:
+        ValueError: Network, encoder and weights are not to be had, or do not fit; says what to do.
+    """
+    spec = StudentSpec(
+        arch=config.arch,
+        encoder=config.encoder,
+        num_classes=num_classes,
+        # As published: VOC's images, of 500 pixels, at crops of 512.
+        long_side=config.long_side or round(config.image_size * 500 / 512),
+    )
+    network, normalisation = _from_scratch(spec, config.image_size)
+    if config.weights == "pretrained":
+        network, normalisation = _pretrained(spec)
+    elif config.weights != "none":
+        path = Path(config.weights).expanduser()
+        try:
+            load_encoder_weights(network.encoder, load_weights(path), spec.encoder)
+        except ValueError as error:
+            raise ValueError(f"--weights {path} {error}") from error
+    return Student(network, normalisation, long_side=spec.long_side), spec
+
+
+def load_student(folder: StageFolder) -> Student:
+    """Make the network of a finished `toco train-seg` again, on the CPU, in evaluation mode.
+
+    Raises:
+        ArtifactError: The folder's parts do not fit together.
+    """
+    path = folder.path / "model.safetensors"
+    try:
+        spec = StudentSpec(**folder.config["model"])
+        student = Student(_network(spec), long_side=spec.long_side)
+        student.load_state_dict(load_weights(path))
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(
+            f"{path} does not fit {folder.path / 'config.json'} ({reason}): run 'toco train-seg --overwrite' again"
+        ) from error
+    return student.eval()
+
+
+@torch.inference_mode()
+def student_probabilities(
+    student: Student,
+    images: Sequence[UInt8[Tensor, "3 h w"]],
+    scales: Sequence[float] = (1.0,),
+    *,
+    mirror: bool = True,
+) -> Float[Tensor, "b classes _h _w"]:
+    """Class probabilities of images: mirror pairs summed, maximum over scales, softmax (METHOD section 8).
+
+    Args:
+        student: In evaluation mode.
+        images: All of one size, which may be any.
+        scales: Factors on the size of the training images.
+        mirror: Without it, see `mirror_pairs`.
+
+    Returns:
+        Probabilities, background first, at the size of the training images (longer side `student.long_side`).
+
+    Raises:
+        ValueError: There is no scale.
+    """
+    size = images[0].shape[-2:]
+    height, width = fitted_size(size, float(student.long_side))
+
+    def logits(scale: float) -> Tensor:
+        scaled = list(fitted_size(size, scale * student.long_side))
+        # Where the images are, which is the CPU: not every device can resize like Pillow, as in training. And one by
+        # one: together at their own size, they may not fit into memory.
+        batch = torch.stack([v2.functional.resize(image, scaled, antialias=True) for image in images])
+        return mirror_pairs(student, batch.to(student.mean.device), mirror)
+
+    return fuse_logits(map(logits, scales), (height, width)).softmax(dim=1)
+
+
+def fitted_size(size: Sequence[int], long_side: float) -> tuple[int, int]:
+    """Height and width of an image whose longer side is resized to `long_side`."""
+    factor = long_side / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def label_map(probabilities: Float[Tensor, "classes _h _w"], size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
+    """Resize probabilities to an image's own size (h, w) and label each pixel with its likeliest class.
+
+    Class by class, because all maps of a large photograph together may not fit into memory.
+    """
+    label = torch.zeros(size, dtype=torch.uint8, device=probabilities.device)
+    score = torch.full(size, -1.0, device=probabilities.device)
+    for number, plane in enumerate(probabilities):
+        resized = F.interpolate(plane[None, None].float(), size=size, mode="bilinear", align_corners=False)
+        label.masked_fill_(resized[0, 0] > score, number)
+        torch.maximum(score, resized[0, 0], out=score)
+    return label
+
+
+def _network(spec: StudentSpec, weights: str | bool | None = None) -> Any:
+    """Build the network, by default without pretrained weights."""
+    import segmentation_models_pytorch as smp
+
+    return smp.create_model(spec.arch, encoder_name=spec.encoder, encoder_weights=weights, classes=spec.num_classes + 1)
+
+
+def _from_scratch(spec: StudentSpec, side: int) -> tuple[Any, Normalisation]:
+    """Build the network and try it on images of the training's size.
+
+    Raises:
+        ValueError: There is no such network or encoder, or they do not go together.
+    """
+    try:
+        network = _network(spec)
+        with torch.inference_mode():
+            # Not square: some encoders take one size only.
+            network.eval()(torch.zeros(1, 3, side, side + STRIDE))
+    except Exception as error:  # what is raised depends on which part of which network refuses
+        raise ValueError(_no_network(spec, side, error)) from error
+    return network, normalisation_of(spec.encoder)
+
+
+def _pretrained(spec: StudentSpec) -> tuple[Any, Normalisation]:
+    download = download_of(spec.encoder)
+    if download.key is None:
+        raise ValueError(
+            f"there are no pretrained weights of --encoder {spec.encoder!r} to download: "
+            "give a file with --weights FILE, or --weights none"
+        )
+    try:
+        return _network(spec, download.key), normalisation_of(spec.encoder, download)
+    except Exception as error:  # a download can fail in many ways; without it, the network was built already
+        raise ValueError(no_download(spec.encoder, download, error)) from error
+
+
+def _no_network(spec: StudentSpec, side: int, error: Exception) -> str:
+    """Say which of network and encoder is wrong."""
+    import segmentation_models_pytorch as smp
+    import timm
+
+    archs = [one.__name__ for one in smp.MODEL_ARCHITECTURES_MAPPING.values()]
+    if spec.arch.lower() not in (arch.lower() for arch in archs):
+        return f"--arch {spec.arch!r} is not known: choose one of {', '.join(archs)}"
+    name = spec.encoder.removeprefix("tu-")
+    from_timm = name != spec.encoder
+    known = timm.list_models() if from_timm else smp.encoders.get_encoder_names()
+    if name.split(".")[0] not in known:
+        close = difflib.get_close_matches(name, known)
+        return (
+            f"--encoder {spec.encoder!r} is not known: "
+            + (f"timm has no {name!r}" if from_timm else "'tu-NAME' takes timm's NAME")
+            + (f"; close are {list_names(close)}" if close else "")
+        )
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"--arch {spec.arch} with --encoder {spec.encoder} at --image-size {side} does not work ({reason}): "
+        "choose others"
+    )

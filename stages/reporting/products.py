@@ -1,0 +1,172 @@
+"""All that a run makes of one image, for people to look at: used by `toco report` and `toco view`."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor
+
+from data.dataset import Dataset, Sample
+from data.images import read_image
+from data.palette import Mask
+from data.readers import read_mask
+from stages.config import Device, MakeLabels, Predict
+from stages.labels.store import LabelFile
+from stages.make_labels import pixel_labels, resolved, with_class_numbers
+from stages.networks.cam_model import load_cam_model
+from stages.networks.inference import class_label_matrix, predicted_classes, resize_maps, square_cams, to_tensor
+from stages.networks.segmenter import Segmenter, open_segmenter
+from stages.run_folder.artifacts import StageFolder, current, open_stage
+from stages.runtime.fabric import make_fabric
+from stages.runtime.monitor import Monitor
+from stages.toco.cam import present_classes
+from stages.toco.model import ToCo
+from stages.toco.threshold import labels_at
+
+
+class Products(NamedTuple):
+    """What a run makes of an image; what it has not made yet is None."""
+
+    image: Image.Image
+    classes: tuple[int, ...]  # 1-based: given, or else predicted
+    cam: Float[Tensor, "k h w"]  # on the CPU, 0..1
+    auxiliary_cam: Float[Tensor, "k h w"]
+    source: str  # the CAM that thresholds are for, that of the labels: cam or aux
+    pseudo_mask: Mask | None  # as stored; for an image that was not labelled, as it would be
+    student: Mask | None
+    truth: Mask | None
+
+    def at(self, background: float) -> Mask:
+        """The mask of the CAM alone: background where its score is at most this."""
+        numbers = np.array([0, *self.classes], dtype=np.uint8)
+        mask: Mask = numbers[labels_at(self.scores, background).numpy()]
+        return mask
+
+    @property
+    def scores(self) -> Float[Tensor, "k h w"]:
+        """The CAM that thresholds are for."""
+        return self.auxiliary_cam if self.source == "aux" else self.cam
+
+
+def best_score(cam: Float[Tensor, "k h w"]) -> Float[Tensor, "h w"]:
+    """The best class's score at each pixel; 0 for an image without classes."""
+    return cam.amax(dim=0) if len(cam) else cam.new_zeros(cam.shape[1:])
+
+
+@dataclass(frozen=True)
+class RunProducts:
+    """A run's networks and labels, as far as they are finished and made from one another."""
+
+    run: Path
+    dataset: Dataset
+    cam_folder: StageFolder
+    labels_folder: StageFolder | None
+    model: ToCo
+    student: Segmenter | None
+    fabric: Fabric
+
+    @property
+    def background(self) -> float:
+        """The background score of the labels, or of the training where there are none."""
+        score = self.labels_folder.config["background"] if self.labels_folder else None
+        return float(self.cam_folder.settings["background"] if score is None else score)
+
+    @property
+    def source(self) -> str:
+        """The CAM that the labels were made from, 'cam' or 'aux'; 'cam' where they are the decoder's, or none."""
+        return "aux" if self.labels_folder and self.labels_folder.settings["source"] == "aux" else "cam"
+
+    @cached_property
+    def masks(self) -> LabelFile | None:
+        """The stored pseudo masks."""
+        return LabelFile(self.labels_folder.path / "labels.h5", "masks") if self.labels_folder else None
+
+    @cached_property
+    def label_settings(self) -> MakeLabels | None:
+        """How the pseudo masks were made."""
+        if self.labels_folder is None:
+            return None
+        asked = MakeLabels(**settings_of(self.labels_folder))
+        return resolved(asked, self.cam_folder.settings, self.labels_folder.config["background"])
+
+    def of(self, sample: Sample) -> Products:
+        """Run the networks on an image.
+
+        Raises:
+            DataError: The image or its true mask is bad.
+        """
+        image = read_image(sample.image)
+        size, pixels = (image.height, image.width), to_tensor(image)
+        cams, classes = self._cams(image, sample)
+        truth = None
+        if sample.mask is not None:
+            truth = read_mask(sample, size, len(self.dataset.class_names))
+        cam, auxiliary = (resize_maps(one, size).cpu() if len(classes) else torch.zeros(0, *size) for one in cams)
+        return Products(
+            image=image,
+            classes=classes,
+            cam=cam,
+            auxiliary_cam=auxiliary,
+            source=self.source,
+            pseudo_mask=self._pseudo_mask(sample, classes, pixels, auxiliary if self.source == "aux" else cam),
+            student=self.student(pixels).numpy().astype(np.uint8) if self.student else None,
+            truth=truth,
+        )
+
+    def _cams(self, image: Image.Image, sample: Sample) -> tuple[tuple[Tensor, Tensor], tuple[int, ...]]:
+        """Final and auxiliary CAM, (k, s, s) each, and the classes that they are of."""
+        made = self.labels_folder or self.cam_folder  # CAMs are those that the labels were made from
+        side = made.settings["image_size"]
+        square = to_tensor(image.resize((side, side), Image.Resampling.BILINEAR))[None].to(self.fabric.device)
+        with self.fabric.autocast():
+            classes = sample.classes if sample.labelled else predicted_classes(self.model, square)[0]
+            known = class_label_matrix([replace(sample, classes=classes)], self.model.num_classes)
+            present = present_classes(known.to(self.fabric.device))
+            cams = square_cams(self.model, square, present, made.settings["scales"])
+        return (cams.final[0, : len(classes)], cams.auxiliary[0, : len(classes)]), classes
+
+    def _pseudo_mask(self, sample: Sample, classes: tuple[int, ...], pixels: Tensor, scores: Tensor) -> Mask | None:
+        if self.masks is None or self.label_settings is None:
+            return None
+        if sample.id in self.masks:
+            stored: Mask = self.masks.read(sample.id)
+            return stored
+        if self.label_settings.source == "decoder":  # which is asked for when labels are made, and not here
+            return None
+        (labels,) = pixel_labels([scores.half()], [pixels], self.label_settings)
+        return with_class_numbers(labels.mask, replace(sample, classes=classes))
+
+
+def open_products(run: Path, dataset: Dataset, device: Device, monitor: Monitor) -> RunProducts:
+    """Open what a run has; what was made from something that has been replaced since is left out, with a warning.
+
+    Raises:
+        ArtifactError: `toco train-cam` did not finish, or a part is damaged.
+        ValueError: This machine lacks the device.
+    """
+    cam_folder = open_stage(run, "cam")
+    labels = current(run, "labels", monitor, "left out")
+    student = current(run, "seg", monitor, "left out")
+    fabric = make_fabric(device)
+    model = load_cam_model(cam_folder)
+    fabric.to_device(model)
+    return RunProducts(
+        run=run,
+        dataset=dataset,
+        cam_folder=cam_folder,
+        labels_folder=open_stage(run, "labels") if labels else None,
+        model=model,
+        student=open_segmenter(run, Predict(source="student", device=device)) if student else None,
+        fabric=fabric,
+    )
+
+
+def settings_of(folder: StageFolder) -> dict[str, Any]:
+    """A stage's settings as its dataclass takes them: JSON's lists are tuples there."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in folder.settings.items()}

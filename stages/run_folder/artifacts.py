@@ -1,0 +1,312 @@
+"""Run folders: what each stage writes, and how the next one opens it.
+
+RUN/cam     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
+RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is done)
+RUN/seg     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset
+from stages.run_folder.saving import ArtifactError, write_json
+from stages.runtime.monitor import Monitor
+
+PRODUCERS = {"cam": "train-cam", "labels": "make-labels", "seg": "train-seg"}
+PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "seg": ("model.safetensors",)}
+# What a stage is made from; it must not change under it.
+SOURCES = {"labels": "cam/model.safetensors", "seg": "labels/labels.h5"}
+# Settings that may differ when a run goes on: nothing that its product depends on.
+TRAINING_MAY_CHANGE = (
+    "device", "devices", "nodes", "workers", "cache", "skip_bad", "checkpoint_every", "log_every", "evaluate_every",
+    "evaluate_images", "val_split",
+)  # fmt: skip
+MAY_CHANGE = {
+    "cam": (*TRAINING_MAY_CHANGE, "checkpoint_activations", "compile"),
+    "labels": ("device", "devices", "nodes", "workers", "skip_bad", "batch_size", "crf_backend"),
+    "seg": TRAINING_MAY_CHANGE,
+}
+UNFINISHED = ("checkpoint.pt", "shards")  # what a stage goes on from, deleted at its end
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFolder:
+    """One stage's folder in a run."""
+
+    path: Path
+    config: Mapping[str, Any]  # what config.json holds
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Foreground classes; class c is class_names[c - 1]."""
+        return tuple(self.config["dataset"]["class_names"])
+
+    @property
+    def dataset_root(self) -> Path:
+        """Where the data set was."""
+        return Path(self.config["dataset"]["root"])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The stage's settings, by field name."""
+        settings: Mapping[str, Any] = self.config["settings"]
+        return settings
+
+
+def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, resume: bool, overwrite: bool) -> bool:
+    """Refuse a stage's folder that is in use; asked first, before anything is loaded or downloaded.
+
+    Args:
+        run: The run folder.
+        stage: Key of PRODUCERS.
+        settings: The stage's settings, a dataclass.
+        monitor: Told if there is nothing left to do.
+        resume: Go on with a folder that an interrupted run left.
+        overwrite: Delete what an earlier run left.
+
+    Returns:
+        Whether a run to go on with is finished already.
+
+    Raises:
+        ArtifactError: The folder exists and neither `resume` nor `overwrite` was given, or it is none of toco's,
+            or a run to go on with had other settings or another source.
+    """
+    path = run / stage
+    if not _in_use(path):
+        return False
+    if not (resume or overwrite):
+        raise ArtifactError(
+            f"{path} exists: use --resume to go on with it, --overwrite to start again, or another run folder"
+        )
+    if not (path / "config.json").is_file():
+        raise ArtifactError(f"{path} has no config.json, so it is none of toco's: give another run folder")
+    if not resume:
+        return False
+    check_same_settings(read_config(run, stage), as_plain(asdict(settings)), path, MAY_CHANGE[stage])
+    if outdated(run, stage):
+        raise ArtifactError(f"{path} was begun from {_another_source(stage)}: use --overwrite to start again")
+    if not finished(run, stage):
+        return False
+    for name in UNFINISHED:  # of a run that was killed just before it did this
+        shutil.rmtree(path / name, ignore_errors=True)
+        if not (path / name).is_dir():  # another process may be at it, too
+            (path / name).unlink(missing_ok=True)
+    monitor.note(f"{path} is finished already")
+    return True
+
+
+def begin_stage(
+    run: Path,
+    stage: str,
+    *,
+    settings: Any,
+    dataset: Dataset,
+    extra: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> StageFolder:
+    """Make a stage's folder and write its config, once everything else was checked; see `already_finished`.
+
+    Args:
+        run: The run folder.
+        stage: Key of PRODUCERS.
+        settings: The stage's settings, a dataclass.
+        dataset: What it works on.
+        extra: More for the config.
+        resume: Keep what is there; else it is deleted, and the stages made from it stay.
+
+    Raises:
+        ArtifactError: A run to go on with had other classes.
+    """
+    path = run / stage
+    config = {
+        "stage": PRODUCERS[stage],
+        "toco": version("toco"),
+        "settings": asdict(settings),
+        "dataset": {
+            "root": str(dataset.root.resolve()),
+            "layout": dataset.layout,
+            "class_names": list(dataset.class_names),
+        },
+        "made_from": source_digest(run, stage),
+        **(extra or {}),
+    }
+    if _in_use(path):
+        if not resume:
+            # Out of the way at once: half deleted, it would be neither a stage's folder nor a free place.
+            trash = run / f".{stage}.deleted"
+            shutil.rmtree(trash, ignore_errors=True)
+            shutil.rmtree(path.rename(trash))
+        elif read_config(run, stage)["dataset"]["class_names"] != list(dataset.class_names):
+            raise ArtifactError(
+                f"{path} was begun with other classes than {dataset.root} has now: use --overwrite to start again"
+            )
+    path.mkdir(parents=True, exist_ok=True)
+    for partial in path.rglob(".*.partial"):  # of a run that was killed while it wrote
+        partial.unlink()
+    write_json(path / "config.json", config)
+    return StageFolder(path=path, config=as_plain(config))
+
+
+def _in_use(path: Path) -> bool:
+    # Hidden files do not count: a run that was killed before it had a config left no others.
+    return path.exists() and not all(file.name.startswith(".") for file in path.iterdir())
+
+
+def as_plain(value: Any) -> Any:
+    """A value of JSON as it will be read: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def check_same_settings(
+    old: Mapping[str, Any], settings: Mapping[str, Any], path: Path, may_change: tuple[str, ...]
+) -> None:
+    """Refuse to go on with other settings.
+
+    Args:
+        old: What the config or record of the run holds; its settings are under 'settings'.
+        settings: Those of now, as plain values.
+        path: What was begun.
+        may_change: Settings that may differ.
+
+    Raises:
+        ArtifactError: Names the first difference.
+    """
+    for name, value in settings.items():
+        before = old["settings"].get(name)
+        if before != value and name not in may_change:
+            raise ArtifactError(
+                f"{path} was begun with --{name.replace('_', '-')} {before} and cannot go on with {value}: "
+                "give the same, or --overwrite to start again"
+            )
+
+
+def outdated(run: Path, stage: str) -> bool:
+    """Whether a stage was made from something else than what the stage before has now."""
+    before, now = read_config(run, stage).get("made_from"), source_digest(run, stage)
+    return before != now and None not in (before, now)
+
+
+def check_up_to_date(run: Path, stage: str) -> None:
+    """Refuse to build on what was made from something that has been replaced since.
+
+    Raises:
+        ArtifactError: It was.
+    """
+    if outdated(run, stage):
+        raise ArtifactError(f"{outdated_message(run, stage)}: run 'toco {PRODUCERS[stage]} --overwrite' again")
+
+
+def outdated_message(run: Path, stage: str) -> str:
+    """What is wrong with an outdated stage."""
+    return f"{run / stage} was made from {_another_source(stage)}"
+
+
+def current(run: Path, stage: str, monitor: Monitor, consequence: str) -> bool:
+    """Whether a stage is finished, and made from what is there now; if it was made from something else, say so.
+
+    Args:
+        run: The run folder.
+        stage: Key of PRODUCERS.
+        monitor: Told of it.
+        consequence: What becomes of an outdated stage, for the warning: 'not measured'.
+    """
+    if not finished(run, stage):
+        return False
+    if outdated(run, stage):
+        monitor.warn(f"{consequence}: {outdated_message(run, stage)}")
+        return False
+    return True
+
+
+def _another_source(stage: str) -> str:
+    return f"another {SOURCES[stage]} than the one that is there now"
+
+
+def source_digest(run: Path, stage: str) -> str | None:
+    """SHA-256 of the file that a stage is made from; None where it has none, or it is not there (any more)."""
+    if stage not in SOURCES or not (run / SOURCES[stage]).is_file():
+        return None
+    return file_digest(run / SOURCES[stage])
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        state = hashlib.sha256()
+        while block := file.read(1 << 20):
+            state.update(block)
+        return state.hexdigest()
+
+
+def read_config(run: Path, stage: str) -> Mapping[str, Any]:
+    """Read a stage's config.json.
+
+    Raises:
+        ArtifactError: There is none, or it is damaged.
+    """
+    path = run / stage / "config.json"
+    producer = PRODUCERS[stage]
+    if not run.is_dir():
+        raise ArtifactError(f"there is no run folder {run}: check the path, or run 'toco train-cam DATA --out {run}'")
+    if not path.is_file():
+        raise ArtifactError(f"{run} has no {stage}/config.json: run 'toco {producer}' first")
+    try:
+        config: Mapping[str, Any] = json.loads(path.read_text())
+        dataset = config["dataset"]
+        for value, kind in ((config["settings"], dict), (dataset["root"], str), (dataset["class_names"], list)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{value!r} is no {kind.__name__}")
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}): run 'toco {producer} --overwrite' again") from error
+    return config
+
+
+def open_stage(run: Path, stage: str) -> StageFolder:
+    """Open what a finished stage wrote.
+
+    Raises:
+        ArtifactError: The stage did not run, or did not finish.
+    """
+    config = read_config(run, stage)
+    for name in PRODUCTS[stage]:
+        if not (run / stage / name).is_file():
+            raise ArtifactError(
+                f"{run / stage} has no {name}: 'toco {PRODUCERS[stage]}' did not finish there; "
+                "run it again with --resume"
+            )
+    return StageFolder(path=run / stage, config=config)
+
+
+def finished(run: Path, stage: str) -> bool:
+    """Whether a stage's products are all there."""
+    return all((run / stage / name).is_file() for name in PRODUCTS[stage])
+
+
+def check_classes(folder: StageFolder, dataset: Dataset) -> None:
+    """Refuse a data set whose classes are not those that the run was made with.
+
+    Raises:
+        ArtifactError: Names the first difference.
+    """
+    mine, theirs = folder.class_names, dataset.class_names
+    if mine == theirs:
+        return
+    missing = [name for name in mine if name not in theirs]
+    added = [name for name in theirs if name not in mine]
+    what = (
+        f"lacks the class {missing[0]!r}"
+        if missing
+        else f"has the class {added[0]!r} more"
+        if added
+        else "has the classes in another order"
+    )
+    raise ArtifactError(
+        f"{dataset.root} {what} ({len(theirs)} classes; {folder.path} was made with {len(mine)}): "
+        "use the data set of that run, or train again"
+    )

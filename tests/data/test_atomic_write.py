@@ -1,0 +1,52 @@
+import errno
+from pathlib import Path
+
+import pytest
+
+from data.atomic_write import whole_file
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with whole_file(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # renaming works within a file system alone
+    assert path.read_text() == "whole"
+    assert names(path.parent) == {"file.txt"}
+
+
+def test_whole_file__may_be_read_as_other_files(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("")
+    with whole_file(tmp_path / "file") as temporary:
+        temporary.write_text("")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def write_half(path: Path, error: BaseException) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_whole_file__leaves_nothing_behind_on_an_error(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(type(error)):
+        write_half(path, error)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"file.txt"}
+
+
+def test_whole_file__disk_full_at_the_end(tmp_path: Path, full_disk: None) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="No space left on device"), whole_file(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"file.txt"}

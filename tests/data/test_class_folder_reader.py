@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.class_folder_reader import read_class_folders
+from data.dataset import DataError, Dataset
+
+
+def build(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(root / name)
+    return root
+
+
+def labels(dataset: Dataset) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {split: {sample.id: sample.classes for sample in samples} for split, samples in dataset.splits.items()}
+
+
+def test_read_class_folders__flat(tmp_path: Path) -> None:
+    dataset = read_class_folders(build(tmp_path, "dogs/b.jpg", "cats/a.jpg", "cats/old/a.png"))
+    assert dataset.class_names == ("cats", "dogs")
+    assert labels(dataset) == {"train": {"cats/a": (1,), "cats/old/a": (1,), "dogs/b": (2,)}}
+    assert (dataset.layout, dataset.train_split, dataset.val_split) == ("class_folders", "train", None)
+    assert dataset.split()[0].mask is None
+    assert dataset.warnings == ()
+
+
+def test_read_class_folders__splits(tmp_path: Path) -> None:
+    names = ("train/cats/a.jpg", "train/dogs/b.jpg", "Val/dogs/c.jpg", "extra/cats/d.jpg", "val/e.jpg")
+    dataset = read_class_folders(build(tmp_path, *names[:4]))
+    assert labels(dataset) == {
+        "train": {"train/cats/a": (1,), "train/dogs/b": (2,)},
+        "val": {"Val/dogs/c": (2,)},
+    }
+    assert (dataset.train_split, dataset.val_split) == ("train", "val")
+    assert dataset.warnings == ("images outside the class folders, left out: 1",)
+
+
+@pytest.mark.parametrize("name", ["train/b.jpg", "train/steam/b.jpg"])
+def test_read_class_folders__class_called_train(tmp_path: Path, name: str) -> None:
+    assert read_class_folders(build(tmp_path, "car/a.jpg", name)).class_names == ("car", "train")
+
+
+def test_read_class_folders__background_folder_shows_no_class(tmp_path: Path) -> None:
+    dataset = read_class_folders(build(tmp_path, "background/a.jpg", "cats/b.jpg"))
+    assert dataset.class_names == ("cats",)
+    assert labels(dataset) == {"train": {"background/a": (), "cats/b": (1,)}}
+
+
+def test_read_class_folders__masks(tmp_path: Path) -> None:
+    dataset = read_class_folders(build(tmp_path, "cats/a.jpg", "dogs/b.jpg", "masks/cats/a.png"))
+    assert dataset.class_names == ("cats", "dogs")
+    assert [sample.mask is not None for sample in dataset.split()] == [True, False]
+
+
+def test_read_class_folders__images_beside_the_folders_are_counted(tmp_path: Path) -> None:
+    dataset = read_class_folders(build(tmp_path, "cats/a.jpg", "dogs/b.jpg", "c.jpg"))
+    assert dataset.warnings == ("images outside the class folders, left out: 1",)
+
+
+def test_read_class_folders__same_id_twice(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="split 'train': 'cats/a' occurs twice: rename or remove one"):
+        read_class_folders(build(tmp_path, "cats/a.jpg", "cats/a.png", "dogs/b.jpg"))
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ((), "none"),
+        (("a.jpg",), "none"),
+        (("pets/a.jpg",), "only 'pets'"),
+        (("train/pets/a.jpg",), "only 'pets'"),
+    ],
+)
+def test_read_class_folders__too_few(tmp_path: Path, names: tuple[str, ...], found: str) -> None:
+    with pytest.raises(DataError, match=f"one a class, there is {found}: at least two are needed"):
+        read_class_folders(build(tmp_path, *names))

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.custom_reader import read_custom
+from data.dataset import DataError, Sample
+
+
+def build(
+    root: Path,
+    table: str | bytes,
+    images: tuple[str, ...] = ("a.jpg", "b.jpg"),
+    *,
+    classes: str | None = None,
+    masks: tuple[str, ...] = (),
+) -> Path:
+    for path in [root / "images" / name for name in images] + [root / "masks" / name for name in masks]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ones((4, 6), np.uint8)).save(path)
+    (root / "labels.csv").write_bytes(table.encode() if isinstance(table, str) else table)
+    if classes is not None:
+        (root / "classes.txt").write_text(classes)
+    return root
+
+
+def by_id(samples: tuple[Sample, ...]) -> dict[str, tuple[int, ...]]:
+    return {sample.id: sample.classes for sample in samples}
+
+
+def test_read_custom__labels(tmp_path: Path) -> None:
+    table = "image,labels\na.jpg, dog ;cat;\nb.jpg,\n"
+    dataset = read_custom(build(tmp_path, table))
+    assert dataset.class_names == ("cat", "dog")
+    assert by_id(dataset.split()) == {"a": (1, 2), "b": ()}
+    assert dataset.split()[0].image == tmp_path / "images" / "a.jpg"
+    assert (dataset.layout, dataset.train_split, dataset.val_split) == ("custom", "train", None)
+    assert dataset.warnings == ()
+
+
+def test_read_custom__classes_file_gives_order(tmp_path: Path) -> None:
+    table = "image,labels\na.jpg,dog\nb.jpg,cat\n"
+    dataset = read_custom(build(tmp_path, table, classes="\ufeffdog\n\n cat \nbird\n"))
+    assert dataset.class_names == ("dog", "cat", "bird")
+    assert by_id(dataset.split()) == {"a": (1,), "b": (2,)}
+
+
+def test_read_custom__splits(tmp_path: Path) -> None:
+    table = "image,labels,split\na.jpg,cat,\nb.jpg,cat,Val\nc.jpg,cat,extra\n"
+    dataset = read_custom(build(tmp_path, table, ("a.jpg", "b.jpg", "c.jpg")))
+    assert {name: [sample.id for sample in samples] for name, samples in dataset.splits.items()} == {
+        "train": ["a"],
+        "val": ["b"],
+        "extra": ["c"],
+    }
+    assert dataset.val_split == "val"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"\xef\xbb\xbfimage,labels\r\na.jpg,cat\r\nb.jpg,dog\r\n",
+        b"Image , LABELS\na.jpg,cat\n\n,\nb.jpg,dog",
+        b'"labels","image"\n"cat","a.jpg"\n"dog","b.jpg"\n',
+        b"image,labels\na,cat\nb,dog\n",
+        b"image,labels\n./a.jpg,cat\nb,dog;dog\n",
+        b"image,cat,dog\na.jpg,1,0\nb.jpg,0,1\n",
+        b"image,split,dog,cat\na.jpg,train,0.0,1.0\nb.jpg,train,1.0,0.0\n",
+    ],
+)
+def test_read_custom__ways_to_write_the_same(tmp_path: Path, table: bytes) -> None:
+    dataset = read_custom(build(tmp_path, table))
+    assert dataset.class_names == ("cat", "dog")
+    assert by_id(dataset.split()) == {"a": (1,), "b": (2,)}
+
+
+def test_read_custom__one_hot_in_the_order_of_the_classes_file(tmp_path: Path) -> None:
+    table = "image,Cat,dog\na.jpg,1,0\nb.jpg,1,1\n"
+    dataset = read_custom(build(tmp_path, table, classes="dog\ncat\n"))
+    assert dataset.class_names == ("dog", "cat")
+    assert by_id(dataset.split()) == {"a": (2,), "b": (1, 2)}
+
+
+def test_read_custom__comments(tmp_path: Path) -> None:
+    table = "# by me, in May\nimage,labels\n#a.jpg,dog\n  # say \"b\"; not 'a'\nb.jpg,cat\n./#c.jpg,dog\n"
+    root = build(tmp_path, table, ("a.jpg", "b.jpg", "#c.jpg"), classes="# in order\ndog\n #cow\ncat\n")
+    dataset = read_custom(root)
+    assert dataset.class_names == ("dog", "cat")
+    assert by_id(dataset.split()) == {"b": (2,), "#c": (1,)}
+    assert [sample.id for sample in dataset.unlabelled] == ["a"]
+
+
+def test_read_custom__classes_file_of_comments_only(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels\na.jpg,dog\nb.jpg,cat\n", classes="# one a line\n"))
+    assert dataset.class_names == ("cat", "dog")
+
+
+def test_read_custom__nested_images_and_umlauts(tmp_path: Path) -> None:
+    table = "image,labels\nx/y/Bär.1.png,Bär\nx\\b,Bär\n"
+    dataset = read_custom(build(tmp_path, table, ("x/y/Bär.1.png", "x/b.webp"), masks=("x/y/Bär.1.png",)))
+    assert by_id(dataset.split()) == {"x/y/Bär.1": (1,), "x/b": (1,)}
+    assert dataset.split()[0].mask is not None
+
+
+def test_read_custom__masks_for_some(tmp_path: Path) -> None:
+    table = "image,labels\na.jpg,cat\nb.jpg,cat\n"
+    first, second = read_custom(build(tmp_path, table, masks=("a.png",))).split()
+    assert first.mask is not None
+    assert first.mask.read().tolist() == np.ones((4, 6)).tolist()
+    assert second.mask is None
+
+
+def test_read_custom__masks_for_none_is_a_warning(tmp_path: Path) -> None:
+    table = "image,labels\na.jpg,cat\nb.jpg,cat\n"
+    dataset = read_custom(build(tmp_path, table, masks=("a_mask.png",)))
+    assert dataset.warnings == ("masks/ holds no PNG with the name of an image: its files are not used",)
+
+
+def test_read_custom__images_without_row_are_counted(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels\na.jpg,cat\n", ("a.jpg", "b.jpg", "a.png")))
+    assert [sample.id for sample in dataset.split()] == ["a"]
+    assert dataset.warnings == (
+        "images in images/ without a row in labels.csv, left out (but for make-labels --image-labels predicted): 2",
+    )
+
+
+def test_read_custom__missing_image(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels\na.jpg,cat\nb.jpg,cat\n", ("a.jpg", "b.png"))
+    with pytest.raises(
+        DataError,
+        match=r"labels\.csv line 3: image 'b\.jpg' is missing in images/ \(there is 'b\.png'\): "
+        r"add it, correct the row, or go on without it with --skip-bad$",
+    ):
+        read_custom(root)
+    dataset = read_custom(root, skip_bad=True)
+    assert [sample.id for sample in dataset.split()] == ["a"]
+    assert dataset.warnings[1] == "rows in labels.csv whose image is missing, left out: 1"
+    assert dataset.missing == ("b.jpg",)
+
+
+def test_read_custom__all_images_missing(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"none of the 1 rows names an image in images/ \(the first one names 'c\.jpg'\)"
+    ):
+        read_custom(build(tmp_path, "image,labels\nc.jpg,cat\n"), skip_bad=True)
+
+
+def test_read_custom__unknown_label(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels\na.jpg,cat\nb.jpg,Cat;dog\n", classes="cat\ndog\n")
+    with pytest.raises(
+        DataError,
+        match=r"labels\.csv line 3: label 'Cat' of image 'b\.jpg' is no class of classes\.txt \('cat', "
+        r"'dog'\): correct it or add it there$",
+    ):
+        read_custom(root)
+
+
+def test_read_custom__same_id_in_two_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"lines 2 and 3 both give image 'a' \('a\.jpg', 'a'\): keep one row"):
+        read_custom(build(tmp_path, "image,labels\na.jpg,cat\na,dog\n"))
+
+
+def test_read_custom__same_id_in_two_files(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels\na.jpg,cat\na.png,dog\n", ("a.jpg", "a.png"))
+    with pytest.raises(DataError, match=r"both give image 'a' \('a\.jpg', 'a\.png'\): keep one row, or rename"):
+        read_custom(root)
+
+
+def test_read_custom__ambiguous_without_extension(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels\na,cat\n", ("a.jpg", "a.png"))
+    with pytest.raises(DataError, match=r"line 2: image 'a' may be any of 'a\.jpg', 'a\.png': write the ext"):
+        read_custom(root)
+
+
+@pytest.mark.parametrize("image", ["../secret.jpg", "x/../../secret.jpg", "..\\secret.jpg", "/etc/secret.jpg"])
+def test_read_custom__path_leads_out(tmp_path: Path, image: str) -> None:
+    root = build(tmp_path / "data", f"image,labels\n{image},cat\n")
+    Image.new("RGB", (2, 2)).save(tmp_path / "secret.jpg")
+    with pytest.raises(DataError, match=r"labels\.csv line 2: image '.*secret\.jpg' leads out of images/"):
+        read_custom(root, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("", "has no rows: write a header 'image,labels' and one row an image"),
+        ("image,labels\n", "has no rows yet below its header: write one an image"),
+        ("# my table\nimage,labels\n# a.jpg,cat\n", "has no rows yet below its header"),
+        ("file,labels\na.jpg,cat\n", "line 1: no column 'image' among 'file', 'labels'"),
+        ("image;labels\na.jpg;cat\n", "line 1: the columns are separated by ';': save it with commas"),
+        ("image\tlabels\na.jpg\tcat\n", "line 1: the columns are separated by .*: save it with commas"),
+        ("image,label\na.jpg,cat\n", "line 1: there is a column 'label', but none 'labels': rename it"),
+        ("image,labels,spilt\na.jpg,cat,val\n", "line 1: there is a column 'spilt', but none 'split': rename it"),
+        ("image,split\na.jpg,train\n", "line 1: neither a column 'labels' nor one 0/1 column a class"),
+        ("image,labels,Labels\na.jpg,cat,cat\n", "line 1: column 'Labels' occurs twice"),
+        (",image,labels\n0,a.jpg,cat\n", "line 1: column 1 has no name"),
+        (
+            "image,labels\na.jpg,cat,dog\n",
+            "line 2 has 3 cells, the header has 2: separate several labels by ';'",
+        ),
+        ("image,labels,split\na.jpg,cat\n", "line 2 has 2 cells, the header has 3"),
+        ("image,labels\n,cat\n", "line 2 has an empty cell 'image'"),
+        ('image,labels\na.jpg,"cat\n', "line 2 is no valid CSV: unexpected end of data"),
+        ("image,cat,dog\na.jpg,1,2\n", "line 2: '2' in column 'dog' must be 0 or 1"),
+        ("image,cat,dog\na.jpg,1,\n", "line 2: '' in column 'dog' must be 0 or 1"),
+        ("image,labels\na.jpg,\n", "names no class: at least one image needs a label"),
+        ("image,labels\na.jpg,background\n", "lists 'background' as a class"),
+        (b"image,labels\na.jpg,B\xe4r\n", r"is not in UTF-8 \(byte 20\): save it as UTF-8 text"),
+    ],
+)
+def test_read_custom__bad_table(tmp_path: Path, table: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_custom(build(tmp_path, table))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("\n", r"classes\.txt is empty: write one class a line, or remove it"),
+        ("cat\ndog\ncat\n", "class names: 'cat' occurs twice"),
+        ("background\ncat\ndog\n", "lists 'background' as a class"),
+    ],
+)
+def test_read_custom__bad_classes_file(tmp_path: Path, classes: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_custom(build(tmp_path, "image,labels\na.jpg,\n", classes=classes))
+
+
+def test_read_custom__holds_no_table_of_images_and_classes(tmp_path: Path) -> None:
+    rows = 2_000
+    peaks = []
+    for classes in (2, 202):
+        names = [f"class{number}" for number in range(classes)]
+        lines = [f"{number}.jpg,1" + ",0" * (classes - 1) for number in range(rows)]
+        root = build(tmp_path / str(classes), "\n".join([",".join(["image", *names]), *lines]), ("0.jpg",))
+        tracemalloc.start()
+        read_custom(root, skip_bad=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < rows * 200  # a byte for each cell more
+
+
+def test_read_custom__one_hot_differs_from_classes_file(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,cat,cow\na.jpg,1,0\n", classes="cat\ndog\n")
+    with pytest.raises(DataError, match=r"the class columns and classes\.txt differ in 'cow', 'dog'"):
+        read_custom(root)
+
+
+def test_read_custom__no_images_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has labels\.csv but no folder images/: put the images there"):
+        read_custom(build(tmp_path, "image,labels\n", images=()))
+
+
+def test_read_custom__columns_that_are_not_read(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels,camera,split\na.jpg,cat,north,val\n", ("a.jpg",))
+    assert read_custom(root).unread_columns == ("camera",)

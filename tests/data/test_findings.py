@@ -1,0 +1,263 @@
+import tracemalloc
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from data.dataset import Dataset, Sample
+from data.findings import (
+    Facts,
+    Finding,
+    Pair,
+    co_occurrence,
+    find_all,
+    pairs_together,
+    same_pictures,
+    split_images,
+)
+from data.images import MaskFile
+from data.inspection import Inspection, UnusedMasks
+
+ROOT = Path("pets")
+
+
+def sample(name: str, classes: tuple[int, ...] = (1,), *, mask: bool = True) -> Sample:
+    return Sample(
+        id=name,
+        image=ROOT / "images" / f"{name}.jpg",
+        classes=classes,
+        mask=MaskFile(ROOT / "masks" / f"{name}.png") if mask else None,
+    )
+
+
+def several(*rows: tuple[int, tuple[int, ...]], prefix: str = "t") -> tuple[Sample, ...]:
+    """So many samples of these classes each."""
+    classes = [shown for count, shown in rows for _ in range(count)]
+    return tuple(sample(f"{prefix}{number:03d}", shown) for number, shown in enumerate(classes))
+
+
+GOOD = several((30, (1,)), (30, (2,)), (5, ()))  # nothing to say of these
+
+
+def dataset(
+    train: tuple[Sample, ...] = GOOD,
+    *,
+    class_names: tuple[str, ...] = ("cat", "dog"),
+    layout: str = "custom",
+    others: Mapping[str, tuple[Sample, ...]] | None = None,
+    unlabelled: tuple[Sample, ...] = (),
+    missing: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (),
+) -> Dataset:
+    return Dataset(
+        root=ROOT,
+        layout=layout,
+        class_names=class_names,
+        splits={"train": train, "val": (sample("v"),), **(others or {})},
+        train_split="train",
+        val_split="val",
+        unlabelled=unlabelled,
+        missing=missing,
+        warnings=warnings,
+    )
+
+
+def facts(found: Dataset, *shown: Inspection, unused_masks: UnusedMasks | None = None) -> Facts:
+    """Every image is whole, 60 x 80 (height x width) and different from the others, but for those given."""
+    paths = [*split_images(found), *(one.image for one in found.unlabelled)]
+    usual = {path: Inspection(image=path, size=(60, 80), digest=str(path).encode()) for path in paths}
+    return Facts(
+        dataset=found,
+        inspections={**usual, **{one.image: one for one in shown}},
+        unused_masks=unused_masks or UnusedMasks(),
+    )
+
+
+def only(found: Facts) -> Finding:
+    (finding,) = find_all(found)
+    return finding
+
+
+def test_find_all__nothing_to_say() -> None:
+    assert find_all(facts(dataset())) == ()
+
+
+def test_co_occurrence__by_hand() -> None:
+    samples = (sample("a", (1,)), sample("b", (1, 3)), sample("c", ()), sample("d", (1, 2, 3)))
+    assert co_occurrence(samples, 3).tolist() == [[3, 1, 2], [1, 1, 1], [2, 1, 2]]
+    assert co_occurrence((), 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_co_occurrence__holds_no_matrix_of_images_and_classes() -> None:
+    samples = [sample(f"{number}", (1 + number % 254,)) for number in range(5_000)]
+    tracemalloc.start()
+    together = co_occurrence(samples, 254)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert together.sum() == 5_000
+    assert peak < 5_000 * 254  # a byte for each pair of image and class
+
+
+def test_pairs_together__at_the_limits() -> None:
+    samples = several((17, (1, 2)), (3, (1,)), (9, (2,)), (4, (3, 4)), (6, (4,)))  # 17 of 20 are 0.85; 4 are too few
+    assert pairs_together(co_occurrence(samples, 4), len(samples)) == (Pair(one=1, other=2, shared=17, images=20),)
+    samples = several((16, (1, 2)), (4, (1,)), (9, (2,)))
+    assert pairs_together(co_occurrence(samples, 2), len(samples)) == ()
+
+
+def test_pairs_together__a_class_that_is_in_every_image_is_left_out() -> None:
+    samples = several((10, (1, 2)), (10, (2,)))
+    assert pairs_together(co_occurrence(samples, 2), 20) == ()
+
+
+def test_find_all__missing_images() -> None:
+    finding = only(facts(dataset(missing=("x.jpg", "y.jpg"), warnings=("rows ... left out: 2",))))
+    assert (finding.level, finding.topic, finding.skippable) == ("error", "missing", True)
+    assert finding.text == "2 images with labels, but without a file"
+    assert finding.items == ("x.jpg", "y.jpg")
+
+
+def test_find_all__unreadable_images() -> None:
+    found = dataset(unlabelled=(sample("u", ()),))
+    broken = [
+        Inspection(image=ROOT / "images" / f"{name}.jpg", problem=f"pets/images/{name}.jpg is empty")
+        for name in ("t000", "v", "u")
+    ]
+    error, warning, unlabelled = find_all(facts(found, *broken))
+    assert (error.level, error.text, error.skippable) == ("error", "2 images that cannot be read", True)
+    assert error.items == ("images/t000.jpg is empty", "images/v.jpg is empty")
+    assert (warning.level, warning.topic) == ("warning", "unreadable_unlabelled")
+    assert warning.items == ("images/u.jpg is empty",)
+    assert (unlabelled.level, unlabelled.items) == ("warning", ("images/u.jpg",))
+
+
+def test_find_all__what_other_layouts_left_out() -> None:
+    finding = only(facts(dataset(layout="coco", warnings=("images without annotation, left out: 3",))))
+    assert (finding.level, finding.text) == ("warning", "images without annotation, left out: 3")
+
+
+@pytest.mark.parametrize(
+    ("size", "level", "topic"),
+    [
+        ((15, 80), "error", "too_small"),
+        ((80, 16), "warning", "tiny"),
+        ((31, 80), "warning", "tiny"),
+        ((32, 320), None, None),
+        ((32, 321), "note", "large"),
+    ],
+)
+def test_find_all__sizes(size: tuple[int, int], level: str | None, topic: str | None) -> None:
+    path = ROOT / "images" / "t000.jpg"
+    found = find_all(facts(dataset(), Inspection(image=path, size=size, digest=b"t000")))
+    assert [(one.level, one.topic) for one in found] == ([(level, topic)] if level else [])
+    assert all(one.items == ("images/t000.jpg",) for one in found)
+
+
+def test_find_all__bad_masks() -> None:
+    path = ROOT / "images" / "t000.jpg"
+    bad = Inspection(image=path, size=(60, 80), digest=b"t000", mask_problem="pets/masks/t000.png is empty")
+    finding = only(facts(dataset(), bad))
+    assert (finding.level, finding.topic, finding.skippable) == ("error", "bad_mask", True)
+    assert finding.text == "1 true mask not as a mask must be"
+    assert finding.items == ("masks/t000.png is empty",)
+
+
+def test_find_all__masks_in_jpeg() -> None:
+    finding = only(facts(dataset(), unused_masks=UnusedMasks(other_formats=("a.jpg", "b.tif"))))
+    assert (finding.level, finding.text) == ("warning", "2 pictures in masks/ not in PNG, and so not used")
+    assert "JPEG blurs class numbers" in finding.advice
+    finding = only(facts(dataset(), unused_masks=UnusedMasks(other_formats=("b.tif",))))
+    assert finding.advice == "save them as PNG"
+
+
+def test_find_all__masks_without_image() -> None:
+    finding = only(facts(dataset(), unused_masks=UnusedMasks(without_image=("a_mask.png",))))
+    assert (finding.level, finding.topic, finding.items) == ("warning", "mask_without_image", ("a_mask.png",))
+
+
+def test_find_all__no_masks_and_no_validation_split() -> None:
+    train = tuple(sample(f"t{number}", shown, mask=False) for number, shown in enumerate([(1,)] * 20 + [(2,)] * 20))
+    found = Dataset(
+        root=ROOT,
+        layout="custom",
+        class_names=("cat", "dog"),
+        splits={"train": train},
+        train_split="train",
+        val_split=None,
+    )
+    assert [(one.level, one.topic) for one in find_all(facts(found))] == [
+        ("note", "no_masks"),
+        ("note", "no_validation_split"),
+    ]
+
+
+def test_find_all__duplicates() -> None:
+    same = [
+        [("t000", b"1"), ("v", b"1")],  # in two splits
+        [("t001", b"2"), ("t040", b"2")],  # cat and dog
+        [("t002", b"3"), ("t003", b"3"), ("t004", b"3")],
+    ]
+    shown = [
+        Inspection(image=ROOT / "images" / f"{name}.jpg", size=(60, 80), digest=digest)
+        for group in same
+        for name, digest in group
+    ]
+    found = facts(dataset(), *shown)
+    assert [[path.stem for path in group] for group in same_pictures(found)] == [
+        [name for name, _ in group] for group in same
+    ]
+    leaking, contradicting, other = find_all(found)
+    assert (leaking.level, leaking.text) == ("warning", "1 picture in more than one split")
+    assert leaking.items == ("images/t000.jpg (train) = images/v.jpg (val)",)
+    assert (contradicting.level, contradicting.topic) == ("warning", "same_with_other_labels")
+    assert contradicting.items == ("images/t001.jpg (train) = images/t040.jpg (train)",)
+    assert (other.level, other.text) == ("note", "1 picture more than once")
+    assert other.items == ("images/t002.jpg (train) = images/t003.jpg (train) = images/t004.jpg (train)",)
+
+
+def test_find_all__one_file_in_two_lists_is_no_duplicate() -> None:
+    assert find_all(facts(dataset(others={"train_aug": GOOD[:3]}))) == ()
+
+
+def test_find_all__no_training_split() -> None:
+    finding = only(facts(dataset(train=())))
+    assert (finding.level, finding.skippable) == ("error", False)
+    assert finding.text == "no image in split 'train' (there are images in: 'val')"
+
+
+def test_find_all__a_class_in_no_training_image() -> None:
+    finding = only(facts(dataset(class_names=("cat", "dog", "cow"))))
+    assert (finding.level, finding.topic, finding.items) == ("warning", "class_in_no_image", ("cow",))
+
+
+def test_find_all__no_class_in_any_training_image() -> None:
+    finding = only(facts(dataset(train=several((30, ())))))
+    assert (finding.level, finding.text) == ("error", "2 classes in no image of the training split")
+
+
+def test_find_all__a_class_in_every_training_image() -> None:
+    finding = only(facts(dataset(train=several((30, (1, 2)), (30, (2,))))))
+    assert (finding.level, finding.topic, finding.items) == ("warning", "class_in_every_image", ("dog",))
+
+
+def test_find_all__the_one_class_in_every_training_image() -> None:
+    finding = only(facts(dataset(train=several((30, (1,))), class_names=("cat",))))
+    assert (finding.level, finding.skippable) == ("error", False)
+    assert finding.text == "1 class in every image of the training split, which cannot be learnt"
+
+
+def test_find_all__one_class_and_few_images_without_it() -> None:
+    finding = only(facts(dataset(train=several((30, (1,)), (19, ())), class_names=("cat",))))
+    assert (finding.level, finding.text) == ("warning", "only 19 training images without the one class")
+    assert find_all(facts(dataset(train=several((30, (1,)), (20, ())), class_names=("cat",)))) == ()
+
+
+def test_find_all__rare_classes() -> None:
+    finding = only(facts(dataset(train=several((19, (1,)), (20, (2,))))))
+    assert (finding.level, finding.items) == ("warning", ("cat (19)",))
+    assert finding.text == "1 class in fewer than 20 images of the training split"
+
+
+def test_find_all__classes_that_come_together() -> None:
+    finding = only(facts(dataset(train=several((20, (1, 2)), (30, (2,)), (5, ())))))
+    assert (finding.level, finding.items) == ("warning", ("cat with dog (20 of 20)",))

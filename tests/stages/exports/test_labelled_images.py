@@ -1,0 +1,100 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.dataset import DataError
+from stages.exports.labelled_images import LabelledImages, open_labelled_images
+from stages.labels.store import LabelFile
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
+
+
+def open_images(run: Path, data: Path | None = None) -> LabelledImages:
+    labels = LabelFile(run / "labels" / "labels.h5", "masks")
+    return open_labelled_images(open_stage(run, "labels"), labels, SilentMonitor(), data=data)
+
+
+def test_labelled_images__come_with_file_and_mask(export_run: Any, listener: Any) -> None:
+    images = open_images(export_run.run)
+    assert images.split == "train"
+    assert images.folder == (export_run.data / "images").resolve()
+    assert images.class_names == export_run.class_names
+    found = {image.id: image for image in images}
+    assert found.keys() == export_run.masks.keys()
+    for image_id, image in found.items():
+        assert image.file == export_run.files[image_id]
+        assert images.folder / image.file_name == image.file.resolve()
+        np.testing.assert_array_equal(image.mask, export_run.masks[image_id])
+
+
+def test_labelled_images__progress(export_run: Any, listener: Any) -> None:
+    labels = LabelFile(export_run.run / "labels" / "labels.h5", "masks")
+    monitor = listener()
+    for count, _ in enumerate(open_labelled_images(open_stage(export_run.run, "labels"), labels, monitor)):
+        assert monitor.steps == count
+    assert monitor.calls == ["start", *["advance"] * len(export_run.masks), "finish"]
+
+
+def test_open_labelled_images__moved_data(export_run: Any, tmp_path: Path) -> None:
+    moved = export_run.data.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="data is no folder"):
+        open_images(export_run.run)
+    assert open_images(export_run.run, moved).folder == (moved / "images").resolve()
+
+
+def test_open_labelled_images__a_lost_image(export_run: Any) -> None:
+    export_run.files["a"].unlink()
+    with pytest.raises(DataError, match=r"masks of 1 images that .*data lacks, first 'a': .* --data"):
+        open_images(export_run.run)
+
+
+def test_open_labelled_images__an_image_without_mask_may_be_lost(labelled_run: Any) -> None:
+    (labelled_run.data / "images" / "v1.png").unlink()
+    assert [image.id for image in open_images(labelled_run.run)] == list(labelled_run.masks)
+
+
+def test_open_labelled_images__other_classes(export_run: Any) -> None:
+    (export_run.data / "classes.txt").write_text("dent\nother\n")
+    with pytest.raises(ArtifactError, match="lacks the class 'Kratzer & Co'"):
+        open_images(export_run.run)
+
+
+def test_open_labelled_images__no_masks(make_export_run: Any) -> None:
+    made = make_export_run({"a": np.zeros((8, 8), np.uint8)})
+    from stages.labels.store import join_shards, label_attributes
+
+    join_shards([], made.run / "labels", label_attributes(made.class_names, {}))
+    with pytest.raises(ArtifactError, match="holds no masks: run 'toco make-labels --overwrite' again"):
+        open_images(made.run)
+
+
+def test_labelled_images__a_mask_of_another_size(export_run: Any) -> None:
+    Image.new("RGB", (7, 9)).save(export_run.files["empty"])
+    with pytest.raises(
+        DataError, match=r"the mask of 'empty' in .* is 33 x 32 \(height x width\), .* 9 x 7: .* --data"
+    ):
+        list(open_images(export_run.run))
+
+
+def test_labelled_images__a_class_that_there_is_not(make_export_run: Any) -> None:
+    made = make_export_run({"a": np.full((8, 8), 4, np.uint8)})
+    with pytest.raises(DataError, match="has the value 4, but there are 3 classes"):
+        list(open_images(made.run))
+
+
+def test_labelled_images__folder_of_class_folders(labelled_run: Any) -> None:
+    root = labelled_run.data.parent / "folders"
+    for name, image_id in (("red", "a"), ("blue", "b")):
+        (root / name).mkdir(parents=True)
+        shutil.copy(labelled_run.data / "images" / f"{image_id}.png", root / name)
+    from data.readers import open_dataset
+
+    samples = open_dataset(root).split()
+    labels = LabelFile(labelled_run.run / "labels" / "labels.h5", "masks")
+    images = LabelledImages(labels=labels, samples=samples, split="train", monitor=SilentMonitor())
+    assert images.folder == root.resolve()

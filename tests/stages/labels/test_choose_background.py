@@ -1,0 +1,105 @@
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from data.dataset import DataError, Sample
+from data.readers import open_dataset
+from stages.config import MakeLabels
+from stages.labels.choose_background import choose_background, sharpened_labels, token_contrast
+from stages.make_labels import Scored
+from stages.runtime.monitor import SilentMonitor
+from stages.toco.threshold import GRID
+
+CONFIG = MakeLabels(device="cpu", background="auto")
+SIZE = (24, 36)
+
+
+def object_mask() -> Tensor:
+    mask = torch.zeros(SIZE, dtype=torch.bool)
+    mask[6:18, 8:24] = True
+    return mask
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """Four images of an object of its own colour, with true masks."""
+    generator = np.random.default_rng(0)
+    inside = object_mask().numpy()
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in "abcd":
+        picture = np.where(inside[..., None], (200, 60, 40), (40, 90, 180)) + generator.integers(-6, 6, (*SIZE, 3))
+        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(inside.astype(np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "labels.csv").write_text("image,labels\n" + "".join(f"{name}.png,red\n" for name in "abcd"))
+    return list(open_dataset(tmp_path).split())
+
+
+def scores(chosen: Sequence[Sample], **more: object) -> Iterator[Scored]:
+    """CAMs that fall off from the object's middle: 0.45 or more on it, 0.25 or less off it, noise on both."""
+    generator = torch.Generator().manual_seed(1)
+    for sample in chosen:
+        image = torch.from_numpy(np.array(Image.open(sample.image))).permute(2, 0, 1)
+        cam = torch.where(object_mask(), 0.5, 0.1) + 0.1 * torch.rand(SIZE, generator=generator)
+        tokens = F.interpolate(image[None].float(), size=(8, 12), mode="area")[0]  # colours are told apart
+        yield Scored(sample, image, cam[None].half(), tokens=tokens)
+
+
+def test_choose_background__without_masks(samples: list[Sample]) -> None:
+    assert 0.2 <= choose_background(scores, samples, 1, CONFIG, SilentMonitor()) <= 0.5
+
+
+def test_choose_background__by_true_masks(samples: list[Sample], listener: Any) -> None:
+    config = MakeLabels(device="cpu", calibrate=2)
+    seen: list[str] = []
+
+    def recorded(chosen: Sequence[Sample], **more: object) -> Iterator[Scored]:
+        seen.extend(sample.id for sample in chosen)
+        return scores(chosen, **more)
+
+    monitor = listener()
+    assert 0.2 <= choose_background(recorded, samples, 1, config, monitor) <= 0.5
+    assert seen == ["a", "c"]
+    assert any("by the true masks of 2 images" in text for text in monitor.notes)
+
+
+def test_choose_background__nothing_to_choose_by(samples: list[Sample], tmp_path: Path) -> None:
+    for path in (tmp_path / "masks").iterdir():
+        path.unlink()
+    samples = list(open_dataset(tmp_path).split())
+    with pytest.raises(DataError, match="no image has a true mask to choose a background by: give a number"):
+        choose_background(scores, samples, 1, MakeLabels(calibrate=3), SilentMonitor())
+    with pytest.raises(DataError, match="no image has a class to choose a background by"):
+        choose_background(scores, [], 1, CONFIG, SilentMonitor())
+
+
+def test_choose_background__looks_at_the_masks_first(samples: list[Sample], tmp_path: Path) -> None:
+    Image.new("L", (3, 3)).save(tmp_path / "masks" / "c.png")
+
+    def never(chosen: Sequence[Sample], **more: object) -> Iterator[Scored]:
+        raise AssertionError("the network ran")
+
+    with pytest.raises(DataError, match=r"c\.png"):
+        choose_background(never, samples, 1, MakeLabels(calibrate=4), SilentMonitor())
+
+
+def test_token_contrast__is_highest_where_labels_fit(samples: list[Sample]) -> None:
+    (one,) = scores(samples[:1])
+    contrast = token_contrast(one)
+    assert contrast.shape == (len(GRID),)
+    assert 0.2 <= GRID[int(contrast.argmax())] <= 0.5
+    assert contrast.max() > contrast[0] + 0.1
+
+
+def test_sharpened_labels__one_for_each_score(samples: list[Sample]) -> None:
+    (one,) = scores(samples[:1])
+    labels = sharpened_labels(one, CONFIG)
+    assert labels.shape == (15, *SIZE)
+    assert labels[0].float().mean() > labels[-1].float().mean()

@@ -1,0 +1,94 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.dataset import DataError
+from stages.prediction.inputs import find_inputs
+from stages.runtime.monitor import SilentMonitor
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """Images by their names alone: nothing here opens them."""
+    folder = tmp_path / "tiles"
+    for name in ("a.png", "a.jpg", "north/b.TIF", "north/far/c.tif", "south/c.tif", "notes.txt", ".hidden.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def found(paths: list[Path], out: Path = Path("out")) -> dict[str, Path]:
+    return {sample.id: sample.image for sample in find_inputs(paths, out, SilentMonitor())}
+
+
+def test_find_inputs__a_folder_keeps_its_tree(tiles: Path) -> None:
+    assert found([tiles]) == {
+        "a": tiles / "a.jpg",
+        "a-2": tiles / "a.png",
+        "north/b": tiles / "north/b.TIF",
+        "north/far/c": tiles / "north/far/c.tif",
+        "south/c": tiles / "south/c.tif",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("**/*.tif", ["north/far/c", "south/c"]),
+        ("north/**/*.*", ["b", "far/c"]),
+        ("*/c.tif", ["south/c"]),
+        ("[ns]*/?.tif", ["south/c"]),
+        ("*", ["a", "a-2"]),  # neither folders nor other files
+    ],
+)
+def test_find_inputs__names_of_a_pattern_start_where_it_does(pattern: str, names: list[str], tiles: Path) -> None:
+    assert sorted(found([tiles / pattern])) == names
+
+
+def test_find_inputs__a_relative_pattern(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiles)
+    assert found([Path("*.png")]) == {"a": Path("a.png")}
+    assert found([Path("south/*.tif")]) == {"c": Path("south/c.tif")}
+
+
+def test_find_inputs__what_exists_is_no_pattern(tiles: Path) -> None:
+    odd = tiles / "[a].png"
+    odd.touch()
+    assert found([odd]) == {"[a]": odd}
+    (tiles / "b*").mkdir()
+    (tiles / "b*" / "d.png").touch()
+    assert found([tiles / "b*"]) == {"d": tiles / "b*" / "d.png"}
+
+
+def test_find_inputs__each_image_once_and_not_what_was_written(tiles: Path, listener: Any) -> None:
+    monitor = listener()
+    out = tiles / "north"
+    (out / "masks").mkdir()
+    (out / "masks/c.tif").touch()  # results lie in such folders, others beside them are the user's
+    samples = find_inputs([tiles / "south", tiles / "**/c.tif", tiles / "south/c.tif"], out, monitor)
+    expected = [("c", tiles / "south/c.tif"), ("north/far/c", out / "far/c.tif")]
+    assert [(sample.id, sample.image) for sample in samples] == expected
+    samples = find_inputs([out / "far/c.tif", tiles / "south"], tiles / "out", monitor)
+    assert [sample.id for sample in samples] == ["c", "c-2"]
+    assert monitor.notes == [f"{tiles / 'south/c.tif'} is written as 'c-2': another image is named 'c'"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nowhere.png", "there is no file or folder .*nowhere.png: check the path"),
+        ("empty", "empty holds no images"),
+        ("*.tiff", r"the pattern '.*\*.tiff' matches no images \(.bmp, .*\): check it"),
+        ("*.txt", "matches no images"),
+    ],
+)
+def test_find_inputs__no_images(given: str, message: str, tiles: Path) -> None:
+    (tiles / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        found([tiles / given])
+
+
+def test_find_inputs__nothing_given() -> None:
+    with pytest.raises(DataError, match="there are no images to predict"):
+        found([])

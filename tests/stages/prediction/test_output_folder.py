@@ -1,0 +1,162 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.dataset import Sample
+from data.palette import palette_image
+from stages.config import Predict
+from stages.networks.segmenter import Segmentation
+from stages.predict import predict
+from stages.prediction.output_folder import files_of, read_record, write_results
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
+
+CONFIG = Predict(device="cpu")
+EVERYTHING = Predict(write=("masks", "overlays", "numpy", "probabilities"), device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate("abc"):
+        values = np.random.default_rng(number).integers(0, 256, (30, 40, 3)).astype(np.uint8)
+        Image.fromarray(values).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(out).items() if name != "predict.json"}
+
+
+def test_write_results__what_each_kind_holds(tmp_path: Path) -> None:
+    label = torch.tensor([[0, 1, 2], [2, 0, 0]], dtype=torch.uint8)
+    probabilities = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING.write)
+    assert files["numpy"] == tmp_path / "numpy" / "deep" / "a.npy"
+    write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities))
+    assert all(file.is_file() for file in files.values())
+    with Image.open(files["masks"]) as mask:
+        assert mask.getpalette() == palette_image(label.numpy()).getpalette()
+        np.testing.assert_array_equal(np.array(mask), label)
+    stored = np.load(files["numpy"])
+    assert stored.dtype == np.uint8
+    np.testing.assert_array_equal(stored, label)
+    stored = np.load(files["probabilities"])
+    assert stored.dtype == np.float16
+    np.testing.assert_allclose(stored, probabilities, atol=1e-3)
+
+
+def test_write_results__probabilities_at_the_image_s_size(tmp_path: Path) -> None:
+    label, probabilities = torch.zeros(4, 6, dtype=torch.uint8), torch.ones(3, 2, 3)
+    file = tmp_path / "a.npy"
+    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities))
+    assert np.load(file).shape == (3, 4, 6)
+
+
+def test_resume__interrupted_and_gone_on_with_is_as_undisturbed(
+    student_run: Any, photos: Path, tmp_path: Path, listener: Any
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    predict(student_run.run, [photos], whole, CONFIG, SilentMonitor(), resume=True)  # with nothing to go on with
+    with pytest.raises(KeyboardInterrupt):
+        predict(student_run.run, [photos], out, CONFIG, listener(stop=("advance", 2)))
+    assert sorted(results(out)) == ["masks/a.png", "masks/b.png", "overlays/a.png", "overlays/b.png"]
+    (out / "overlays" / "b.png").unlink()  # stopped between an image's files
+    (out / "masks" / ".c.png.x.partial").touch()  # killed while it wrote
+    before = (out / "masks" / "a.png").stat()
+    monitor = listener()
+    written = predict(student_run.run, [photos], out, CONFIG, monitor, resume=True)
+    assert results(out) == results(whole)
+    assert (out / "masks" / "a.png").stat() == before
+    assert (monitor.steps, monitor.calls.count("advance")) == (3, 2)
+    assert written["masks"] == [out / "masks" / f"{name}.png" for name in "abc"]
+    predict(student_run.run, [photos], out, CONFIG, monitor, resume=True)
+    assert monitor.notes == [f"{out} is finished already"]
+
+
+def test_resume__may_write_more_but_not_otherwise(student_run: Any, photos: Path, tmp_path: Path) -> None:
+    run, out = student_run.run, tmp_path / "out"
+    predict(run, [photos], out, CONFIG, SilentMonitor())
+    predict(run, [photos], out, replace(CONFIG, write=("numpy",), batch_size=2), SilentMonitor(), resume=True)
+    with Image.open(out / "masks" / "a.png") as mask:
+        np.testing.assert_array_equal(np.load(out / "numpy" / "a.npy"), np.array(mask))
+    before = contents(out)
+    for changes, message in (
+        ({"mirror": False}, "out was begun with --mirror True and cannot go on with False: give the same, or"),
+        ({"window": 32}, "begun with --window None and cannot go on with 32"),
+        ({"scales": (1.0, 1.5)}, r"begun with --scales \[1.0\] and cannot go on with \[1.0, 1.5\]"),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            predict(run, [photos], out, replace(CONFIG, **changes), SilentMonitor(), resume=True)
+    weights = run / "seg" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(ArtifactError, match=r"out was begun with another network than .*seg is now: use --overwrite"):
+        predict(run, [photos], out, CONFIG, SilentMonitor(), resume=True)
+    assert contents(out) == before
+
+
+def test_resume__not_with_results_of_other_images(student_run: Any, photos: Path, tmp_path: Path) -> None:
+    run, out = student_run.run, tmp_path / "out"
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(photos / "a.png", other)
+    predict(run, [other], out, CONFIG, SilentMonitor())
+    with pytest.raises(ValueError, match=r"masks/a.png exists, and was made from another image \(and 1 more\)"):
+        predict(run, [photos], out, CONFIG, SilentMonitor(), resume=True)
+    # Other settings for other images: from then on the folder is not to go on with the first.
+    predict(run, [photos / "b.png"], out, replace(CONFIG, mirror=False), SilentMonitor())
+    with pytest.raises(ArtifactError, match="begun with --mirror False"):
+        predict(run, [other], out, CONFIG, SilentMonitor(), resume=True)
+    record = read_record(out)
+    assert record is not None
+    assert list(record["images"]) == ["b"]
+
+
+def test_overwrite__interrupted_keeps_nothing_of_before(
+    student_run: Any, photos: Path, tmp_path: Path, listener: Any
+) -> None:
+    run, out = student_run.run, tmp_path / "out"
+    predict(run, [photos], out, EVERYTHING, SilentMonitor())
+    changed = replace(CONFIG, mirror=False)
+    with pytest.raises(KeyboardInterrupt):
+        predict(run, [photos], out, changed, listener(stop=("advance", 1)), overwrite=True)
+    assert sorted(results(out)) == ["masks/a.png", "overlays/a.png"]
+    predict(run, [photos], out, changed, SilentMonitor(), resume=True)
+    predict(run, [photos], tmp_path / "fresh", changed, SilentMonitor())
+    assert results(out) == results(tmp_path / "fresh")
+
+
+def test_predict__a_second_folder_of_images_may_follow(student_run: Any, photos: Path, tmp_path: Path) -> None:
+    run, out = student_run.run, tmp_path / "out"
+    for name in "ab":
+        predict(run, [photos / f"{name}.png"], out, CONFIG, SilentMonitor())
+    monitor = SilentMonitor()
+    assert len(predict(run, [photos / "a.png", photos / "b.png"], out, CONFIG, monitor, resume=True)["masks"]) == 2
+    record = read_record(out)
+    assert record is not None
+    assert record["class_names"] == ["red", "blue"]
+    assert record["images"] == {name: str((photos / f"{name}.png").resolve()) for name in "ab"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"settings": {}, "weights": ""}', '{"settings": 1, "images": {}}'])
+def test_read_record__damaged(text: str, tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    (tmp_path / "predict.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"predict.json is damaged \(.*\): delete it, and predict with --overwrite"):
+        read_record(tmp_path)
+
+
+def test_predict__a_file_in_the_place_of_the_folder(student_run: Any, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="out is no folder: give another one with --out"):
+        predict(student_run.run, [photos], tmp_path / "out", CONFIG, SilentMonitor())

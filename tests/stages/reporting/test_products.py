@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.readers import open_dataset
+from stages.reporting.products import Products, best_score, open_products
+from stages.runtime.monitor import SilentMonitor
+from stages.view import find_sample
+
+
+def made_by_hand(source: str = "cam") -> Products:
+    cam = torch.tensor([[[0.9, 0.1]], [[0.2, 0.4]]])
+    return Products(Image.new("RGB", (2, 1)), (3, 7), cam, cam / 2, source, None, None, None)
+
+
+def test_products__at_a_score() -> None:
+    made = made_by_hand()
+    assert made.at(0.3).tolist() == [[3, 7]]
+    assert made.at(0.4).tolist() == [[3, 0]]
+    torch.testing.assert_close(best_score(made.cam), torch.tensor([[0.9, 0.4]]))
+
+
+def test_products__at_a_score_of_the_cam_that_labels_are_made_from() -> None:
+    assert made_by_hand("aux").at(0.3).tolist() == [[3, 0]]
+
+
+def test_products__without_classes_all_is_background() -> None:
+    none = torch.zeros(0, 1, 2)
+    made = Products(Image.new("RGB", (2, 1)), (), none, none, "cam", None, None, None)
+    assert made.at(0.0).tolist() == [[0, 0]]
+    assert best_score(none).tolist() == [[0, 0]]
+
+
+def test_open_products__an_image_is_seen_as_the_stages_saw_it(whole_run: Path, pictures: Path) -> None:
+    dataset = open_dataset(pictures)
+    products = open_products(whole_run, dataset, "cpu", SilentMonitor())
+    made = products.of(dataset.by_id()["c"])
+    with h5py.File(whole_run / "labels/cams.h5") as cams, h5py.File(whole_run / "labels/labels.h5") as masks:
+        np.testing.assert_allclose(made.cam.numpy(), cams["cams/c"][()], atol=2e-3)
+        np.testing.assert_array_equal(made.pseudo_mask, masks["masks/c"][()])
+    assert made.classes == (1, 2)
+    assert made.truth is not None
+    assert made.student is not None
+    assert made.truth.shape == made.student.shape == (made.image.height, made.image.width)
+
+
+def test_open_products__an_image_that_was_not_labelled_gets_its_mask_in_the_same_way(
+    whole_run: Path, pictures: Path
+) -> None:
+    dataset = open_dataset(pictures)
+    products = open_products(whole_run, dataset, "cpu", SilentMonitor())
+    sample = dataset.by_id()["c"]
+    stored = products.of(sample).pseudo_mask
+    # Under a name that is in no file, its mask is made anew.
+    object.__setattr__(sample, "id", "elsewhere")
+    made = products.of(sample).pseudo_mask
+    assert stored is not None
+    assert made is not None
+    assert (stored == made).mean() > 0.99
+
+
+def test_open_products__a_stranger_has_no_truth(whole_run: Path, pictures: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(pictures)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
+    made = open_products(whole_run, dataset, "cpu", SilentMonitor()).of(find_sample(tmp_path / "x.png", dataset))
+    assert made.truth is None
+    assert made.pseudo_mask is not None
+    assert made.pseudo_mask.shape == (30, 40)
+
+
+def test_open_products__an_image_in_which_nothing_is_found_is_ignored_as_by_make_labels(
+    whole_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("stages.reporting.products.predicted_classes", lambda model, images: [()])
+    dataset = open_dataset(pictures)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
+    made = open_products(whole_run, dataset, "cpu", SilentMonitor()).of(find_sample(tmp_path / "x.png", dataset))
+    assert made.pseudo_mask is not None
+    assert (made.pseudo_mask == 255).all()

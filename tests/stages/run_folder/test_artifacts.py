@@ -1,0 +1,246 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.dataset import Dataset, Sample
+from stages.config import TrainCam
+from stages.run_folder.artifacts import (
+    PRODUCTS,
+    StageFolder,
+    already_finished,
+    begin_stage,
+    check_classes,
+    check_up_to_date,
+    finished,
+    open_stage,
+    outdated,
+    read_config,
+)
+from stages.run_folder.saving import ArtifactError
+from stages.runtime.monitor import SilentMonitor
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    samples = (Sample(id="a", image=tmp_path / "a.jpg", classes=(1,), mask=None),)
+    return Dataset(
+        root=tmp_path / "data",
+        layout="custom",
+        class_names=("cat", "dog"),
+        splits={"train": samples},
+        train_split="train",
+        val_split=None,
+    )
+
+
+def begin(
+    run: Path,
+    dataset: Dataset,
+    *,
+    stage: str = "cam",
+    resume: bool = False,
+    overwrite: bool = False,
+    extra: dict[str, Any] | None = None,
+    settings: Any = None,
+) -> StageFolder:
+    """As stages begin: look first, load, write."""
+    settings = settings or TrainCam(weights="none")
+    if already_finished(run, stage, settings, SilentMonitor(), resume=resume, overwrite=overwrite):
+        return StageFolder(path=run / stage, config=read_config(run, stage))
+    return begin_stage(run, stage, settings=settings, dataset=dataset, extra=extra, resume=resume)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def assert_one_line(error: pytest.ExceptionInfo[BaseException], *parts: str) -> None:
+    text = str(error.value)
+    assert "\n" not in text
+    for part in parts:
+        assert part in text
+
+
+def test_begin_stage__writes_what_the_next_stage_reads(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begin(tmp_path / "run", dataset, extra={"model": {"grid": (2, 3)}})
+    assert read_config(tmp_path / "run", "cam") == folder.config
+    assert folder.config["stage"] == "train-cam"
+    assert folder.config["model"] == {"grid": [2, 3]}
+    assert folder.class_names == ("cat", "dog")
+    assert folder.dataset_root == dataset.root.resolve()
+    assert folder.settings["scales"] == [1.0, 0.5, 1.5]
+    assert names(folder.path) == {"config.json"}
+
+
+def test_already_finished__existing_folder(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begin(tmp_path, dataset).path
+    with pytest.raises(ArtifactError) as caught:
+        begin(tmp_path, dataset)
+    assert_one_line(caught, f"{folder} exists", "--resume", "--overwrite")
+    (folder / "model.safetensors").write_text("old")
+    begin(tmp_path, dataset, overwrite=True)
+    assert names(folder) == {"config.json"}
+
+
+def test_begin_stage__overwrite_deletes_this_stage_alone(tmp_path: Path, dataset: Dataset) -> None:
+    begin(tmp_path, dataset)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "labels.h5").write_text("kept")
+    begin(tmp_path, dataset, overwrite=True)
+    assert (tmp_path / "labels" / "labels.h5").read_text() == "kept"
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_already_finished__folder_of_somebody_else(tmp_path: Path, dataset: Dataset, how: str) -> None:
+    (tmp_path / "cam").mkdir()
+    (tmp_path / "cam" / "holidays.jpg").write_text("dear")
+    with pytest.raises(ArtifactError) as caught:
+        begin(tmp_path, dataset, resume=how == "resume", overwrite=how == "overwrite")
+    assert_one_line(caught, "has no config.json, so it is none of toco's: give another run folder")
+    assert names(tmp_path / "cam") == {"holidays.jpg"}
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+def test_begin_stage__killed_before_it_had_a_config(tmp_path: Path, dataset: Dataset, how: dict[str, Any]) -> None:
+    (tmp_path / "cam").mkdir()
+    (tmp_path / "cam" / ".config.json.x1.partial").write_text("{")
+    begin(tmp_path, dataset, **how)
+    assert names(tmp_path / "cam") == {"config.json"}
+
+
+def test_begin_stage__resume_clears_halves_away(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begin(tmp_path, dataset).path
+    (folder / "shards").mkdir()
+    for name in (".checkpoint.pt.x1.partial", "shards/.0.h5.x2.partial", "checkpoint.pt", "shards/1.h5"):
+        (folder / name).write_text("x")
+    begin(tmp_path, dataset, resume=True)
+    assert names(folder) == {"config.json", "checkpoint.pt", "shards"}
+    assert names(folder / "shards") == {"1.h5"}
+
+
+def test_already_finished__resume_with_other_settings(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begin(tmp_path, dataset, settings=TrainCam(weights="none", batch_size=4)).path
+    before = (folder / "config.json").read_text()
+    other = TrainCam(weights="none", batch_size=8, workers=3)
+    with pytest.raises(ArtifactError) as caught:
+        begin(tmp_path, dataset, settings=other, resume=True)
+    assert_one_line(caught, "--batch-size 4 and cannot go on with 8: give the same, or --overwrite to start again")
+    assert (folder / "config.json").read_text() == before
+    faster = TrainCam(weights="none", batch_size=4, workers=3, cache="cache")  # with which the result is the same
+    begin(tmp_path, dataset, settings=faster, resume=True)
+    assert read_config(tmp_path, "cam")["settings"]["workers"] == 3
+
+
+def test_begin_stage__resume_with_other_classes(tmp_path: Path, dataset: Dataset) -> None:
+    begin(tmp_path, dataset)
+    with pytest.raises(ArtifactError, match=r"begun with other classes than .* has now: use --overwrite"):
+        begin(tmp_path, replace(dataset, class_names=("dog", "cat")), resume=True)
+
+
+def test_already_finished__a_finished_stage_keeps_its_config(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begin(tmp_path, dataset).path
+    (folder / "model.safetensors").write_text("done")
+    settings = TrainCam(weights="none", workers=3)
+    begin(tmp_path, dataset, settings=settings, resume=True)
+    assert read_config(tmp_path, "cam")["settings"]["workers"] is None
+
+
+def test_read_config__nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        read_config(tmp_path / "nosuch", "labels")
+    assert_one_line(caught, f"there is no run folder {tmp_path / 'nosuch'}", "toco train-cam DATA --out")
+    with pytest.raises(ArtifactError) as caught:
+        read_config(tmp_path, "labels")
+    assert_one_line(caught, f"{tmp_path} has no labels/config.json: run 'toco make-labels' first")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "5",
+        "null",
+        "{}",
+        '{"settings": {}}',
+        '{"settings": {}, "dataset": {"root": "x"}}',
+        '{"settings": {}, "dataset": []}',
+        '{"settings": 5, "dataset": {"root": "x", "class_names": ["a"]}}',
+        '{"settings": {}, "dataset": {"root": "x", "class_names": 5}}',
+        '{"settings": {}, "dataset": {"root": 5, "class_names": ["a"]}}',
+        b"\xff\xfe\x00",
+        b"\x00" * 100,
+    ],
+)
+def test_read_config__damaged(tmp_path: Path, text: str | bytes) -> None:
+    path = tmp_path / "cam" / "config.json"
+    path.parent.mkdir()
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "cam" / "model.safetensors").write_text("")
+    with pytest.raises(ArtifactError) as caught:
+        open_stage(tmp_path, "cam")
+    assert_one_line(caught, f"{path} is damaged", "run 'toco train-cam --overwrite' again")
+
+
+@pytest.mark.parametrize("stage", PRODUCTS)
+def test_open_stage__unfinished(tmp_path: Path, dataset: Dataset, stage: str) -> None:
+    begin_stage(tmp_path, stage, settings=TrainCam(), dataset=dataset)
+    for name in PRODUCTS[stage]:
+        assert not finished(tmp_path, stage)
+        with pytest.raises(ArtifactError) as caught:
+            open_stage(tmp_path, stage)
+        assert_one_line(caught, f"{tmp_path / stage} has no {name}", "did not finish there; run it again with --resume")
+        (tmp_path / stage / name).write_text("done")
+    assert finished(tmp_path, stage)
+    assert open_stage(tmp_path, stage).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [
+        (("cat",), "lacks the class 'dog' (1 classes; "),
+        (("cat", "cow", "dog"), "has the class 'cow' more (3 classes; "),
+        (("cat", "horse"), "lacks the class 'dog'"),
+        (("dog", "cat"), "has the classes in another order"),
+    ],
+)
+def test_check_classes__names_the_difference(
+    tmp_path: Path, dataset: Dataset, class_names: tuple[str, ...], message: str
+) -> None:
+    folder = begin(tmp_path, dataset)
+    check_classes(folder, dataset)
+    with pytest.raises(ArtifactError) as caught:
+        check_classes(folder, replace(dataset, class_names=class_names))
+    assert_one_line(caught, message, str(folder.path), "use the data set of that run, or train again")
+
+
+def test_outdated__when_the_stage_before_has_changed(tmp_path: Path, dataset: Dataset) -> None:
+    model = tmp_path / "cam" / "model.safetensors"
+    model.parent.mkdir()
+    model.write_text("first")
+    begin(tmp_path, dataset, stage="labels")
+    for name in PRODUCTS["labels"]:
+        (tmp_path / "labels" / name).write_text("made from the first")
+    assert not outdated(tmp_path, "labels")
+    check_up_to_date(tmp_path, "labels")
+    model.write_text("second")
+    assert outdated(tmp_path, "labels")
+    with pytest.raises(ArtifactError) as caught:
+        check_up_to_date(tmp_path, "labels")
+    assert_one_line(caught, "was made from another cam/model.safetensors", "run 'toco make-labels --overwrite' again")
+    with pytest.raises(ArtifactError) as caught:
+        begin(tmp_path, dataset, stage="labels", resume=True)
+    assert_one_line(caught, "was begun from another cam/model.safetensors", "use --overwrite to start again")
+    model.unlink()  # somebody took the labels alone to another machine
+    assert not outdated(tmp_path, "labels")
+
+
+def test_already_finished__clears_away_what_a_killed_run_left(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begin(tmp_path, dataset).path
+    for name in ("model.safetensors", "checkpoint.pt"):
+        (folder / name).write_text("x")
+    begin(tmp_path, dataset, resume=True)
+    assert names(folder) == {"config.json", "model.safetensors"}

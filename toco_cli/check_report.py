@@ -1,0 +1,69 @@
+"""What 'toco check' says on a terminal; apart from the other tables, since it needs no torch and answers at once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from data.findings import split_images
+from stages.check import Check
+
+SHOWN_ITEMS = 8  # of a finding; --json has all
+SHOWN_CHARACTERS = 240  # of an item
+LEVELS = {"error": ("Errors", "bold red"), "warning": ("Warnings", "bold yellow"), "note": ("Notes", "bold")}
+
+
+def class_table(found: Check) -> Table:
+    """Images of each class by split, with the images of no class and of all below."""
+    table = Table(title="images that show each class")
+    table.add_column("class")
+    for split in found.splits:
+        table.add_column(Text(split), justify="right")
+    table.add_column("nearly always together with")
+    for one in found.classes:
+        table.add_row(Text(one.name), *(str(count) for count in one.images.values()), Text(", ".join(one.together)))
+    table.add_section()
+    table.add_row("none of them", *(str(counts.negatives) for counts in found.splits.values()))
+    table.add_row("all images", *(str(counts.images) for counts in found.splits.values()))
+    table.add_row("with a true mask", *(str(counts.masks) for counts in found.splits.values()))
+    return table
+
+
+def summary_line(found: Check) -> str:
+    """Say in one line what lies in the folder."""
+    layout = found.dataset.layout.replace("_", " ")
+    images = len(split_images(found.dataset))
+    parts = [f"{found.dataset.root}: layout {layout}", f"classes: {len(found.classes)}", f"images: {images}"]
+    if found.sizes:
+        sizes = vars(found.sizes).items()
+        parts.append("width x height: " + ", ".join(f"{width} x {height} ({name})" for name, (height, width) in sizes))
+    return "; ".join(parts)
+
+
+def finding_lines(found: Check) -> Iterator[Text]:
+    """One line a finding, grouped by level, each with the first of its items below."""
+    for level, (heading, style) in LEVELS.items():
+        findings = [finding for finding in found.findings if finding.level == level]
+        if findings:
+            yield Text(heading, style=style)
+        for finding in findings:
+            yield Text(f"- {finding.text}: {finding.advice}")
+            if finding.items:
+                yield Text(f"    {_shortened(finding.items)}", style="dim")
+
+
+def _shortened(items: tuple[str, ...]) -> str:
+    more = f"; and {len(items) - SHOWN_ITEMS} more" if len(items) > SHOWN_ITEMS else ""
+    cut = (item if len(item) <= SHOWN_CHARACTERS else f"{item[:SHOWN_CHARACTERS]} ..." for item in items[:SHOWN_ITEMS])
+    return "; ".join(cut) + more
+
+
+def closing_line(found: Check, data: Path) -> str:
+    """Say what to do next with the data set in a folder."""
+    following = f"toco run {data} --out RUN"
+    if not found.errors:
+        return f"Nothing stands in the way. Next: {following}"
+    if all(finding.skippable for finding in found.errors):
+        return f"Mend the errors first, or go on without these files: {following} --skip-bad"
+    return "Mend the errors first; --skip-bad passes over those only that name it."
