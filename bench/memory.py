@@ -38,7 +38,8 @@ from data.drawing.scene import draw_scene
 from data.findings import co_occurrence
 from data.readers import open_dataset
 from stages.config import Device, MakeLabels, Predict, TrainCam, TrainSeg
-from stages.make_labels import LabelMaker, resolved, with_training_defaults
+from stages.labels.maker import LabelMaker
+from stages.labels.pixel_labels import resolved, with_training_defaults
 from stages.networks.cam_model import new_cam_model
 from stages.networks.inference import to_tensor
 from stages.networks.segmenter import Segmenter

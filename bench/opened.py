@@ -7,7 +7,8 @@ from typing import Any
 from data.dataset import Sample
 from data.readers import open_dataset
 from stages.config import Device, MakeLabels
-from stages.make_labels import LabelMaker, samples_to_label
+from stages.labels.maker import LabelMaker
+from stages.make_labels import samples_to_label
 from stages.networks.cam_model import load_cam_model
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import spread

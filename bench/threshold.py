@@ -16,11 +16,11 @@ from torch import Tensor
 
 from bench.opened import open_run
 from data.readers import read_mask
-from stages.labels.choose_background import sharpened_labels, token_contrast
+from stages.labels.choose_background import GRID, agreement, sharpened_labels, token_contrast
 from stages.networks.inference import decoder_probabilities, load_image, resize_maps
 from stages.run_folder.run_data import spread
+from stages.toco.cam import labels_at
 from stages.toco.metrics import Confusion
-from stages.toco.threshold import GRID, agreement, labels_at
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from stages.networks.segmenter import open_segmenter
 from stages.run_folder.artifacts import StageFolder, check_classes, current, open_stage
 from stages.run_folder.run_data import spread, usable_samples
 from stages.runtime.monitor import Monitor
+from stages.toco.cam import labels_at
 from stages.toco.metrics import Confusion, Scores
 from stages.toco.refine import with_background
-from stages.toco.threshold import labels_at
 
 AnyMachine = TypeVar("AnyMachine", bound=Machine)
 

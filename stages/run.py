@@ -16,7 +16,8 @@ from data.dataset import Dataset
 from data.image_cache import open_cache
 from data.readers import open_dataset
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
-from stages.make_labels import make_labels, with_training_defaults
+from stages.labels.pixel_labels import with_training_defaults
+from stages.make_labels import make_labels
 from stages.networks.student import new_student
 from stages.report import REPORT, report
 from stages.run_folder.artifacts import MAY_CHANGE, PRODUCERS, as_plain, finished, outdated, outdated_message

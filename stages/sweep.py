@@ -12,11 +12,12 @@ import torch
 from data.readers import open_dataset
 from stages.config import Evaluate
 from stages.evaluate import NoTrueMasksError, read_truth, skipping, with_masks, with_skip_bad
+from stages.labels.choose_background import GRID
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import check_classes, open_stage
 from stages.runtime.monitor import Monitor
+from stages.toco.cam import labels_at
 from stages.toco.metrics import Confusion
-from stages.toco.threshold import GRID, labels_at
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stages.exports.classes import present_classes
+from stages.exports.labelled_images import classes_in_mask
 
 # Pixels that touch at a corner belong together, as in the outlines that OpenCV draws.
 NEIGHBOURS = np.ones((3, 3), dtype=bool)
@@ -33,7 +33,7 @@ def components(mask: NDArray[np.uint8]) -> Iterator[Component]:
     Args:
         mask: (h, w): 0 background, 1..C classes, 255 ignored. Neither background nor ignored pixels are objects.
     """
-    for class_number in present_classes(mask):
+    for class_number in classes_in_mask(mask):
         numbers, _ = ndimage.label(mask == class_number, structure=NEIGHBOURS)
         for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
             yield Component(class_number, rows.start, columns.start, numbers[rows, columns] == number)

@@ -109,3 +109,8 @@ def open_labelled_images(
         split=folder.settings["split"] or dataset.train_split,
         monitor=monitor,
     )
+
+
+def classes_in_mask(mask: NDArray[np.uint8]) -> list[int]:
+    """List the classes that a mask (h, w) shows, 1..C ascending, without background (0) and ignored pixels (255)."""
+    return [number for number in np.unique(mask).tolist() if number not in (0, IGNORE_INDEX)]

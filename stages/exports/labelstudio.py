@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from data.atomic_write import whole_file
 from data.palette import COLOURS
-from stages.exports.classes import present_classes
-from stages.exports.labelled_images import LabelledImage, LabelledImages
+from stages.exports.labelled_images import LabelledImage, LabelledImages, classes_in_mask
 
 LENGTH_BITS = (3, 4, 8, 16)  # of the four kinds of runs
 CHANNELS = 4  # the brush is a picture of red, green, blue and alpha, all alike
@@ -56,7 +55,7 @@ def _task(image: LabelledImage, images: LabelledImages) -> dict[str, Any]:
 
 def _regions(mask: NDArray[np.uint8], class_names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     height, width = mask.shape
-    for number in present_classes(mask):
+    for number in classes_in_mask(mask):
         yield {
             "id": f"class{number}",
             "type": "brushlabels",

@@ -7,7 +7,6 @@ prefers masks that cover everything, and the second is flat; others were measure
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,23 +17,24 @@ from data.dataset import DataError, Sample
 from data.images import image_size
 from data.readers import read_mask
 from stages.config import MakeLabels
+from stages.labels.maker import Scored
 from stages.run_folder.run_data import spread
 from stages.runtime.monitor import Monitor
+from stages.toco.cam import labels_at
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.losses import patch_token_contrast
 from stages.toco.metrics import Confusion
 from stages.toco.refine import against_backgrounds
-from stages.toco.threshold import GRID, agreement, labels_at
 
-if TYPE_CHECKING:
-    from stages.make_labels import Scored
+# Finer where CAMs of a network that was trained for a short time have their best score.
+GRID = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 
 IMAGES = 60  # to choose on without masks
 LONG_SIDE = 500  # pixels
 
 
 def choose_background(
-    scores: "Callable[..., Iterator[Scored]]",
+    scores: Callable[..., Iterator[Scored]],
     samples: Sequence[Sample],
     num_classes: int,
     config: MakeLabels,
@@ -85,7 +85,7 @@ def choose_background(
     return background
 
 
-def reduced(one: "Scored") -> "Scored":
+def reduced(one: Scored) -> Scored:
     """An image and its scores with a longer side of at most 500 pixels, which is enough to choose a score by."""
     longest = max(one.image.shape[-2:])
     if longest <= LONG_SIDE:
@@ -96,14 +96,14 @@ def reduced(one: "Scored") -> "Scored":
     return one._replace(image=image, scores=scores)
 
 
-def sharpened_labels(one: "Scored", config: MakeLabels) -> Int[Tensor, "scores h w"]:
+def sharpened_labels(one: Scored, config: MakeLabels) -> Int[Tensor, "scores h w"]:
     """What a CRF at half resolution makes of an image's scores, against each background score of the grid."""
     unaries = against_backgrounds(one.scores.float(), GRID)
     (sharpened,) = sharpen([one.image], [unaries], FOR_PSEUDO_LABELS, config.crf_backend, fast=True)
     return sharpened.argmax(dim=1).cpu()
 
 
-def token_contrast(one: "Scored") -> Float[Tensor, " scores"]:
+def token_contrast(one: Scored) -> Float[Tensor, " scores"]:
     """How well the labels at each score part the patch tokens: 1 less the loss of METHOD section 4.
 
     0.5 for labels at random, and for a score at which there is but one label, which parts nothing.
@@ -117,6 +117,18 @@ def token_contrast(one: "Scored") -> Float[Tensor, " scores"]:
     return contrast.masked_fill(alone, 0.5).cpu()
 
 
-def _true_mask(one: "Scored", num_classes: int) -> Int[Tensor, "scores h w"]:
+def _true_mask(one: Scored, num_classes: int) -> Int[Tensor, "scores h w"]:
     mask = read_mask(one.sample, (one.image.shape[-2], one.image.shape[-1]), num_classes)
     return torch.from_numpy(mask).long().expand(len(GRID), -1, -1)
+
+
+def agreement(confusion: Confusion) -> float:
+    """How well two label maps agree: mean IoU over all labels.
+
+    A label that neither has counts as 0, for a score at which nothing is background, or nothing object, is no good
+    one, however well two maps agree on that.
+    """
+    counts = confusion.counts[:, :-1].double()
+    both = counts.diagonal()
+    either = counts.sum(dim=0) + counts.sum(dim=1) - both
+    return float((both / either.clamp_min(1)).mean())

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from data.dataset import DataError, Sample
 from stages.config import TrainCam
@@ -16,7 +19,6 @@ from stages.run_folder.artifacts import StageFolder, open_stage
 from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import Monitor
 from stages.toco.model import ToCo
-from stages.toco.oversmoothing import mean_absolute_cosine
 
 
 class Smoothness(NamedTuple):
@@ -92,3 +94,17 @@ def _curve(model: ToCo, samples: Sequence[Sample], side: int, fabric: Fabric, mo
         values = torch.stack([mean_absolute_cosine(one)[0] for one in tokens]).cpu()
         sums, measured = (sums + values if measured else values), measured + 1
     return tuple((sums / max(measured, 1)).tolist())
+
+
+def mean_absolute_cosine(tokens: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
+    """Mean |cosine similarity| between two different patch tokens of an image: 1 where all point one way.
+
+    Raises:
+        ValueError: There is but one token.
+    """
+    vectors = F.normalize(tokens.float().flatten(2), dim=1)  # (b, d, n)
+    count = vectors.shape[-1]
+    if count < 2:
+        raise ValueError("one token has no other to be compared with")
+    cosines = torch.einsum("bdn,bdm->bnm", vectors, vectors).abs()
+    return (cosines.sum(dim=(1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(dim=1)) / (count * (count - 1))

@@ -17,17 +17,16 @@ from data.images import read_image
 from data.palette import Mask
 from data.readers import read_mask
 from stages.config import Device, MakeLabels, Predict
+from stages.labels.pixel_labels import pixel_labels, resolved, with_class_numbers
 from stages.labels.store import LabelFile
-from stages.make_labels import pixel_labels, resolved, with_class_numbers
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import class_label_matrix, predicted_classes, resize_maps, square_cams, to_tensor
 from stages.networks.segmenter import Segmenter, open_segmenter
 from stages.run_folder.artifacts import StageFolder, current, open_stage
 from stages.runtime.fabric import make_fabric
 from stages.runtime.monitor import Monitor
-from stages.toco.cam import present_classes
+from stages.toco.cam import labels_at, present_classes
 from stages.toco.model import ToCo
-from stages.toco.threshold import labels_at
 
 
 class Products(NamedTuple):

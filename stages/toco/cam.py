@@ -170,6 +170,13 @@ def label_one_threshold(valid_cam: Float[Tensor, "b c h w"], background: float =
     return torch.where(score > background, best + 1, 0)
 
 
+def labels_at(scores: Float[Tensor, "k h w"], background: float) -> Int[Tensor, "h w"]:
+    """Labels 1..k by one threshold (METHOD section 3); all background where there is no class."""
+    if not len(scores):
+        return torch.zeros(scores.shape[1:], dtype=torch.int64, device=scores.device)
+    return label_one_threshold(scores[None], background)[0]
+
+
 def label_two_thresholds(
     valid_cam: Float[Tensor, "b c h w"],
     image_box: Int[Tensor, "b 4"] | None = None,

@@ -10,7 +10,8 @@ from unittest import mock
 import stages.make_labels
 from data.dataset import Sample
 from stages.config import MakeLabels
-from stages.make_labels import LabelMaker, make_labels
+from stages.labels.maker import LabelMaker
+from stages.make_labels import make_labels
 from stages.networks.inference import LoadedImage
 from stages.runtime.monitor import SilentMonitor
 

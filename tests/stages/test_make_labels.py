@@ -19,8 +19,10 @@ import stages.make_labels
 from data.dataset import DataError, Sample
 from data.readers import open_dataset
 from stages.config import MakeLabels
+from stages.labels.choose_background import GRID
+from stages.labels.pixel_labels import pixel_labels, resolved
 from stages.labels.store import ImageLabels, write_shard
-from stages.make_labels import make_labels, pixel_labels, resolved
+from stages.make_labels import make_labels
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import class_label_matrix, load_image, predicted_classes, resize_maps, square_cams
 from stages.run_folder.artifacts import open_stage
@@ -29,7 +31,6 @@ from stages.runtime.monitor import SilentMonitor
 from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.refine import against_backgrounds, most_likely
-from stages.toco.threshold import GRID
 
 # One image at a time: in batches, the last bits depend on which images are together.
 CONFIG = MakeLabels(device="cpu", workers=1, scales=(1.0, 0.5), batch_size=1)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data.dataset import DataError
-from stages.exports.labelled_images import LabelledImages, open_labelled_images
+from stages.exports.labelled_images import LabelledImages, classes_in_mask, open_labelled_images
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import ArtifactError
@@ -98,3 +98,8 @@ def test_labelled_images__folder_of_class_folders(labelled_run: Any) -> None:
     labels = LabelFile(labelled_run.run / "labels" / "labels.h5", "masks")
     images = LabelledImages(labels=labels, samples=samples, split="train", monitor=SilentMonitor())
     assert images.folder == root.resolve()
+
+
+def test_classes_in_mask__neither_background_nor_ignored() -> None:
+    assert classes_in_mask(np.array([[0, 255, 3], [1, 3, 254]], np.uint8)) == [1, 3, 254]
+    assert classes_in_mask(np.array([[0, 255]], np.uint8)) == []

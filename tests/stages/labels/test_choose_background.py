@@ -12,10 +12,10 @@ from torch import Tensor
 from data.dataset import DataError, Sample
 from data.readers import open_dataset
 from stages.config import MakeLabels
-from stages.labels.choose_background import choose_background, sharpened_labels, token_contrast
-from stages.make_labels import Scored
+from stages.labels.choose_background import GRID, agreement, choose_background, sharpened_labels, token_contrast
+from stages.labels.maker import Scored
 from stages.runtime.monitor import SilentMonitor
-from stages.toco.threshold import GRID
+from stages.toco.metrics import Confusion
 
 CONFIG = MakeLabels(device="cpu", background="auto")
 SIZE = (24, 36)
@@ -103,3 +103,15 @@ def test_sharpened_labels__one_for_each_score(samples: list[Sample]) -> None:
     labels = sharpened_labels(one, CONFIG)
     assert labels.shape == (15, *SIZE)
     assert labels[0].float().mean() > labels[-1].float().mean()
+
+
+def test_grid__ascends_within_0_and_1() -> None:
+    assert list(GRID) == sorted(set(GRID))
+    assert 0 < GRID[0] < GRID[-1] < 1
+
+
+def test_agreement__of_two_label_maps_by_hand() -> None:
+    confusion = Confusion(4)
+    confusion.add(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 1, 1, 2]]))
+    # 0: 1 of 2; 1: 1 of 3; 2: 0 of 1; 3 is in neither.
+    assert agreement(confusion) == pytest.approx((1 / 2 + 1 / 3 + 0 + 0) / 4)

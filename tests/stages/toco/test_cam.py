@@ -15,6 +15,7 @@ from stages.toco.cam import (
     keep_present,
     label_one_threshold,
     label_two_thresholds,
+    labels_at,
     multi_scale_cams,
     normalise,
     present_classes,
@@ -224,3 +225,10 @@ def test_fuse_scales__values_stay_below_one(generator: torch.Generator) -> None:
     cam = fuse_scales([100 * torch.randn(2, 1, 4, 4, generator=generator)], (8, 8))
     assert 0 <= cam.min() <= cam.max() <= 1
     assert math.isclose(cam.max(), 1, rel_tol=1e-4)
+
+
+def test_labels_at__above_the_score_alone() -> None:
+    scores = torch.tensor([[[0.5, 0.6, 0.1]], [[0.2, 0.7, 0.4]]])
+    assert labels_at(scores, 0.5).tolist() == [[0, 2, 0]]
+    assert labels_at(scores, 0.1).tolist() == [[1, 2, 2]]
+    assert labels_at(torch.zeros(0, 2, 3), 0.5).tolist() == [[0] * 3] * 2

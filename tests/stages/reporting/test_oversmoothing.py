@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stages.toco.oversmoothing import mean_absolute_cosine
+from stages.reporting.oversmoothing import mean_absolute_cosine
 
 
 def test_mean_absolute_cosine__by_hand() -> None:

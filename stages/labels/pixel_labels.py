@@ -1,0 +1,130 @@
+"""From the scores of an image's classes to its mask."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data.dataset import IGNORE_INDEX, Sample
+from stages.config import MakeLabels
+from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
+from stages.toco.refine import (
+    PseudoLabel,
+    against_backgrounds,
+    average_with_par,
+    by_threshold,
+    by_two_thresholds,
+    most_likely,
+    with_background,
+)
+
+Scores = NDArray[np.float16]  # (k, h, w), 0..1
+Mask = NDArray[np.uint8]  # (h, w)
+
+
+def with_training_defaults(config: MakeLabels, trained: Mapping[str, Any]) -> MakeLabels:
+    """Take from the training what was not asked for otherwise: the split, and the images' size."""
+    return replace(
+        config, split=config.split or trained["split"], image_size=config.image_size or trained["image_size"]
+    )
+
+
+def resolved(config: MakeLabels, trained: Mapping[str, Any], background: float | None = None) -> MakeLabels:
+    """Fill in the background scores.
+
+    Published are 0.5 and, to both sides of it, 0.7 and 0.25; any other score takes these along.
+
+    Args:
+        config: As asked for.
+        trained: The settings of the training, whose scores are taken where none is asked for.
+        background: The score that was chosen, or stands in the folder that is gone on with.
+    """
+    asked = config.background if background is None else background
+    assert asked != "auto"
+    high, low = config.background_high, config.background_low
+    score: float = trained["background"] if asked is None else asked
+    own = score != trained["background"]
+    if high is None:
+        high = min(1.4 * score, 0.95) if own else trained["background_high"]
+    if low is None:
+        low = 0.5 * score if own else trained["background_low"]
+    used = None if config.source == "decoder" else score  # it knows a background of its own
+    return replace(config, background=used, background_high=high, background_low=low, calibrate=0)
+
+
+class PixelLabels(NamedTuple):
+    """The mask of one image, among its own classes."""
+
+    mask: Mask  # 0 background, 1..k the classes in order, 255 ignored
+    confidence: Mask | None  # 0..255
+
+
+def pixel_labels(scores: Sequence[Tensor], images: Sequence[Tensor], config: MakeLabels) -> list[PixelLabels]:
+    """Make masks from the scores of the images' classes.
+
+    Args:
+        scores: For each image, shape (k, h, w), float16, 0..1.
+        images: Shape (3, h, w), uint8, on the same device.
+        config: As `resolved` gives it.
+    """
+    high, low = config.background_high, config.background_low
+    assert high is not None
+    assert low is not None
+    # An image without any of the classes is all background, and surely so.
+    found: dict[int, PseudoLabel] = {
+        place: PseudoLabel(cam.new_zeros(cam.shape[1:]).long(), cam.new_ones(cam.shape[1:]).float())
+        for place, cam in enumerate(scores)
+        if not len(cam)
+    }
+    rest = {place: cam.float() for place, cam in enumerate(scores) if len(cam)}
+    if config.uses_crf or config.uses_par or config.source == "decoder":
+        # The decoder knows a background of its own.
+        probabilities = {
+            place: with_background(cam) if config.source == "decoder" else against_backgrounds(cam, (high, low))
+            for place, cam in rest.items()
+        }
+        found |= _refined(probabilities, images, config)
+    elif config.two_thresholds:
+        found |= {place: by_two_thresholds(cam, high=high, low=low) for place, cam in rest.items()}
+    else:
+        assert isinstance(config.background, float | int)
+        found |= {place: by_threshold(cam, config.background) for place, cam in rest.items()}
+    return [_as_arrays(found[place], config) for place in range(len(scores))]
+
+
+def _refined(probabilities: dict[int, Tensor], images: Sequence[Tensor], config: MakeLabels) -> dict[int, PseudoLabel]:
+    if config.uses_par:
+        probabilities = {place: average_with_par(one, images[place]) for place, one in probabilities.items()}
+    if config.uses_crf and probabilities:
+        sharpened = sharpen(
+            [images[place] for place in probabilities],
+            list(probabilities.values()),
+            FOR_PSEUDO_LABELS,
+            config.crf_backend,
+            fast=config.crf == "fast",
+        )
+        probabilities = dict(zip(probabilities, sharpened, strict=True))
+    return {place: most_likely(one) for place, one in probabilities.items()}
+
+
+def _as_arrays(labels: PseudoLabel, config: MakeLabels) -> PixelLabels:
+    confidence = (255 * labels.confidence).round().byte().cpu().numpy() if config.confidence else None
+    return PixelLabels(labels.label.cpu().numpy().astype(np.uint8), confidence)
+
+
+def with_class_numbers(mask: Mask, sample: Sample) -> Mask:
+    """A mask among an image's own classes as one among all classes.
+
+    Args:
+        mask: 0 background, 1..k the image's classes in order, 255 ignored.
+        sample: The image, with the classes that it has or is predicted to have.
+    """
+    if not (sample.labelled or sample.classes):  # nobody said that there is nothing in it
+        return np.full_like(mask, IGNORE_INDEX)
+    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+    table[: len(sample.classes) + 1] = (0, *sample.classes)
+    numbered: Mask = table[mask]
+    return numbered
