@@ -6,14 +6,12 @@ the light falls on, and tone, 0 the dark colour, 1 the light one. It fills the w
 object shows its class.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from data.drawing.fields import Plane, scatter_cells, smoothstep
+from data.drawing.textures import Plane, smoothstep, voronoi
 
 
 def wavy_radius(angle: Plane, harmonics: int, strength: float, rng: np.random.Generator) -> Plane:
@@ -43,14 +41,13 @@ def star_outline(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
 def brick_outline(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
     """A rectangle with worn corners."""
     half_height = rng.uniform(0.55, 0.8)
-    corner = 0.1
-    outside = np.hypot(np.maximum(np.abs(u) - 0.92 + corner, 0), np.maximum(np.abs(v) - half_height + corner, 0))
-    return outside - corner
+    outside: Plane = np.hypot(np.maximum(np.abs(u) - 0.92 + 0.1, 0), np.maximum(np.abs(v) - half_height + 0.1, 0))
+    return outside - 0.1
 
 
 def log_outline(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
     """Nearly a disc."""
-    radius = np.hypot(u, v)
+    radius: Plane = np.hypot(u, v)
     calm = np.minimum(1, radius / 0.5) ** 2  # no ridges at the centre, where all directions meet
     return radius / (1 + calm * (wavy_radius(np.arctan2(v, u), 5, 0.12, rng) - 1)) - 0.95
 
@@ -60,7 +57,8 @@ def turtle_outline(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
     shell = np.hypot(u / 0.8, v / rng.uniform(0.62, 0.72)) - 1
     head = (np.hypot((u - 0.85) / 0.2, v / 0.16) - 1) * 0.2
     legs = np.hypot(np.abs(u) - 0.5, np.abs(v) - 0.58) - 0.2
-    return np.minimum(np.minimum(shell, head), legs)
+    outline: Plane = np.minimum(np.minimum(shell, head), legs)
+    return outline
 
 
 def fish_outline(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
@@ -69,7 +67,8 @@ def fish_outline(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
     body = np.hypot((u - 0.2) / 0.8, v / half_height) - 1
     tail = np.maximum(np.abs(v) - 0.1 - 0.85 * (-0.45 - u), np.maximum(-0.95 - u + 0.25 * (0.5 - np.abs(v)), u + 0.4))
     fins = np.hypot((u - 0.1) / 0.3, v / (half_height + 0.17)) - 1
-    return np.minimum(np.minimum(body, tail), fins)
+    outline: Plane = np.minimum(np.minimum(body, tail), fins)
+    return outline
 
 
 def veins(x: Plane, y: Plane, radius: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
@@ -83,9 +82,9 @@ def veins(x: Plane, y: Plane, radius: float, rng: np.random.Generator) -> tuple[
 
 def warts(x: Plane, y: Plane, radius: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
     """Light knobs scattered over a darker skin."""
-    cells = scatter_cells(x, y, 0.14, rng)
-    knob = 1 - smoothstep(cells.nearest, 0.18, 0.38)
-    return knob, 0.15 + 0.95 * knob + 0.1 * cells.value
+    nearest, _, value = voronoi(x, y, 0.14, rng)
+    knob = 1 - smoothstep(nearest, 0.18, 0.38)
+    return knob, 0.15 + 0.95 * knob + 0.1 * value
 
 
 def bricks(x: Plane, y: Plane, radius: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
@@ -113,9 +112,9 @@ def rings(x: Plane, y: Plane, radius: float, rng: np.random.Generator) -> tuple[
 
 def shields(x: Plane, y: Plane, radius: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
     """Polygons, light in the middle, with dark furrows between them."""
-    cells = scatter_cells(x, y, 0.22, rng)
-    plate = smoothstep(cells.border, 0.06, 0.3)
-    return plate, plate * (0.55 + 0.25 * cells.value) + 0.35 * (1 - smoothstep(cells.nearest, 0.0, 0.35))
+    nearest, border, value = voronoi(x, y, 0.22, rng)
+    plate = smoothstep(border, 0.06, 0.3)
+    return plate, plate * (0.55 + 0.25 * value) + 0.35 * (1 - smoothstep(nearest, 0.0, 0.35))
 
 
 def scales(x: Plane, y: Plane, radius: float, rng: np.random.Generator) -> tuple[Plane, Plane]:

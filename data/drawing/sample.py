@@ -1,7 +1,5 @@
 """Write the data set of `toco demo`: pictures of textured objects on textured grounds, with exact masks."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 
@@ -35,11 +33,10 @@ def draw_sample(out: Path, *, images: int = 400, validation: int = 100, size: in
             f"cannot draw images={images}, validation={validation}, size={size}, seed={seed}: "
             "take at least 1 image, 32 pixels, and no negative number"
         )
-    out = Path(out)
     if out.exists():
         raise DataError(f"'{out}' exists already: name a folder that does not exist, or remove this one first")
-    for folder in ("images", "masks"):
-        (out / folder).mkdir(parents=True)
+    (out / "images").mkdir(parents=True)
+    (out / "masks").mkdir()
     names = [kind.name for kind in DEMO_KINDS]
     rows = [("image", "labels", "split")]
     for index in range(images + validation):

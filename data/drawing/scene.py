@@ -1,7 +1,5 @@
 """Draw a picture with its exact mask: objects on a ground, with light, shadow, and the noise of a camera."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from data.drawing.fields import Canvas, Plane, blend, noise, rgb, rotated_axes, smoothstep
-from data.drawing.grounds import draw_ground
 from data.drawing.kinds import Kind
+from data.drawing.textures import Canvas, Light, Plane, blend, draw_ground, noise, rotated_axes, smoothstep
 
 
 class Scene(NamedTuple):
@@ -37,12 +34,12 @@ def draw_scene(kinds: Sequence[Kind], size: int, rng: np.random.Generator, *, fi
     The same generator state gives the same scene at any size. A pixel of the mask belongs to what covers most of it.
     """
     turn = rng.uniform(0, 2 * math.pi)
-    light = (math.cos(turn), math.sin(turn))  # slope (x to the right, y down) that is lit most
+    light = (math.cos(turn), math.sin(turn))
     picture = draw_ground(size, light, rng)
     labels = [0]
     shares = [np.ones((size, size), np.float32)]  # of each pixel: of the ground, then of each object
     for order, placement in enumerate(place_objects(rng)):
-        number = first_kind if order == 0 else rng.integers(len(kinds))
+        number = first_kind if order == 0 else int(rng.integers(len(kinds)))
         window, paint, cover, shadow = draw_object(kinds[number], placement, size, light, rng)
         below = picture[window] * (1 - shadow)[..., None]
         picture[window] = below * (1 - cover)[..., None] + paint
@@ -71,50 +68,47 @@ def place_objects(rng: np.random.Generator) -> list[Placement]:
 
 
 def draw_object(
-    kind: Kind, placement: Placement, size: int, light: tuple[float, float], rng: np.random.Generator
+    kind: Kind, placement: Placement, size: int, light: Light, rng: np.random.Generator
 ) -> tuple[tuple[slice, slice], Canvas, Plane, Plane]:
     """Draw an object at twice the picture's resolution and average it down.
 
     Returns:
-        The window (rows, columns) of the picture that the object needs, h x w pixels.
-        Its colours times its cover, (h, w, 3).
-        Its cover, the fraction of each pixel that it hides, (h, w).
-        Its shadow, the fraction of the light that it takes from what is below, (h, w).
+        The window (rows, columns) of the picture that the object needs; in it, the object's colours times its cover,
+        its cover (the fraction of each pixel that it hides), its shadow (the fraction of the light that it takes).
     """
     x, y, radius, angle = placement
     reach = 1.35 * radius  # outlines exceed the radius slightly, shadows more
     top, left = (max(0, math.floor((centre - reach) * size)) for centre in (y, x))
     bottom, right = (min(size, math.ceil((centre + reach) * size)) for centre in (y, x))
-    unit = 1 / (2 * size * radius)  # one drawn pixel, in radii
-    dx = ((np.arange(2 * left, 2 * right) + 0.5) * unit - x / radius).astype(np.float32)
-    dy = ((np.arange(2 * top, 2 * bottom)[:, None] + 0.5) * unit - y / radius).astype(np.float32)
+    pixel = 1 / (2 * size * radius)  # one drawn pixel, in radii
+    dx = ((np.arange(2 * left, 2 * right) + 0.5) * pixel - x / radius).astype(np.float32)
+    dy = ((np.arange(2 * top, 2 * bottom)[:, None] + 0.5) * pixel - y / radius).astype(np.float32)
     u, v = math.cos(angle) * dx + math.sin(angle) * dy, math.cos(angle) * dy - math.sin(angle) * dx
 
     field = kind.outline(u, v, rng)
-    slope_y, slope_x = np.gradient(field, unit)
+    slope_y, slope_x = np.gradient(field, pixel)
     steepness = np.maximum(np.hypot(slope_y, slope_x), 0.3)
     depth = -field / steepness  # approximate distance from the outline, in radii, positive inside
-    cover = np.clip(0.5 + depth / unit, 0, 1)
+    cover = np.clip(0.5 + depth / pixel, 0, 1)
 
     motif = kind.motif * rng.uniform(0.8, 1.25) / radius
     relief, tone = kind.surface(u / motif, v / motif, 1 / motif, rng)
     tone = tone + 0.25 * (noise(rng, u.shape, 8) - 0.5)
     if kind.rim:
         tone = 0.1 + (tone - 0.1) * smoothstep(depth, 0.6 * kind.rim, kind.rim)
-    rise_y, rise_x = np.gradient(relief, unit / motif)
+    rise_y, rise_x = np.gradient(relief, pixel / motif)
     edge = 0.35 * (1 - smoothstep(depth, 0.0, 0.3)) / steepness  # the side slopes down to the ground
     brightness = 1 + light[0] * (edge * slope_x - 0.15 * rise_x) + light[1] * (edge * slope_y - 0.15 * rise_y)
     brightness -= 0.25 * (1 - smoothstep(depth, 0.0, 0.08))
-    colours = color_object(kind, tone, rng) * np.clip(brightness, 0.3, 1.7)[..., None]
+    paint = color_object(kind, tone, rng) * np.clip(brightness, 0.3, 1.7)[..., None] * cover[..., None]
 
-    # The shadow is the object, moved away from the light, with a soft edge.
+    # The shadow is the object itself, moved away from the light, with a soft edge.
     rows, columns = (
-        np.clip(np.arange(length) + round(0.12 / unit * shift), 0, length - 1)
+        np.clip(np.arange(length) + round(0.12 / pixel * shift), 0, length - 1)
         for length, shift in zip(depth.shape, light[::-1], strict=True)
     )
     shadow = 0.5 * smoothstep(depth[rows[:, None], columns], -0.14, 0.06)
-    window = (slice(top, bottom), slice(left, right))
-    return window, halve(colours * cover[..., None]), halve(cover), halve(shadow)
+    return (slice(top, bottom), slice(left, right)), halve(paint), halve(cover), halve(shadow)
 
 
 def color_object(kind: Kind, tone: Plane, rng: np.random.Generator) -> Canvas:
@@ -122,14 +116,14 @@ def color_object(kind: Kind, tone: Plane, rng: np.random.Generator) -> Canvas:
     hue = rng.random() if rng.random() < 1 / 12 else rng.choice(kind.hues) + rng.normal(0, 0.015)
     saturation = rng.uniform(*kind.saturation)
     value = rng.uniform(0.72, 1.0)
-    light = rgb(hue, saturation * rng.uniform(0.65, 0.95), value)
-    dark = rgb(hue + rng.normal(0, 0.02), min(1, saturation * 1.15), value * rng.uniform(0.45, 0.65))
+    light = (hue, saturation * rng.uniform(0.65, 0.95), value)
+    dark = (hue + rng.normal(0, 0.02), min(1, saturation * 1.15), value * rng.uniform(0.45, 0.65))
     return blend(dark, light, tone)
 
 
-def halve(plane: Plane | Canvas) -> Plane | Canvas:
+def halve(field: Plane | Canvas) -> Plane | Canvas:
     """Average 2 x 2 pixels."""
-    return 0.25 * (plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2])
+    return 0.25 * (field[::2, ::2] + field[1::2, ::2] + field[::2, 1::2] + field[1::2, 1::2])
 
 
 def photograph(picture: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,0 +1,146 @@
+"""Textures from noise, Voronoi cells and smooth steps, and the grounds that are made of them."""
+
+import colorsys
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Resampling
+
+Plane: TypeAlias = NDArray[np.floating[Any]]  # (h, w) float32
+Canvas: TypeAlias = NDArray[np.floating[Any]]  # (h, w, 3) float32, RGB 0..1
+Light: TypeAlias = tuple[float, float]  # unit vector: slopes that rise this way (x right, y down) are dark
+
+NEIGHBOURS = np.mgrid[-1:2, -1:2].reshape(2, 9, 1, 1).astype(np.float32)  # row and column steps to 9 grid points
+
+
+def smoothstep(field: Plane, low: float, high: float) -> Plane:
+    """Return 0 below `low`, 1 above `high`, and a smooth cubic between them."""
+    share: Plane = np.clip((field - low) / (high - low), 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+def noise(rng: np.random.Generator, shape: tuple[int, ...], bumps: int) -> Plane:
+    """Draw a smooth random field 0..1 with `bumps` bumps per side, whatever its `shape` (h, w) in pixels."""
+    height, width = shape
+    grid = Image.fromarray(rng.random((bumps + 3, bumps + 3), dtype=np.float32))
+    return np.asarray(grid.resize((width, height), Resampling.BICUBIC, box=(1, 1, 1 + bumps, 1 + bumps)))
+
+
+def rotated_axes(size: int, rng: np.random.Generator) -> tuple[Plane, Plane]:
+    """Return two coordinates -0.5..0.5 of a square, rotated about its centre by a random angle."""
+    angle = rng.uniform(0, 2 * math.pi)
+    x = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    y = x[:, None]
+    return math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x
+
+
+def voronoi(x: Plane, y: Plane, jitter: float, rng: np.random.Generator) -> tuple[Plane, Plane, Plane]:
+    """Divide the plane among the points of a hexagonal grid (distance 1), each moved by up to `jitter`.
+
+    Returns:
+        The distance to the nearest point; how much farther the second nearest is, 0 on the border between two cells;
+        a random number 0..1 per cell.
+    """
+    period = 32  # the random tables repeat after this many points, more than an object has
+    offsets_x, offsets_y = rng.uniform(-jitter, jitter, (2, period * period)).astype(np.float32)
+    values = rng.random(period * period, dtype=np.float32)
+    row_height = math.sqrt(3) / 2
+    row = np.round(y / row_height) + NEIGHBOURS[0]  # (9, h, w)
+    along = x - 0.5 * (row % 2)
+    column = np.round(along) + NEIGHBOURS[1]
+    index = row.astype(np.int32) % period * period + column.astype(np.int32) % period
+    squared = (along - column - offsets_x[index]) ** 2 + (y - row * row_height - offsets_y[index]) ** 2
+    owner = np.take_along_axis(index, squared.argmin(axis=0)[None], axis=0)[0]
+    nearest, second = np.sqrt(np.sort(squared, axis=0)[:2])
+    return nearest, second - nearest, values[owner]
+
+
+def blend(dark: tuple[float, float, float], light: tuple[float, float, float], tone: Plane) -> Canvas:
+    """Mix two colours (hue, saturation, value), where a hue of 1 is a full circle: `dark` at tone 0, `light` at 1."""
+    low, high = (np.array(colorsys.hsv_to_rgb(hue % 1, *rest), np.float32) for hue, *rest in (dark, light))
+    return low + np.clip(tone, -0.1, 1.15)[..., None] * (high - low)
+
+
+def draw_ground(size: int, light: Light, rng: np.random.Generator) -> Canvas:
+    """Draw a random ground. It does not depend on the objects, so that it does not give their classes away."""
+    draw_tone, hues, usual_saturation = GROUNDS[rng.integers(len(GROUNDS))]
+    tone = draw_tone(size, light, rng)
+    hue = rng.choice(hues) + rng.normal(0, 0.02)
+    saturation = usual_saturation * rng.uniform(0.5, 1.2)
+    value = rng.uniform(0.55, 0.95)
+    dark = (hue, min(1, 1.2 * saturation), value * rng.uniform(0.3, 0.5))
+    return blend(dark, (hue + rng.normal(0, 0.02), 0.7 * saturation, value), tone)
+
+
+def sand(size: int, light: Light, rng: np.random.Generator) -> Plane:
+    """Grains over low ripples."""
+    grains = noise(rng, (size, size), 90)
+    phase = rotated_axes(size, rng)[0] * rng.uniform(4, 8) + 1.5 * noise(rng, (size, size), 4)
+    ripples = 0.5 + 0.5 * np.sin(2 * np.pi * phase)
+    return 0.45 + 0.5 * (grains - 0.5) + 0.25 * (ripples - 0.5)
+
+
+def grass(size: int, light: Light, rng: np.random.Generator) -> Plane:
+    """Two layers of parallel blades, and lighter patches."""
+    reach = math.ceil(1.5 * size)  # room for the rotation
+    margin = (reach - size) // 2
+    layers = []
+    for _ in range(2):
+        blades = Image.fromarray(rng.random((120, 15), dtype=np.float32)).resize((reach, reach), Resampling.BICUBIC)
+        blades = blades.rotate(rng.uniform(0, 360), Resampling.BILINEAR)
+        layers.append(np.asarray(blades)[margin : margin + size, margin : margin + size])
+    patches = noise(rng, (size, size), 4)
+    return 0.4 + 1.1 * (0.6 * layers[0] + 0.4 * layers[1] - 0.5) + 0.4 * (patches - 0.5)
+
+
+def water(size: int, light: Light, rng: np.random.Generator) -> Plane:
+    """A net of light on the floor of a pool."""
+    warps = [noise(rng, (size, size), 6) for _ in range(2)]
+    axes = rotated_axes(size, rng)
+    lines = [np.abs(np.sin(np.pi * (3 * axis + 2.2 * warp))) for axis, warp in zip(axes, warps, strict=True)]
+    net: Plane = 1 - np.minimum(*lines)
+    return 0.35 + 0.5 * net**3 + 0.2 * (warps[0] - 0.5)
+
+
+def stone(size: int, light: Light, rng: np.random.Generator) -> Plane:
+    """Clouds of every size."""
+    clouds = np.zeros((size, size), np.float32)
+    for bumps, weight in ((3, 0.5), (7, 0.5), (16, 0.5), (40, 0.5), (90, 0.4)):
+        clouds += weight * (noise(rng, (size, size), bumps) - 0.5)
+    return 0.5 + clouds
+
+
+def planks(size: int, light: Light, rng: np.random.Generator) -> Plane:
+    """Wooden boards with long grain."""
+    count = rng.uniform(3, 5)
+    along, across = rotated_axes(size, rng)
+    board = np.floor(across * count)
+    gap = 1 - smoothstep(0.5 - np.abs(across * count - board - 0.5), 0.0, 0.04)
+    table = rng.random((124, 10), dtype=np.float32)  # 60 streaks across the picture, each changing 3 times along it
+    row, column = ((across + 1) * 60).astype(np.int32) % 123, (along + 1) * 3
+    left, share = column.astype(np.int32) % 9, column - np.floor(column)
+    grain = table[row, left] * (1 - share) + table[row, left + 1] * share
+    tones = rng.random(64, dtype=np.float32)[board.astype(np.int32) % 64]
+    return 0.45 + 0.35 * (tones - 0.5) + 0.5 * (grain - 0.5) - 0.5 * gap
+
+
+def gravel(size: int, light: Light, rng: np.random.Generator) -> Plane:
+    """Small pebbles close together."""
+    along, across = rotated_axes(size, rng)
+    count = rng.uniform(22, 30)
+    _, border, value = voronoi(along * count, across * count, 0.35, rng)
+    rise_y, rise_x = np.gradient(border, count / size)
+    return 0.15 + 0.6 * value * smoothstep(border, 0.0, 0.2) - 0.16 * (rise_x * light[0] + rise_y * light[1])
+
+
+GROUNDS = (  # the tone: 0 dark, 1 light; usual hues; usual saturation
+    (sand, (0.08, 0.11, 0.1, 0.6), 0.3),
+    (grass, (0.2, 0.26, 0.32, 0.13), 0.6),
+    (water, (0.5, 0.55, 0.6, 0.42), 0.6),
+    (stone, (0.07, 0.1, 0.6, 0.3), 0.2),
+    (planks, (0.05, 0.08, 0.1, 0.6), 0.4),
+    (gravel, (0.06, 0.1, 0.58, 0.0), 0.25),
+)
