@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from data.drawing.kinds import Kind
+from data.drawing.kinds import Kind, outline, surface
 from data.drawing.textures import Canvas, Light, Plane, blend, draw_ground, noise, rotated_axes, smoothstep
+
+Place: TypeAlias = tuple[float, float, float, float]  # centre x, y and radius in sides of the picture; angle in radians
 
 
 class Scene(NamedTuple):
@@ -17,15 +19,6 @@ class Scene(NamedTuple):
 
     image: NDArray[np.uint8]  # (h, w, 3)
     mask: NDArray[np.uint8]  # (h, w): 0 the ground, c the c-th of the kinds
-
-
-class Placement(NamedTuple):
-    """The place of an object: centre and radius as fractions of the picture's side, angle in radians."""
-
-    x: float
-    y: float
-    radius: float
-    angle: float
 
 
 def draw_scene(kinds: Sequence[Kind], size: int, rng: np.random.Generator, *, first_kind: int) -> Scene:
@@ -36,47 +29,45 @@ def draw_scene(kinds: Sequence[Kind], size: int, rng: np.random.Generator, *, fi
     turn = rng.uniform(0, 2 * math.pi)
     light = (math.cos(turn), math.sin(turn))
     picture = draw_ground(size, light, rng)
-    labels = [0]
-    shares = [np.ones((size, size), np.float32)]  # of each pixel: of the ground, then of each object
-    for order, placement in enumerate(place_objects(rng)):
-        number = first_kind if order == 0 else int(rng.integers(len(kinds)))
-        window, paint, cover, shadow = draw_object(kinds[number], placement, size, light, rng)
-        below = picture[window] * (1 - shadow)[..., None]
-        picture[window] = below * (1 - cover)[..., None] + paint
-        for share in shares:
-            share[window] *= 1 - cover
-        shares.append(np.zeros((size, size), np.float32))
-        shares[-1][window] = cover
-        labels.append(number + 1)
-    mask = np.array(labels, np.uint8)[np.argmax(shares, axis=0)]
-    return Scene(photograph(picture, rng), mask)
+    labels = np.zeros(4, np.uint8)  # of the ground and of at most three objects
+    shares = np.zeros((4, size, size), np.float32)  # of each pixel that they cover
+    shares[0] = 1
+    for order, place in enumerate(place_objects(rng), start=1):
+        number = first_kind if order == 1 else int(rng.integers(len(kinds)))
+        rows, columns, paint, cover, shadow = draw_object(kinds[number], place, size, light, rng)
+        below = picture[rows, columns] * (1 - shadow)[..., None]
+        picture[rows, columns] = below * (1 - cover)[..., None] + paint
+        labels[order] = number + 1
+        shares[:, rows, columns] *= 1 - cover
+        shares[order, rows, columns] = cover
+    return Scene(photograph(picture, rng), labels[shares.argmax(axis=0)])
 
 
-def place_objects(rng: np.random.Generator) -> list[Placement]:
+def place_objects(rng: np.random.Generator) -> list[Place]:
     """Choose places for one to three objects, which may touch but hide little of each other."""
     count = rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25))
     largest = (0.45, 0.36, 0.29)[count - 1]
-    placements: list[Placement] = []
+    places: list[Place] = []
     for _ in range(100):
         radius = rng.uniform(0.75, 1.0) * largest
         x, y = (rng.uniform(0.75 * radius, 1 - 0.75 * radius) for _ in range(2))
-        if all(math.hypot(x - other.x, y - other.y) > 0.85 * (radius + other.radius) for other in placements):
-            placements.append(Placement(x, y, radius, angle=rng.uniform(0, 2 * math.pi)))
-        if len(placements) == count:
+        if all(math.hypot(x - other[0], y - other[1]) > 0.85 * (radius + other[2]) for other in places):
+            places.append((x, y, radius, rng.uniform(0, 2 * math.pi)))
+        if len(places) == count:
             break
-    return placements
+    return places
 
 
 def draw_object(
-    kind: Kind, placement: Placement, size: int, light: Light, rng: np.random.Generator
-) -> tuple[tuple[slice, slice], Canvas, Plane, Plane]:
+    kind: Kind, place: Place, size: int, light: Light, rng: np.random.Generator
+) -> tuple[slice, slice, Canvas, Plane, Plane]:
     """Draw an object at twice the picture's resolution and average it down.
 
     Returns:
-        The window (rows, columns) of the picture that the object needs; in it, the object's colours times its cover,
-        its cover (the fraction of each pixel that it hides), its shadow (the fraction of the light that it takes).
+        The rows and the columns of the picture that it needs; there, its colours times its cover, its cover (the
+        fraction of each pixel that it hides), and its shadow (the fraction of the light that it takes).
     """
-    x, y, radius, angle = placement
+    x, y, radius, angle = place
     reach = 1.35 * radius  # outlines exceed the radius slightly, shadows more
     top, left = (max(0, math.floor((centre - reach) * size)) for centre in (y, x))
     bottom, right = (min(size, math.ceil((centre + reach) * size)) for centre in (y, x))
@@ -85,14 +76,14 @@ def draw_object(
     dy = ((np.arange(2 * top, 2 * bottom)[:, None] + 0.5) * pixel - y / radius).astype(np.float32)
     u, v = math.cos(angle) * dx + math.sin(angle) * dy, math.cos(angle) * dy - math.sin(angle) * dx
 
-    field = kind.outline(u, v, rng)
+    field = outline(kind, u, v, rng)
     slope_y, slope_x = np.gradient(field, pixel)
     steepness = np.maximum(np.hypot(slope_y, slope_x), 0.3)
     depth = -field / steepness  # approximate distance from the outline, in radii, positive inside
     cover = np.clip(0.5 + depth / pixel, 0, 1)
 
     motif = kind.motif * rng.uniform(0.8, 1.25) / radius
-    relief, tone = kind.surface(u / motif, v / motif, 1 / motif, rng)
+    relief, tone = surface(kind, u / motif, v / motif, 1 / motif, rng)
     tone = tone + 0.25 * (noise(rng, u.shape, 8) - 0.5)
     if kind.rim:
         tone = 0.1 + (tone - 0.1) * smoothstep(depth, 0.6 * kind.rim, kind.rim)
@@ -100,25 +91,18 @@ def draw_object(
     edge = 0.35 * (1 - smoothstep(depth, 0.0, 0.3)) / steepness  # the side slopes down to the ground
     brightness = 1 + light[0] * (edge * slope_x - 0.15 * rise_x) + light[1] * (edge * slope_y - 0.15 * rise_y)
     brightness -= 0.25 * (1 - smoothstep(depth, 0.0, 0.08))
-    paint = color_object(kind, tone, rng) * np.clip(brightness, 0.3, 1.7)[..., None] * cover[..., None]
-
-    # The shadow is the object itself, moved away from the light, with a soft edge.
-    rows, columns = (
-        np.clip(np.arange(length) + round(0.12 / pixel * shift), 0, length - 1)
-        for length, shift in zip(depth.shape, light[::-1], strict=True)
-    )
-    shadow = 0.5 * smoothstep(depth[rows[:, None], columns], -0.14, 0.06)
-    return (slice(top, bottom), slice(left, right)), halve(paint), halve(cover), halve(shadow)
-
-
-def color_object(kind: Kind, tone: Plane, rng: np.random.Generator) -> Canvas:
-    """Give an object colours of its kind, or of any hue in one case of twelve: colour alone does not tell the class."""
+    # One object in twelve has a hue of another kind, so that colour alone does not tell the class.
     hue = rng.random() if rng.random() < 1 / 12 else rng.choice(kind.hues) + rng.normal(0, 0.015)
-    saturation = rng.uniform(*kind.saturation)
-    value = rng.uniform(0.72, 1.0)
-    light = (hue, saturation * rng.uniform(0.65, 0.95), value)
+    saturation, value = rng.uniform(*kind.saturation), rng.uniform(0.72, 1.0)
+    bright = (hue, saturation * rng.uniform(0.65, 0.95), value)
     dark = (hue + rng.normal(0, 0.02), min(1, saturation * 1.15), value * rng.uniform(0.45, 0.65))
-    return blend(dark, light, tone)
+    paint = blend(dark, bright, tone) * np.clip(brightness, 0.3, 1.7)[..., None] * cover[..., None]
+
+    shadow = depth  # the object itself, moved away from the light, with a soft edge
+    for axis, slant in ((0, light[1]), (1, light[0])):
+        shadow = shadow.take(np.arange(shadow.shape[axis]) + round(0.12 / pixel * slant), axis, mode="clip")
+    shadow = 0.5 * smoothstep(shadow, -0.14, 0.06)
+    return slice(top, bottom), slice(left, right), halve(paint), halve(cover), halve(shadow)
 
 
 def halve(field: Plane | Canvas) -> Plane | Canvas:

@@ -65,82 +65,59 @@ def blend(dark: tuple[float, float, float], light: tuple[float, float, float], t
 
 
 def draw_ground(size: int, light: Light, rng: np.random.Generator) -> Canvas:
-    """Draw a random ground. It does not depend on the objects, so that it does not give their classes away."""
-    draw_tone, hues, usual_saturation = GROUNDS[rng.integers(len(GROUNDS))]
-    tone = draw_tone(size, light, rng)
+    """Draw one of six grounds. It does not depend on the objects, so that it does not give their classes away."""
+    ground = rng.integers(6)
+    square = (size, size)
+    hues: tuple[float, ...]  # usual hues
+    if ground == 0:  # sand: grains over low ripples
+        hues, saturation = (0.08, 0.11, 0.1, 0.6), 0.3
+        grains = noise(rng, square, 90)
+        phase = rotated_axes(size, rng)[0] * rng.uniform(4, 8) + 1.5 * noise(rng, square, 4)
+        ripples = 0.5 + 0.5 * np.sin(2 * np.pi * phase)
+        tone = 0.45 + 0.5 * (grains - 0.5) + 0.25 * (ripples - 0.5)
+    elif ground == 1:  # grass: two layers of parallel blades, and lighter patches
+        hues, saturation = (0.2, 0.26, 0.32, 0.13), 0.6
+        reach = math.ceil(1.5 * size)  # room for the rotation
+        inside = slice((reach - size) // 2, (reach - size) // 2 + size)
+        layers = []
+        for _ in range(2):
+            blades = Image.fromarray(rng.random((120, 15), dtype=np.float32)).resize((reach, reach), Resampling.BICUBIC)
+            layers.append(np.asarray(blades.rotate(rng.uniform(0, 360), Resampling.BILINEAR))[inside, inside])
+        patches = noise(rng, square, 4)
+        tone = 0.4 + 1.1 * (0.6 * layers[0] + 0.4 * layers[1] - 0.5) + 0.4 * (patches - 0.5)
+    elif ground == 2:  # water: a net of light on the floor of a pool
+        hues, saturation = (0.5, 0.55, 0.6, 0.42), 0.6
+        warps = [noise(rng, square, 6) for _ in range(2)]
+        axes = rotated_axes(size, rng)
+        lines = [np.abs(np.sin(np.pi * (3 * axis + 2.2 * warp))) for axis, warp in zip(axes, warps, strict=True)]
+        tone = 0.35 + 0.5 * (1 - np.minimum(*lines)) ** 3 + 0.2 * (warps[0] - 0.5)
+    elif ground == 3:  # stone: clouds of every size
+        hues, saturation = (0.07, 0.1, 0.6, 0.3), 0.2
+        tone = np.zeros(square, np.float32)
+        for bumps, weight in ((3, 0.5), (7, 0.5), (16, 0.5), (40, 0.5), (90, 0.4)):
+            tone += weight * (noise(rng, square, bumps) - 0.5)
+        tone += 0.5
+    elif ground == 4:  # planks: boards with long grain, 60 streaks across the picture that change 3 times along it
+        hues, saturation = (0.05, 0.08, 0.1, 0.6), 0.4
+        count = rng.uniform(3, 5)
+        along, across = rotated_axes(size, rng)
+        board = np.floor(across * count)
+        gap = 1 - smoothstep(0.5 - np.abs(across * count - board - 0.5), 0.0, 0.04)
+        table = rng.random((124, 10), dtype=np.float32)
+        row, column = ((across + 1) * 60).astype(np.int32) % 123, (along + 1) * 3
+        left, share = column.astype(np.int32) % 9, column - np.floor(column)
+        grain = table[row, left] * (1 - share) + table[row, left + 1] * share
+        tones = rng.random(64, dtype=np.float32)[board.astype(np.int32) % 64]
+        tone = 0.45 + 0.35 * (tones - 0.5) + 0.5 * (grain - 0.5) - 0.5 * gap
+    else:  # gravel: small pebbles close together
+        hues, saturation = (0.06, 0.1, 0.58, 0.0), 0.25
+        along, across = rotated_axes(size, rng)
+        count = rng.uniform(22, 30)
+        _, border, tones = voronoi(along * count, across * count, 0.35, rng)
+        rise_y, rise_x = np.gradient(border, count / size)
+        tone = 0.15 + 0.6 * tones * smoothstep(border, 0.0, 0.2) - 0.16 * (rise_x * light[0] + rise_y * light[1])
     hue = rng.choice(hues) + rng.normal(0, 0.02)
-    saturation = usual_saturation * rng.uniform(0.5, 1.2)
+    saturation *= rng.uniform(0.5, 1.2)
     value = rng.uniform(0.55, 0.95)
     dark = (hue, min(1, 1.2 * saturation), value * rng.uniform(0.3, 0.5))
     return blend(dark, (hue + rng.normal(0, 0.02), 0.7 * saturation, value), tone)
-
-
-def sand(size: int, light: Light, rng: np.random.Generator) -> Plane:
-    """Grains over low ripples."""
-    grains = noise(rng, (size, size), 90)
-    phase = rotated_axes(size, rng)[0] * rng.uniform(4, 8) + 1.5 * noise(rng, (size, size), 4)
-    ripples = 0.5 + 0.5 * np.sin(2 * np.pi * phase)
-    return 0.45 + 0.5 * (grains - 0.5) + 0.25 * (ripples - 0.5)
-
-
-def grass(size: int, light: Light, rng: np.random.Generator) -> Plane:
-    """Two layers of parallel blades, and lighter patches."""
-    reach = math.ceil(1.5 * size)  # room for the rotation
-    margin = (reach - size) // 2
-    layers = []
-    for _ in range(2):
-        blades = Image.fromarray(rng.random((120, 15), dtype=np.float32)).resize((reach, reach), Resampling.BICUBIC)
-        blades = blades.rotate(rng.uniform(0, 360), Resampling.BILINEAR)
-        layers.append(np.asarray(blades)[margin : margin + size, margin : margin + size])
-    patches = noise(rng, (size, size), 4)
-    return 0.4 + 1.1 * (0.6 * layers[0] + 0.4 * layers[1] - 0.5) + 0.4 * (patches - 0.5)
-
-
-def water(size: int, light: Light, rng: np.random.Generator) -> Plane:
-    """A net of light on the floor of a pool."""
-    warps = [noise(rng, (size, size), 6) for _ in range(2)]
-    axes = rotated_axes(size, rng)
-    lines = [np.abs(np.sin(np.pi * (3 * axis + 2.2 * warp))) for axis, warp in zip(axes, warps, strict=True)]
-    net: Plane = 1 - np.minimum(*lines)
-    return 0.35 + 0.5 * net**3 + 0.2 * (warps[0] - 0.5)
-
-
-def stone(size: int, light: Light, rng: np.random.Generator) -> Plane:
-    """Clouds of every size."""
-    clouds = np.zeros((size, size), np.float32)
-    for bumps, weight in ((3, 0.5), (7, 0.5), (16, 0.5), (40, 0.5), (90, 0.4)):
-        clouds += weight * (noise(rng, (size, size), bumps) - 0.5)
-    return 0.5 + clouds
-
-
-def planks(size: int, light: Light, rng: np.random.Generator) -> Plane:
-    """Wooden boards with long grain."""
-    count = rng.uniform(3, 5)
-    along, across = rotated_axes(size, rng)
-    board = np.floor(across * count)
-    gap = 1 - smoothstep(0.5 - np.abs(across * count - board - 0.5), 0.0, 0.04)
-    table = rng.random((124, 10), dtype=np.float32)  # 60 streaks across the picture, each changing 3 times along it
-    row, column = ((across + 1) * 60).astype(np.int32) % 123, (along + 1) * 3
-    left, share = column.astype(np.int32) % 9, column - np.floor(column)
-    grain = table[row, left] * (1 - share) + table[row, left + 1] * share
-    tones = rng.random(64, dtype=np.float32)[board.astype(np.int32) % 64]
-    return 0.45 + 0.35 * (tones - 0.5) + 0.5 * (grain - 0.5) - 0.5 * gap
-
-
-def gravel(size: int, light: Light, rng: np.random.Generator) -> Plane:
-    """Small pebbles close together."""
-    along, across = rotated_axes(size, rng)
-    count = rng.uniform(22, 30)
-    _, border, value = voronoi(along * count, across * count, 0.35, rng)
-    rise_y, rise_x = np.gradient(border, count / size)
-    return 0.15 + 0.6 * value * smoothstep(border, 0.0, 0.2) - 0.16 * (rise_x * light[0] + rise_y * light[1])
-
-
-GROUNDS = (  # the tone: 0 dark, 1 light; usual hues; usual saturation
-    (sand, (0.08, 0.11, 0.1, 0.6), 0.3),
-    (grass, (0.2, 0.26, 0.32, 0.13), 0.6),
-    (water, (0.5, 0.55, 0.6, 0.42), 0.6),
-    (stone, (0.07, 0.1, 0.6, 0.3), 0.2),
-    (planks, (0.05, 0.08, 0.1, 0.6), 0.4),
-    (gravel, (0.06, 0.1, 0.58, 0.0), 0.25),
-)
