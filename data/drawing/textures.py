@@ -13,8 +13,6 @@ Plane: TypeAlias = NDArray[np.floating[Any]]  # (h, w) float32
 Canvas: TypeAlias = NDArray[np.floating[Any]]  # (h, w, 3) float32, RGB 0..1
 Light: TypeAlias = tuple[float, float]  # unit vector: slopes that rise this way (x right, y down) are dark
 
-NEIGHBOURS = np.mgrid[-1:2, -1:2].reshape(2, 9, 1, 1).astype(np.float32)  # row and column steps to 9 grid points
-
 
 def smoothstep(field: Plane, low: float, high: float) -> Plane:
     """Return 0 below `low`, 1 above `high`, and a smooth cubic between them."""
@@ -48,13 +46,15 @@ def voronoi(x: Plane, y: Plane, jitter: float, rng: np.random.Generator) -> tupl
     offsets_x, offsets_y = rng.uniform(-jitter, jitter, (2, period * period)).astype(np.float32)
     values = rng.random(period * period, dtype=np.float32)
     row_height = math.sqrt(3) / 2
-    row = np.round(y / row_height) + NEIGHBOURS[0]  # (9, h, w)
+    steps = np.arange(-1, 2, dtype=np.float32)[:, None, None]
+    row = np.round(y / row_height) + steps[:, None]  # (3, 1, h, w): three rows around each pixel
     along = x - 0.5 * (row % 2)
-    column = np.round(along) + NEIGHBOURS[1]
+    column = np.round(along) + steps  # (3, 3, h, w): three points in each of the rows
     index = row.astype(np.int32) % period * period + column.astype(np.int32) % period
     squared = (along - column - offsets_x[index]) ** 2 + (y - row * row_height - offsets_y[index]) ** 2
+    index, squared = index.reshape(9, *x.shape), squared.reshape(9, *x.shape)
     owner = np.take_along_axis(index, squared.argmin(axis=0)[None], axis=0)[0]
-    nearest, second = np.sqrt(np.sort(squared, axis=0)[:2])
+    nearest, second = np.sqrt(np.partition(squared, 1, axis=0)[:2])
     return nearest, second - nearest, values[owner]
 
 
