@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.dataset import DataError
 from data.drawing.kinds import DEMO_KINDS
 from data.drawing.scene import draw_scene
+from data.errors import DataError
 from data.palette import palette_image
 
 
