@@ -1,4 +1,4 @@
-"""Pretrained weights of the student's encoder, from a download or a file, and the colour statistics that go with them."""
+"""Pretrained weights of the student's encoder, from a download or a file, and their colour statistics."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

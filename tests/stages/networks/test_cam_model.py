@@ -119,7 +119,7 @@ def test_new_cam_model__impossible_shapes(cam_settings: Settings, options: tuple
     [
         ({"image_size": 36}, "--image-size 36 is not a multiple of the patch size 8 of 'vit_tiny_patch16_224': use 32"),
         ({"image_size": 47}, "--image-size 47 is not a multiple of the patch size 8 of 'vit_tiny_patch16_224': use 48"),
-        ({"scales": (1.0, 0.2)}, "--scales 0.2 of --image-size 32 is less than a patch (8 pixels)"),
+        ({"scales": (1.0, 0.2)}, "--scales 0.2 of --image-size 32 is less than one patch (8 pixels)"),
     ],
 )
 def test_new_cam_model__sizes_that_do_not_fit(cam_settings: Settings, changes: dict[str, Any], message: str) -> None:

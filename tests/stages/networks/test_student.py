@@ -133,7 +133,7 @@ def test_new_student__no_network_says_how_to_bring_the_weights(
 
 
 def test_new_student__nothing_to_download() -> None:
-    with pytest.raises(ValueError, match="there are no pretrained weights of --encoder 'tu-efficientnet_lite1'"):
+    with pytest.raises(ValueError, match="--encoder 'tu-efficientnet_lite1' has no pretrained weights to download"):
         new_student(config(encoder="tu-efficientnet_lite1", weights="pretrained"), 2)
 
 

@@ -135,7 +135,7 @@ def test_already_finished__resume_with_other_settings(tmp_path: Path, dataset: D
 
 def test_begin_stage__resume_with_other_classes(tmp_path: Path, dataset: Dataset) -> None:
     begin(tmp_path, dataset)
-    with pytest.raises(ArtifactError, match=r"begun with other classes than .* has now: use --overwrite"):
+    with pytest.raises(ArtifactError, match=r"started with other classes than .* has now: use --overwrite"):
         begin(tmp_path, replace(dataset, class_names=("dog", "cat")), resume=True)
 
 
