@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
 from stages.config import MakeLabels, Report, TrainCam, TrainSeg
@@ -88,7 +88,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
             ),
         ),
     )
-    with whole_file(run / REPORT) as temporary:
+    with atomic_write(run / REPORT) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     return run / REPORT
 

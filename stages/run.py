@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import tomlkit
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import Dataset
 from data.image_cache import open_cache
 from data.readers import open_dataset
@@ -194,7 +194,7 @@ def write_config(
         own = {field: value for field, value in _for_toml(one).items() if shared.get(field) != value}
         document.add(name, tomlkit.item(own))
     document.add(ABOUT, tomlkit.item(about))
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 

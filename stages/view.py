@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
 from stages.config import View
@@ -56,7 +56,7 @@ def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, d
     background = products.background if config.background is None else config.background
     colours = class_colours(len(dataset.class_names))
     pictures = panels(made, products, colours, background)
-    with whole_file(out) as temporary, missing_glyphs_allowed():
+    with atomic_write(out) as temporary, missing_glyphs_allowed():
         _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
     return out
 

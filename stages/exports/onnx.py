@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from stages.networks.student import STRIDE, Student, load_student
 from stages.run_folder.artifacts import StageFolder
 from stages.runtime.monitor import Monitor
@@ -55,10 +55,10 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
         "toco": version("toco"),
     }
     onnx.helper.set_model_props(model, metadata)
-    with whole_file(network) as temporary:
+    with atomic_write(network) as temporary:
         onnx.save(model, temporary)
     monitor.advance()
-    with whole_file(classes) as temporary:
+    with atomic_write(classes) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in folder.class_names), encoding="utf-8")
     monitor.advance()
     monitor.finish()

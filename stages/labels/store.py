@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX
 from stages.run_folder.saving import ArtifactError, whole_stream
 
@@ -72,7 +72,7 @@ def write_shard(path: Path, labels: Sequence[ImageLabels], *, threads: int = 1) 
             _write(file, f"masks/{one.id}", one.mask, packed.mask)
             if one.confidence is not None:
                 _write(file, f"confidence/{one.id}", one.confidence, packed.confidence)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(memory.getbuffer())
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import Sample
 from data.palette import overlay, palette_image
 from stages.config import Predict
@@ -142,7 +142,7 @@ def write_results(files: Mapping[str, Path], picture: Image.Image, result: Segme
     """Write an image's results, each whole or not at all."""
     mask = result.label.numpy()
     for kind, file in files.items():
-        with whole_file(file) as temporary:
+        with atomic_write(file) as temporary:
             if kind == "masks":
                 palette_image(mask).save(temporary, format="PNG")
             elif kind == "overlays":

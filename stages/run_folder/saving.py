@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,12 +83,12 @@ class PatientFile(io.RawIOBase):
 
 @contextmanager
 def whole_stream(path: Path) -> Iterator[PatientFile]:
-    """Like `whole_file`, but give an open file, and tell of a full disk at the end.
+    """Like `atomic_write`, but give an open file, and tell of a full disk at the end.
 
     Raises:
         OSError: Not everything could be written.
     """
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         with PatientFile(temporary) as file:
             try:
                 yield file
@@ -100,7 +100,7 @@ def whole_stream(path: Path) -> Iterator[PatientFile]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
@@ -109,7 +109,7 @@ def save_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary)
         except SafetensorError as error:

@@ -3,16 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
+def test_atomic_write__appears_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("whole")
         assert not path.exists()
         assert temporary.parent == path.parent  # renaming works within a file system alone
@@ -20,21 +20,21 @@ def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
     assert names(path.parent) == {"file.txt"}
 
 
-def test_whole_file__may_be_read_as_other_files(tmp_path: Path) -> None:
+def test_atomic_write__may_be_read_as_other_files(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
-    with whole_file(tmp_path / "file") as temporary:
+    with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def write_half(path: Path, error: BaseException) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half")
         raise error
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_whole_file__leaves_nothing_behind_on_an_error(tmp_path: Path, error: BaseException) -> None:
+def test_atomic_write__leaves_nothing_behind_on_an_error(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(type(error)):
@@ -43,10 +43,10 @@ def test_whole_file__leaves_nothing_behind_on_an_error(tmp_path: Path, error: Ba
     assert names(tmp_path) == {"file.txt"}
 
 
-def test_whole_file__disk_full_at_the_end(tmp_path: Path, full_disk: None) -> None:
+def test_atomic_write__disk_full_at_the_end(tmp_path: Path, full_disk: None) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="No space left on device"), whole_file(path) as temporary:
+    with pytest.raises(OSError, match="No space left on device"), atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "old"
     assert names(tmp_path) == {"file.txt"}
