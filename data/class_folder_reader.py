@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample, first_present
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, first_present
+from data.errors import DataError
 from data.images import find_images, find_masks, image_id
 
 BACKGROUND_FOLDER = "background"  # its images show none of the classes

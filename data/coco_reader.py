@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 
-from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample, list_names
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
+from data.errors import DataError, reason
 from data.images import image_id, leads_out
 
 Entry = Mapping[str, Any]  # one object of the JSON file
@@ -149,7 +150,7 @@ def _read_file(path: Path, root: Path) -> AnnotationFile | None:
         class_names = tuple(coco.cats[number]["name"] for number in sorted(coco.cats))
         samples = _samples(coco, folder, path)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path} is no file of COCO instances: an entry lacks or misuses {error}") from error
+        raise DataError(f"{path} is no file of COCO instances: an entry lacks or misuses {reason(error)}") from error
     return AnnotationFile(class_names, samples, unlabelled=len(coco.imgs) - len(samples))
 
 
@@ -165,9 +166,9 @@ def _load(path: Path) -> COCO:
         with path.open(encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}; download or write it again") from error
+        raise DataError(f"{path} is damaged: {reason(error)}; download or write it again") from error
     lacking = [name for name in SECTIONS if not isinstance(content, dict) or name not in content]
     if lacking:
         raise DataError(f"{path} is no file of COCO instances: it lacks {list_names(lacking)}")

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample, first_present, list_names
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, first_present, list_names
+from data.errors import DataError, reason
 from data.images import IMAGE_SUFFIXES, find_images, find_masks, image_id, leads_out
 
 LABELS_FILE = "labels.csv"
@@ -110,7 +111,7 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not in UTF-8 (byte {error.start}): save it as UTF-8 text") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
@@ -139,7 +140,7 @@ def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
                     rows += 1
                     yield reader.line_num, trimmed
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num} is no valid CSV: {error}") from error
+        raise DataError(f"{path} line {reader.line_num} is no valid CSV: {reason(error)}") from error
     except (UnicodeDecodeError, OSError):
         _read_text(path)  # says what is wrong, and of the whole file where
         raise

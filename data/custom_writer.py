@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data.custom_reader import CLASSES_FILE, COMMENT, LABELS_FILE
-from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
+from data.errors import DataError
 from data.images import find_images
 
 HEADER = ("image", "labels", "split")

@@ -10,7 +10,7 @@ import PIL
 from PIL import Image, features
 
 from data.atomic_write import atomic_write
-from data.dataset import DataError
+from data.errors import DataError, reason
 from data.images import read_reduced
 
 FORMAT = 1  # to be raised when `read_reduced` gives other pixels, or entries hold them in another way
@@ -31,9 +31,9 @@ def open_cache(folder: str | None) -> Path | None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        reason = "it is no folder" if path.is_file() else error.strerror
+        cause = "it is not a folder" if path.is_file() else reason(error)
         raise DataError(
-            f"images cannot be kept in {folder} ({reason}): give another --cache, or leave it out"
+            f"images cannot be kept in {folder} ({cause}): give another --cache, or leave it out"
         ) from error
     return path
 
@@ -98,8 +98,9 @@ class TrainingImages:
                 np.lib.format.write_array(file, np.asarray(image), allow_pickle=False)
         except OSError as error:  # of use to nobody, but training can go on
             self.refuses_more = True
-            reason = error.strerror or error
-            self._warnings.append(f"{self.cache} takes no more images ({reason}): those are decoded again each time")
+            self._warnings.append(
+                f"{self.cache} takes no more images ({reason(error)}): those are decoded again each time"
+            )
 
 
 def _kept(entry: Path) -> Image.Image | None:

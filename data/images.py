@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from data.dataset import DataError
+from data.errors import DataError, reason
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -227,13 +227,12 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         if path.stat().st_size == 0:
             return DataError(f"{path} is empty")
         return DataError(f"{path} holds no readable JPEG, PNG, BMP, TIFF or WebP picture")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return DataError(f"{path} cannot be read: {reason or type(error).__name__}")
+    return DataError(f"{path} cannot be read: {reason(error)}")
 
 
 def _find_files(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:
     def fail(error: OSError) -> NoReturn:
-        raise DataError(f"{error.filename} cannot be listed: {error.strerror}")
+        raise DataError(f"{error.filename} cannot be listed: {reason(error)}")
 
     found: dict[str, Path] = {}
     visited: set[tuple[int, int]] = set()  # links to folders are followed, but not in circles

@@ -11,7 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from data.cores import cores
-from data.dataset import DataError, Dataset, Sample
+from data.dataset import Dataset, Sample
+from data.errors import DataError
 from data.images import find_images, find_masks, read_image
 from data.readers import read_mask
 

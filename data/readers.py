@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from data.class_folder_reader import read_class_folders
 from data.coco_reader import find_coco, read_coco
 from data.custom_reader import LABELS_FILE, read_custom
-from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
+from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.errors import DataError
 from data.images import shorter_side
 from data.voc_reader import find_voc, read_voc
 

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 
 
 class Batch(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from data.dataset import DataError, Dataset, Sample, list_names
+from data.dataset import Dataset, Sample, list_names
+from data.errors import DataError, reason
 from data.images import find_masks
 
 CLASS_NAMES = (
@@ -113,7 +114,7 @@ def _read_classes(path: Path) -> tuple[int, ...]:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: the image labels come from there") from error
     except (ElementTree.ParseError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     names = {name.strip() for name in (item.findtext("name", "") for item in root.iterfind("object"))}
     unknown = sorted(names.difference(CLASS_INDEX))
     if unknown:

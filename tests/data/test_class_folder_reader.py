@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from data.class_folder_reader import read_class_folders
-from data.dataset import DataError, Dataset
+from data.dataset import Dataset
+from data.errors import DataError
 
 
 def build(root: Path, *names: str) -> Path:

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from data.coco_reader import find_coco, read_coco
-from data.dataset import DataError
+from data.errors import DataError
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data.custom_reader import read_custom
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 
 
 def build(

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data.custom_writer import begin_custom, write_custom
-from data.dataset import DataError, Dataset
+from data.dataset import Dataset
+from data.errors import DataError
 from data.readers import open_dataset
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data.dataset import DataError, Dataset, Sample, first_present, list_names
+from data.dataset import Dataset, Sample, first_present, list_names
+from data.errors import DataError
 
 
 def sample(sample_id: str) -> Sample:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 import data.image_cache
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.image_cache import TrainingImages, open_cache
 from data.images import read_reduced
 from data.stream import SampleStream

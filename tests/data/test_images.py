@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
+from data.errors import DataError
 from data.images import (
     IMAGE_SUFFIXES,
     SPARE,

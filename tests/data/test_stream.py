@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.stream import Batch, SampleStream, StreamBatches, mixed_seed
 
 # Loaders fork on Linux, of which Python 3.12 and later warn where threads run; torch warns of more loaders than cores.

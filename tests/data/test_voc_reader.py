@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
+from data.errors import DataError
 from data.voc_reader import CLASS_NAMES, find_voc, read_voc
 
 LISTS = {"train": "a\n", "train_aug": "a\nb\n", "val": "c\n"}
