@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from data.errors import DataError as DataError
 
 IGNORE_INDEX = 255
-MAX_CLASSES = 254  # masks are uint8: 0 is background, 255 is ignore
+MAX_CLASSES = 254
+
+Mask = NDArray[np.uint8]  # (h, w): 0 background, 1..C the classes, 255 ignored
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")  # in the order of preference

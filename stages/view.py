@@ -14,12 +14,12 @@ from PIL import Image
 
 from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
+from data.palette import class_colours
 from data.readers import open_dataset
 from stages.config import View
 from stages.evaluate import with_skip_bad
 from stages.reporting.charts import missing_glyphs_allowed
 from stages.reporting.gallery import panels
-from stages.reporting.pictures import class_colours
 from stages.reporting.products import Products, open_products
 from stages.run_folder.artifacts import check_classes, open_stage
 from stages.runtime.monitor import Monitor

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.datasets import VOCDetection, VOCSegmentation
 
 from data.images import read_image
-from data.palette import COLOURS
+from data.palette import colour_map
 from data.readers import open_dataset, read_mask
 from stages.export import export
 from stages.runtime.monitor import SilentMonitor
@@ -29,7 +29,7 @@ def test_export_voc__torchvision_reads_the_stored_masks(export_run: Any, tree: P
     for index, (image, mask) in enumerate(read):
         image_id = unquote(Path(read.masks[index]).stem)
         np.testing.assert_array_equal(np.array(mask), export_run.masks[image_id])
-        np.testing.assert_array_equal(np.array(mask.convert("RGB")), COLOURS[export_run.masks[image_id]])
+        np.testing.assert_array_equal(np.array(mask.convert("RGB")), colour_map()[export_run.masks[image_id]])
         assert image.size == mask.size
 
 
