@@ -1,4 +1,4 @@
-"""Errors that the user can fix, and one-line reasons for errors of the libraries below."""
+"""Errors that the user can fix, and the reasons of other errors in one line."""
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""The colours of classes, the same everywhere: masks as palette pictures, overlays with a legend, reports, exports."""
+"""The colours of classes, the same everywhere: palette masks, overlays with a legend, reports and exports."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ BASE_COLOURS = (
     (204, 121, 167),  # reddish purple
 )
 STRIPE = 4  # pixels; width of the stripes on ignored pixels
-PIXELS_AT_A_TIME = 2**22  # of an overlay; a large picture as a whole would need several copies of itself in memory
+PIXELS_AT_A_TIME = 2**22  # of an overlay; without parts, a large image would need several copies of itself in memory
 
 FONT_SIZES = (11, 40)  # pixels; smallest and largest text of a legend
 IMAGE_WIDTHS_PER_FONT_SIZE = 50  # text of 20 pixels for an image that is 1000 pixels wide
@@ -41,7 +41,7 @@ def class_colours(count: int) -> NDArray[np.uint8]:
     base = np.array(BASE_COLOURS, dtype=np.float64)
     rounds = [base]
     while 7 * len(rounds) < count:
-        # Amounts 1/2, 1/4, 3/4, 1/8, ...: each round is as far as possible from those before.
+        # Move 1/2, 1/4, 3/4, 1/8, ... of the way to white or black: each round is far from all rounds before it.
         amount = _halving((len(rounds) + 1) // 2)
         lighter = len(rounds) % 2 == 1
         rounds.append(base + amount * (255 - base) if lighter else base * (1 - amount))
@@ -57,7 +57,7 @@ def colour_map() -> NDArray[np.uint8]:
 
 
 def palette_image(mask: Mask) -> Image.Image:
-    """Return a mask as a picture of mode P: its pixels are still the class numbers, viewers show the colours."""
+    """Return a mask as an image of mode P: its pixels are still the class numbers, viewers show the colours."""
     image = Image.fromarray(mask)
     image.putpalette(colour_map().tobytes())
     return image
@@ -100,8 +100,9 @@ def coloured_pixels(mask: Mask, top: int = 0) -> NDArray[np.bool_]:
         top: Index of its first row in the whole mask, so that the stripes of all parts fit together.
     """
     diagonals = np.arange(top, top + mask.shape[0])[:, None] + np.arange(mask.shape[1])
-    striped: NDArray[np.bool_] = diagonals // STRIPE % 2 == 0
-    return (mask != 0) & ((mask != IGNORE_INDEX) | striped)
+    stripes = diagonals // STRIPE % 2 == 0
+    coloured: NDArray[np.bool_] = (mask != 0) & ((mask != IGNORE_INDEX) | stripes)
+    return coloured
 
 
 class _Entry(NamedTuple):

@@ -29,7 +29,7 @@ def coloured(image: Image.Image, mask: Mask, colours: NDArray[np.uint8]) -> Imag
     table = np.zeros((256, 3), dtype=np.uint8)
     table[1 : len(colours) + 1] = colours
     table[IGNORE_INDEX] = 255
-    return _mixed(image, table[mask], STRENGTH * coloured_pixels(mask))
+    return _mixed(image, table[mask], np.where(coloured_pixels(mask), STRENGTH, 0.0))
 
 
 def _mixed(

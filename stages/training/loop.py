@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.dataset import DataError
-from data.stream import Batch, SampleStream, StreamBatches
+from data.stream import LoadedBatch, SampleStream, StreamBatches
 from stages.config import Training as TrainingSettings
 from stages.run_folder.saving import ArtifactError, load_checkpoint, save_checkpoint, save_weights
 from stages.runtime.fabric import loader_workers
@@ -169,7 +169,7 @@ class Training:
             processes=self.fabric.world_size,
         )
         workers = loader_workers(self.schedule.workers, self.fabric.device, self.schedule.devices)
-        loader: DataLoader[Batch] = DataLoader(
+        loader: DataLoader[LoadedBatch] = DataLoader(
             stream,
             batch_sampler=sampler,
             num_workers=workers,

@@ -55,7 +55,8 @@ def test_class_colours__do_not_depend_on_the_number_of_classes() -> None:
 
 def test_colour_map__background_is_black_ignored_white_and_no_colour_occurs_twice() -> None:
     colours = colour_map()
-    assert (colours.shape, colours.dtype) == ((256, 3), np.uint8)
+    assert colours.shape == (256, 3)
+    assert colours.dtype == np.uint8
     assert [colours[value].tolist() for value in (0, 1, 2, 255)] == [
         [0, 0, 0],
         list(ORANGE),
@@ -161,7 +162,7 @@ def test_overlay__legend_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> 
 
     mask = np.ones((40, 200), np.uint8)
     loaded = ImageFont.load_default(11)  # before truetype is replaced, which it calls
-    monkeypatch.setattr(palette.ImageFont, "load_default", lambda size: loaded)
-    monkeypatch.setattr(palette.ImageFont, "truetype", refuse)
+    monkeypatch.setattr(ImageFont, "load_default", lambda size: loaded)
+    monkeypatch.setattr(ImageFont, "truetype", refuse)
     assert has_colour(legend_of(mask, ["cat"]), ORANGE)
     np.testing.assert_array_equal(legend_of(mask, ["Bär"]), legend_of(mask, ["class 1"]))

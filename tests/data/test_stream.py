@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from data.dataset import Sample
 from data.errors import DataError
-from data.stream import Batch, SampleStream, StreamBatches, mixed_seed
+from data.stream import LoadedBatch, SampleStream, StreamBatches, mixed_seed
 
 # Loaders fork on Linux, of which Python 3.12 and later warn where threads run; torch warns of more loaders than cores.
 LOADERS = pytest.mark.filterwarnings(
@@ -37,7 +37,7 @@ def values(stream: SampleStream, positions: range) -> list[list[float]]:
     return [stream[position].checked().tolist() for position in positions]
 
 
-def load(stream: SampleStream, batches: StreamBatches, workers: int = 0) -> list[Batch]:
+def load(stream: SampleStream, batches: StreamBatches, workers: int = 0) -> list[LoadedBatch]:
     return list(DataLoader(stream, batch_sampler=batches, num_workers=workers, collate_fn=stream.collate))
 
 
@@ -86,7 +86,7 @@ def test_stream__bad_image(workers: int) -> None:
     assert len(bad) == 1
     with pytest.raises(DataError) as caught:
         bad[0].checked()
-    assert str(caught.value) == "3.jpg is bad; mend or remove it, or go on without it: --skip-bad"
+    assert str(caught.value) == "3.jpg is bad: fix or remove it, or skip it with --skip-bad"
 
 
 @LOADERS
@@ -106,7 +106,7 @@ def test_stream__skips_bad_images(workers: int) -> None:
 
 
 def test_stream__all_images_bad() -> None:
-    with pytest.raises(DataError, match=r"\.jpg is bad; mend"):
+    with pytest.raises(DataError, match=r"\.jpg is bad: fix"):
         stream_of(3, 0, 1, 2, skip_bad=True)[0].checked()
 
 

@@ -110,7 +110,7 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path, listener: A
     bad.write_bytes(b"no picture")
     cut = picture(tmp_path / "c.png", 200, 200)  # its header is whole, the rest is not
     cut.write_bytes(cut.read_bytes()[:80])
-    with pytest.raises(DataError, match=r"b.png holds no readable .*--skip-bad"):
+    with pytest.raises(DataError, match=r"b.png is not a readable .*--skip-bad"):
         predict(student_run.run, [good, bad], tmp_path / "out", CONFIG, SilentMonitor())
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match=r"c.png cannot be read.*--skip-bad"):
