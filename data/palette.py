@@ -99,14 +99,15 @@ def coloured_pixels(mask: Mask, top: int = 0) -> NDArray[np.bool_]:
         mask: A mask, or some rows of one.
         top: Index of its first row in the whole mask, so that the stripes of all parts fit together.
     """
-    diagonals = np.arange(top, top + mask.shape[0])[:, None] + np.arange(mask.shape[1])
-    stripes = diagonals // STRIPE % 2 == 0
+    # Positions within a period of two stripes, in one byte per pixel.
+    rows, columns = ((np.arange(size) % (2 * STRIPE)).astype(np.uint8) for size in (top + mask.shape[0], mask.shape[1]))
+    stripes = (rows[top:, None] + columns) // STRIPE % 2 == 0
     coloured: NDArray[np.bool_] = (mask != 0) & ((mask != IGNORE_INDEX) | stripes)
     return coloured
 
 
 class _Entry(NamedTuple):
-    """One line of a legend: a coloured box and a text, which begins at `left`, `top` (pixels in the strip)."""
+    """One class of a legend: a coloured box at `left`, `top` (pixels of the strip) and its text."""
 
     left: int
     top: int
@@ -116,7 +117,8 @@ class _Entry(NamedTuple):
 
 def _legend(mask: Mask, names: Sequence[str], width: int) -> Image.Image | None:
     """Draw a strip of the given width that names the classes in a mask; None if there are none."""
-    present = [number for number in np.unique(mask).tolist() if number != 0]
+    counts = Image.fromarray(mask).histogram()  # much faster than np.unique
+    present = [number for number, count in enumerate(counts) if count and number != 0]
     if not present:
         return None
     size = min(max(width // IMAGE_WIDTHS_PER_FONT_SIZE, FONT_SIZES[0]), FONT_SIZES[1])
