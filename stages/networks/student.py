@@ -113,7 +113,8 @@ def load_student(folder: StageFolder) -> Student:
         student.load_state_dict(load_weights(path))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ArtifactError(
-            f"{path} does not fit {folder.path / 'config.json'} ({reason(error)}): run 'toco train-seg --overwrite' again"
+            f"{path} does not fit {folder.path / 'config.json'} ({reason(error)}): "
+            "run 'toco train-seg --overwrite' again"
         ) from error
     return student.eval()
 
