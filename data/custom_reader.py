@@ -115,7 +115,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    """Return the lines of classes.txt; empty if the file is missing or has only comments."""
+    """Return the lines of classes.txt without comments and blank lines; empty if the file is missing."""
     if not path.exists():
         return ()
     lines = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())

@@ -70,7 +70,7 @@ def find_all(facts: Facts) -> tuple[Finding, ...]:
 
 
 def co_occurrence(samples: Sequence[Sample], num_classes: int) -> NDArray[np.int64]:
-    """Count the images that show two classes together, (C, C), class 1 first; the diagonal counts each class alone."""
+    """Count the images that show both of two classes, (C, C), class 1 first; the diagonal counts images per class."""
     together = np.zeros((num_classes, num_classes), np.int64)
     # Count equal sets of classes first: a matrix of images x classes would need gigabytes for a million images.
     for classes, images in Counter(sample.classes for sample in samples).items():
