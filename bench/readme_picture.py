@@ -1,7 +1,7 @@
-"""Draw the README's picture: image, CAM, masks and student of some pictures of a run, side by side.
+"""Draw the picture of the README: images of a run with their CAMs, masks and the student's output.
 
 uv run toco demo --out runs/demo
-uv run python -m bench.figure runs/demo/run --out docs/pictures/masks.png
+uv run python -m bench.readme_picture runs/demo/run --out docs/pictures/masks.png
 """
 
 import argparse
@@ -21,7 +21,7 @@ SIDE, GAP, MARGIN = 144, 6, 160  # pixels
 
 
 def main() -> None:
-    """Draw and save."""
+    """Draw the picture and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
