@@ -17,6 +17,7 @@ pydensecrf2 has no wheel: build one with `pip wheel --no-deps pydensecrf2`, afte
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -102,10 +103,8 @@ def run_part(name: str, options: argparse.Namespace) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             status = "timed out"
         finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)  # also what the part has started
-            except ProcessLookupError:
-                pass
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # also the processes that the part has started
             process.wait()
     result: dict[str, Any] = {"status": status, "seconds": time.perf_counter() - began}
     if answer.exists():

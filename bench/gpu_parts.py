@@ -6,9 +6,9 @@ package stops only the parts that need it.
 
 import argparse
 import contextlib
+import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -112,7 +112,9 @@ def against(name: str, value: float) -> Figures:
 def pipeline(options: argparse.Namespace) -> Figures:
     """Run the stages on drawn pictures by the command line; kill train-cam once, resume it, compare the weights."""
     import h5py
+    import lightning_fabric  # noqa: F401  # toco would report a missing package in its own words
     import numpy as np
+    import segmentation_models_pytorch  # noqa: F401
     from safetensors.numpy import load_file
 
     from data.drawing.sample import draw_sample
@@ -162,21 +164,22 @@ PROGRAM = "import sys; from toco_cli.main import main; sys.exit(main())"
 
 
 def toco(*words: object) -> float:
-    """Run a toco command and return its seconds."""
+    """Run a toco command in this process and return its seconds."""
     began = time.perf_counter()
     toco_output(*words)
     return time.perf_counter() - began
 
 
 def toco_output(*words: object) -> str:
-    """Run a toco command and return its standard output."""
+    """Run a toco command in this process and return its standard output."""
+    from toco_cli.main import main as run_command
+
     print("toco", *words, flush=True)
-    command = [sys.executable, "-c", PROGRAM, *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        # A package that only a stage imports stops its process, not this one.
-        done.check_returncode()
-    return done.stdout
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        code = run_command([*map(str, words)])
+    if code:
+        raise RuntimeError(f"toco {words[0]} ended with code {code}; its message is above")
+    return output.getvalue()
 
 
 def kill_after_checkpoint(data: Path, run: Path, train: list[str], steps: int) -> int:
