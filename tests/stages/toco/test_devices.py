@@ -54,8 +54,8 @@ class Elsewhere(Tensor):
         layout: dict[str, Any] = {}
         if on_cpu.layout == torch.strided:
             layout = {"strides": on_cpu.stride(), "storage_offset": on_cpu.storage_offset()}
-        wrapper: Elsewhere = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, on_cpu.shape, dtype=on_cpu.dtype, device="meta", **layout
+        wrapper: Elsewhere = Tensor._make_wrapper_subclass(
+            cls, on_cpu.shape, dtype=on_cpu.dtype, device=torch.device("meta"), **layout
         )
         wrapper.on_cpu = on_cpu
         return wrapper
@@ -64,7 +64,9 @@ class Elsewhere(Tensor):
         return self.on_cpu.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operation: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
         return compute(operation, arguments, options or {})
 
 
@@ -238,7 +240,7 @@ def test_forward_passes__on_a_fake_gpu(model: ToCo, batch: StepBatch, monkeypatc
     """Without a backward pass: autograd asks the driver for the streams of 'cuda'."""
     monkeypatch.setattr(energy, "PermutohedralLattice", Unfiltered)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # warns that there is no GPU
-    with FakeTensorMode() as mode:  # type: ignore[no-untyped-call]
+    with FakeTensorMode() as mode:
 
         def to_gpu(tensor: Tensor) -> Tensor:
             return mode.from_tensor(tensor).to("cuda")
