@@ -10,15 +10,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data.errors import DataError as DataError
+
 IGNORE_INDEX = 255
 MAX_CLASSES = 254  # masks are uint8: 0 is background, 255 is ignore
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "test")  # in the order of preference
-
-
-class DataError(ValueError):
-    """Something is wrong with the user's data; the message says what, where and what to do, in one line."""
 
 
 class MaskSource(Protocol):

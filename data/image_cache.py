@@ -9,7 +9,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import DataError
 from data.images import read_reduced
 
@@ -94,7 +94,7 @@ class TrainingImages:
 
     def _keep(self, image: Image.Image, entry: Path) -> None:
         try:
-            with whole_file(entry) as temporary, temporary.open("wb") as file:
+            with atomic_write(entry) as temporary, temporary.open("wb") as file:
                 np.lib.format.write_array(file, np.asarray(image), allow_pickle=False)
         except OSError as error:  # of use to nobody, but training can go on
             self.refuses_more = True

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from data.dataset import DataError, Sample
 
 
-class Batch(NamedTuple):
+class LoadedBatch(NamedTuple):
     """A batch, and what was wrong with images on the way."""
 
     value: Any | None  # stacked samples; None where a bad image ended it
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
         return self.value
 
 
-class SampleStream(TorchDataset[Batch]):
+class SampleStream(TorchDataset[LoadedBatch]):
     """Training samples by position in an endless stream: one random permutation of the images after another.
 
     Position p gives the same image in the same random views whatever process asks, and whatever came before.
@@ -65,7 +65,7 @@ class SampleStream(TorchDataset[Batch]):
         self._epoch = -1
         self._order: np.ndarray[Any, Any] = np.empty(0)
 
-    def __getitem__(self, position: int) -> Batch:
+    def __getitem__(self, position: int) -> LoadedBatch:
         """Load the one sample at a position."""
         epoch, index = divmod(position, len(self.samples))
         if epoch != self._epoch:
@@ -77,18 +77,18 @@ class SampleStream(TorchDataset[Batch]):
             for attempt in range(len(self.samples) if self.skip_bad else 1):
                 try:
                     sample = self.samples[self._order[(index + attempt) % len(self.samples)]]
-                    return Batch(self.load(sample), problems, tuple(self.take_warnings()))
+                    return LoadedBatch(self.load(sample), problems, tuple(self.take_warnings()))
                 except DataError as error:  # not raised here: a worker would wrap it in its own traceback
                     problems.append(str(error))
-        return Batch(None, problems)
+        return LoadedBatch(None, problems)
 
-    def collate(self, loaded: list[Batch]) -> Batch:
+    def collate(self, loaded: list[LoadedBatch]) -> LoadedBatch:
         """Stack samples."""
         problems = [problem for one in loaded for problem in one.problems]
         warnings = tuple(warning for one in loaded for warning in one.warnings)
         if any(one.value is None for one in loaded):
-            return Batch(None, problems, warnings)
-        return Batch(self.stack([one.value for one in loaded]), problems, warnings)
+            return LoadedBatch(None, problems, warnings)
+        return LoadedBatch(self.stack([one.value for one in loaded]), problems, warnings)
 
 
 def mixed_seed(*numbers: int) -> int:
@@ -98,7 +98,7 @@ def mixed_seed(*numbers: int) -> int:
 
 
 class StreamBatches:
-    """Batch sampler: the positions that one process loads, iteration by iteration."""
+    """LoadedBatch sampler: the positions that one process loads, iteration by iteration."""
 
     def __init__(self, *, start: int, iterations: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
         """Set up for iterations `start` to `iterations`; `batch_size` counts all processes together."""

@@ -1,40 +1,52 @@
-"""Typed settings of every stage. Each field carries its default and its help once; the command line is made from them.
+"""Typed settings of every stage. Each field carries its default and its help; the command line is built from them.
 
-No torch here, so that `toco --help` answers at once. Sizes are in pixels, rates per iteration, scores in 0..1.
+This file does not import torch, so that `toco --help` is instant. Sizes are in pixels, scores in 0..1.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from stages.option import check_limits, option
+from data.errors import SettingsError
+from stages.option import check_limits, option, with_current_names
 
-NO_FILES = ("pretrained", "none")  # what --weights may be beside a file
+NO_FILES = ("pretrained", "none")  # values of --weights that are not paths
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bf16"]
 CrfBackend = Literal["auto", "torch", "pydensecrf"]
 
-# Headings in the commands' help, behind the options that everybody needs.
+# Headings in the help, below the options that everybody needs.
 AUGMENTATION = "Augmentation"
-METHOD = "The method's constants"
+METHOD = "Constants of the method"
 PROGRESS = "Progress and checkpoints"
-MACHINE = "Machine and bad files"
+MACHINE = "Hardware and bad files"
+
+CRF_BACKEND_HELP = (
+    "Implementation of the CRF: torch (any device) or pydensecrf (CPU only). Both give the same result; auto takes the "
+    "faster one."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a command runs, and how it treats bad files; the same for all."""
+    """Device and treatment of bad files; shared by all commands."""
 
-    device: Device = option("auto", "Processor: auto takes a GPU where there is one.", group=MACHINE)
-    skip_bad: bool = option(False, "Go on without images that are missing, unreadable or too small.", group=MACHINE)
+    device: Device = option("auto", "Device; auto uses a GPU if one is available.", group=MACHINE)
+    precision: Precision = option(
+        "auto",
+        "Number format of the networks' computations; auto takes bf16 on GPUs that support it, float32 elsewhere.",
+        group=MACHINE,
+    )
+    skip_bad: bool = option(False, "Skip images that are missing, unreadable or too small.", group=MACHINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loading(Machine):
-    """Settings of commands that load images beside their work."""
+    """Settings of commands that load images in the background."""
 
     workers: int | None = option(
         None,
-        "Processes that load images, for each device; by default as many as help on this machine.",
+        "Worker processes that load images, per device; by default as many as help on this machine.",
         minimum=0,
         group=MACHINE,
     )
@@ -42,18 +54,21 @@ class Loading(Machine):
 
 @dataclass(frozen=True, kw_only=True)
 class Parallel(Loading):
-    """Settings of commands whose work several processes can share."""
+    """Settings of commands that can run in several processes."""
 
     devices: int = option(
-        1, "GPUs of this machine (or processes on a CPU) that share the work.", minimum=1, group=MACHINE
+        1, "Number of GPUs of this machine to use (on a CPU: number of processes).", minimum=1, group=MACHINE
     )
     nodes: int = option(
-        1, "Machines that share it, each with so many devices: started by torchrun or srun.", minimum=1, group=MACHINE
+        1,
+        "Number of machines, each with --devices devices. Start the command on all of them with torchrun or srun.",
+        minimum=1,
+        group=MACHINE,
     )
 
     @property
     def processes(self) -> int:
-        """How many there are, on all machines."""
+        """Number of processes on all machines."""
         return self.devices * self.nodes
 
 
@@ -63,149 +78,172 @@ class Caching(Parallel):
 
     cache: str | None = option(
         None,
-        "Folder to keep images in as they are after decoding, no larger than training needs, so that each file is "
-        "decoded once; several runs may share it. Only time depends on it. For photographs of many megapixels and "
-        "large PNG or TIFF files; takes some 2 MB an image.",
+        "Folder in which decoded images are kept, reduced to the size that training needs, so that each file is "
+        "decoded only once. Several runs may share it. It changes the speed, not the result. Useful for photographs of "
+        "many megapixels and for large PNG or TIFF files; takes about 2 MB an image.",
         group=MACHINE,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Caching):
-    """What the two training stages share."""
+class TrainingSettings(Caching):
+    """Settings that both training stages have."""
 
     split: str | None = option(None, "Split of the data set to train on; by default its training split.")
     iterations: int = option(20_000, "Training steps.", minimum=1)
-    batch_size: int = option(4, "Images a step, over all devices together.", minimum=1)
+    batch_size: int = option(4, "Images per step, over all devices together.", minimum=1)
     learning_rate: float = option(6e-5, "Learning rate of the encoder.", minimum=0)
-    seed: int = option(0, "Start of all randomness: the same seed gives the same network on one machine.", minimum=0)
-    rescale_min: float = option(0.5, "Smallest factor of the random rescale.", minimum=0.05, group=AUGMENTATION)
-    rescale_max: float = option(2.0, "Largest factor of the random rescale.", minimum=0.05, group=AUGMENTATION)
-    head_factor: float = option(
-        10.0, "How much faster than the encoder all that stands on it learns.", minimum=0, group=METHOD
+    seed: int = option(0, "Random seed. The same seed gives the same network on one machine.", minimum=0)
+    rescale_min: float = option(0.5, "Smallest factor of the random rescaling.", minimum=0.05, group=AUGMENTATION)
+    rescale_max: float = option(2.0, "Largest factor of the random rescaling.", minimum=0.05, group=AUGMENTATION)
+    head_lr_multiplier: float = option(
+        10.0,
+        "Learning-rate multiplier for everything except the encoder.",
+        minimum=0,
+        group=METHOD,
+        old_names=("head_factor",),
     )
     weight_decay: float = option(0.01, "Weight decay of AdamW.", minimum=0, group=METHOD)
-    warmup: float = option(
-        0.075, "Share of the iterations over which the learning rate rises.", minimum=0, maximum=1, group=METHOD
+    warmup_fraction: float = option(
+        0.075,
+        "Fraction of training over which the learning rate rises.",
+        minimum=0,
+        maximum=1,
+        group=METHOD,
+        old_names=("warmup",),
+    )
+    clip_grad: float = option(
+        0.0, "Clip the norm of all gradients together to this value; 0 for no clipping.", minimum=0, group=METHOD
     )
     checkpoint_every: int = option(500, "Iterations between checkpoints, for --resume.", minimum=1, group=PROGRESS)
     log_every: int = option(20, "Iterations between lines of metrics.jsonl.", minimum=1, group=PROGRESS)
     evaluate_every: int = option(
         2000,
-        "Iterations between measurements against true masks, where the data set has any; 0 for the end only.",
+        "Iterations between evaluations on ground-truth masks, if the data set has any; 0 evaluates only at the end.",
         minimum=0,
         group=PROGRESS,
     )
     evaluate_images: int = option(
-        100, "Images with true masks to measure on during training.", minimum=1, group=PROGRESS
+        100, "Number of images with a ground-truth mask to evaluate on during training.", minimum=1, group=PROGRESS
     )
 
     def __post_init__(self) -> None:
         """Refuse contradictions.
 
         Raises:
-            ValueError: With the options' names.
+            SettingsError: Names the options.
         """
         check_limits(self)
         if self.rescale_min > self.rescale_max:
-            raise ValueError(f"--rescale-min {self.rescale_min} is above --rescale-max {self.rescale_max}")
+            raise SettingsError(f"--rescale-min {self.rescale_min} is above --rescale-max {self.rescale_max}")
         if self.batch_size % self.processes:
             more = -(-self.batch_size // self.processes) * self.processes
-            raise ValueError(
-                f"--batch-size {self.batch_size} (over all devices) cannot be shared evenly by --devices {self.devices}"
-                + (f" --nodes {self.nodes}" if self.nodes > 1 else "")
-                + f": take --batch-size {more} (more images a step, so fewer --iterations) or fewer devices"
+            nodes = f" --nodes {self.nodes}" if self.nodes > 1 else ""
+            raise SettingsError(
+                f"--batch-size {self.batch_size} (over all devices) cannot be divided evenly by --devices "
+                f"{self.devices}{nodes}: use --batch-size {more} (more images per step, so fewer --iterations) or "
+                "fewer devices"
             )
 
     @property
     def warmup_iterations(self) -> int:
         """Length of the warm-up."""
-        return round(self.warmup * self.iterations)
+        return round(self.warmup_fraction * self.iterations)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCam(Training):
+class TrainCam(TrainingSettings):
     """Settings of `toco train-cam`; the defaults are the paper's for VOC 2012."""
 
     backbone: str = option(
-        "deit_base_patch16_224", "Vision Transformer by timm's name: any plain one with a class token."
+        "deit_base_patch16_224", "Vision Transformer, by its timm name: any plain one with a class token."
     )
     backbone_option: tuple[str, ...] = option(
         (),
-        "Change of its shape as NAME=VALUE (depth=6, embed_dim=192, patch_size=8 ...), for --weights none.",
+        "Change the backbone's shape, as NAME=VALUE (depth=6, embed_dim=192, patch_size=8 ...); for --weights none.",
     )
     weights: str = option(
         "pretrained",
-        "What it starts from: pretrained (download), none (from scratch), or a .safetensors FILE.",
+        "Initial weights: pretrained (download), none (random), or a .safetensors FILE.",
     )
     image_size: int = option(448, "Side of the square training images, a multiple of the patch size.", minimum=16)
     long_side: int | None = option(
         None,
-        "First resize images to this longer side; by default 500/448 of the image size, as VOC's are.",
+        "Resize images so that their longer side has this length; by default 500/448 of the image size, as for VOC.",
         minimum=8,
         group=AUGMENTATION,
     )
-    encoder_start: float = option(
+    freeze_encoder_until: float = option(
         0.0,
-        "Share of the iterations after which the encoder begins to learn; before, only what stands on it. In short "
-        "runs this keeps classifiers that know nothing yet from spoiling a pretrained encoder.",
+        "Keep the encoder frozen for this fraction of training. In short runs this protects a pretrained encoder from "
+        "untrained classifiers.",
         minimum=0,
         maximum=1,
         group=METHOD,
+        old_names=("encoder_start",),
     )
     contrast_start: float = option(
-        0.0,
-        "Share of the iterations after which the token contrasts begin.",
-        minimum=0,
-        maximum=1,
-        group=METHOD,
+        0.0, "Fraction of training after which token contrast starts.", minimum=0, maximum=1, group=METHOD
     )
     seg_start: float = option(
-        0.1,
-        "Share of the iterations after which the segmentation branch begins.",
-        minimum=0,
-        maximum=1,
-        group=METHOD,
+        0.1, "Fraction of training after which the segmentation branch starts.", minimum=0, maximum=1, group=METHOD
     )
     auxiliary_labels_until: float = option(
         0.0,
-        "Share of the iterations until which that branch learns from the auxiliary CAM.",
+        "Fraction of training during which the segmentation branch learns from the auxiliary CAM.",
         minimum=0,
         maximum=1,
         group=METHOD,
     )
     auxiliary_block: int = option(
-        -3, "Block whose tokens give the auxiliary CAM; negative counts from the last.", group=METHOD
+        -3, "Block whose patch tokens give the auxiliary CAM; negative numbers count from the last.", group=METHOD
     )
-    ptc_weight: float = option(0.2, "Weight of patch-token contrast; 0 switches it off.", minimum=0, group=METHOD)
-    ctc_weight: float = option(0.5, "Weight of class-token contrast; 0 switches it off.", minimum=0, group=METHOD)
+    ptc_weight: float = option(0.2, "Weight of patch-token contrast; 0 turns it off.", minimum=0, group=METHOD)
+    ctc_weight: float = option(0.5, "Weight of class-token contrast; 0 turns it off.", minimum=0, group=METHOD)
     seg_weight: float = option(0.1, "Weight of the segmentation loss.", minimum=0, group=METHOD)
     reg_weight: float = option(0.05, "Weight of the regularised (dense CRF) loss.", minimum=0, group=METHOD)
     temperature: float = option(0.5, "Temperature of class-token contrast.", minimum=0.01, group=METHOD)
-    momentum: float = option(0.9, "How slowly the teacher projector follows.", minimum=0, maximum=1, group=METHOD)
-    local_crops: int = option(8, "Local crops an image, for class-token contrast.", minimum=1, group=METHOD)
+    momentum: float = option(
+        0.9, "Momentum of the teacher projector (exponential moving average).", minimum=0, maximum=1, group=METHOD
+    )
+    local_crops: int = option(8, "Local crops per image for class-token contrast.", minimum=1, group=METHOD)
     local_crop_size: int | None = option(
         None,
-        "Side of a local crop; by default 96/448 of the image size, in whole patches.",
+        "Side of a local crop; by default 96/448 of the image size, rounded to whole patches.",
         minimum=8,
         group=METHOD,
     )
-    background: float = option(
-        0.5, "CAM score up to which a pixel is background, where masks are measured.", minimum=0, maximum=1
+    background_threshold: float = option(
+        0.5,
+        "Pixels whose CAM score is at most this count as background when CAMs are evaluated.",
+        minimum=0,
+        maximum=1,
+        old_names=("background",),
     )
-    background_high: float = option(0.7, "CAM score above which a pixel is surely its class.", group=METHOD)
-    background_low: float = option(0.25, "CAM score up to which a pixel is surely background.", group=METHOD)
-    scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales over which CAMs are summed.", group=METHOD)
-    checkpoint_activations: bool = option(
+    high_threshold: float = option(
+        0.7,
+        "Pixels with a CAM score above this are labelled as the class.",
+        group=METHOD,
+        old_names=("background_high",),
+    )
+    low_threshold: float = option(
+        0.25,
+        "Pixels with a CAM score up to this are labelled as background.",
+        group=METHOD,
+        old_names=("background_low",),
+    )
+    scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales whose CAMs are summed.", group=METHOD)
+    grad_checkpointing: bool = option(
         False,
-        "Activation checkpointing, for GPUs with little memory: the encoder's blocks compute their activations again "
-        "in the backward pass. The same result; steps take longer (a tenth on a CPU).",
+        "Gradient checkpointing, for GPUs with little memory: blocks of the encoder recompute their activations in the "
+        "backward pass. The result is the same; steps take longer (10 % on a CPU).",
         group=MACHINE,
+        old_names=("checkpoint_activations",),
     )
     compile: bool = option(
         False,
-        "Compile the encoder's blocks (torch.compile), for long runs on a GPU: that takes minutes, and a C++ compiler. "
-        "The same result but for rounding.",
+        "Compile the encoder's blocks (torch.compile), for long runs on a GPU. Takes minutes and needs a C++ compiler. "
+        "The result is the same except for rounding.",
         group=MACHINE,
     )
 
@@ -213,14 +251,14 @@ class TrainCam(Training):
         """Refuse contradictions.
 
         Raises:
-            ValueError: With the options' names.
+            SettingsError: Names the options.
         """
         super().__post_init__()
-        _check_thresholds(self.background_low, self.background_high)
+        check_thresholds(self.low_threshold, self.high_threshold)
         _check_scales(self.scales)
         for text in self.backbone_option:
             if "=" not in text:
-                raise ValueError(f"--backbone-option {text!r} is not of the form NAME=VALUE")
+                raise SettingsError(f"--backbone-option {text!r} must have the form NAME=VALUE")
 
 
 CAM_RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -228,9 +266,9 @@ CAM_RECIPES: Mapping[str, Mapping[str, Any]] = {
     "coco": {
         "iterations": 80_000,
         "batch_size": 8,
-        "warmup": 1_500 / 80_000,
-        "background_high": 0.65,
-        "background": 0.45,
+        "warmup_fraction": 1_500 / 80_000,
+        "high_threshold": 0.65,
+        "background_threshold": 0.45,
         "temperature": 1.0,
         "contrast_start": 0.15,
         "seg_start": 0.1,
@@ -244,136 +282,152 @@ CAM_RECIPES: Mapping[str, Mapping[str, Any]] = {
 class MakeLabels(Parallel):
     """Settings of `toco make-labels`."""
 
-    split: str | None = option(None, "Split to make labels for; by default the one that was trained on.")
+    split: str | None = option(None, "Split to label; by default the one that the network was trained on.")
     source: Literal["cam", "aux", "decoder"] = option(
         "cam",
-        "What the masks are made from: the class activation maps of the last block, those of the auxiliary block, or "
+        "Source of the masks: the class activation maps of the last block (cam) or of the auxiliary block (aux), or "
         "the decoder's probabilities.",
     )
-    crf: Literal["off", "full", "fast"] = option(
-        "off",
-        "Sharpen with a dense CRF: masks follow edges, unsure pixels become 255 (ignored). --crf alone is full; fast "
-        "works at half the resolution.",
-        alone="full",
-    )
-    crf_backend: CrfBackend = option(
-        "auto",
-        "Who computes it, to the same result: torch (any device) or pydensecrf (CPU); auto takes the faster one.",
-    )
     refine: Literal["none", "par", "crf", "par+crf"] = option(
-        "none", "How masks are refined: by pixel-adaptive averaging (par), by the dense CRF (as --crf), or by both."
+        "none",
+        "Refinement of the masks: pixel-adaptive refinement (par), a dense CRF (crf), or both. With a CRF, masks "
+        "follow the image's edges and uncertain pixels become 255 (ignored). --crf is short for --refine crf.",
+        shorthand="crf",
     )
-    background: float | Literal["auto"] | None = option(
+    crf_fast: bool = option(False, "Run the CRF at half the resolution.")
+    crf_backend: CrfBackend = option("auto", CRF_BACKEND_HELP)
+    background_threshold: float | Literal["auto"] | None = option(
         None,
-        "Pixels whose CAM is at most this are background; higher gives smaller objects. By default as in training "
-        "(0.5); auto chooses it without any true mask.",
+        "Pixels whose CAM score is at most this are background; a higher threshold gives smaller objects. By default "
+        "as in training (0.5); auto chooses it without ground truth.",
         minimum=0,
         maximum=1,
+        old_names=("background",),
     )
-    calibrate: int = option(
-        0, "Choose --background by the true masks of this many images instead; 0 for none.", minimum=0
+    calibration_images: int = option(
+        0,
+        "Choose --background-threshold on the ground-truth masks of this many images; 0 to switch this off.",
+        minimum=0,
+        old_names=("calibrate",),
     )
-    two_thresholds: bool = option(
-        False, "Leave pixels between --background-low and --background-high unlabelled (255), without refining."
+    ignore_uncertain: bool = option(
+        False,
+        "Set pixels between --low-threshold and --high-threshold to 255 (ignored); not with --refine.",
+        old_names=("two_thresholds",),
     )
-    background_high: float | None = option(
+    high_threshold: float | None = option(
         None,
-        "Score above which a pixel is surely its class; by default as in training, or 1.4 times another --background.",
+        "Pixels with a score above this are labelled as the class; by default as in training, or 1.4 times a "
+        "--background-threshold other than the training's.",
         minimum=0,
         maximum=1,
         group=METHOD,
+        old_names=("background_high",),
     )
-    background_low: float | None = option(
+    low_threshold: float | None = option(
         None,
-        "Score up to which a pixel is surely background; by default as in training, or half of another --background.",
+        "Pixels with a score up to this are labelled as background; by default as in training, or half of a "
+        "--background-threshold other than the training's.",
         minimum=0,
         maximum=1,
         group=METHOD,
+        old_names=("background_low",),
     )
     image_labels: Literal["given", "predicted"] = option(
         "given",
-        "Which images get masks: those whose classes are given, or also those without (no row in labels.csv), by the "
-        "network's own predictions.",
+        "Images to label: those with image labels (given), or also those without a row in labels.csv, with the classes "
+        "that the network predicts (predicted).",
     )
-    confidence: bool = option(False, "Keep how sure each pixel's label is, for toco train-seg --weigh-by-confidence.")
+    confidence: bool = option(
+        False, "Store the confidence of each pixel's label, for toco train-seg --confidence-weighting."
+    )
     image_size: int | None = option(
-        None, "Side that images are resized to for their CAMs; by default as in training.", minimum=16
+        None, "Side to which images are resized for their CAMs; by default as in training.", minimum=16
     )
-    scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales over which CAMs are summed.", group=METHOD)
-    batch_size: int = option(8, "Images that go through the network together.", minimum=1)
+    scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales whose CAMs are summed.", group=METHOD)
+    batch_size: int = option(8, "Images per forward pass.", minimum=1)
 
     def __post_init__(self) -> None:
         """Refuse contradictions.
 
         Raises:
-            ValueError: With the options' names.
+            SettingsError: Names the options.
         """
         check_limits(self)
-        if self.two_thresholds and (self.uses_crf or self.uses_par or self.source == "decoder"):
-            raise ValueError(
-                "--two-thresholds is of class activation maps alone: not with --crf, --refine or a decoder"
+        if self.ignore_uncertain and (self.refine != "none" or self.source == "decoder"):
+            raise SettingsError(
+                "--ignore-uncertain needs plain CAMs: it does not work with --refine or --source decoder"
             )
-        if self.source == "decoder" and (self.calibrate or self.background is not None):
-            raise ValueError("--source decoder knows a background of its own: not with --background or --calibrate")
-        if self.calibrate and self.background is not None:
-            raise ValueError("--background and --calibrate are two ways to choose a background: take one")
-        if self.background_low is not None and self.background_high is not None:
-            _check_thresholds(self.background_low, self.background_high)
+        if self.source == "decoder" and (self.calibration_images or self.background_threshold is not None):
+            raise SettingsError(
+                "--source decoder predicts the background itself: it does not work with --background-threshold or "
+                "--calibration-images"
+            )
+        if self.calibration_images and self.background_threshold is not None:
+            raise SettingsError("--background-threshold and --calibration-images exclude each other: give one")
+        if self.crf_fast and not self.uses_crf:
+            raise SettingsError("--crf-fast needs --refine crf or --refine par+crf")
+        if self.low_threshold is not None and self.high_threshold is not None:
+            check_thresholds(self.low_threshold, self.high_threshold)
         _check_scales(self.scales)
 
     @property
     def uses_crf(self) -> bool:
-        """Whether a CRF has the last word."""
-        return self.crf != "off" or "crf" in self.refine
+        """Whether a CRF refines the masks."""
+        return "crf" in self.refine
 
     @property
     def uses_par(self) -> bool:
-        """Whether probabilities are averaged over like-coloured neighbours first."""
+        """Whether pixel-adaptive refinement runs."""
         return "par" in self.refine
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSeg(Training):
+class TrainSeg(TrainingSettings):
     """Settings of `toco train-seg`."""
 
     split: str | None = option(None, "Train only on the labelled images of this split; by default on all of them.")
 
     arch: str = option("DeepLabV3Plus", "Network of segmentation-models-pytorch (DeepLabV3Plus, Unet, FPN ...).")
-    encoder: str = option("resnet50", "Its encoder by that library's name; 'tu-NAME' takes timm's NAME.")
+    encoder: str = option("resnet50", "Its encoder, by that library's name; 'tu-NAME' takes timm's NAME.")
     weights: str = option(
-        "pretrained", "What the encoder starts from: pretrained (download), none, or a .safetensors FILE."
+        "pretrained", "Initial weights of the encoder: pretrained (download), none (random), or a .safetensors FILE."
     )
-    batch_size: int = option(16, "Images a step, over all devices together.", minimum=2)
+    batch_size: int = option(16, "Images per step, over all devices together.", minimum=2)
     image_size: int = option(512, "Side of the square training crops, a multiple of 32.", minimum=32)
     long_side: int | None = option(
         None,
-        "First resize images to this longer side; by default 500/512 of the image size, as VOC's are.",
+        "Resize images so that their longer side has this length; by default 500/512 of the image size, as for VOC.",
         minimum=8,
         group=AUGMENTATION,
     )
     learning_rate: float = option(1e-4, "Learning rate of the encoder.", minimum=0)
-    warmup: float = option(
+    warmup_fraction: float = option(
         0.02,
-        "Share of the iterations over which the learning rate rises.",
+        "Fraction of training over which the learning rate rises.",
         minimum=0,
         maximum=1,
         group=METHOD,
+        old_names=("warmup",),
     )
-    val_split: str | None = option(None, "Split to measure on; by default the data set's validation split.")
-    weigh_by_confidence: bool = option(
-        False, "Let pixels count as much as their labels are sure, as kept by toco make-labels --confidence."
+    val_split: str | None = option(None, "Split to evaluate on; by default the data set's validation split.")
+    confidence_weighting: bool = option(
+        False,
+        "Weight each pixel's loss by the confidence of its label (needs make-labels --confidence).",
+        old_names=("weigh_by_confidence",),
     )
 
     def __post_init__(self) -> None:
         """Refuse contradictions.
 
         Raises:
-            ValueError: With the options' names.
+            SettingsError: Names the options.
         """
         super().__post_init__()
         if self.image_size % 32:
-            raise ValueError(
-                f"--image-size {self.image_size} is no multiple of 32; take {round(self.image_size / 32) * 32 or 32}"
+            raise SettingsError(
+                f"--image-size {self.image_size} is not a multiple of 32: use "
+                f"{max(32, round(self.image_size / 32) * 32)}"
             )
 
 
@@ -383,44 +437,47 @@ class Predict(Parallel):
 
     source: Literal["auto", "student", "decoder"] = option(
         "auto",
-        "Network: the student of train-seg, or the decoder of train-cam; auto takes the student if trained.",
+        "Network: the student of train-seg, or the decoder of train-cam; auto takes the student if it is trained.",
     )
-    write: tuple[Literal["masks", "overlays", "numpy", "probabilities"], ...] = option(
+    outputs: tuple[Literal["masks", "overlays", "numpy", "probabilities"], ...] = option(
         ("masks", "overlays"),
-        "What to write of each image: masks (palette PNG), overlays (the masks' colours on the image), numpy (labels, "
-        "uint8), probabilities (of every class, float16).",
+        "Files to write for each image: masks (palette PNG), overlays (the mask's colours on the image), numpy (class "
+        "numbers, uint8), probabilities (of every class, float16).",
+        old_names=("write",),
     )
     window: int | None = option(
         None,
-        "Look at images larger than this many pixels through overlapping square windows of this side, each like an "
-        "image of its own; by default images are seen whole, resized to the size of the training images.",
+        "Segment images larger than this many pixels in overlapping square windows of this side. By default the whole "
+        "image is resized to the size of the training images.",
         minimum=16,
     )
     batch_size: int | None = option(
         None,
-        "Images of one size, or windows, that go through the network together; by default 8 on a GPU and 1 elsewhere.",
+        "Images of equal size, or windows, per forward pass; by default 8 on a GPU and 1 elsewhere.",
         minimum=1,
     )
-    mirror: bool = option(True, "Look at each image mirrored as well: half as fast, a little more exact.")
-    scales: tuple[float, ...] = option((1.0,), "Image scales whose outputs are fused.", group=METHOD)
-    crf: bool = option(False, "Sharpen with a dense CRF.")
-    crf_backend: CrfBackend = option(
-        "auto",
-        "Who computes it, to the same result: torch (any device) or pydensecrf (CPU); auto takes the faster one.",
+    flip_tta: bool = option(
+        True,
+        "Test-time augmentation: also segment the horizontally flipped image. Takes twice as long and is slightly more "
+        "accurate.",
+        old_names=("mirror",),
     )
+    scales: tuple[float, ...] = option((1.0,), "Image scales whose predictions are fused.", group=METHOD)
+    crf: bool = option(False, "Refine the masks with a dense CRF.")
+    crf_backend: CrfBackend = option("auto", CRF_BACKEND_HELP)
 
     def __post_init__(self) -> None:
         """Refuse contradictions.
 
         Raises:
-            ValueError: With the options' names.
+            SettingsError: Names the options.
         """
         check_limits(self)
         _check_scales(self.scales)
-        if not self.write:
-            raise ValueError("--write must name something to write")
-        if self.window is not None and "probabilities" in self.write:
-            raise ValueError("--write probabilities is of images that are seen whole: not with --window")
+        if not self.outputs:
+            raise SettingsError("--outputs must name at least one kind of file")
+        if self.window is not None and "probabilities" in self.outputs:
+            raise SettingsError("--outputs probabilities does not work with --window: it needs the whole image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,18 +486,20 @@ class Evaluate(Machine):
 
     split: str | None = option(
         None,
-        "Split to measure the networks on; by default the validation split. CAM and pseudo masks are always measured "
-        "on the images they were made for.",
+        "Split to evaluate the networks on; by default the validation split. CAMs and pseudo masks are always "
+        "evaluated on the images that they were made for.",
     )
     images: int | None = option(
-        None, "Measure on at most this many images of a split, evenly spread; by default on all of them.", minimum=1
+        None,
+        "Evaluate on at most this many images of a split, evenly spaced in its order; by default on all.",
+        minimum=1,
     )
 
     def __post_init__(self) -> None:
-        """Refuse values beyond limits.
+        """Refuse values outside the limits.
 
         Raises:
-            ValueError: With the option's name.
+            SettingsError: Names the option.
         """
         check_limits(self)
 
@@ -450,15 +509,19 @@ class Report(Evaluate):
     """Settings of `toco report`."""
 
     images: int | None = option(
-        500, "Measure on at most this many images of a split, evenly spread: the table says on how many.", minimum=1
+        500,
+        "Evaluate on at most this many images of a split, evenly spaced in its order; the table gives the number.",
+        minimum=1,
     )
     gallery: int = option(
         24,
-        "Photographs to show: best, median and worst ones, and for each class at least three as far as there are any.",
+        "Images to show: the best, median and worst ones, and at least three of each class if there are that many.",
         minimum=1,
     )
     compare: tuple[str, ...] = option(
-        (), "Another RUN whose network's over-smoothing is drawn beside this one's, such as one with --ptc-weight 0."
+        (),
+        "Another RUN; the over-smoothing of its network is drawn beside this one's. Example: a run with "
+        "--ptc-weight 0.",
     )
 
 
@@ -466,15 +529,19 @@ class Report(Evaluate):
 class View(Machine):
     """Settings of `toco view`."""
 
-    background: float | None = option(
-        None, "Background score of the mask without CRF; by default that of the labels.", minimum=0, maximum=1
+    background_threshold: float | None = option(
+        None,
+        "Background threshold of the CAM's own mask; by default that of the labels.",
+        minimum=0,
+        maximum=1,
+        old_names=("background",),
     )
 
     def __post_init__(self) -> None:
-        """Refuse values beyond limits.
+        """Refuse values outside the limits.
 
         Raises:
-            ValueError: With the option's name.
+            SettingsError: Names the option.
         """
         check_limits(self)
 
@@ -484,30 +551,65 @@ STAGES = ("train-cam", "make-labels", "train-seg")
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Caching):
-    """Settings of `toco run`; what a stage has as well is handed on to it."""
+    """Settings of `toco run`; a stage that has the same option takes its value from here."""
 
-    seed: int = option(0, "Start of all randomness, of all stages.", minimum=0)
+    seed: int = option(0, "Random seed of all stages.", minimum=0)
     overwrite: Literal["nothing", "train-cam", "make-labels", "train-seg"] = option(
         "nothing",
-        "Start again with this stage: what it and those after it have written is replaced. --overwrite alone starts "
-        "all again.",
+        "Start again from this stage: the results of this stage and of the later ones are replaced. --overwrite "
+        "without a value starts everything again.",
         alone="train-cam",
     )
 
     def __post_init__(self) -> None:
-        """Refuse values beyond limits.
+        """Refuse values outside the limits.
 
         Raises:
-            ValueError: With the option's name.
+            SettingsError: Names the option.
         """
         check_limits(self)
 
 
-def _check_thresholds(low: float, high: float) -> None:
+def upgraded(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that an earlier version of toco wrote, under today's names and with today's values.
+
+    Args:
+        kind: The settings dataclass.
+        values: Values by field name. Names that no version knows are kept, so that the caller can report them.
+    """
+    current = with_current_names(kind, values)
+    if kind is MakeLabels and "crf" in current:  # until 0.1: off, full or fast, beside --refine
+        crf = current.pop("crf")
+        refine = current.get("refine", "none")
+        if crf != "off" and "crf" not in refine:
+            current["refine"] = "par+crf" if refine == "par" else "crf"
+        current["crf_fast"] = crf == "fast"
+    return current
+
+
+def from_values(kind: type, values: Mapping[str, Any]) -> Any:
+    """Make settings from plain values, as JSON and TOML hold them: lists become tuples.
+
+    Raises:
+        SettingsError: A name is not a field of `kind`, or a value is out of range.
+    """
+    names = {one.name for one in fields(kind)}
+    current = upgraded(kind, values)
+    if unknown := sorted(current.keys() - names):
+        raise SettingsError(f"this version of toco has no setting '{unknown[0]}'")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in current.items()})
+
+
+def check_thresholds(low: float, high: float) -> None:
+    """Refuse thresholds that are not in order.
+
+    Raises:
+        SettingsError: Names both.
+    """
     if not 0 <= low < high <= 1:
-        raise ValueError(f"--background-low {low} must be below --background-high {high}, both between 0 and 1")
+        raise SettingsError(f"--low-threshold {low} must be below --high-threshold {high}, both between 0 and 1")
 
 
 def _check_scales(scales: tuple[float, ...]) -> None:
     if not scales or min(scales) <= 0:
-        raise ValueError("--scales must be one or more positive factors")
+        raise SettingsError("--scales must be one or more positive factors")

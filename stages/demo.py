@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.drawing.sample import draw_sample
+from data.errors import ArtifactError
 from data.readers import open_dataset
 from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import Monitor
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
@@ -29,14 +29,14 @@ CAM = TrainCam(
     rescale_min=0.8,
     rescale_max=1.4,
     learning_rate=1e-3,
-    head_factor=3.0,
+    head_lr_multiplier=3.0,
     # The classifiers come first: contrast against the CAMs of a network that knows nothing yet teaches nothing.
     contrast_start=0.85,
     seg_start=0.85,
     evaluate_every=0,
     evaluate_images=10,
 )
-LABELS = MakeLabels(crf="full", background=0.3, background_high=0.35, background_low=0.2)
+LABELS = MakeLabels(refine="crf", background_threshold=0.3, high_threshold=0.35, low_threshold=0.2)
 SEG = TrainSeg(
     encoder="resnet18",
     weights="none",
@@ -47,7 +47,7 @@ SEG = TrainSeg(
     rescale_min=0.8,
     rescale_max=1.25,
     learning_rate=1.5e-3,
-    head_factor=1.0,
+    head_lr_multiplier=1.0,
     evaluate_every=0,
     evaluate_images=10,
 )
@@ -85,12 +85,12 @@ def demo(out: Path, monitor: Monitor, *, seed: int = 0, overwrite: bool = False)
     train_cam(data, run, replace(CAM, seed=seed), monitor)
     make_labels(run, LABELS, monitor)
     train_seg(run, replace(SEG, seed=seed), monitor)
-    published = label_columns(run, open_dataset(data), monitor, background=CAM.background)[0]
+    published = label_columns(run, open_dataset(data), monitor, background=CAM.background_threshold)[0]
     result = evaluate(run, Evaluate(), monitor)
     plain, sharpened, *networks = result.columns
     columns = (
-        replace(published, name=f"CAM at {CAM.background}"),
-        replace(plain, name=f"pseudo masks\nat {LABELS.background}"),
+        replace(published, name=f"CAM at {CAM.background_threshold}"),
+        replace(plain, name=f"pseudo masks\nat {LABELS.background_threshold}"),
         replace(sharpened, name="pseudo masks\nwith CRF"),
         *networks,
     )

@@ -30,13 +30,13 @@ from stages.toco.refine import with_background
 AnyMachine = TypeVar("AnyMachine", bound=Machine)
 
 NETWORKS: tuple[Literal["decoder", "student"], ...] = ("decoder", "student")
-SOURCES = {"cam": "CAM", "aux": "auxiliary CAM", "decoder": "decoder for\ngiven classes"}  # by --source
+SOURCE_TITLES = {"cam": "CAM", "aux": "auxiliary CAM", "decoder": "decoder for\ngiven classes"}  # by --source
 UNLABELLED = (
     "pixels whose truth is 255 are left out; a pixel predicted 255 counts as wrong, but for 'mean where labelled'"
 )
 
 
-class NoTrueMasksError(DataError):
+class NoGroundTruthError(DataError):
     """There is nothing to measure against."""
 
 
@@ -112,11 +112,11 @@ def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None
             0, partial(label_columns, run, dataset, monitor, images=config.images, skip_bad=config.skip_bad)
         )
     columns: list[Column] = []
-    problems: list[NoTrueMasksError] = []
+    problems: list[NoGroundTruthError] = []
     for measure in measures:
         try:
             columns += measure()
-        except NoTrueMasksError as error:  # often only the validation split has masks
+        except NoGroundTruthError as error:  # often only the validation split has masks
             problems.append(error)
     if not columns:
         raise problems[0]
@@ -137,15 +137,17 @@ def with_skip_bad(config: AnyMachine, folder: StageFolder) -> AnyMachine:
     return replace(config, skip_bad=bool(config.skip_bad or folder.settings["skip_bad"]))
 
 
-def with_masks(samples: Sequence[Sample], split: str, dataset: Dataset, images: int | None = None) -> list[Sample]:
+def with_ground_truth(
+    samples: Sequence[Sample], split: str, dataset: Dataset, images: int | None = None
+) -> list[Sample]:
     """Keep the samples that have a true mask, of these at most `images`.
 
     Raises:
-        NoTrueMasksError: None has.
+        NoGroundTruthError: None has.
     """
     found = [sample for sample in samples if sample.mask is not None]
     if not found:
-        raise NoTrueMasksError(
+        raise NoGroundTruthError(
             f"{dataset.root} has no true masks for split {split!r}: there is nothing to measure against; "
             "put some into masks/, or look at the masks themselves: toco export RUN --out DIR"
         )
@@ -174,9 +176,9 @@ def label_columns(
     masks = LabelFile(labels.path / "labels.h5", "masks")
     cams = LabelFile(labels.path / "cams.h5", "cams")
     stored = [sample for sample in dataset.split(split) if sample.id in masks]
-    samples = with_masks(stored, split, dataset, images)
+    samples = with_ground_truth(stored, split, dataset, images)
     source = labels.settings["source"]
-    threshold: float | None = labels.config["background"] if background is None else background
+    threshold: float | None = labels.config["background_threshold"] if background is None else background
     classes = len(dataset.class_names) + 1
     by_cam, by_mask = Confusion(classes), Confusion(classes)
     measured = 0
@@ -184,7 +186,7 @@ def label_columns(
     for sample in samples:
         with skipping(skip_bad, monitor):
             mask = torch.from_numpy(masks.read(sample.id)).long()
-            truth = read_truth(sample, mask, classes - 1)
+            truth = read_ground_truth(sample, mask, classes - 1)
             by_mask.add(mask, truth)
             by_cam.add(stored_label(cams, sample.id, None if source == "decoder" else threshold), truth)
             measured += 1
@@ -192,7 +194,7 @@ def label_columns(
     monitor.finish()
     return [
         Column(name=name, split=split, images=measured, scores=confusion.scores(), counts=confusion.counts)
-        for name, confusion in ((SOURCES[source], by_cam), ("pseudo masks", by_mask))
+        for name, confusion in ((SOURCE_TITLES[source], by_cam), ("pseudo masks", by_mask))
     ]
 
 
@@ -204,7 +206,7 @@ def stored_label(cams: LabelFile, image_id: str, background: float | None) -> Te
     return numbers[label]
 
 
-def read_truth(sample: Sample, like: Tensor, num_classes: int) -> Tensor:
+def read_ground_truth(sample: Sample, like: Tensor, num_classes: int) -> Tensor:
     """Read an image's true mask, int64 (h, w), of the size of `like`, whose last axes are (h, w)."""
     size = (like.shape[-2], like.shape[-1])
     return torch.from_numpy(read_mask(sample, size, num_classes)).long()
@@ -218,16 +220,16 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
         ArtifactError: A network is damaged.
     """
     usable = usable_samples(dataset, split, 1, config.skip_bad, monitor)
-    samples = with_masks(usable, split, dataset, config.images)
+    samples = with_ground_truth(usable, split, dataset, config.images)
     columns = []
     for name in NETWORKS if current(run, "seg", monitor, "not measured") else NETWORKS[:1]:
-        segment = open_segmenter(run, Predict(source=name, device=config.device))
+        segment = open_segmenter(run, Predict(source=name, device=config.device, precision=config.precision))
         confusion, measured = Confusion(len(dataset.class_names) + 1), 0
         monitor.start(f"measuring the {name}", len(samples))
         for sample in samples:
             with skipping(config.skip_bad, monitor):
                 label = segment(to_tensor(read_image(sample.image)))
-                confusion.add(label, read_truth(sample, label, len(dataset.class_names)))
+                confusion.add(label, read_ground_truth(sample, label, len(dataset.class_names)))
                 measured += 1
             monitor.advance()
         monitor.finish()

@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
+from data.errors import SettingsError
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage, outdated, outdated_message
 from stages.runtime.monitor import Monitor
@@ -47,12 +48,12 @@ def export(
         The files.
 
     Raises:
-        ValueError: The format is unknown or lacks a package, the folder is not empty, or the data set does not fit.
+        SettingsError: The format is unknown or lacks a package, the folder is not empty, or the data set does not fit.
         ArtifactError: RUN/labels, or RUN/seg, is not finished, or damaged.
     """
     _check_format(format)
     if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty: give another folder, or --overwrite to write into it")
+        raise SettingsError(f"{out} is not empty: give another folder, or --overwrite to write into it")
     if format == "onnx":
         return _export_student(run, out, monitor)
     return _export_labels(run, out, monitor, format=format, data=data)
@@ -92,9 +93,9 @@ def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data:
 
 def _check_format(format: str) -> None:
     if format not in FORMATS:
-        raise ValueError(f"--format {format!r} is not known: choose one of {', '.join(FORMATS)}")
+        raise SettingsError(f"--format {format!r} is not known: choose one of {', '.join(FORMATS)}")
     for module, package in FORMATS[format].items():
         if importlib.util.find_spec(module) is None:
-            raise ValueError(
+            raise SettingsError(
                 f"--format {format} needs the package '{package}', which is not installed: run 'uv sync --extra export'"
             )

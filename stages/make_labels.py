@@ -69,12 +69,12 @@ def make_labels(
     maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
     background = None
     if fabric.is_global_zero:  # which alone looks and chooses, so that all go by the same score
-        background = read_config(run, "labels").get("background") if resume and _begun(folder) else None
-        if background is None and (config.background == "auto" or config.calibrate):
+        background = read_config(run, "labels").get("background_threshold") if resume and _begun(folder) else None
+        if background is None and (config.background_threshold == "auto" or config.calibration_images):
             background = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
     maker.config = resolved(config, trained, fabric.broadcast(background))
     if fabric.is_global_zero:
-        extra = {"background": maker.config.background}  # what became of 'auto', and of none
+        extra = {"background_threshold": maker.config.background_threshold}  # what became of 'auto', and of none
         begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
     fabric.barrier()
     with session(folder, recorded=fabric.is_global_zero):

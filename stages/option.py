@@ -1,20 +1,25 @@
-"""One field of a settings dataclass: default, help and limits, said once."""
+"""One field of a settings dataclass: its default, help and limits, written once."""
 
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
+
+from data.errors import SettingsError
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptionText:
-    """What a field says of itself beside its name, type and default."""
+    """What a field declares beside its name, type and default; see `option`."""
 
     help: str
     minimum: int | float | None = None
     maximum: int | float | None = None
     group: str | None = None
     alone: str | None = None
+    old_names: tuple[str, ...] = ()
+    shorthand: str | None = None
 
 
 def option(
@@ -25,29 +30,46 @@ def option(
     maximum: int | float | None = None,
     group: str | None = None,
     alone: str | None = None,
+    old_names: tuple[str, ...] = (),
+    shorthand: str | None = None,
 ) -> Value:
-    """Declare a field of a frozen, keyword-only dataclass that also becomes a command's option.
+    """Declare a field of a frozen, keyword-only dataclass that also becomes a command-line option.
 
-    The option's name is the field's (`batch_size` becomes `--batch-size`), its choices come from a `Literal`
-    or `Enum` annotation, and a field of type `tuple[X, ...]` becomes an option to give once or several times.
+    The option is named after the field (`batch_size` becomes `--batch-size`). Its choices come from a `Literal`
+    annotation. A field of type `tuple[X, ...]` becomes an option that may be given several times.
 
     Args:
-        default: The value where nobody says otherwise; immutable.
-        help: A sentence or two for somebody who has not read the paper; what None means, where it is allowed.
-        minimum: Smallest value allowed, itself included; of each item where the field is a tuple.
-        maximum: Largest value allowed, itself included; of each item where the field is a tuple.
-        group: Heading under which the command's help lists the option; without it, 'Options'.
-        alone: The choice that is meant where the option is given without a value.
+        default: The default value; immutable.
+        help: One or two sentences for a reader who does not know the paper. Says what None means, if None is allowed.
+        minimum: Smallest allowed value, inclusive; applies to each item of a tuple.
+        maximum: Largest allowed value, inclusive; applies to each item of a tuple.
+        group: Heading in the command's help. Without it, the option is listed under 'Options'.
+        alone: The choice that is meant if the option is given without a value.
+        old_names: Earlier names of the field. They still work on the command line, in settings files and in old run
+            folders, but do not appear in the help.
+        shorthand: A choice that is also an option of its own: 'crf' makes `--crf` short for `--refine crf`.
 
     Returns:
-        The dataclass field, typed as its value for the sake of type checkers.
+        The dataclass field, typed as its value to satisfy type checkers.
     """
-    text = OptionText(help=help, minimum=minimum, maximum=maximum, group=group, alone=alone)
+    text = OptionText(
+        help=help,
+        minimum=minimum,
+        maximum=maximum,
+        group=group,
+        alone=alone,
+        old_names=old_names,
+        shorthand=shorthand,
+    )
     return field(default=default, metadata={OptionText: text})
 
 
 def option_text(of: "Field[object]") -> OptionText:
-    """What was declared by `option` for this field; a TypeError for a field declared otherwise."""
+    """Return what `option` declared for this field.
+
+    Raises:
+        TypeError: The field was not declared with `option`.
+    """
     try:
         return cast(OptionText, of.metadata[OptionText])
     except KeyError:
@@ -55,13 +77,13 @@ def option_text(of: "Field[object]") -> OptionText:
 
 
 def check_limits(settings: object) -> None:
-    """Refuse values beyond the limits that the fields declare; for `__post_init__`.
+    """Refuse values outside the limits that the fields declare; for `__post_init__`.
 
     Args:
-        settings: An instance of a dataclass whose fields are declared by `option`.
+        settings: An instance of a dataclass whose fields are declared with `option`.
 
     Raises:
-        ValueError: Names the option, its value and the limit.
+        SettingsError: Names the option, its value and the limit.
     """
     for one in fields(settings):  # type: ignore[arg-type]
         text, value = option_text(one), getattr(settings, one.name)
@@ -69,11 +91,22 @@ def check_limits(settings: object) -> None:
             if item is None or isinstance(item, str):
                 continue
             if text.minimum is not None and not item >= text.minimum:
-                raise ValueError(f"{flag(one.name)} is {item}: it must be at least {text.minimum}")
+                raise SettingsError(f"{flag(one.name)} is {item}: it must be at least {text.minimum}")
             if text.maximum is not None and not item <= text.maximum:
-                raise ValueError(f"{flag(one.name)} is {item}: it must be at most {text.maximum}")
+                raise SettingsError(f"{flag(one.name)} is {item}: it must be at most {text.maximum}")
+
+
+def with_current_names(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of an earlier version under today's field names; unknown names are kept as they are.
+
+    Args:
+        kind: The settings dataclass.
+        values: Values by field name, old or new.
+    """
+    current = {old: one.name for one in fields(kind) for old in option_text(one).old_names}
+    return {current.get(name, name): value for name, value in values.items()}
 
 
 def flag(name: str) -> str:
-    """The option that a field becomes, for messages: `batch_size` is `--batch-size`."""
+    """Return the option that a field becomes: `batch_size` gives `--batch-size`."""
     return "--" + name.replace("_", "-")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data.dataset import DataError
+from data.errors import SettingsError
 from data.readers import check_images
 from stages.config import Predict
 from stages.networks.inference import to_tensor
@@ -47,13 +48,13 @@ def predict(
         The files, those left out included, by kind.
 
     Raises:
-        ValueError: There are no images, one is bad, or a file to be written exists.
+        SettingsError: There are no images, one is bad, or a file to be written exists.
         ArtifactError: The network is not there, or the folder to go on with was begun with other settings.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is no folder: give another one with --out")
+        raise SettingsError(f"{out} is no folder: give another one with --out")
     if (out / "labels.csv").exists():
-        raise ValueError(f"{out} is a data set, in which masks/ means true masks: give another folder with --out")
+        raise SettingsError(f"{out} is a data set, in which masks/ means true masks: give another folder with --out")
     fabric, monitor, share = start(config, monitor)
     samples = find_inputs(paths, out, monitor)
     network = choose_network(run, config)
@@ -61,7 +62,7 @@ def predict(
         monitor.warn(outdated_message(run, network.path.name))
     record, earlier = new_record(samples, config, network), read_record(out)
     replace = overwrite and not resume
-    done = set() if replace else finished_images(out, samples, config.write, record, earlier, resume=resume)
+    done = set() if replace else finished_images(out, samples, config.outputs, record, earlier, resume=resume)
     good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
     for problem in problems:
         monitor.warn(f"left out: {problem}")
@@ -82,13 +83,13 @@ def predict(
         for batch in read_ahead(batches(mine, segmenter.batch_size), threads, bad):
             results = segmenter.segment([to_tensor(picture) for _, picture in batch])
             for (sample, picture), result in zip(batch, results, strict=True):
-                write_results(files_of(out, sample, config.write), picture, result)
+                write_results(files_of(out, sample, config.outputs), picture, result)
                 monitor.advance(fabric.world_size)  # the others' shares are as large
         fabric.barrier()
         monitor.finish()
-    every = [files_of(out, sample, config.write) for sample in samples]
+    every = [files_of(out, sample, config.outputs) for sample in samples]
     written = [files for files in every if all(file.exists() for file in files.values())]
-    return {kind: [files[kind] for files in written] for kind in config.write}
+    return {kind: [files[kind] for files in written] for kind in config.outputs}
 
 
 def _leave_out(error: DataError, *, config: Predict, monitor: Monitor) -> None:

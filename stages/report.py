@@ -10,16 +10,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
-from stages.config import MakeLabels, Report, TrainCam, TrainSeg
-from stages.evaluate import Evaluation, NoTrueMasksError, evaluate, with_skip_bad
+from stages.config import Report
+from stages.evaluate import Evaluation, NoGroundTruthError, evaluate, with_skip_bad
 from stages.reporting import charts, gallery
 from stages.reporting.oversmoothing import smoothness_curves
 from stages.reporting.page import Chart, Page, StageFacts, render
 from stages.reporting.products import RunProducts, open_products
-from stages.run_folder.artifacts import PRODUCERS, StageFolder, as_plain, check_classes, finished, open_stage
+from stages.run_folder.artifacts import PRODUCERS, SETTINGS, StageFolder, as_plain, check_classes, finished, open_stage
 from stages.run_folder.provenance import read_sessions
 from stages.run_folder.run_data import spread
 from stages.runtime.monitor import Monitor
@@ -27,7 +27,6 @@ from stages.sweep import Sweep, sweep
 
 REPORT = "report.html"
 SMOOTHNESS_IMAGES = 16
-SETTINGS = {"cam": TrainCam, "labels": MakeLabels, "seg": TrainSeg}
 
 
 def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = None) -> Path:
@@ -50,7 +49,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
     config = with_skip_bad(config, cam)
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
-    products = open_products(run, dataset, config.device, monitor)
+    products = open_products(run, dataset, config, monitor)
     folders = {stage: open_stage(run, stage) for stage in SETTINGS if finished(run, stage)}
     evaluation = _evaluation(run, config, monitor, data)
     curve = _sweep(run, products, config, monitor, data)
@@ -76,7 +75,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
         entries=entries,
         by_truth=any(sample.mask is not None for sample in samples),
         mask_title=gallery.pseudo_mask_title(products),
-        background=products.background,
+        background=products.background_threshold,
         sweep=curve,
         charts=_charts(folders, evaluation, curve),
         smoothness=Chart(
@@ -88,7 +87,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
             ),
         ),
     )
-    with whole_file(run / REPORT) as temporary:
+    with atomic_write(run / REPORT) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     return run / REPORT
 
@@ -96,7 +95,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
 def _evaluation(run: Path, config: Report, monitor: Monitor, data: Path | None) -> Evaluation | None:
     try:
         return evaluate(run, config, monitor, data=data)
-    except NoTrueMasksError as error:
+    except NoGroundTruthError as error:
         monitor.note(f"no scores: {error}")
         return None
 
@@ -106,7 +105,7 @@ def _sweep(run: Path, products: RunProducts, config: Report, monitor: Monitor, d
         return None
     try:
         return sweep(run, config, monitor, data=data)
-    except NoTrueMasksError:
+    except NoGroundTruthError:
         return None
 
 

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import tomlkit
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import Dataset
+from data.errors import ArtifactError, SettingsError
 from data.image_cache import open_cache
 from data.readers import open_dataset
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
@@ -20,10 +21,16 @@ from stages.labels.pixel_labels import with_training_defaults
 from stages.make_labels import make_labels
 from stages.networks.student import new_student
 from stages.report import REPORT, report
-from stages.run_folder.artifacts import MAY_CHANGE, PRODUCERS, as_plain, finished, outdated, outdated_message
-from stages.run_folder.artifacts import read_config as read_stage_config
+from stages.run_folder.artifacts import (
+    MAY_CHANGE,
+    PRODUCERS,
+    as_plain,
+    finished,
+    outdated,
+    outdated_message,
+    read_config,
+)
 from stages.run_folder.provenance import data_fingerprint, made_with
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.fabric import start
 from stages.runtime.monitor import Monitor, Titled
 from stages.train_cam import train_cam
@@ -62,11 +69,11 @@ def run(
         The report.
 
     Raises:
-        ValueError: The data, the settings or the weights do not work out.
+        SettingsError: The data, the settings or the weights do not work out.
         ArtifactError: The folder was begun with other settings, or holds something else.
     """
-    config = replace(config, cache=config.cache and whole_path(config.cache))
-    cam, seg = with_whole_paths(cam), with_whole_paths(seg)
+    config = replace(config, cache=config.cache and absolute_path(config.cache))
+    cam, seg = with_absolute_paths(cam), with_absolute_paths(seg)
     labels = with_training_defaults(labels, asdict(cam))
     settings: dict[str, Settings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
     again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
@@ -95,7 +102,7 @@ def run(
     train_seg(out, seg, data=data, **step(3, "train-seg"))
     if fabric.is_global_zero:
         last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
-        report(out, Report(device=config.device, skip_bad=config.skip_bad), last, data=data)
+        report(out, Report(device=config.device, precision=config.precision, skip_bad=config.skip_bad), last, data=data)
     fabric.barrier()  # a launcher may take the first one's long end for a fault
     return out / REPORT
 
@@ -104,24 +111,24 @@ def check_student(settings: TrainSeg, dataset: Dataset) -> None:
     """Build the student once, and so bring its weights, before hours of other stages.
 
     Raises:
-        ValueError: It is not to be had.
+        SettingsError: It is not to be had.
     """
     try:
         new_student(settings, len(dataset.class_names))
     except ValueError as error:
-        raise ValueError(f"train-seg: {error} (options of it begin with --train-seg.)") from error
+        raise SettingsError(f"train-seg: {error} (options of it begin with --train-seg.)") from error
 
 
 def refuse_other_devices(config: Run, name: str, settings: Settings) -> None:
     """Refuse a stage other devices than the run has: the same processes go through all stages.
 
     Raises:
-        ValueError: Says how to do it.
+        SettingsError: Says how to do it.
     """
     for option in ("devices", "nodes"):
         own, common = getattr(settings, option), getattr(config, option)
         if own != common:
-            raise ValueError(
+            raise SettingsError(
                 f"--{name}.{option} {own}: 'toco run' has the same for all stages ({common}); give --{option} {own} to "
                 f"all, or run 'toco {name} --{option} {own}' by itself, and then this once more for the rest"
             )
@@ -144,7 +151,7 @@ def refuse_other_settings(out: Path, name: str, settings: Settings) -> None:
     anew = f"start that stage again: --overwrite {name}"
     if outdated(out, stage):
         raise ArtifactError(f"{outdated_message(out, stage)}: {anew}")
-    before = read_stage_config(out, stage)["settings"]
+    before = read_config(out, stage)["settings"]
     for field, now in as_plain(asdict(settings)).items():
         if before.get(field) != now and field not in MAY_CHANGE[stage]:
             same = f" ('toco run --config {out / CONFIG}')" if (out / CONFIG).is_file() else ""
@@ -154,7 +161,7 @@ def refuse_other_settings(out: Path, name: str, settings: Settings) -> None:
             )
 
 
-def read_config(path: Path) -> Mapping[str, Any]:
+def read_run_config(path: Path) -> Mapping[str, Any]:
     """Read a run's config.toml; empty where there is none.
 
     Raises:
@@ -171,7 +178,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
 def about_the_run(path: Path, dataset: Dataset, monitor: Monitor, *, anew: bool) -> Mapping[str, Any]:
     """Say what the run was begun with; one that goes on keeps what is there, and tells of changed data."""
     fingerprint = data_fingerprint(dataset)
-    before: Mapping[str, Any] = read_config(path).get(ABOUT, {})
+    before: Mapping[str, Any] = read_run_config(path).get(ABOUT, {})
     if anew or "data_fingerprint" not in before:
         began = datetime.now().astimezone().isoformat(timespec="seconds")
         return {"began": began, "data_fingerprint": fingerprint, **made_with()}
@@ -194,17 +201,17 @@ def write_config(
         own = {field: value for field, value in _for_toml(one).items() if shared.get(field) != value}
         document.add(name, tomlkit.item(own))
     document.add(ABOUT, tomlkit.item(about))
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
-def with_whole_paths(settings: Trained) -> Trained:
+def with_absolute_paths(settings: Trained) -> Trained:
     """Settings whose file of weights and cache are found from anywhere."""
-    weights = settings.weights if settings.weights in NO_FILES else whole_path(settings.weights)
-    return replace(settings, weights=weights, cache=settings.cache and whole_path(settings.cache))
+    weights = settings.weights if settings.weights in NO_FILES else absolute_path(settings.weights)
+    return replace(settings, weights=weights, cache=settings.cache and absolute_path(settings.cache))
 
 
-def whole_path(path: str) -> str:
+def absolute_path(path: str) -> str:
     """A path from the root of the file system on."""
     return str(Path(path).expanduser().resolve())
 

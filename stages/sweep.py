@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from data.errors import SettingsError
 from data.readers import open_dataset
 from stages.config import Evaluate
-from stages.evaluate import NoTrueMasksError, read_truth, skipping, with_masks, with_skip_bad
+from stages.evaluate import NoGroundTruthError, read_ground_truth, skipping, with_ground_truth, with_skip_bad
 from stages.labels.choose_background import GRID
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import check_classes, open_stage
@@ -61,20 +62,20 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = 
         data: Where the data set is now, if it was moved since.
 
     Raises:
-        ValueError: There are no true masks of these images, or the labels are the decoder's, which has no threshold.
+        SettingsError: There are no true masks of these images, or the labels are the decoder's, which has no threshold.
         ArtifactError: The labels are not finished, or damaged.
     """
     labels = open_stage(run, "labels")
     config = with_skip_bad(config, labels)
     source = labels.settings["source"]
     if source == "decoder":
-        raise ValueError(f"{labels.path} was made from the decoder, which needs no threshold: nothing to sweep")
+        raise SettingsError(f"{labels.path} was made from the decoder, which needs no threshold: nothing to sweep")
     dataset = open_dataset(data or labels.dataset_root, skip_bad=config.skip_bad)
     check_classes(labels, dataset)
     split = labels.settings["split"] or dataset.train_split
     cams = LabelFile(labels.path / "cams.h5", "cams")
     stored = [sample for sample in dataset.split(split) if sample.id in cams]
-    samples = with_masks(stored, split, dataset, config.images)
+    samples = with_ground_truth(stored, split, dataset, config.images)
     confusions = [Confusion(len(dataset.class_names) + 1) for _ in GRID]
     measured = 0
     monitor.start("measuring the CAMs at each score", len(samples))
@@ -82,19 +83,19 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = 
         with skipping(config.skip_bad, monitor):
             cam = torch.from_numpy(cams.read(sample.id)).float()
             numbers = torch.tensor([0, *cams.classes(sample.id)])
-            truth = read_truth(sample, cam, len(dataset.class_names))
+            truth = read_ground_truth(sample, cam, len(dataset.class_names))
             for confusion, background in zip(confusions, GRID, strict=True):
                 confusion.add(numbers[labels_at(cam, background)], truth)
             measured += 1
         monitor.advance()
     monitor.finish()
     if not measured:
-        raise NoTrueMasksError(f"{dataset.root}: no image with a true mask could be read: nothing to sweep over")
+        raise NoGroundTruthError(f"{dataset.root}: no image with a true mask could be read: nothing to sweep over")
     return Sweep(
         source=source,
         split=split,
         images=measured,
         backgrounds=GRID,
         mious=tuple(confusion.scores().miou for confusion in confusions),
-        used=labels.config["background"],
+        used=labels.config["background_threshold"],
     )

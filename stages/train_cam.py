@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from data.dataset import DataError, Sample
+from data.errors import SettingsError
 from data.image_cache import TrainingImages, open_cache
 from data.images import image_size
 from data.readers import open_dataset, read_mask
@@ -55,7 +56,7 @@ def train_cam(
         The stage's folder.
 
     Raises:
-        ValueError: The data, the settings or the weights do not work out.
+        SettingsError: The data, the settings or the weights do not work out.
         ArtifactError: RUN/cam exists, or is of another run.
     """
     folder = out / "cam"
@@ -63,13 +64,13 @@ def train_cam(
     if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     # Parts rest while their losses have no weight yet.
-    fabric, monitor, share = start(config, monitor, parts_rest=True)
+    fabric, monitor, share = start(config, monitor, unused_parameters=True)
     dataset = open_dataset(data, skip_bad=config.skip_bad)
     dataset.split(config.split)
     torch.manual_seed(config.seed)
     model, spec = new_cam_model(config, len(dataset.class_names))
-    if config.checkpoint_activations:
-        model.backbone.checkpoint_activations()
+    if config.grad_checkpointing:
+        model.backbone.set_grad_checkpointing()
     samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
     with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
     settings = step_settings(config, model.backbone.patch_size)
@@ -116,7 +117,7 @@ def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
     crop = config.local_crop_size or config.image_size * 96 / 448
     crop_size = max(2, round(crop / patch_size)) * patch_size
     if crop_size > config.image_size:
-        raise ValueError(
+        raise SettingsError(
             f"--local-crop-size {crop_size} (in whole patches of {patch_size}) is above "
             f"--image-size {config.image_size}"
         )
@@ -125,8 +126,8 @@ def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
         ctc_weight=config.ctc_weight,
         seg_weight=config.seg_weight,
         reg_weight=config.reg_weight,
-        background_high=config.background_high,
-        background_low=config.background_low,
+        high_threshold=config.high_threshold,
+        low_threshold=config.low_threshold,
         temperature=config.temperature,
         momentum=config.momentum,
         scales=config.scales,
@@ -189,7 +190,7 @@ def phase_at(iteration: int, config: TrainCam) -> Phase:
         contrast=done >= config.contrast_start,
         segment=done >= config.seg_start,
         auxiliary_labels=done < config.auxiliary_labels_until,
-        encoder=done >= config.encoder_start,
+        encoder=done >= config.freeze_encoder_until,
     )
 
 
@@ -230,7 +231,7 @@ def _scores(model: ToCo, samples: Sequence[Sample], config: TrainCam, fabric: Fa
             cams = square_cams(model, images, present, config.scales)
             probabilities = decoder_probabilities(model, images, (1.0,))  # as `toco evaluate`
         for name, cam in (("cam", cams.final), ("auxiliary_cam", cams.auxiliary)):
-            label = label_one_threshold(resize_maps(cam[0], size)[None], config.background)
+            label = label_one_threshold(resize_maps(cam[0], size)[None], config.background_threshold)
             confusions[name].add(present.class_numbers(label)[0].cpu(), truth)
         confusions["decoder"].add(resize_maps(probabilities[0], size).argmax(dim=0).cpu(), truth)
     return {f"{name}_miou": share_counts(confusion, fabric).scores().miou for name, confusion in confusions.items()}

@@ -32,7 +32,7 @@ from stages.run_folder.run_data import spread, usable_samples
 from stages.runtime.fabric import processes_of, share_counts, start
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
-from stages.toco.processes import ALONE, Processes
+from stages.toco.processes import SINGLE_PROCESS, Processes
 from stages.training.loop import fit
 
 
@@ -74,7 +74,7 @@ def train_seg(
     label_file = labels.path / "labels.h5"
     labelled = labelled_images(dataset, label_file, config, monitor)
     samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)
-    check_labelled(samples, label_file, confidence=config.weigh_by_confidence)
+    check_labelled(samples, label_file, confidence=config.confidence_weighting)
     with_masks = validation_images(dataset, config, monitor)
     torch.manual_seed(config.seed)
     student, spec = new_student(config, len(dataset.class_names))
@@ -130,7 +130,7 @@ def cross_entropy(
     logits: Float[Tensor, "b classes h w"],
     mask: UInt8[Tensor, "b h w"] | Int[Tensor, "b h w"],
     confidence: UInt8[Tensor, "b h w"] | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over the pixels of the whole batch that have a label; 0, not NaN, where none has.
 
@@ -154,7 +154,7 @@ def _losses(
         "loss": cross_entropy(
             network(batch.image),
             batch.mask,
-            batch.confidence if config.weigh_by_confidence else None,
+            batch.confidence if config.confidence_weighting else None,
             processes_of(fabric),
         ),
         "labelled": (batch.mask != IGNORE_INDEX).float().mean(),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
 from data.readers import open_dataset
 from stages.config import View
@@ -24,7 +24,7 @@ from stages.reporting.products import Products, open_products
 from stages.run_folder.artifacts import check_classes, open_stage
 from stages.runtime.monitor import Monitor
 
-LONG_SIDE = 4.0  # inches of a panel
+PANEL_INCHES = 4.0  # inches of a panel
 DPI = 110
 
 
@@ -51,12 +51,12 @@ def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, d
     config = with_skip_bad(config, cam)
     dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
     check_classes(cam, dataset)
-    products = open_products(run, dataset, config.device, monitor)
+    products = open_products(run, dataset, config, monitor)
     made = products.of(find_sample(image, dataset))
-    background = products.background if config.background is None else config.background
+    background = products.background_threshold if config.background_threshold is None else config.background_threshold
     colours = class_colours(len(dataset.class_names))
     pictures = panels(made, products, colours, background)
-    with whole_file(out) as temporary, missing_glyphs_allowed():
+    with atomic_write(out) as temporary, missing_glyphs_allowed():
         _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
     return out
 
@@ -71,7 +71,7 @@ def find_sample(image: Path, dataset: Dataset) -> Sample:
 
 
 def _sheet(pictures: Mapping[str, Image.Image], made: Products, dataset: Dataset, image: Path) -> Figure:
-    width, height = (LONG_SIDE * side / max(made.image.size) for side in made.image.size)
+    width, height = (PANEL_INCHES * side / max(made.image.size) for side in made.image.size)
     columns = min(4, len(pictures))
     rows = -(-len(pictures) // columns)
     with matplotlib.rc_context({"font.size": 10, "text.parse_math": False}):

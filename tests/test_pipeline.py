@@ -162,15 +162,15 @@ def test_errors__one_clear_line(
     [
         ("train-cam photos", "--out"),
         ("train-cam photos --out x --iterations 0", "iterations"),
-        ("train-cam photos --out x --background-low 0.8", "--background-low 0.8 must be below --background-high 0.7"),
-        ("make-labels runs/photos --crf --two-thresholds", "--two-thresholds is of class activation maps alone"),
+        ("train-cam photos --out x --low-threshold 0.8", "--low-threshold 0.8 must be below --high-threshold 0.7"),
+        ("make-labels runs/photos --crf --ignore-uncertain", "--ignore-uncertain is of class activation maps alone"),
         (
-            "predict runs/photos x --out y --write masks --write mask",
+            "predict runs/photos x --out y --outputs masks --outputs mask",
             "'mask' is not one of 'masks', 'overlays'",
         ),
         (
-            "predict runs/photos x --out y --window 64 --write probabilities",
-            "--write probabilities is of images",
+            "predict runs/photos x --out y --window 64 --outputs probabilities",
+            "--outputs probabilities is of images",
         ),
     ],
 )
@@ -188,7 +188,7 @@ def test_predict__json_names_the_files_of_each_kind(
     assert said["predict"].stdout.startswith(
         "The results of 1 image are in predicted/masks and predicted/overlays. Next"
     )
-    options = "--write numpy --write probabilities --batch-size 2 --no-mirror --json"
+    options = "--outputs numpy --outputs probabilities --batch-size 2 --no-flip-tta --json"
     run = toco("predict", "runs/photos", "new_photos/*.JPG", "--out", str(tmp_path), *options.split(), folder=folder)
     assert run.returncode == 0, run.stderr
     written = json.loads(run.stdout)

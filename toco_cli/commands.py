@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stages.config import CAM_RECIPES, Evaluate, MakeLabels, Predict, Report, Run, TrainCam, TrainSeg, View
-from stages.runtime.launch import is_first
+from stages.runtime.launch import is_rank_zero
 from toco_cli.options import command
 from toco_cli.settings_file import take_settings
 
@@ -136,7 +136,7 @@ def run(
     ] = None,
     config: Run = Run(),  # noqa: B008
     train_cam: TrainCam = TrainCam(),  # noqa: B008
-    make_labels: MakeLabels = MakeLabels(crf="full"),  # noqa: B008
+    make_labels: MakeLabels = MakeLabels(refine="crf"),  # noqa: B008
     train_seg: TrainSeg = TrainSeg(),  # noqa: B008
     quiet: Quiet = False,
     json: AsJson = False,
@@ -145,7 +145,7 @@ def run(
 
     They are train-cam, make-labels --crf, train-seg and report. What is finished is not done again: stop it,
     and start it again with the same words, wherever it was. Each option of a stage is taken with the stage's
-    name before it: --train-cam.iterations 2000, --make-labels.background auto, --train-seg.encoder resnet18
+    name before it: --train-cam.iterations 2000, --make-labels.background-threshold auto, --train-seg.encoder resnet18
     ('toco train-cam --help' and so on list them).
     """
     if data is None or out is None:
@@ -197,7 +197,7 @@ def make_labels(
     """Stage 2: make pseudo masks with the trained network.
 
     Writes cams.h5 (where each class is, from 0 to 1) and labels.h5 (masks: 0 background, 1..C classes, 255 ignored)
-    into RUN/labels. Without --crf or --two-thresholds, every pixel is labelled by the one threshold --background.
+    into RUN/labels. Without --crf or --ignore-uncertain, --background-threshold alone labels every pixel.
     """
     from stages.make_labels import make_labels as stage
 
@@ -297,7 +297,7 @@ def evaluate(
             from toco_cli.tables import sweep_table
 
             Console().print(sweep_table(curve))
-            typer.echo(f"Next: toco make-labels {run} --overwrite --background SCORE")
+            typer.echo(f"Next: toco make-labels {run} --overwrite --background-threshold SCORE")
         return
     from stages.evaluate import evaluate as stage
 
@@ -408,7 +408,7 @@ def demo(
 def _monitor(quiet: bool) -> "Iterator[RichMonitor]":
     from toco_cli.progress import RichMonitor
 
-    with RichMonitor(quiet=quiet or not is_first()) as monitor:
+    with RichMonitor(quiet=quiet or not is_rank_zero()) as monitor:
         yield monitor
 
 
@@ -418,7 +418,7 @@ def _done(folder: Path, following: str, json: bool) -> None:
 
 def _say(text: str) -> None:
     """Print the result, once: of several processes the first speaks."""
-    if is_first():
+    if is_rank_zero():
         typer.echo(text)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from stages.runtime.launch import is_child, is_first
+from data.errors import UserError
+from stages.runtime.launch import is_local_child, is_rank_zero
 from toco_cli.commands import app
 
 KEPT = "what was finished is kept, run "
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Torch's own warnings, of each process and in its words; errors are still told. Read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if is_child():  # Ctrl-C is for the process that started it, which ends it
+    if is_local_child():  # Ctrl-C is for the process that started it, which ends it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]  # understood after the command's name, too
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"toco: error: {describe(error, options_of(words), going_on(words))}", file=sys.stderr)
         return int(getattr(error, "exit_code", 1))
-    if code == 130 and is_first():
+    if code == 130 and is_rank_zero():
         print("; ".join(filter(None, ("toco: stopped", going_on(words)))), file=sys.stderr)
     return int(code)
 
@@ -91,8 +92,7 @@ def describe(error: Exception, options: Collection[str] = (), going_on: str = ""
         return "; ".join(filter(None, (lost, going_on)))
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)
-    files = sys.modules.get("stages.run_folder.saving")  # not imported: then its error cannot have been raised
-    if isinstance(error, (ValueError, OSError, getattr(files, "ArtifactError", ValueError))):
+    if isinstance(error, (UserError, OSError)):
         return text
     return f"{type(error).__name__}: {text} (not foreseen: the same command with --debug shows where)"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -17,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., None])
 Recipes = Mapping[str, Mapping[str, object]]
 
 UNGROUPED = "Options"
-SOURCES = ("file", "command line")  # of values; the later one wins
+VALUE_SOURCES = ("file", "command line")  # of values; the later one wins
 
 
 def command(
@@ -47,8 +47,8 @@ def command(
 
     def add(function: Function) -> Function:
         settings = _settings_of(function)
-        choices = {word: meant for one in settings for word, meant in _choices_when_alone(one).items()}
-        command_class = type("Command", (GroupedHelpCommand,), {"when_alone": choices})
+        words = {word: rewritten for one in settings for word, rewritten in _rewritten_words(one).items()}
+        command_class = type("Command", (GroupedHelpCommand,), {"rewritten": words})
         app.command(cls=command_class)(_with_options(function, settings, recipes or {}, recipes_of))
         return function
 
@@ -101,11 +101,11 @@ def _with_options(
 
     def run(_context: typer.Context, **values: Any) -> None:
         changed = recipes.get(values.pop("recipe", None), {})
-        shared: dict[str, dict[str, Any]] = {source: {} for source in SOURCES}
+        shared: dict[str, dict[str, Any]] = {source: {} for source in VALUE_SOURCES}
         for one in settings:
             layers = [changed if one.name == recipes_of else {}]
             given = {name: values.pop(one.parameter(name)) for name in options[one.name]}
-            for source in SOURCES:
+            for source in VALUE_SOURCES:
                 own = {
                     name: _from_typer(value)
                     for name, value in given.items()
@@ -214,11 +214,28 @@ def _parse_choice(choices: tuple[str, ...], given: str) -> str:
     return given
 
 
-def _choices_when_alone(settings: Settings) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """What an option means without a value, and which values it takes, for options that may stand alone."""
+class Rewritten(NamedTuple):
+    """What a word of the command line is replaced by before Typer reads it."""
+
+    words: tuple[str, ...]
+    unless_followed_by: tuple[str, ...] = ()  # values; the word stays as it is before one of these
+
+
+def _rewritten_words(settings: Settings) -> dict[str, Rewritten]:
+    """List the short and the earlier forms of options: options without a value, shorthands, old names."""
     hints = get_type_hints(type(settings.default))
-    texts = {one.name: option_text(one) for one in fields(settings.default)}
-    return {settings.flag(name): (text.alone, get_args(hints[name])) for name, text in texts.items() if text.alone}
+    found: dict[str, Rewritten] = {}
+    for one in fields(settings.default):
+        text, now = option_text(one), settings.flag(one.name)
+        if text.alone:
+            found[now] = Rewritten((now, text.alone), unless_followed_by=get_args(hints[one.name]))
+        if text.shorthand:
+            found[settings.flag(text.shorthand)] = Rewritten((now, text.shorthand))
+        for old in text.old_names:
+            found[settings.flag(old)] = Rewritten((now,))
+            if hints[one.name] is bool:
+                found[settings.flag(f"no_{old}")] = Rewritten((settings.flag(f"no_{one.name}"),))
+    return found
 
 
 def _item_type(hint: Any) -> tuple[Any, bool]:
@@ -259,7 +276,7 @@ def _parameter(name: str, annotation: object, default: object = inspect.Paramete
 
 
 def _source(context: typer.Context, name: str) -> str | None:
-    """Which of SOURCES a parameter's value is from, None if it is its default."""
+    """Which of VALUE_SOURCES a parameter's value is from, None if it is its default."""
     source = context.get_parameter_source(name)
     if source is None or source.name == "DEFAULT":
         return None
@@ -273,16 +290,18 @@ def _from_typer(value: object) -> object:
 class GroupedHelpCommand(TyperCommand):
     """A command whose plain-text help lists its options under the headings that they name."""
 
-    when_alone: Mapping[str, tuple[str, tuple[str, ...]]] = {}
+    rewritten: Mapping[str, Rewritten] = {}
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        """Add what options mean that stand without a value: `--crf RUN` is `--crf full RUN`."""
-        words = []
+        """Replace short and earlier forms of options: `--crf` by `--refine crf`, `--head-factor` by its new name."""
+        words: list[str] = []
         for word, following in zip_longest(args, args[1:], fillvalue=""):
-            words.append(word)
-            meant, choices = self.when_alone.get(word, ("", ()))
-            if meant and following not in choices:
-                words.append(meant)
+            name, equals, value = word.partition("=")
+            rule = self.rewritten.get(name)
+            if rule is None or following in rule.unless_followed_by or (equals and len(rule.words) > 1):
+                words.append(word)
+            else:
+                words += [*rule.words[:-1], rule.words[-1] + equals + value]
         return super().parse_args(ctx, words)
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]

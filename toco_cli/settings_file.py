@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from stages.config import NO_FILES
+from stages.config import NO_FILES, MakeLabels, TrainCam, TrainSeg, upgraded
 
 PATHS = ("data", "out", "cache", "train-cam.cache", "train-seg.cache")  # relative to the file, as files of weights
 
@@ -31,7 +31,7 @@ def take_settings(context: typer.Context, path: Path | None) -> Path | None:
         if parameter.name is not None and parameter.name != "settings_file"
     }
     values: dict[str, Any] = {}
-    for key, value in _flat(_read(path)):
+    for key, value in _flat(_with_current_names(_read(path))):
         if key not in parameters:
             close = difflib.get_close_matches(key, parameters, n=1)
             hint = f"; do you mean {close[0]}?" if close else ""
@@ -52,6 +52,17 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} is no TOML: {error}") from error
     return {key: value for key, value in found.items() if key != "made-with"}
+
+
+def _with_current_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Rename options that an earlier version of toco called otherwise."""
+    kinds = {"train-cam": TrainCam, "make-labels": MakeLabels, "train-seg": TrainSeg}
+    current = dict(values)
+    for table, kind in kinds.items():
+        if isinstance(own := values.get(table), Mapping):
+            fields = upgraded(kind, {name.replace("-", "_"): value for name, value in own.items()})
+            current[table] = {name.replace("_", "-"): value for name, value in fields.items()}
+    return current
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

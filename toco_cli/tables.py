@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from stages.evaluate import SOURCES, UNLABELLED, Column, Evaluation
+from stages.evaluate import SOURCE_TITLES, UNLABELLED, Column, Evaluation
 from stages.sweep import Sweep
 
 BAR = 40  # characters of the highest bar
@@ -26,7 +26,7 @@ def score_table(evaluation: Evaluation) -> Table:
 def sweep_table(curve: Sweep) -> Table:
     """MIoU in percent at each background score, as figures and as bars."""
     table = Table(
-        title=f"mIoU in % of the {SOURCES[curve.source]} by background score",
+        title=f"mIoU in % of the {SOURCE_TITLES[curve.source]} by background score",
         caption=(
             f"measured with true masks of {curve.images} images of split '{curve.split}': a score chosen here is "
             f"chosen on these; the labels were made with {curve.used:g}"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from stages.exports.components import Component, components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImages
@@ -41,7 +41,7 @@ def export_coco(images: LabelledImages, out: Path) -> list[Path]:
         "annotations": annotations,
     }
     file = out / "annotations" / f"instances_{flat_name(images.split)}.json"
-    with whole_file(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         json.dump(content, stream)
     images.monitor.note(f"the image files' names are relative to {images.folder}")
     return [file]

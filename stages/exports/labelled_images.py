@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX, DataError, Sample
+from data.errors import ArtifactError
 from data.images import image_size
 from data.readers import open_dataset
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import StageFolder, check_classes
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import Monitor
 
 

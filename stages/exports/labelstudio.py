@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.palette import COLOURS
 from stages.exports.labelled_images import LabelledImage, LabelledImages, classes_in_mask
 
@@ -33,12 +33,12 @@ BRUSH, PICTURE = "brush", "image"  # names of the interface's parts
 def export_labelstudio(images: LabelledImages, out: Path) -> list[Path]:
     """Write tasks, one image after the other, and the interface; returns both files."""
     tasks, config = out / "tasks.json", out / "config.xml"
-    with whole_file(tasks) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with atomic_write(tasks) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for number, image in enumerate(images):
             stream.write(",\n" if number else "[\n")
             json.dump(_task(image, images), stream)
         stream.write("\n]\n")
-    with whole_file(config) as temporary:
+    with atomic_write(config) as temporary:
         _interface(images.class_names).write(temporary, encoding="utf-8")
     images.monitor.note(f"the tasks' addresses are relative to {images.folder.parent}")
     return [tasks, config]

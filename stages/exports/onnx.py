@@ -22,7 +22,8 @@ from jaxtyping import Float, UInt8
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
+from data.errors import SettingsError
 from stages.networks.student import STRIDE, Student, load_student
 from stages.run_folder.artifacts import StageFolder
 from stages.runtime.monitor import Monitor
@@ -35,7 +36,7 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
 
     Raises:
         ArtifactError: The folder's parts do not fit together.
-        ValueError: The network uses something that ONNX lacks.
+        SettingsError: The network uses something that ONNX lacks.
     """
     student = load_student(folder)
     network, classes = out / "student.onnx", out / "classes.txt"
@@ -45,7 +46,7 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
     except Exception as error:  # what is raised depends on which part of which network refuses
         spec = folder.config["model"]
         reason = " ".join(str(error.__cause__ or error).split("\n\n")[0].split())
-        raise ValueError(
+        raise SettingsError(
             f"{folder.path}: --arch {spec['arch']} with --encoder {spec['encoder']} cannot be exported as ONNX "
             f"({reason}): train the student with others, 'toco train-seg --overwrite'"
         ) from error
@@ -55,10 +56,10 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
         "toco": version("toco"),
     }
     onnx.helper.set_model_props(model, metadata)
-    with whole_file(network) as temporary:
+    with atomic_write(network) as temporary:
         onnx.save(model, temporary)
     monitor.advance()
-    with whole_file(classes) as temporary:
+    with atomic_write(classes) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in folder.class_names), encoding="utf-8")
     monitor.advance()
     monitor.finish()

@@ -5,11 +5,11 @@ Pixels are class numbers: 0 background, 1..C classes, 255 ignored.
 
 from pathlib import Path
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
+from data.errors import ArtifactError
 from data.images import leads_out
 from data.palette import palette_image
 from stages.labels.store import LabelFile
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import Monitor
 
 
@@ -26,7 +26,7 @@ def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:
     monitor.start("writing masks", len(labels.ids))
     for image_id in labels.ids:
         file = out / f"{image_id}.png"
-        with whole_file(file) as temporary:
+        with atomic_write(file) as temporary:
             palette_image(labels.read(image_id)).save(temporary, format="png")
         files.append(file)
         monitor.advance()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.images import is_upright_jpeg, read_image
 from data.palette import palette_image
 from stages.exports.components import Component, components
@@ -37,9 +37,9 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
         mask = out / "SegmentationClass" / f"{name}.png"
         annotation = out / "Annotations" / f"{name}.xml"
         encoded += _write_jpeg(image.file, picture)
-        with whole_file(mask) as temporary:
+        with atomic_write(mask) as temporary:
             palette_image(image.mask).save(temporary, format="png")
-        with whole_file(annotation) as temporary:
+        with atomic_write(annotation) as temporary:
             _annotation(picture.name, image, images.class_names).write(temporary, encoding="utf-8")
         files += [picture, mask, annotation]
     if encoded:
@@ -49,7 +49,7 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
         out / "classes.txt": images.class_names,
     }
     for path, lines in lists.items():
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return [*files, *lists]
 
@@ -57,7 +57,7 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
 def _write_jpeg(source: Path, target: Path) -> bool:
     """Copy or encode an image; tells whether it was encoded."""
     copied = is_upright_jpeg(source)
-    with whole_file(target) as temporary:
+    with atomic_write(target) as temporary:
         if copied:
             shutil.copyfile(source, temporary)
         else:

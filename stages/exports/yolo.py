@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 from supervision.dataset.utils import approximate_mask_with_polygons
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from stages.exports.components import components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImages
@@ -65,9 +65,9 @@ def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
         label = out / "labels" / split / f"{name}.txt"
         polygons = mask_polygons(image.mask)
         lost += polygons.lost
-        with whole_file(picture) as temporary:
+        with atomic_write(picture) as temporary:
             shutil.copyfile(image.file, temporary)
-        with whole_file(label) as temporary:
+        with atomic_write(label) as temporary:
             lines = [f"{polygon.line(image.mask.shape)}\n" for polygon in polygons.drawn]
             temporary.write_text("".join(lines), encoding="utf-8")
         files += [picture, label]
@@ -78,7 +78,7 @@ def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
         "val": f"images/{split}",
         "names": dict(enumerate(images.class_names)),
     }
-    with whole_file(out / "data.yaml") as temporary:
+    with atomic_write(out / "data.yaml") as temporary:
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
         temporary.write_text(NO_OTHER_SPLIT + text, encoding="utf-8")
     return [*files, out / "data.yaml"]

@@ -30,7 +30,7 @@ from stages.toco.refine import against_backgrounds
 GRID = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 
 IMAGES = 60  # to choose on without masks
-LONG_SIDE = 500  # pixels
+LONG_SIDE_PIXELS = 500  # pixels
 
 
 def choose_background(
@@ -46,41 +46,43 @@ def choose_background(
         scores: Gives images with the scores of their classes; `LabelMaker.scores`.
         samples: The images to label.
         num_classes: Foreground classes.
-        config: With `calibrate` true masks to choose by, or background 'auto'.
+        config: With `calibration_images` ground-truth masks to choose by, or background 'auto'.
         monitor: Told of what was chosen.
 
     Raises:
         DataError: There are no true masks to calibrate by, or an image is bad.
     """
     known = [sample for sample in samples if sample.classes]
-    if config.calibrate:
+    if config.calibration_images:
         known = [sample for sample in known if sample.mask is not None]
-    chosen = spread(known, config.calibrate or IMAGES)
+    chosen = spread(known, config.calibration_images or IMAGES)
     if not chosen:
-        lack = "a true mask" if config.calibrate else "a class"
-        raise DataError(f"no image has {lack} to choose a background by: give a number with --background")
-    for sample in chosen if config.calibrate else ():  # now, and not after the network has run
+        lack = "a true mask" if config.calibration_images else "a class"
+        raise DataError(f"no image has {lack} to choose a background by: give a number with --background-threshold")
+    for sample in chosen if config.calibration_images else ():  # now, and not after the network has run
         read_mask(sample, image_size(sample.image), num_classes)
     confusions = [Confusion(num_classes + 1) for _ in GRID]
     parted = torch.zeros(len(GRID))
     monitor.start("choosing the background score", len(chosen))
-    for one in scores(chosen, details=not config.calibrate):
+    for one in scores(chosen, details=not config.calibration_images):
         numbers = torch.tensor([0, *one.sample.classes])
-        if not config.calibrate:
+        if not config.calibration_images:
             one = reduced(one)
-        references = _true_mask(one, num_classes) if config.calibrate else numbers[sharpened_labels(one, config)]
+        references = (
+            _true_mask(one, num_classes) if config.calibration_images else numbers[sharpened_labels(one, config)]
+        )
         for confusion, background, reference in zip(confusions, GRID, references, strict=True):
             confusion.add(numbers[labels_at(one.scores.float(), background).cpu()], reference)
-        if not config.calibrate:
+        if not config.calibration_images:
             parted += token_contrast(one)
         monitor.advance()
     monitor.finish()
-    if config.calibrate:
+    if config.calibration_images:
         merits = [confusion.scores().miou for confusion in confusions]
     else:
         merits = [agreement(confusion) * float(part) for confusion, part in zip(confusions, parted, strict=True)]
     background = GRID[max(range(len(GRID)), key=merits.__getitem__)]
-    how = "by the true masks of" if config.calibrate else "without masks, on"
+    how = "by the true masks of" if config.calibration_images else "without masks, on"
     monitor.note(f"background score {background:g}, chosen {how} {len(chosen)} images")
     return background
 
@@ -88,9 +90,9 @@ def choose_background(
 def reduced(one: Scored) -> Scored:
     """An image and its scores with a longer side of at most 500 pixels, which is enough to choose a score by."""
     longest = max(one.image.shape[-2:])
-    if longest <= LONG_SIDE:
+    if longest <= LONG_SIDE_PIXELS:
         return one
-    size = [max(1, round(side * LONG_SIDE / longest)) for side in one.image.shape[-2:]]
+    size = [max(1, round(side * LONG_SIDE_PIXELS / longest)) for side in one.image.shape[-2:]]
     image = F.interpolate(one.image[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
     scores = F.interpolate(one.scores[None].float(), size=size, mode="bilinear", align_corners=False)[0]
     return one._replace(image=image, scores=scores)

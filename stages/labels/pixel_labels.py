@@ -42,17 +42,17 @@ def resolved(config: MakeLabels, trained: Mapping[str, Any], background: float |
         trained: The settings of the training, whose scores are taken where none is asked for.
         background: The score that was chosen, or stands in the folder that is gone on with.
     """
-    asked = config.background if background is None else background
+    asked = config.background_threshold if background is None else background
     assert asked != "auto"
-    high, low = config.background_high, config.background_low
-    score: float = trained["background"] if asked is None else asked
-    own = score != trained["background"]
+    high, low = config.high_threshold, config.low_threshold
+    score: float = trained["background_threshold"] if asked is None else asked
+    own = score != trained["background_threshold"]
     if high is None:
-        high = min(1.4 * score, 0.95) if own else trained["background_high"]
+        high = min(1.4 * score, 0.95) if own else trained["high_threshold"]
     if low is None:
-        low = 0.5 * score if own else trained["background_low"]
+        low = 0.5 * score if own else trained["low_threshold"]
     used = None if config.source == "decoder" else score  # it knows a background of its own
-    return replace(config, background=used, background_high=high, background_low=low, calibrate=0)
+    return replace(config, background_threshold=used, high_threshold=high, low_threshold=low, calibration_images=0)
 
 
 class PixelLabels(NamedTuple):
@@ -70,7 +70,7 @@ def pixel_labels(scores: Sequence[Tensor], images: Sequence[Tensor], config: Mak
         images: Shape (3, h, w), uint8, on the same device.
         config: As `resolved` gives it.
     """
-    high, low = config.background_high, config.background_low
+    high, low = config.high_threshold, config.low_threshold
     assert high is not None
     assert low is not None
     # An image without any of the classes is all background, and surely so.
@@ -87,11 +87,11 @@ def pixel_labels(scores: Sequence[Tensor], images: Sequence[Tensor], config: Mak
             for place, cam in rest.items()
         }
         found |= _refined(probabilities, images, config)
-    elif config.two_thresholds:
+    elif config.ignore_uncertain:
         found |= {place: by_two_thresholds(cam, high=high, low=low) for place, cam in rest.items()}
     else:
-        assert isinstance(config.background, float | int)
-        found |= {place: by_threshold(cam, config.background) for place, cam in rest.items()}
+        assert isinstance(config.background_threshold, float | int)
+        found |= {place: by_threshold(cam, config.background_threshold) for place, cam in rest.items()}
     return [_as_arrays(found[place], config) for place in range(len(scores))]
 
 
@@ -104,7 +104,7 @@ def _refined(probabilities: dict[int, Tensor], images: Sequence[Tensor], config:
             list(probabilities.values()),
             FOR_PSEUDO_LABELS,
             config.crf_backend,
-            fast=config.crf == "fast",
+            fast=config.crf_fast,
         )
         probabilities = dict(zip(probabilities, sharpened, strict=True))
     return {place: most_likely(one) for place, one in probabilities.items()}

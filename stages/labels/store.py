@@ -25,11 +25,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX
-from stages.run_folder.saving import ArtifactError, whole_stream
+from data.errors import ArtifactError
+from stages.run_folder.saving import atomic_stream
 
-PRODUCTS = {"cams.h5": ("cams",), "labels.h5": ("masks", "confidence")}
+FILE_GROUPS = {"cams.h5": ("cams",), "labels.h5": ("masks", "confidence")}
 OPTIONAL = ("confidence",)  # groups that are there only if an image has something to put in
 # The file format of HDF5 1.10 (2016): a lone chunk and a group of 100,000 names cost less than in older ones.
 FORMAT = ("v110", "v110")
@@ -72,7 +73,7 @@ def write_shard(path: Path, labels: Sequence[ImageLabels], *, threads: int = 1) 
             _write(file, f"masks/{one.id}", one.mask, packed.mask)
             if one.confidence is not None:
                 _write(file, f"confidence/{one.id}", one.confidence, packed.confidence)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(memory.getbuffer())
 
 
@@ -138,8 +139,8 @@ def join_shards(shards: Sequence[Path], folder: Path, attributes: Mapping[str, A
         ArtifactError: A shard is damaged or foreign.
         OSError: Not everything could be written.
     """
-    for name, groups in PRODUCTS.items():
-        with whole_stream(folder / name) as stream, h5py.File(stream, "w", libver=FORMAT) as product:
+    for name, groups in FILE_GROUPS.items():
+        with atomic_stream(folder / name) as stream, h5py.File(stream, "w", libver=FORMAT) as product:
             for key, value in attributes.items():
                 product.attrs[key] = value
             for group in groups:

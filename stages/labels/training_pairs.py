@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
+from data.errors import ArtifactError
 from data.image_cache import TrainingImages, open_cache
 from data.images import image_size
 from data.transforms import SegTransform, SegViews
 from stages.config import TrainSeg
 from stages.labels.store import LabelFile
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import Monitor
 
 
@@ -56,7 +56,7 @@ def check_labelled(samples: Sequence[Sample], label_file: Path, *, confidence: b
     if not any((labels.read(sample.id) != IGNORE_INDEX).any() for sample in samples):
         raise ArtifactError(
             f"{label_file} labels not a single pixel (all are {IGNORE_INDEX}, ignored): run "
-            "'toco make-labels --overwrite' again with a lower --background-high or a higher --background-low"
+            "'toco make-labels --overwrite' again with a lower --high-threshold or a higher --low-threshold"
         )
 
 
@@ -65,7 +65,7 @@ class LoadLabelled:
 
     def __init__(self, label_file: Path, num_classes: int, long_side: int, config: TrainSeg) -> None:
         self.labels = LabelFile(label_file, "masks")
-        self.confidence = LabelFile(label_file, "confidence") if config.weigh_by_confidence else None
+        self.confidence = LabelFile(label_file, "confidence") if config.confidence_weighting else None
         self.num_classes = num_classes
         self.transform = SegTransform(
             config.image_size, long_side=long_side, rescale=(config.rescale_min, config.rescale_max)

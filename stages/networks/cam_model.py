@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.errors import ArtifactError, SettingsError
 from stages.config import NO_FILES, TrainCam
 from stages.run_folder.artifacts import StageFolder
-from stages.run_folder.saving import ArtifactError, load_weights
+from stages.run_folder.saving import load_weights
 from stages.toco.backbone import Backbone, load_backbone_weights
 from stages.toco.model import ToCo
 
@@ -28,7 +29,7 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
     """Make the network that training starts from.
 
     Raises:
-        ValueError: The backbone or its weights are not to be had; says how to bring them.
+        SettingsError: The backbone or its weights are not to be had; says how to bring them.
     """
     options = dict(_parse_option(text) for text in config.backbone_option)
     pretrained = config.weights == "pretrained"
@@ -37,13 +38,13 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
     try:
         backbone = Backbone(config.backbone, auxiliary_block=config.auxiliary_block, pretrained=pretrained, **options)
     except Exception as error:  # downloads and networks of odd shapes fail in many ways
-        if isinstance(error, ValueError) and not isinstance(error, OSError):  # says it all
-            raise
+        if isinstance(error, ValueError) and not isinstance(error, OSError):  # its text is complete
+            raise SettingsError(str(error)) from error
         # A state that does not fit was downloaded; what timm does not know, nobody can bring.
         if pretrained and not any(text in str(error) for text in ("state_dict", "Invalid pretrained tag")):
-            raise ValueError(_no_download(config.backbone, error)) from error
+            raise SettingsError(_no_download(config.backbone, error)) from error
         shape = f" and --backbone-option {' '.join(config.backbone_option)}" if config.backbone_option else ""
-        raise ValueError(
+        raise SettingsError(
             f"--backbone {config.backbone!r} with --weights {config.weights}{shape} cannot be built: {_reason(error)}"
         ) from error
     if config.weights not in NO_FILES:
@@ -51,10 +52,10 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
         try:
             load_backbone_weights(backbone, load_weights(path))
         except ValueError as error:
-            raise ValueError(f"--weights {path} {error}") from error
+            raise SettingsError(f"--weights {path} {error}") from error
     if config.image_size % backbone.patch_size:
         patch = backbone.patch_size
-        raise ValueError(
+        raise SettingsError(
             f"--image-size {config.image_size} is no multiple of the patch size {patch} of {config.backbone!r}; "
             f"take {max(1, round(config.image_size / patch)) * patch}"
         )
@@ -94,10 +95,10 @@ def check_scales(scales: Sequence[float], image_size: int, backbone: Backbone) -
     """Refuse scales at which an image would have no token.
 
     Raises:
-        ValueError: Names the smallest.
+        SettingsError: Names the smallest.
     """
     if int(min(scales) * image_size) < backbone.patch_size:
-        raise ValueError(
+        raise SettingsError(
             f"--scales {min(scales)} of --image-size {image_size} is less than a patch "
             f"({backbone.patch_size} pixels) of {backbone.name!r}: take larger ones"
         )

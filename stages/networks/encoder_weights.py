@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from data.errors import SettingsError
+
 
 class Normalisation(NamedTuple):
     """Mean and deviation of the colours that an encoder was pretrained with, in 0..1."""
@@ -85,7 +87,7 @@ def load_encoder_weights(encoder: nn.Module, state: Mapping[str, Tensor], name: 
         name: The encoder's name.
 
     Raises:
-        ValueError: They are of another network; says where they differ, to go on from '--weights FILE'.
+        SettingsError: They are of another network; says where they differ, to go on from '--weights FILE'.
     """
     # timm renames when it cuts an encoder out of a network ('stages.0' becomes 'stages_0'), and
     # segmentation-models-pytorch puts 'model.' before its names.
@@ -97,15 +99,17 @@ def load_encoder_weights(encoder: nn.Module, state: Mapping[str, Tensor], name: 
         if plain not in given:
             if key.endswith("num_batches_tracked"):
                 continue
-            raise ValueError(f"has no {key.removeprefix(prefix)!r}, which --encoder {name!r} needs: {remedy}")
+            raise SettingsError(f"has no {key.removeprefix(prefix)!r}, which --encoder {name!r} needs: {remedy}")
         found, shape = given[plain][0], tuple(given[plain][1].shape)
         if shape != tuple(value.shape):
-            raise ValueError(f"has {found!r} of shape {shape}, --encoder {name!r} needs {tuple(value.shape)}: {remedy}")
+            raise SettingsError(
+                f"has {found!r} of shape {shape}, --encoder {name!r} needs {tuple(value.shape)}: {remedy}"
+            )
     whole = _names_of_whole_network(name)
     for plain, (key, _) in given.items():
         part = _plain(key.split(".")[0]) + "_"
         if plain not in own and plain not in whole and any(other.startswith(part) for other in own):
-            raise ValueError(f"has {key!r}, which --encoder {name!r} does not: {remedy}")
+            raise SettingsError(f"has {key!r}, which --encoder {name!r} does not: {remedy}")
     fitting = {key: given[plain][1] for plain, (key, _) in own.items() if plain in given}
     # Not the encoder's own method, which may rename once more.
     nn.Module.load_state_dict(encoder, fitting, strict=False)

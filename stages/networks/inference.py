@@ -78,11 +78,11 @@ def predicted_classes(model: ToCo, images: UInt8[Tensor, "b 3 s s"], threshold: 
 
 @torch.inference_mode()
 def decoder_probabilities(
-    model: ToCo, images: UInt8[Tensor, "b 3 s s"], scales: Sequence[float] = DECODER_SCALES, *, mirror: bool = True
+    model: ToCo, images: UInt8[Tensor, "b 3 s s"], scales: Sequence[float] = DECODER_SCALES, *, flip_tta: bool = True
 ) -> Float[Tensor, "b classes s s"]:
     """The decoder's class probabilities, background first: mirror pairs summed, maximum over scales, softmax.
 
-    Without `mirror`, see `mirror_pairs`.
+    Without `flip_tta`, see `flip_pairs`.
     """
     normalised = model.backbone.normalise(images.float())
     side, patch = images.shape[-1], model.backbone.patch_size
@@ -90,19 +90,19 @@ def decoder_probabilities(
     def logits(scale: float) -> Tensor:
         size = max(1, round(scale * side / patch)) * patch
         scaled = F.interpolate(normalised, size=(size, size), mode="bilinear", align_corners=False)
-        return mirror_pairs(lambda images: model(images).seg_logits, scaled, mirror)
+        return flip_pairs(lambda images: model(images).seg_logits, scaled, flip_tta)
 
     return fuse_logits(map(logits, scales), (side, side)).softmax(dim=1)
 
 
-def mirror_pairs(
-    network: Callable[[Tensor], Tensor], images: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"], mirror: bool
+def flip_pairs(
+    network: Callable[[Tensor], Tensor], images: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"], flip_tta: bool
 ) -> Float[Tensor, "b2 classes _h _w"]:
     """Logits of images, and of their mirror images behind them, as `fuse_logits` takes them.
 
-    Without `mirror` the images' own stand for both: half the work, and probabilities as sharp as with it.
+    Without `flip_tta` the images' own stand for both: half the work, and probabilities as sharp as with it.
     """
-    if mirror:
+    if flip_tta:
         return network(torch.cat([images, images.flip(-1)]))
     logits = network(images)
     return torch.cat([logits, logits.flip(-1)])

@@ -102,21 +102,21 @@ def open_segmenter(run: Path, config: Predict, fabric: Fabric | None = None) -> 
         ValueError: This machine lacks the device.
     """
     folder = choose_network(run, config)
-    fabric = fabric or make_fabric(config.device)
+    fabric = fabric or make_fabric(config.device, precision=config.precision)
     if folder.path.name == "seg":
         student = load_student(folder)
         fabric.to_device(student)
-        see = partial(student_probabilities, student, scales=config.scales, mirror=config.mirror)
+        see = partial(student_probabilities, student, scales=config.scales, flip_tta=config.flip_tta)
         return Segmenter(folder, see, config, fabric)
     model = load_cam_model(folder)
     fabric.to_device(model)
-    decode = partial(_decode, model, side=folder.settings["image_size"], scales=config.scales, mirror=config.mirror)
+    decode = partial(_decode, model, side=folder.settings["image_size"], scales=config.scales, flip_tta=config.flip_tta)
     return Segmenter(folder, decode, config, fabric)
 
 
 def _decode(
-    model: ToCo, images: Sequence[UInt8[Tensor, "3 h w"]], *, side: int, scales: Sequence[float], mirror: bool
+    model: ToCo, images: Sequence[UInt8[Tensor, "3 h w"]], *, side: int, scales: Sequence[float], flip_tta: bool
 ) -> Float[Tensor, "b classes s s"]:
     """Class probabilities by the CAM network's decoder, which sees images squashed to a square."""
     squares = torch.stack([v2.functional.resize(image, [side, side], antialias=True) for image in images])
-    return decoder_probabilities(model, squares.to(next(model.parameters()).device), scales, mirror=mirror)
+    return decoder_probabilities(model, squares.to(next(model.parameters()).device), scales, flip_tta=flip_tta)

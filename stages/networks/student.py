@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from data.dataset import list_names
+from data.errors import ArtifactError, SettingsError
 from stages.config import TrainSeg
 from stages.networks.encoder_weights import (
     IMAGENET,
@@ -25,9 +26,9 @@ from stages.networks.encoder_weights import (
     no_download,
     normalisation_of,
 )
-from stages.networks.inference import fuse_logits, mirror_pairs
+from stages.networks.inference import flip_pairs, fuse_logits
 from stages.run_folder.artifacts import StageFolder
-from stages.run_folder.saving import ArtifactError, load_weights
+from stages.run_folder.saving import load_weights
 
 STRIDE = 32  # sides of what encoders take are multiples of this
 
@@ -78,7 +79,7 @@ def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpe
         num_classes: Foreground classes.
 
     Raises:
-        ValueError: Network, encoder and weights are not to be had, or do not fit; says what to do.
+        SettingsError: Network, encoder and weights are not to be had, or do not fit; says what to do.
     """
     spec = StudentSpec(
         arch=config.arch,
@@ -95,7 +96,7 @@ def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpe
         try:
             load_encoder_weights(network.encoder, load_weights(path), spec.encoder)
         except ValueError as error:
-            raise ValueError(f"--weights {path} {error}") from error
+            raise SettingsError(f"--weights {path} {error}") from error
     return Student(network, normalisation, long_side=spec.long_side), spec
 
 
@@ -124,7 +125,7 @@ def student_probabilities(
     images: Sequence[UInt8[Tensor, "3 h w"]],
     scales: Sequence[float] = (1.0,),
     *,
-    mirror: bool = True,
+    flip_tta: bool = True,
 ) -> Float[Tensor, "b classes _h _w"]:
     """Class probabilities of images: mirror pairs summed, maximum over scales, softmax (METHOD section 8).
 
@@ -132,13 +133,13 @@ def student_probabilities(
         student: In evaluation mode.
         images: All of one size, which may be any.
         scales: Factors on the size of the training images.
-        mirror: Without it, see `mirror_pairs`.
+        flip_tta: Without it, see `flip_pairs`.
 
     Returns:
         Probabilities, background first, at the size of the training images (longer side `student.long_side`).
 
     Raises:
-        ValueError: There is no scale.
+        SettingsError: There is no scale.
     """
     size = images[0].shape[-2:]
     height, width = fitted_size(size, float(student.long_side))
@@ -148,7 +149,7 @@ def student_probabilities(
         # Where the images are, which is the CPU: not every device can resize like Pillow, as in training. And one by
         # one: together at their own size, they may not fit into memory.
         batch = torch.stack([v2.functional.resize(image, scaled, antialias=True) for image in images])
-        return mirror_pairs(student, batch.to(student.mean.device), mirror)
+        return flip_pairs(student, batch.to(student.mean.device), flip_tta)
 
     return fuse_logits(map(logits, scales), (height, width)).softmax(dim=1)
 
@@ -184,7 +185,7 @@ def _from_scratch(spec: StudentSpec, side: int) -> tuple[Any, Normalisation]:
     """Build the network and try it on images of the training's size.
 
     Raises:
-        ValueError: There is no such network or encoder, or they do not go together.
+        SettingsError: There is no such network or encoder, or they do not go together.
     """
     try:
         network = _network(spec)
@@ -192,21 +193,21 @@ def _from_scratch(spec: StudentSpec, side: int) -> tuple[Any, Normalisation]:
             # Not square: some encoders take one size only.
             network.eval()(torch.zeros(1, 3, side, side + STRIDE))
     except Exception as error:  # what is raised depends on which part of which network refuses
-        raise ValueError(_no_network(spec, side, error)) from error
+        raise SettingsError(_no_network(spec, side, error)) from error
     return network, normalisation_of(spec.encoder)
 
 
 def _pretrained(spec: StudentSpec) -> tuple[Any, Normalisation]:
     download = download_of(spec.encoder)
     if download.key is None:
-        raise ValueError(
+        raise SettingsError(
             f"there are no pretrained weights of --encoder {spec.encoder!r} to download: "
             "give a file with --weights FILE, or --weights none"
         )
     try:
         return _network(spec, download.key), normalisation_of(spec.encoder, download)
     except Exception as error:  # a download can fail in many ways; without it, the network was built already
-        raise ValueError(no_download(spec.encoder, download, error)) from error
+        raise SettingsError(no_download(spec.encoder, download, error)) from error
 
 
 def _no_network(spec: StudentSpec, side: int, error: Exception) -> str:

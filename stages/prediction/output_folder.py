@@ -19,19 +19,30 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 from data.dataset import Sample
+from data.errors import ArtifactError, SettingsError
 from data.palette import overlay, palette_image
-from stages.config import Predict
+from stages.config import Predict, upgraded
 from stages.networks.inference import resize_maps
 from stages.networks.segmenter import Segmentation
 from stages.run_folder.artifacts import StageFolder, as_plain, check_same_settings, file_digest
-from stages.run_folder.saving import ArtifactError, write_json
+from stages.run_folder.saving import write_json
 
 SUFFIXES = {"masks": ".png", "overlays": ".png", "numpy": ".npy", "probabilities": ".npy"}  # by kind, and folder
 RECORD = "predict.json"
 # Settings that may differ when predicting goes on. Which network `source` means is told by its digest.
-MAY_CHANGE = ("source", "write", "batch_size", "crf_backend", "device", "devices", "nodes", "workers", "skip_bad")
+PREDICT_MAY_CHANGE = (
+    "source",
+    "outputs",
+    "batch_size",
+    "crf_backend",
+    "device",
+    "devices",
+    "nodes",
+    "workers",
+    "skip_bad",
+)
 
 Record = Mapping[str, Any]
 
@@ -70,9 +81,9 @@ def read_record(out: Path) -> Record | None:
         if not all(isinstance(record[name], dict) for name in ("settings", "images")):
             raise TypeError("'settings' and 'images' are no objects")
         str(record["weights"])
+        return {**record, "settings": {**as_plain(asdict(Predict())), **upgraded(Predict, record["settings"])}}
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}): delete it, and predict with --overwrite") from error
-    return record
 
 
 def finished_images(
@@ -93,11 +104,11 @@ def finished_images(
 
     Raises:
         ArtifactError: To go on, other settings or another network are given than before.
-        ValueError: Files exist that are not to go on with.
+        SettingsError: Files exist that are not to go on with.
     """
     made: Mapping[str, str] = {}
     if resume and earlier is not None:
-        check_same_settings(earlier, record["settings"], out, MAY_CHANGE)
+        check_same_settings(earlier, record["settings"], out, PREDICT_MAY_CHANGE)
         if earlier["weights"] != record["weights"]:
             raise ArtifactError(
                 f"{out} was begun with another network than {record['network']} is now: use --overwrite to start "
@@ -115,7 +126,9 @@ def finished_images(
         more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
         how = ", and was made from another image" if resume else ""
         go_on = "" if resume else "--resume to go on, "
-        raise ValueError(f"{strangers[0]} exists{how}{more}: use {go_on}--overwrite to replace it, or another folder")
+        raise SettingsError(
+            f"{strangers[0]} exists{how}{more}: use {go_on}--overwrite to replace it, or another folder"
+        )
     return {
         sample.id for sample in samples if made and all(file.exists() for file in files_of(out, sample, kinds).values())
     }
@@ -133,7 +146,8 @@ def begin(out: Path, samples: Sequence[Sample], record: Record, earlier: Record 
 
 def _made_alike(record: Record, earlier: Record) -> bool:
     settings = [
-        {key: value for key, value in one["settings"].items() if key not in MAY_CHANGE} for one in (record, earlier)
+        {key: value for key, value in one["settings"].items() if key not in PREDICT_MAY_CHANGE}
+        for one in (record, earlier)
     ]
     return record["weights"] == earlier["weights"] and settings[0] == settings[1]
 
@@ -142,7 +156,7 @@ def write_results(files: Mapping[str, Path], picture: Image.Image, result: Segme
     """Write an image's results, each whole or not at all."""
     mask = result.label.numpy()
     for kind, file in files.items():
-        with whole_file(file) as temporary:
+        with atomic_write(file) as temporary:
             if kind == "masks":
                 palette_image(mask).save(temporary, format="PNG")
             elif kind == "overlays":

@@ -13,7 +13,7 @@ from data.images import image_size, read_image
 PIXELS_IN_MEMORY = 2**27  # of all images that are read and not done yet: about 1 GB; a larger one comes alone
 
 
-class Batch(NamedTuple):
+class ImageBatch(NamedTuple):
     """Images that go through the network together."""
 
     samples: list[Sample]
@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
     picture: Image.Image  # RGB
 
 
-def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[Batch]:
+def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[ImageBatch]:
     """Put images of one size together, in the order in which batches are full; what is left over comes last.
 
     A batch holds up to `batch_size` images, and fewer where these are so large that half of PIXELS_IN_MEMORY is full.
@@ -39,9 +39,9 @@ def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[Batch]:
         group.append(sample)
         pixels = len(group) * height * width
         if len(group) == batch_size or pixels + height * width > PIXELS_IN_MEMORY // 2:
-            yield Batch(begun.pop((height, width)), pixels)
+            yield ImageBatch(begun.pop((height, width)), pixels)
     for (height, width), group in begun.items():
-        yield Batch(group, len(group) * height * width)
+        yield ImageBatch(group, len(group) * height * width)
 
 
 def _size(sample: Sample) -> tuple[int, int]:
@@ -51,7 +51,7 @@ def _size(sample: Sample) -> tuple[int, int]:
         return (0, 0)
 
 
-def read_ahead(every: Iterable[Batch], threads: int, bad: Callable[[DataError], None]) -> Iterator[list[Loaded]]:
+def read_ahead(every: Iterable[ImageBatch], threads: int, bad: Callable[[DataError], None]) -> Iterator[list[Loaded]]:
     """Read batches, some ahead of the one that is asked for, as far as memory allows.
 
     Args:
@@ -59,7 +59,7 @@ def read_ahead(every: Iterable[Batch], threads: int, bad: Callable[[DataError], 
         threads: That read.
         bad: Told of each image that cannot be read; if it returns, the batch comes without that image.
     """
-    waiting: deque[tuple[Batch, list[Future[Image.Image]]]] = deque()
+    waiting: deque[tuple[ImageBatch, list[Future[Image.Image]]]] = deque()
 
     def take() -> Iterator[list[Loaded]]:
         batch, readings = waiting.popleft()

@@ -99,7 +99,7 @@ def _reference(sample: Sample, mask: NDArray[np.uint8], cams: LabelFile, product
         return read_mask(sample, (mask.shape[0], mask.shape[1]), len(products.dataset.class_names))
     assert products.labels_folder is not None
     decoder = products.labels_folder.settings["source"] == "decoder"
-    label = stored_label(cams, sample.id, None if decoder else products.background)
+    label = stored_label(cams, sample.id, None if decoder else products.background_threshold)
     return label.numpy().astype(np.uint8)
 
 

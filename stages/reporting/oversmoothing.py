@@ -11,12 +11,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from data.dataset import DataError, Sample
+from data.errors import ArtifactError
 from stages.config import TrainCam
 from stages.networks.cam_model import load_cam_model, new_cam_model
 from stages.networks.inference import load_image
-from stages.reporting.products import settings_of
 from stages.run_folder.artifacts import StageFolder, open_stage
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import Monitor
 from stages.toco.model import ToCo
 
@@ -71,7 +70,7 @@ def _name(folder: StageFolder, name: str) -> str:
 
 
 def _starting_network(cam: StageFolder, monitor: Monitor) -> ToCo | None:
-    config = TrainCam(**settings_of(cam))
+    config = cam.typed_settings(TrainCam)
     torch.manual_seed(config.seed)  # as in training: what is from scratch is the same
     try:
         return new_cam_model(config, len(cam.class_names))[0].eval()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from data.dataset import Dataset, Sample
 from data.images import read_image
 from data.palette import Mask
 from data.readers import read_mask
-from stages.config import Device, MakeLabels, Predict
+from stages.config import Machine, MakeLabels, Predict
 from stages.labels.pixel_labels import pixel_labels, resolved, with_class_numbers
 from stages.labels.store import LabelFile
 from stages.networks.cam_model import load_cam_model
@@ -71,10 +71,10 @@ class RunProducts:
     fabric: Fabric
 
     @property
-    def background(self) -> float:
+    def background_threshold(self) -> float:
         """The background score of the labels, or of the training where there are none."""
-        score = self.labels_folder.config["background"] if self.labels_folder else None
-        return float(self.cam_folder.settings["background"] if score is None else score)
+        score = self.labels_folder.config["background_threshold"] if self.labels_folder else None
+        return float(self.cam_folder.settings["background_threshold"] if score is None else score)
 
     @property
     def source(self) -> str:
@@ -91,8 +91,8 @@ class RunProducts:
         """How the pseudo masks were made."""
         if self.labels_folder is None:
             return None
-        asked = MakeLabels(**settings_of(self.labels_folder))
-        return resolved(asked, self.cam_folder.settings, self.labels_folder.config["background"])
+        asked = self.labels_folder.typed_settings(MakeLabels)
+        return resolved(asked, self.cam_folder.settings, self.labels_folder.config["background_threshold"])
 
     def of(self, sample: Sample) -> Products:
         """Run the networks on an image.
@@ -142,7 +142,7 @@ class RunProducts:
         return with_class_numbers(labels.mask, replace(sample, classes=classes))
 
 
-def open_products(run: Path, dataset: Dataset, device: Device, monitor: Monitor) -> RunProducts:
+def open_products(run: Path, dataset: Dataset, config: Machine, monitor: Monitor) -> RunProducts:
     """Open what a run has; what was made from something that has been replaced since is left out, with a warning.
 
     Raises:
@@ -151,8 +151,10 @@ def open_products(run: Path, dataset: Dataset, device: Device, monitor: Monitor)
     """
     cam_folder = open_stage(run, "cam")
     labels = current(run, "labels", monitor, "left out")
-    student = current(run, "seg", monitor, "left out")
-    fabric = make_fabric(device)
+    student = None
+    if current(run, "seg", monitor, "left out"):
+        student = open_segmenter(run, Predict(source="student", device=config.device, precision=config.precision))
+    fabric = make_fabric(config.device, precision=config.precision)
     model = load_cam_model(cam_folder)
     fabric.to_device(model)
     return RunProducts(
@@ -161,11 +163,6 @@ def open_products(run: Path, dataset: Dataset, device: Device, monitor: Monitor)
         cam_folder=cam_folder,
         labels_folder=open_stage(run, "labels") if labels else None,
         model=model,
-        student=open_segmenter(run, Predict(source="student", device=device)) if student else None,
+        student=student,
         fabric=fabric,
     )
-
-
-def settings_of(folder: StageFolder) -> dict[str, Any]:
-    """A stage's settings as its dataclass takes them: JSON's lists are tuples there."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in folder.settings.items()}

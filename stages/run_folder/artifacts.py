@@ -12,23 +12,29 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data.dataset import Dataset
-from stages.run_folder.saving import ArtifactError, write_json
+from data.errors import ArtifactError, SettingsError
+from stages.config import MakeLabels, TrainCam, TrainSeg, from_values, upgraded
+from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 
+Settings = TypeVar("Settings")
+
+FORMAT = 2  # of run folders; raised when an older toco could not read what is written now
+SETTINGS = {"cam": TrainCam, "labels": MakeLabels, "seg": TrainSeg}
 PRODUCERS = {"cam": "train-cam", "labels": "make-labels", "seg": "train-seg"}
 PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "seg": ("model.safetensors",)}
 # What a stage is made from; it must not change under it.
-SOURCES = {"labels": "cam/model.safetensors", "seg": "labels/labels.h5"}
+MADE_FROM = {"labels": "cam/model.safetensors", "seg": "labels/labels.h5"}
 # Settings that may differ when a run goes on: nothing that its product depends on.
 TRAINING_MAY_CHANGE = (
     "device", "devices", "nodes", "workers", "cache", "skip_bad", "checkpoint_every", "log_every", "evaluate_every",
     "evaluate_images", "val_split",
 )  # fmt: skip
 MAY_CHANGE = {
-    "cam": (*TRAINING_MAY_CHANGE, "checkpoint_activations", "compile"),
+    "cam": (*TRAINING_MAY_CHANGE, "grad_checkpointing", "compile"),
     "labels": ("device", "devices", "nodes", "workers", "skip_bad", "batch_size", "crf_backend"),
     "seg": TRAINING_MAY_CHANGE,
 }
@@ -57,6 +63,21 @@ class StageFolder:
         """The stage's settings, by field name."""
         settings: Mapping[str, Any] = self.config["settings"]
         return settings
+
+    def typed_settings(self, kind: type[Settings]) -> Settings:
+        """Return the stage's settings as its dataclass.
+
+        Raises:
+            ArtifactError: The folder has a setting that this version of toco does not know.
+        """
+        try:
+            return from_values(kind, self.settings)  # type: ignore[no-any-return]
+        except (SettingsError, TypeError) as error:
+            maker = self.config.get("toco", "another version")
+            raise ArtifactError(
+                f"{self.path / 'config.json'} cannot be used: {error} (written by toco {maker}); install that version, "
+                f"or run 'toco {self.config['stage']} --overwrite' again"
+            ) from error
 
 
 def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, resume: bool, overwrite: bool) -> bool:
@@ -125,6 +146,7 @@ def begin_stage(
     """
     path = run / stage
     config = {
+        "format": FORMAT,
         "stage": PRODUCERS[stage],
         "toco": version("toco"),
         "settings": asdict(settings),
@@ -225,14 +247,14 @@ def current(run: Path, stage: str, monitor: Monitor, consequence: str) -> bool:
 
 
 def _another_source(stage: str) -> str:
-    return f"another {SOURCES[stage]} than the one that is there now"
+    return f"another {MADE_FROM[stage]} than the one that is there now"
 
 
 def source_digest(run: Path, stage: str) -> str | None:
     """SHA-256 of the file that a stage is made from; None where it has none, or it is not there (any more)."""
-    if stage not in SOURCES or not (run / SOURCES[stage]).is_file():
+    if stage not in MADE_FROM or not (run / MADE_FROM[stage]).is_file():
         return None
-    return file_digest(run / SOURCES[stage])
+    return file_digest(run / MADE_FROM[stage])
 
 
 def file_digest(path: Path) -> str:
@@ -257,13 +279,28 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"{run} has no {stage}/config.json: run 'toco {producer}' first")
     try:
-        config: Mapping[str, Any] = json.loads(path.read_text())
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         dataset = config["dataset"]
         for value, kind in ((config["settings"], dict), (dataset["root"], str), (dataset["class_names"], list)):
             if not isinstance(value, kind):
-                raise TypeError(f"{value!r} is no {kind.__name__}")
+                raise TypeError(f"{value!r} is not a {kind.__name__}")
+        return _upgraded(config, stage, path)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}): run 'toco {producer} --overwrite' again") from error
+
+
+def _upgraded(config: dict[str, Any], stage: str, path: Path) -> dict[str, Any]:
+    """Bring the config of an earlier format up to date: today's names, and defaults for settings that are newer."""
+    written = config.get("format", 1)
+    if written > FORMAT:
+        raise ArtifactError(
+            f"{path} has format {written}, written by toco {config.get('toco')}; this version reads up to format "
+            f"{FORMAT}: update toco"
+        )
+    kind = SETTINGS[stage]
+    config["settings"] = {**as_plain(asdict(kind())), **upgraded(kind, config["settings"])}
+    if "background" in config:  # until format 1
+        config["background_threshold"] = config.pop("background")
     return config
 
 

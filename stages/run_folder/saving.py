@@ -11,17 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
+from data.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ArtifactError(Exception):
-    """A file or folder of a run is not as a stage needs it; one line: what, where, what to do."""
-
-
-class PatientFile(io.RawIOBase):
+class DiskFullSafeFile(io.RawIOBase):
     """A new file for writers that cannot cope with a full disk: after the first error it only seems to write.
 
     HDF5 floods the terminal and crashes the process, torch says 'unexpected pos'.
@@ -82,14 +79,14 @@ class PatientFile(io.RawIOBase):
 
 
 @contextmanager
-def whole_stream(path: Path) -> Iterator[PatientFile]:
-    """Like `whole_file`, but give an open file, and tell of a full disk at the end.
+def atomic_stream(path: Path) -> Iterator[DiskFullSafeFile]:
+    """Like `atomic_write`, but give an open file, and tell of a full disk at the end.
 
     Raises:
         OSError: Not everything could be written.
     """
-    with whole_file(path) as temporary:
-        with PatientFile(temporary) as file:
+    with atomic_write(path) as temporary:
+        with DiskFullSafeFile(temporary) as file:
             try:
                 yield file
             except Exception:
@@ -100,7 +97,7 @@ def whole_stream(path: Path) -> Iterator[PatientFile]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
@@ -109,7 +106,7 @@ def save_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary)
         except SafetensorError as error:
@@ -137,7 +134,7 @@ def save_checkpoint(path: Path, value: Mapping[str, Any]) -> None:
     """Write tensors and plain values for a run to go on from, whole or not at all."""
     import torch
 
-    with whole_stream(path) as file:
+    with atomic_stream(path) as file:
         torch.save(dict(value), file)  # type: ignore[arg-type]
 
 

@@ -16,11 +16,12 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from stages.config import Parallel
+from data.errors import SettingsError
+from stages.config import Parallel, Precision
 from stages.runtime.launch import own_cores, started_by
 from stages.runtime.monitor import Monitor, SilentMonitor, WarningsOnly
 from stages.toco.metrics import Confusion
-from stages.toco.processes import ALONE, Processes
+from stages.toco.processes import SINGLE_PROCESS, Processes
 
 SECONDS_TO_END = 3.0  # that other processes have after the first, when all is written
 
@@ -33,7 +34,7 @@ class Started(NamedTuple):
     share: Monitor  # of this process's share: the first counts for all, the others warn of their images
 
 
-def start(config: Parallel, monitor: Monitor, *, parts_rest: bool = False) -> Started:
+def start(config: Parallel, monitor: Monitor, *, unused_parameters: bool = False) -> Started:
     """Set up where a stage runs, and wait for all processes that share its work.
 
     What they have read of the run folder before, they have all read when this returns.
@@ -41,18 +42,20 @@ def start(config: Parallel, monitor: Monitor, *, parts_rest: bool = False) -> St
     Args:
         config: Says where.
         monitor: That of this process.
-        parts_rest: Whether not all of what is trained takes part in each step.
+        unused_parameters: Whether not all of what is trained takes part in each step.
 
     Raises:
-        ValueError: This machine does not have what was asked for, or other processes were started than were asked for.
+        SettingsError: This machine lacks the device, or another number of processes was started than was asked for.
     """
     starter, started = started_by()
     if starter and started != config.processes:
-        raise ValueError(
+        raise SettingsError(
             f"{starter} started {started} processes, but --devices {config.devices} --nodes {config.nodes} asks for "
             f"{config.processes}: --devices is the number of processes on each machine, and --nodes that of machines"
         )
-    fabric = make_fabric(config.device, config.devices, config.nodes, parts_rest=parts_rest)
+    fabric = make_fabric(
+        config.device, config.devices, config.nodes, precision=config.precision, unused_parameters=unused_parameters
+    )
     # Before they are started: Ctrl-C or an error may come while they get ready.
     atexit.register(end, getattr(fabric.strategy.launcher, "procs", []))
     fabric.launch()
@@ -74,27 +77,30 @@ def end(children: "list[subprocess.Popen[bytes]]") -> None:
             child.kill()
 
 
-def make_fabric(device: str, devices: int = 1, nodes: int = 1, *, parts_rest: bool = False) -> Fabric:
-    """Set up where a stage runs: bf16 on CUDA, float32 elsewhere.
+def make_fabric(
+    device: str, devices: int = 1, nodes: int = 1, *, precision: Precision = "auto", unused_parameters: bool = False
+) -> Fabric:
+    """Set up the device, the number format and the processes of a stage.
 
     Args:
         device: auto, cpu, cuda or mps.
         devices: How many of them on each machine; more than one in all trains data-parallel.
         nodes: How many machines.
-        parts_rest: Whether not all of what is trained takes part in each step.
+        precision: auto means bf16 (mixed precision) on GPUs that compute in it natively, float32 elsewhere.
+        unused_parameters: Whether some trained parameters get no gradient in some steps.
 
     Raises:
-        ValueError: This machine does not have what was asked for, or nothing says where the other machines are.
+        SettingsError: This machine lacks the device, or the addresses of the other machines are missing.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA GPU on this machine; use --device auto or cpu")
+        raise SettingsError("--device cuda: torch finds no CUDA GPU on this machine; use --device auto or cpu")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: torch sees no Apple GPU on this machine; use --device auto or cpu")
+        raise SettingsError("--device mps: torch sees no Apple GPU on this machine; use --device auto or cpu")
     if device == "cuda" and devices > torch.cuda.device_count():
         advice = "; give srun --gpus-per-node, not --gpus-per-task" if started_by().starter == "srun" else ""
-        raise ValueError(
+        raise SettingsError(
             f"--devices {devices}: torch sees {torch.cuda.device_count()} CUDA GPUs on this machine{advice}"
         )
     with warnings.catch_warnings():
@@ -104,23 +110,29 @@ def make_fabric(device: str, devices: int = 1, nodes: int = 1, *, parts_rest: bo
         if devices * nodes > 1:
             for name in ("distributed", "rank_zero"):  # where each process tells of its birth
                 logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
-            strategy = DDPStrategy(find_unused_parameters=parts_rest)
+            strategy = DDPStrategy(find_unused_parameters=unused_parameters)
             environment = who_starts(devices, nodes)
         return Fabric(
             accelerator=device,
             devices=devices,
             num_nodes=nodes,
             strategy=strategy,
-            precision="bf16-mixed" if device == "cuda" else "32-true",
+            precision="bf16-mixed" if _uses_bf16(device, precision) else "32-true",
             plugins=[environment],
         )
+
+
+def _uses_bf16(device: str, precision: Precision) -> bool:
+    if precision == "auto":  # older GPUs only emulate bf16, which is slower than float32
+        return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"
 
 
 def who_starts(devices: int, nodes: int) -> ClusterEnvironment:
     """Who starts the processes of a command: torchrun, srun, or else itself, those of this machine.
 
     Raises:
-        ValueError: Nothing says where the other machines are.
+        SettingsError: Nothing says where the other machines are.
     """
     starter, _ = started_by()
     if starter == "torchrun":
@@ -129,9 +141,9 @@ def who_starts(devices: int, nodes: int) -> ClusterEnvironment:
         try:
             return SLURMEnvironment()
         except RuntimeError as error:  # --ntasks without --ntasks-per-node
-            raise ValueError(f"srun: start it with --nodes={nodes} --ntasks-per-node={devices}") from error
+            raise SettingsError(f"srun: start it with --nodes={nodes} --ntasks-per-node={devices}") from error
     if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
-        raise ValueError(
+        raise SettingsError(
             f"--nodes {nodes}: start this command on each machine, by torchrun or srun (docs/gpus.md), or with "
             "MASTER_ADDR, MASTER_PORT and NODE_RANK set"
         )
@@ -146,7 +158,7 @@ def processes_of(fabric: Fabric) -> Processes:
         assert isinstance(reduced, Tensor)
         return reduced
 
-    return ALONE if fabric.world_size == 1 else Processes(fabric.world_size, mean)
+    return SINGLE_PROCESS if fabric.world_size == 1 else Processes(fabric.world_size, mean)
 
 
 def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:

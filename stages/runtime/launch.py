@@ -22,13 +22,13 @@ def started_by() -> Launch:
     return Launch("srun", tasks) if tasks > 1 else Launch("", 1)
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that speaks for all."""
     names = {"torchrun": ("RANK",), "srun": ("SLURM_PROCID",), "": ("NODE_RANK", "LOCAL_RANK")}
     return all(os.environ.get(name, "0") == "0" for name in names[started_by().starter])
 
 
-def is_child() -> bool:
+def is_local_child() -> bool:
     """Whether toco itself started this process, from the first one of this machine."""
     return not started_by().starter and os.environ.get("LOCAL_RANK", "0") != "0"
 

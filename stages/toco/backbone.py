@@ -156,7 +156,7 @@ class Backbone(nn.Module):
         self.vit.patch_embed.grid_size = grid
         return images, grid
 
-    def checkpoint_activations(self) -> None:
+    def set_grad_checkpointing(self) -> None:
         """Keep only each block's input for the backward pass, which then computes the rest of it again."""
         self.vit.set_grad_checkpointing(True)
 

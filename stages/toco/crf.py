@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stages.toco.lattice import PermutohedralLattice, bilateral_features, spatial_features
 
-Backend = Literal["auto", "torch", "pydensecrf"]
+CrfBackend = Literal["auto", "torch", "pydensecrf"]
 PIXELS_AT_A_TIME = 2**21  # of all images of a lattice together: about 2 GB with few labels (bench/RESULTS.md)
 REMEMBERED_PIXELS = 2**20  # up to this many, the lattice of the Gaussian kernel is kept for the next images
 MAPS_AT_A_TIME = 8  # that are filtered together on a CPU, so that the lattice's tables stay in its caches
@@ -211,7 +211,11 @@ class Merged(NamedTuple):
 
 
 def dense_crf(
-    images: Sequence[UInt8[Tensor, "3 _h _w"]], parameters: CrfParameters, backend: Backend = "auto", *, labels: int = 2
+    images: Sequence[UInt8[Tensor, "3 _h _w"]],
+    parameters: CrfParameters,
+    backend: CrfBackend = "auto",
+    *,
+    labels: int = 2,
 ) -> DenseCrf:
     """Build the CRF of some images, all on one device; their results are the same, whoever computes them.
 
@@ -240,7 +244,7 @@ def sharpen(
     images: Sequence[UInt8[Tensor, "3 _h _w"]],
     probabilities: Sequence[Float[Tensor, "u _l _h _w"]],
     parameters: CrfParameters,
-    backend: Backend = "auto",
+    backend: CrfBackend = "auto",
     *,
     fast: bool = False,
 ) -> list[Float[Tensor, "u _l _h _w"]]:
@@ -271,7 +275,11 @@ def _chunks(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 def _sharpen(
-    images: Sequence[Tensor], probabilities: Sequence[Tensor], parameters: CrfParameters, backend: Backend, fast: bool
+    images: Sequence[Tensor],
+    probabilities: Sequence[Tensor],
+    parameters: CrfParameters,
+    backend: CrfBackend,
+    fast: bool,
 ) -> list[Tensor]:
     merged = [Merged.of(one) for one in probabilities]
     given = [one.probabilities for one in merged]

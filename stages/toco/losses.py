@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from stages.toco.cam import IGNORE_INDEX
-from stages.toco.processes import ALONE, Processes
+from stages.toco.processes import SINGLE_PROCESS, Processes
 
 
 def classification_loss(class_logits: Float[Tensor, "b c"], class_labels: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
@@ -21,7 +21,7 @@ def patch_token_contrast(
     patch_tokens: Float[Tensor, "b d h w"],
     token_labels: Int[Tensor, "b h w"],
     ignore_index: int = IGNORE_INDEX,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Float[Tensor, ""]:
     """Pull tokens of one label together and push tokens of two labels apart (PTC, section 4).
 
@@ -80,7 +80,7 @@ def segmentation_loss(
     logits: Float[Tensor, "b classes h w"],
     label: Int[Tensor, "b h w"],
     ignore_index: int = IGNORE_INDEX,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Float[Tensor, ""]:
     """Half the mean cross-entropy over background pixels plus half that over foreground pixels (section 6).
 

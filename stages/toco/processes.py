@@ -22,4 +22,4 @@ class Processes:
     mean: Callable[[Tensor], Tensor] = _itself
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()

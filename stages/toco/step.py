@@ -35,7 +35,7 @@ from stages.toco.losses import (
 )
 from stages.toco.model import Outputs, ToCo
 from stages.toco.par import refined_labels
-from stages.toco.processes import ALONE, Processes
+from stages.toco.processes import SINGLE_PROCESS, Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class StepSettings:
     ctc_weight: float = 0.5
     seg_weight: float = 0.1
     reg_weight: float = 0.05
-    background_high: float = 0.7
-    background_low: float = 0.25
+    high_threshold: float = 0.7
+    low_threshold: float = 0.25
     temperature: float = 0.5
     momentum: float = 0.9
     scales: tuple[float, ...] = SCALES
@@ -103,7 +103,7 @@ class Losses(NamedTuple):
 class TrainingStep(nn.Module):
     """The network together with its losses, so that a data-parallel wrapper sees one forward a step."""
 
-    def __init__(self, model: ToCo, settings: StepSettings, processes: Processes = ALONE) -> None:
+    def __init__(self, model: ToCo, settings: StepSettings, processes: Processes = SINGLE_PROCESS) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
@@ -168,8 +168,8 @@ class TrainingStep(nn.Module):
         labels = label_two_thresholds(
             token_cam,
             box_in_tokens(box, self.model.backbone.patch_size),
-            high=self.settings.background_high,
-            low=self.settings.background_low,
+            high=self.settings.high_threshold,
+            low=self.settings.low_threshold,
         )
         return patch_token_contrast(outputs.patch_tokens, labels, processes=self.processes)
 
@@ -177,7 +177,7 @@ class TrainingStep(nn.Module):
         self, batch: StepBatch, outputs: Outputs, auxiliary_cam: Tensor, generators: Sequence[torch.Generator]
     ) -> Tensor:
         settings, model = self.settings, self.model
-        uncertainty = uncertainty_map(auxiliary_cam, high=settings.background_high, low=settings.background_low)
+        uncertainty = uncertainty_map(auxiliary_cam, high=settings.high_threshold, low=settings.low_threshold)
         size = settings.local_crop_size
         places = choose_crops(uncertainty, count=settings.local_crops, size=size, generators=generators)
         crops = cut_crops(batch.local.float(), places, size)  # (b, k, 3, size, size)
@@ -206,8 +206,8 @@ class TrainingStep(nn.Module):
                 images,
                 present.valid,
                 batch.box,
-                high=settings.background_high,
-                low=settings.background_low,
+                high=settings.high_threshold,
+                low=settings.low_threshold,
             )
             label = present.class_numbers(label)
         segmentation = segmentation_loss(logits, label, processes=self.processes)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.dataset import DataError
-from data.stream import Batch, SampleStream, StreamBatches
-from stages.config import Training as TrainingSettings
-from stages.run_folder.saving import ArtifactError, load_checkpoint, save_checkpoint, save_weights
+from data.errors import ArtifactError, SettingsError
+from data.stream import LoadedBatch, SampleStream, StreamBatches
+from stages.config import TrainingSettings
+from stages.run_folder.saving import load_checkpoint, save_checkpoint, save_weights
 from stages.runtime.fabric import loader_workers
 from stages.runtime.monitor import Monitor
 from stages.toco.schedule import learning_rate_factor
@@ -59,12 +60,12 @@ def fit(
         resume: Go on from the checkpoint.
 
     Raises:
-        ValueError: The loss is not finite any more, or an image is bad.
+        SettingsError: The loss is not finite any more, or an image is bad.
         ArtifactError: The checkpoint is damaged.
     """
     optimizer = new_optimizer(learner, encoder, settings)
     module, optimizer = fabric.setup(learner, optimizer)
-    training = Training(
+    training = TrainingLoop(
         fabric=fabric,
         module=module,
         optimizer=optimizer,
@@ -87,12 +88,12 @@ def fit(
 
 def new_optimizer(learner: nn.Module, encoder: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW over the encoder and, at a higher rate, the rest; fused: one pass over the weights and not ten."""
-    groups = parameter_groups(learner, encoder, settings.learning_rate, settings.head_factor)
+    groups = parameter_groups(learner, encoder, settings.learning_rate, settings.head_lr_multiplier)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
 def parameter_groups(
-    learner: nn.Module, encoder: nn.Module, learning_rate: float, head_factor: float
+    learner: nn.Module, encoder: nn.Module, learning_rate: float, head_lr_multiplier: float
 ) -> list[dict[str, Any]]:
     """Split the trained parameters into the encoder's and, at a higher rate, the rest."""
     slow = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
@@ -100,12 +101,12 @@ def parameter_groups(
     fast = [parameter for parameter in learner.parameters() if parameter.requires_grad and id(parameter) not in known]
     return [
         {"params": parameters, "lr": rate, "base_lr": rate}
-        for parameters, rate in ((slow, learning_rate), (fast, learning_rate * head_factor))
+        for parameters, rate in ((slow, learning_rate), (fast, learning_rate * head_lr_multiplier))
     ]
 
 
 @dataclass(kw_only=True)
-class Training:
+class TrainingLoop:
     """A network in training, and where it stands."""
 
     fabric: Fabric
@@ -169,7 +170,7 @@ class Training:
             processes=self.fabric.world_size,
         )
         workers = loader_workers(self.schedule.workers, self.fabric.device, self.schedule.devices)
-        loader: DataLoader[Batch] = DataLoader(
+        loader: DataLoader[LoadedBatch] = DataLoader(
             stream,
             batch_sampler=sampler,
             num_workers=workers,
@@ -201,7 +202,7 @@ class Training:
             evaluate: Called every `evaluate_every` iterations and at the end; its figures are logged and shown.
 
         Raises:
-            ValueError: The loss is not finite any more.
+            SettingsError: The loss is not finite any more.
         """
         schedule = self.schedule
         log = MetricsLog(self.folder / "metrics.jsonl", start=self.iteration) if self.fabric.is_global_zero else None
@@ -260,6 +261,8 @@ class Training:
     def _step(self, losses: Callable[[int, Any], Mapping[str, Tensor]], batch: Any) -> None:
         parts = losses(self.iteration, batch)
         self.fabric.backward(parts["loss"])
+        if self.schedule.clip_grad > 0:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.schedule.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.iteration += 1
@@ -274,11 +277,11 @@ class Training:
         """Refuse a loss that is not finite.
 
         Raises:
-            ValueError: It is not.
+            SettingsError: It is not.
         """
         if not math.isfinite(figures["loss"]):
             kept = "the last checkpoint is kept" if self.checkpoint.exists() else "no checkpoint was written yet"
-            raise ValueError(
+            raise SettingsError(
                 f"the loss is {figures['loss']} at iteration {self.iteration} in {self.folder} ({kept}): "
                 "start again with a lower --learning-rate"
             )

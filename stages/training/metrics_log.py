@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 
 
 class MetricsLog:
@@ -25,7 +25,7 @@ class MetricsLog:
                         self._written.add(_kind(values))
                 except (json.JSONDecodeError, KeyError, TypeError):  # a line cut off in the middle
                     continue
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("".join(kept))
 
     def write(self, **values: Any) -> None:

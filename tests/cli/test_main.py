@@ -1,10 +1,10 @@
 import errno
 import signal
-import sys
 
 import pytest
 import torch
 
+from data.errors import ArtifactError, DataError, SettingsError, UserError
 from toco_cli.commands import app
 from toco_cli.main import describe, going_on, main
 
@@ -57,9 +57,9 @@ def test_main__bad_options_are_one_line_and_code_2(
 def test_main__a_bad_value_is_one_line_and_code_1(
     failing_with: list[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failing_with.append(ValueError("'x.png' is no image:\nlook at it"))
+    failing_with.append(DataError("'x.png' is not an image:\nlook at it"))
     assert main(["fail"]) == 1
-    assert capsys.readouterr().err == "toco: error: 'x.png' is no image: look at it\n"
+    assert capsys.readouterr().err == "toco: error: 'x.png' is not an image: look at it\n"
 
 
 @pytest.mark.parametrize("words", [["--debug", "fail"], ["fail", "--debug"]])
@@ -120,13 +120,13 @@ def test_describe__memory() -> None:
     assert "--batch-size" not in describe(torch_error)
 
 
-def test_describe__an_artifact_error_is_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = pytest.importorskip("stages.run_folder.saving")
-    monkeypatch.setitem(sys.modules, "stages.run_folder.saving", files)
-    assert describe(files.ArtifactError("'run' has no model")) == "'run' has no model"
+@pytest.mark.parametrize("kind", [UserError, ArtifactError, DataError, SettingsError])
+def test_describe__user_errors_are_their_own_text(kind: type[UserError]) -> None:
+    assert describe(kind("'run' has no model")) == "'run' has no model"
 
 
-def test_describe__what_nobody_foresaw_points_to_debug() -> None:
+def test_describe__errors_of_the_program_point_to_debug() -> None:
+    assert describe(ValueError("bad shape")).startswith("ValueError: bad shape (not foreseen:")
     assert describe(KeyError("x")).startswith("KeyError: 'x' (not foreseen:")
 
 

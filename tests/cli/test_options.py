@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,10 +18,10 @@ class Colour(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    iterations: int = option(20_000, help="Training steps [all].", minimum=1)
+    iterations: int = option(20_000, help="Training steps [all].", minimum=1, old_names=("steps",))
     scales: tuple[float, ...] = option((1.0, 0.5), help="Image scales.", minimum=0.1)
     box: tuple[int, int] = option((3, 4), help="Height and width.")
-    mirror: bool = option(True, help="Mirror images.")
+    mirror: bool = option(True, help="Mirror images.", old_names=("flip",))
     device: Literal["auto", "cpu"] = option("auto", help="Processor.")
     colour: Colour = option(Colour.RED, help="Colour.")
     kinds: tuple[Literal["png", "npy"], ...] = option(("png",), help="Kinds.")
@@ -29,7 +29,7 @@ class Settings:
     weights: Path | None = option(None, help="File.")
     ptc_weight: float = option(0.2, help="Weight.", minimum=0, maximum=9, group="Losses")
     background: float | Literal["auto"] = option(0.5, help="Score.", minimum=0, maximum=1)
-    crf: Literal["off", "full", "fast"] = option("off", help="Sharpen.", alone="full")
+    crf: Literal["off", "full", "fast"] = option("off", help="Sharpen.", alone="full", shorthand="fast")
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -223,6 +223,27 @@ def test_command__an_option_that_may_stand_alone(words: list[str], crf: str) -> 
     assert result.exit_code == 0, result.output
     assert call["config"].crf == crf
     assert call["data"] == Path("data")
+
+
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        (["data", "--flip"], {"mirror": True}),
+        (["data", "--no-flip"], {"mirror": False}),
+        (["--fast", "data"], {"crf": "fast"}),
+        (["data", "--steps", "3"], {"iterations": 3}),
+        (["data", "--steps=3"], {"iterations": 3}),
+    ],
+)
+def test_command__short_and_earlier_names_of_options(words: list[str], changed: dict[str, Any]) -> None:
+    result, call = run(*words)
+    assert result.exit_code == 0, result.output
+    assert call["config"] == replace(Settings(), **changed)
+
+
+@pytest.mark.parametrize("name", ["--flip", "--steps"])
+def test_command__help_leaves_earlier_names_out(name: str) -> None:
+    assert name not in run("--help")[0].output
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def test_take_settings__file_below_command_line_above_recipe(
 ) -> None:
     file = write(
         'data = "photos"\nout = "runs/x"\nseed = 5\nrecipe = "coco"\n[train-cam]\niterations = 70\nscales = [1, 0.5]\n'
-        '[make-labels]\nbackground = "auto"\n'
+        '[make-labels]\nbackground = "auto"\n'  # its name until version 0.1
     )
     assert main(["run", "--config", file, "--train-seg.iterations", "9", "--out", "elsewhere"]) == 0
     assert called["data"] == tmp_path / "photos"
@@ -44,7 +44,7 @@ def test_take_settings__file_below_command_line_above_recipe(
     assert called["cam"].scales == (1.0, 0.5)
     assert called["cam"].batch_size == 8  # the recipe's
     assert called["cam"].seed == called["seg"].seed == 5
-    assert (called["labels"].background, called["labels"].crf) == ("auto", "full")
+    assert (called["labels"].background_threshold, called["labels"].refine) == ("auto", "crf")
     assert called["seg"].iterations == 9
 
 
@@ -91,7 +91,10 @@ def test_take_settings__how_a_run_was_made_is_passed_over(called: dict[str, Any]
         ("[train-cam\n", "is no TOML"),
         ("data = 'p'\n", "--out RUN is missing"),
         ("out = 'p'\n", "DATA is missing"),
-        ("data = 'p'\nout = 'r'\n[train-seg]\nimage-size = 100\n", "train-seg: --image-size 100 is no multiple of 32"),
+        (
+            "data = 'p'\nout = 'r'\n[train-seg]\nimage-size = 100\n",
+            "train-seg: --image-size 100 is not a multiple of 32",
+        ),
     ],
 )
 def test_take_settings__bad_files_are_one_line(

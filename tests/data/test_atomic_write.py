@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from data.atomic_write import whole_file
+from data.atomic_write import atomic_write
 
 
 def names(folder: Path) -> set[str]:
@@ -12,7 +12,7 @@ def names(folder: Path) -> set[str]:
 
 def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("whole")
         assert not path.exists()
         assert temporary.parent == path.parent  # renaming works within a file system alone
@@ -22,13 +22,13 @@ def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
 
 def test_whole_file__may_be_read_as_other_files(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
-    with whole_file(tmp_path / "file") as temporary:
+    with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def write_half(path: Path, error: BaseException) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half")
         raise error
 
@@ -46,7 +46,7 @@ def test_whole_file__leaves_nothing_behind_on_an_error(tmp_path: Path, error: Ba
 def test_whole_file__disk_full_at_the_end(tmp_path: Path, full_disk: None) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="No space left on device"), whole_file(path) as temporary:
+    with pytest.raises(OSError, match="No space left on device"), atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "old"
     assert names(tmp_path) == {"file.txt"}

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.dataset import DataError, Sample
-from data.stream import Batch, SampleStream, StreamBatches, mixed_seed
+from data.stream import LoadedBatch, SampleStream, StreamBatches, mixed_seed
 
 # Loaders fork on Linux, of which Python 3.12 and later warn where threads run; torch warns of more loaders than cores.
 LOADERS = pytest.mark.filterwarnings(
@@ -36,7 +36,7 @@ def values(stream: SampleStream, positions: range) -> list[list[float]]:
     return [stream[position].checked().tolist() for position in positions]
 
 
-def load(stream: SampleStream, batches: StreamBatches, workers: int = 0) -> list[Batch]:
+def load(stream: SampleStream, batches: StreamBatches, workers: int = 0) -> list[LoadedBatch]:
     return list(DataLoader(stream, batch_sampler=batches, num_workers=workers, collate_fn=stream.collate))
 
 

@@ -61,7 +61,7 @@ def make_labelled_run(tmp_path: Path) -> Callable[..., LabelledRun]:
             if fill is not None:
                 mask[:] = fill
         folder = begin_stage(
-            run, "labels", settings=MakeLabels(), dataset=open_dataset(data), extra={"background": 0.5}
+            run, "labels", settings=MakeLabels(), dataset=open_dataset(data), extra={"background_threshold": 0.5}
         ).path
         shard = folder / "shards" / "0.h5"
         write_shard(

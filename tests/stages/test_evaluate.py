@@ -14,13 +14,13 @@ from torch import Tensor
 
 import stages.evaluate
 from data.dataset import DataError
+from data.errors import ArtifactError
 from data.readers import open_dataset
 from stages.config import Evaluate, MakeLabels, Predict
 from stages.evaluate import evaluate, label_columns
 from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
 from stages.make_labels import make_labels
 from stages.run_folder.artifacts import begin_stage
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 CONFIG = Evaluate(device="cpu")
@@ -55,7 +55,11 @@ def data(tmp_path: Path) -> Path:
 def run(tmp_path: Path, data: Path) -> Path:
     """RUN/labels with masks and CAMs made by hand."""
     folder = begin_stage(
-        tmp_path / "run", "labels", settings=MakeLabels(), dataset=open_dataset(data), extra={"background": 0.5}
+        tmp_path / "run",
+        "labels",
+        settings=MakeLabels(),
+        dataset=open_dataset(data),
+        extra={"background_threshold": 0.5},
     ).path
     labels = [
         ImageLabels(
@@ -98,7 +102,7 @@ def test_label_columns__cam_by_hand(run: Path, data: Path) -> None:
 def test_label_columns__threshold_is_that_of_the_labels(run: Path, data: Path) -> None:
     path = run / "labels" / "config.json"
     config = json.loads(path.read_text())
-    config["background"] = 0.85
+    config["background_threshold"] = 0.85
     path.write_text(json.dumps(config))
     # The one pixel of class 2 in the first image (0.8) is background now.
     np.testing.assert_allclose(columns_of(run, data)["CAM"].scores.iou, [3 / 5, 3 / 4, 1 / 2, math.nan])

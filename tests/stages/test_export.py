@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from data.dataset import DataError
+from data.errors import ArtifactError
 from data.palette import COLOURS, overlay, palette_image
 from stages.export import FORMATS, export
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 OF_LABELS = [format for format in FORMATS if format != "onnx"]  # which is of the student

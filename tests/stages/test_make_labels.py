@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import stages.make_labels
 from data.dataset import DataError, Sample
+from data.errors import ArtifactError
 from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.labels.choose_background import GRID
@@ -26,7 +27,6 @@ from stages.make_labels import make_labels
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import class_label_matrix, load_image, predicted_classes, resize_maps, square_cams
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
@@ -110,13 +110,13 @@ def test_make_labels__attributes_say_how(labels: Path) -> None:
         assert list(file.attrs["class_names"]) == ["red", "blue"]
         assert file.attrs["ignore_index"] == 255
         how = json.loads(file.attrs["made_by"])
-    assert (how["background"], how["crf"], how["scales"]) == (0.5, "off", [1.0, 0.5])
+    assert (how["background_threshold"], how["refine"], how["scales"]) == (0.5, "none", [1.0, 0.5])
     # What was left to the training's settings is spelled out.
-    assert (how["image_size"], how["background_high"], how["background_low"]) == (32, 0.7, 0.25)
+    assert (how["image_size"], how["high_threshold"], how["low_threshold"]) == (32, 0.7, 0.25)
     config = json.loads((labels / "config.json").read_text())
-    assert config["settings"]["background_high"] is None  # as asked for, which is what --resume compares
-    assert config["settings"]["background"] is None
-    assert config["background"] == 0.5
+    assert config["settings"]["high_threshold"] is None  # as asked for, which is what --resume compares
+    assert config["settings"]["background_threshold"] is None
+    assert config["background_threshold"] == 0.5
 
 
 def test_make_labels__cams_are_those_of_the_network(labels: Path, pictures: Path, trained_run: Path) -> None:
@@ -141,7 +141,7 @@ def test_make_labels__masks_follow_the_rule(labels: Path) -> None:
 
 
 def test_make_labels__two_thresholds(cam_run: Path, labels: Path) -> None:
-    config = replace(CONFIG, two_thresholds=True, background_high=0.6, background_low=0.3)
+    config = replace(CONFIG, ignore_uncertain=True, high_threshold=0.6, low_threshold=0.3)
     folder = make_labels(cam_run, config, SilentMonitor())
     ignored = 0
     for classes, cam, mask in stored_in(folder).values():
@@ -158,7 +158,7 @@ def test_make_labels__two_thresholds(cam_run: Path, labels: Path) -> None:
 def test_make_labels__crf(cam_run: Path, pictures: Path, labels: Path, backend: Any) -> None:
     if backend == "pydensecrf":
         pytest.importorskip("pydensecrf")
-    folder = make_labels(cam_run, replace(CONFIG, crf="full", crf_backend=backend), SilentMonitor())
+    folder = make_labels(cam_run, replace(CONFIG, refine="crf", crf_backend=backend), SilentMonitor())
     samples = samples_of(pictures)
     without = stored_in(labels)
     for image_id, (classes, cam, mask) in stored_in(folder).items():
@@ -175,7 +175,7 @@ def test_make_labels__crf(cam_run: Path, pictures: Path, labels: Path, backend: 
 
 def test_make_labels__crf_in_other_processes(cam_run: Path, tmp_path: Path, trained_run: Path) -> None:
     """As on any CPU with several cores; to the bit as here."""
-    config = replace(CONFIG, crf="full", crf_backend="torch")
+    config = replace(CONFIG, refine="crf", crf_backend="torch")
     here = make_labels(cam_run, config, SilentMonitor())
     other = run_with_cam(tmp_path / "other", trained_run)
     assert_same(make_labels(other, replace(config, workers=2), SilentMonitor()), here)
@@ -269,8 +269,8 @@ def test_make_labels__refuses_an_existing_folder(cam_run: Path) -> None:
     before = (folder / "labels.h5").read_bytes()
     with pytest.raises(ArtifactError, match="exists: use --resume to go on with it, --overwrite to start again"):
         make_labels(cam_run, CONFIG, SilentMonitor())
-    other = replace(CONFIG, background=0.3)
-    with pytest.raises(ArtifactError, match=r"begun with --background None and cannot go on with 0\.3"):
+    other = replace(CONFIG, background_threshold=0.3)
+    with pytest.raises(ArtifactError, match=r"begun with --background-threshold None and cannot go on with 0\.3"):
         make_labels(cam_run, other, SilentMonitor(), resume=True)
     with pytest.raises(DataError):
         make_labels(cam_run, replace(CONFIG, split="nosuch"), SilentMonitor(), overwrite=True)
@@ -406,7 +406,7 @@ def test_make_labels__disk_full(
     ("changes", "message"),
     [
         ({"scales": (1.0, 0.1)}, r"--scales 0\.1 of --image-size 32 is less than a patch \(8 pixels\)"),
-        ({"background_low": 0.8}, r"--background-low 0\.8 must be below --background-high 0\.7"),
+        ({"low_threshold": 0.8}, r"--low-threshold 0\.8 must be below --high-threshold 0\.7"),
         ({"device": "cuda"}, "--device cuda: torch sees no CUDA GPU"),
     ],
 )
@@ -420,10 +420,10 @@ def test_make_labels__settings_that_do_not_work(
 
 
 def test_pixel_labels__without_classes() -> None:
-    config = replace(CONFIG, background=0.5, background_high=0.7, background_low=0.25, confidence=True)
+    config = replace(CONFIG, background_threshold=0.5, high_threshold=0.7, low_threshold=0.25, confidence=True)
     images = [torch.zeros(3, 3, 4, dtype=torch.uint8)] * 2
     scores = [torch.zeros(0, 3, 4).half(), torch.ones(2, 3, 4).half()]
-    ways: list[dict[str, Any]] = [{"two_thresholds": True}, {"crf": "full"}, {"refine": "par+crf"}, {}]
+    ways: list[dict[str, Any]] = [{"ignore_uncertain": True}, {"refine": "crf"}, {"refine": "par+crf"}, {}]
     for changes in ways:
         empty, full = pixel_labels(scores, images, replace(config, **changes))
         assert empty.mask.tolist() == [[0] * 4] * 3
@@ -493,18 +493,18 @@ def test_make_labels__two_processes_write_what_one_does(cam_run: Path, tmp_path:
 
 
 def test_make_labels__a_chosen_background_is_kept(cam_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(CONFIG, background="auto")
+    config = replace(CONFIG, background_threshold="auto")
     monkeypatch.setattr(stages.make_labels, "SHARD", 2)
     with pytest.raises(RuntimeError):
         make_labels(cam_run, config, Stops(3))
-    chosen = json.loads((cam_run / "labels" / "config.json").read_text())["background"]
+    chosen = json.loads((cam_run / "labels" / "config.json").read_text())["background_threshold"]
     assert chosen in GRID
     monkeypatch.setattr(stages.make_labels, "choose_background", None)  # it must not choose again
     folder = make_labels(cam_run, config, SilentMonitor(), resume=True)
     with h5py.File(folder / "labels.h5") as file:
         how = json.loads(file.attrs["made_by"])
-    assert how["background"] == chosen
-    assert (how["background_high"], how["background_low"]) == (min(1.4 * chosen, 0.95), 0.5 * chosen)
+    assert how["background_threshold"] == chosen
+    assert (how["high_threshold"], how["low_threshold"]) == (min(1.4 * chosen, 0.95), 0.5 * chosen)
     for classes, cam, mask in stored_in(folder).values():
         if classes:
             label = label_one_threshold(torch.from_numpy(cam)[None].float(), chosen)[0]
@@ -559,19 +559,19 @@ def test_make_labels__uneven_processes_go_on_to_the_same_content(
     ("asked", "background", "bounds"),
     [
         ({}, None, (0.5, 0.7, 0.25)),  # as in training
-        ({"background": 0.5}, None, (0.5, 0.7, 0.25)),
-        ({"background": 0.2}, None, (0.2, 0.28, 0.1)),
-        ({"background": "auto"}, 0.3, (0.3, 0.42, 0.15)),
-        ({"background": 0.8}, None, (0.8, 0.95, 0.4)),
-        ({"background": 0.2, "background_high": 0.6, "background_low": 0.05}, None, (0.2, 0.6, 0.05)),
+        ({"background_threshold": 0.5}, None, (0.5, 0.7, 0.25)),
+        ({"background_threshold": 0.2}, None, (0.2, 0.28, 0.1)),
+        ({"background_threshold": "auto"}, 0.3, (0.3, 0.42, 0.15)),
+        ({"background_threshold": 0.8}, None, (0.8, 0.95, 0.4)),
+        ({"background_threshold": 0.2, "high_threshold": 0.6, "low_threshold": 0.05}, None, (0.2, 0.6, 0.05)),
     ],
 )
 def test_resolved__high_and_low_go_with_the_score(
     asked: dict[str, Any], background: float | None, bounds: tuple[float, float, float]
 ) -> None:
-    trained = {"background": 0.5, "background_high": 0.7, "background_low": 0.25}
+    trained = {"background_threshold": 0.5, "high_threshold": 0.7, "low_threshold": 0.25}
     config = resolved(MakeLabels(**asked), trained, background)
-    assert (config.background, config.background_high, config.background_low) == pytest.approx(bounds)
+    assert (config.background_threshold, config.high_threshold, config.low_threshold) == pytest.approx(bounds)
 
 
 def test_make_labels__the_decoder_is_asked_about_known_classes_alone(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.dataset import DataError
+from data.errors import ArtifactError
 from data.palette import COLOURS
 from stages.config import Predict
 from stages.networks.cam_model import load_cam_model
@@ -20,7 +21,6 @@ from stages.networks.inference import decoder_probabilities
 from stages.networks.student import label_map, load_student, student_probabilities
 from stages.predict import predict
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 CONFIG = Predict(device="cpu")

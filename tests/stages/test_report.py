@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from data.dataset import DataError
+from data.errors import ArtifactError
 from stages.config import MakeLabels, Report
 from stages.make_labels import make_labels
 from stages.report import report
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 CONFIG = Report(device="cpu")

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from data.dataset import DataError
+from data.errors import ArtifactError
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.labels.store import LabelFile
 from stages.run import run
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 PRODUCTS = ("cam/model.safetensors", "labels/cams.h5", "labels/labels.h5", "seg/model.safetensors")
-LABELS = MakeLabels(crf="full", device="cpu", workers=1)
+LABELS = MakeLabels(refine="crf", device="cpu", workers=1)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_run__leaves_all_products_and_a_config_that_says_how(whole_run: Path) ->
     assert (whole_run / "report.html").is_file()
     config = tomlkit.parse((whole_run / "config.toml").read_text()).unwrap()
     assert config["train-cam"]["backbone-option"][0] == "patch_size=8"
-    assert config["make-labels"]["crf"] == "full"
+    assert config["make-labels"]["refine"] == "crf"
     assert config["train-seg"]["iterations"] == 2
     assert {"command", "torch", "processor", "data_fingerprint", "began"} <= config["made-with"].keys()
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from stages.config import Evaluate
-from stages.evaluate import NoTrueMasksError
+from stages.evaluate import NoGroundTruthError
 from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
 from stages.runtime.monitor import SilentMonitor
 from stages.sweep import sweep
@@ -55,7 +55,7 @@ def test_sweep__as_plain_values_and_as_a_table(swept: Any) -> None:
 def test_sweep__without_true_masks(swept: Any) -> None:
     for path in (swept.data / "masks").rglob("*.png"):
         path.unlink()
-    with pytest.raises(NoTrueMasksError, match="has no true masks for split 'train'"):
+    with pytest.raises(NoGroundTruthError, match="has no true masks for split 'train'"):
         sweep(swept.run, CONFIG, SilentMonitor())
 
 

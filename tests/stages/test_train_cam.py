@@ -21,8 +21,8 @@ import stages.networks.cam_model
 import stages.toco.step
 import stages.train_cam
 from data.dataset import DataError
+from data.errors import ArtifactError
 from stages.config import CAM_RECIPES, TrainCam
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.losses import classification_loss
 from stages.toco.model import LargeFieldOfView, ToCo
@@ -218,12 +218,12 @@ def test_train_cam__goes_on_after_sigkill_with_loaders(
     assert_same_run(folder, trained_run / "cam")
 
 
-@pytest.mark.parametrize("checkpoint_activations", [False, True])
+@pytest.mark.parametrize("grad_checkpointing", [False, True])
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_train_cam__two_processes_have_the_losses_of_one_also_when_one_was_killed(
-    trained_run: Path, pictures: Path, cam_settings: Settings, tmp_path: Path, checkpoint_activations: bool
+    trained_run: Path, pictures: Path, cam_settings: Settings, tmp_path: Path, grad_checkpointing: bool
 ) -> None:
-    settings = cam_settings(devices=2, checkpoint_activations=checkpoint_activations)
+    settings = cam_settings(devices=2, grad_checkpointing=grad_checkpointing)
     killed = train_elsewhere(pictures, tmp_path / "run", settings, "cut")  # the first; the second then ends by itself
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert "gloo" in killed.stderr
@@ -258,7 +258,7 @@ def test_train_cam__goes_on_with_dropout(
     options = (*cam_settings().backbone_option, "drop_path_rate=0.5", "proj_drop_rate=0.3")
     settings = cam_settings(backbone_option=options, seg_weight=0.0, reg_weight=0.0, seed=2**40)
     whole = train_cam(pictures, tmp_path / "whole", settings, SilentMonitor())
-    again = replace(settings, checkpoint_activations=True)  # what is computed again is dropped alike
+    again = replace(settings, grad_checkpointing=True)  # what is computed again is dropped alike
     assert_same_run(train_cam(pictures, tmp_path / "again", again, SilentMonitor()), whole)
     with pytest.raises(KeyboardInterrupt):
         train_cam(pictures, tmp_path / "two", settings, listener(("advance", 3)))
@@ -271,8 +271,8 @@ def test_train_cam__checkpoints_activations_with_the_same_result(
 ) -> None:
     """In one half of the run, which goes on without it or begins without it."""
     with pytest.raises(KeyboardInterrupt):
-        train_cam(pictures, tmp_path, cam_settings(checkpoint_activations=first), listener(("advance", 2)))
-    other = cam_settings(checkpoint_activations=not first)
+        train_cam(pictures, tmp_path, cam_settings(grad_checkpointing=first), listener(("advance", 2)))
+    other = cam_settings(grad_checkpointing=not first)
     assert_same_run(train_cam(pictures, tmp_path, other, SilentMonitor(), resume=True), undisturbed)
 
 
@@ -281,17 +281,17 @@ COMPILES = pytest.mark.filterwarnings("default")  # what torch's compiler warns 
 
 @COMPILES
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint_activations", [False, True])
+@pytest.mark.parametrize("grad_checkpointing", [False, True])
 def test_train_cam__compiled(
     undisturbed: Path,
     pictures: Path,
     cam_settings: Settings,
     listener: Any,
     tmp_path: Path,
-    checkpoint_activations: bool,
+    grad_checkpointing: bool,
 ) -> None:
     """Three steps compiled, the last one not: the same names of weights, and the losses within rounding."""
-    settings = cam_settings(compile=True, checkpoint_activations=checkpoint_activations, evaluate_every=0)
+    settings = cam_settings(compile=True, grad_checkpointing=grad_checkpointing, evaluate_every=0)
     monitor = listener(("advance", 3))
     with pytest.raises(KeyboardInterrupt):
         train_cam(pictures, tmp_path, settings, monitor)
@@ -510,7 +510,7 @@ def test_phase_at__recipes(recipe: str, iteration: int, phase: Phase) -> None:
 
 
 def test_phase_at__encoder_start() -> None:
-    config = TrainCam(iterations=10, encoder_start=0.3)
+    config = TrainCam(iterations=10, freeze_encoder_until=0.3)
     assert [phase_at(iteration, config).encoder for iteration in (0, 2, 3, 9)] == [False, False, True, True]
 
 
@@ -610,7 +610,7 @@ def test_step_settings__passes_everything_on() -> None:
     settings = step_settings(config, 16)
     for name in ("ptc_weight", "ctc_weight", "seg_weight", "reg_weight", "temperature", "momentum", "scales"):
         assert getattr(settings, name) == getattr(config, name)
-    assert (settings.background_high, settings.background_low, settings.local_crops) == (0.7, 0.25, 8)
+    assert (settings.high_threshold, settings.low_threshold, settings.local_crops) == (0.7, 0.25, 8)
 
 
 def test_measured_samples__none_without_masks(cam_settings: Settings) -> None:

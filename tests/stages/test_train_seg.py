@@ -15,13 +15,14 @@ from PIL import Image
 
 import data.image_cache
 from data.dataset import DataError, Sample
+from data.errors import ArtifactError
 from data.images import read_image, read_reduced
 from data.transforms import SegTransform
 from stages.config import TrainSeg
 from stages.labels.training_pairs import LoadLabelled
 from stages.networks.student import load_student
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.saving import ArtifactError, load_weights
+from stages.run_folder.saving import load_weights
 from stages.runtime.monitor import SilentMonitor
 from stages.train_seg import cross_entropy, train_seg
 
@@ -33,7 +34,7 @@ CONFIG = TrainSeg(
     batch_size=2,
     image_size=64,
     long_side=64,
-    warmup=0.25,
+    warmup_fraction=0.25,
     evaluate_every=2,
     log_every=1,
     device="cpu",
@@ -147,7 +148,7 @@ def test_train_seg__resume_of_a_finished_run_changes_nothing(labelled_run: Any) 
 
 
 def test_train_seg__learns_the_squares(labelled_run: Any) -> None:
-    config = replace(CONFIG, arch="Unet", iterations=12, learning_rate=1e-3, head_factor=1.0, batch_size=4)
+    config = replace(CONFIG, arch="Unet", iterations=12, learning_rate=1e-3, head_lr_multiplier=1.0, batch_size=4)
     train_seg(labelled_run.run, config, SilentMonitor())
     losses = [line["loss"] for line in lines(labelled_run.run) if "loss" in line]
     assert losses[-1] < 0.7 * losses[0]

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from data.dataset import DataError
+from data.errors import ArtifactError
 from stages.exports.labelled_images import LabelledImages, classes_in_mask, open_labelled_images
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 

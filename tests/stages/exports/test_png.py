@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.errors import ArtifactError
 from data.palette import COLOURS
 from stages.export import export
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 

@@ -17,7 +17,7 @@ from stages.labels.maker import Scored
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.metrics import Confusion
 
-CONFIG = MakeLabels(device="cpu", background="auto")
+CONFIG = MakeLabels(device="cpu", background_threshold="auto")
 SIZE = (24, 36)
 
 
@@ -57,7 +57,7 @@ def test_choose_background__without_masks(samples: list[Sample]) -> None:
 
 
 def test_choose_background__by_true_masks(samples: list[Sample], listener: Any) -> None:
-    config = MakeLabels(device="cpu", calibrate=2)
+    config = MakeLabels(device="cpu", calibration_images=2)
     seen: list[str] = []
 
     def recorded(chosen: Sequence[Sample], **more: object) -> Iterator[Scored]:
@@ -75,7 +75,7 @@ def test_choose_background__nothing_to_choose_by(samples: list[Sample], tmp_path
         path.unlink()
     samples = list(open_dataset(tmp_path).split())
     with pytest.raises(DataError, match="no image has a true mask to choose a background by: give a number"):
-        choose_background(scores, samples, 1, MakeLabels(calibrate=3), SilentMonitor())
+        choose_background(scores, samples, 1, MakeLabels(calibration_images=3), SilentMonitor())
     with pytest.raises(DataError, match="no image has a class to choose a background by"):
         choose_background(scores, [], 1, CONFIG, SilentMonitor())
 
@@ -87,7 +87,7 @@ def test_choose_background__looks_at_the_masks_first(samples: list[Sample], tmp_
         raise AssertionError("the network ran")
 
     with pytest.raises(DataError, match=r"c\.png"):
-        choose_background(never, samples, 1, MakeLabels(calibrate=4), SilentMonitor())
+        choose_background(never, samples, 1, MakeLabels(calibration_images=4), SilentMonitor())
 
 
 def test_token_contrast__is_highest_where_labels_fit(samples: list[Sample]) -> None:

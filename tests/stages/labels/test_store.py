@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import stages.labels.store
+from data.errors import ArtifactError
 from stages.labels.store import ImageLabels, LabelFile, join_shards, label_attributes, stored_ids, write_shard
-from stages.run_folder.saving import ArtifactError
 
 Disk = Callable[[], AbstractContextManager[None]]
 

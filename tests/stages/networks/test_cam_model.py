@@ -8,10 +8,10 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from data.errors import ArtifactError
 from stages.config import TrainCam
 from stages.networks.cam_model import load_cam_model, new_cam_model
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.saving import ArtifactError
 
 Settings = Callable[..., TrainCam]
 SHAPE = ("patch_size=8", "embed_dim=32", "depth=2", "num_heads=2")

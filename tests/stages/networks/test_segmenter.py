@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from data.errors import ArtifactError
 from stages.config import Predict
 from stages.networks.segmenter import Segmenter, open_segmenter
-from stages.run_folder.saving import ArtifactError
 
 CONFIG = Predict(device="cpu")
 
@@ -55,10 +55,10 @@ def test_segmenter__scales_and_mirror_are_used(source: Any, student_run: Any, de
     assert not torch.allclose(usual, probabilities(image, scales=(1.0, 1.5)), atol=1e-6)
     # With mirroring, a mirrored image gives the mirrored result; without, it does not.
     torch.testing.assert_close(probabilities(image.flip(-1)).flip(-1), usual, rtol=1e-3, atol=1e-5)
-    alone = probabilities(image, mirror=False)
-    assert not torch.allclose(probabilities(image.flip(-1), mirror=False).flip(-1), alone, atol=1e-6)
+    alone = probabilities(image, flip_tta=False)
+    assert not torch.allclose(probabilities(image.flip(-1), flip_tta=False).flip(-1), alone, atol=1e-6)
     # The pair's logits are summed, and alone they count twice: log p = 2 z - constant, (z + z') - constant.
-    other = probabilities(image.flip(-1), mirror=False).flip(-1)
+    other = probabilities(image.flip(-1), flip_tta=False).flip(-1)
     torch.testing.assert_close((alone.log() + other.log()).div(2).softmax(dim=0), usual, rtol=1e-3, atol=1e-5)
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from data.dataset import Dataset
+from data.errors import ArtifactError
 from stages.config import TrainSeg
 from stages.networks.encoder_weights import IMAGENET, load_encoder_weights, normalisation_of
 from stages.networks.student import (
@@ -22,7 +23,7 @@ from stages.networks.student import (
     student_probabilities,
 )
 from stages.run_folder.artifacts import StageFolder, begin_stage, open_stage
-from stages.run_folder.saving import ArtifactError, save_weights
+from stages.run_folder.saving import save_weights
 
 TIMM = "mobilenetv3_small_050"
 

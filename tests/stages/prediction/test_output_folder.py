@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 
 from data.dataset import Sample
+from data.errors import ArtifactError
 from data.palette import palette_image
 from stages.config import Predict
 from stages.networks.segmenter import Segmentation
 from stages.predict import predict
 from stages.prediction.output_folder import files_of, read_record, write_results
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 CONFIG = Predict(device="cpu")
-EVERYTHING = Predict(write=("masks", "overlays", "numpy", "probabilities"), device="cpu")
+EVERYTHING = Predict(outputs=("masks", "overlays", "numpy", "probabilities"), device="cpu")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def results(out: Path) -> dict[str, bytes]:
 def test_write_results__what_each_kind_holds(tmp_path: Path) -> None:
     label = torch.tensor([[0, 1, 2], [2, 0, 0]], dtype=torch.uint8)
     probabilities = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
-    files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING.write)
+    files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING.outputs)
     assert files["numpy"] == tmp_path / "numpy" / "deep" / "a.npy"
     write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities))
     assert all(file.is_file() for file in files.values())
@@ -87,12 +87,12 @@ def test_resume__interrupted_and_gone_on_with_is_as_undisturbed(
 def test_resume__may_write_more_but_not_otherwise(student_run: Any, photos: Path, tmp_path: Path) -> None:
     run, out = student_run.run, tmp_path / "out"
     predict(run, [photos], out, CONFIG, SilentMonitor())
-    predict(run, [photos], out, replace(CONFIG, write=("numpy",), batch_size=2), SilentMonitor(), resume=True)
+    predict(run, [photos], out, replace(CONFIG, outputs=("numpy",), batch_size=2), SilentMonitor(), resume=True)
     with Image.open(out / "masks" / "a.png") as mask:
         np.testing.assert_array_equal(np.load(out / "numpy" / "a.npy"), np.array(mask))
     before = contents(out)
     for changes, message in (
-        ({"mirror": False}, "out was begun with --mirror True and cannot go on with False: give the same, or"),
+        ({"flip_tta": False}, "out was begun with --flip-tta True and cannot go on with False: give the same, or"),
         ({"window": 32}, "begun with --window None and cannot go on with 32"),
         ({"scales": (1.0, 1.5)}, r"begun with --scales \[1.0\] and cannot go on with \[1.0, 1.5\]"),
     ):
@@ -114,8 +114,8 @@ def test_resume__not_with_results_of_other_images(student_run: Any, photos: Path
     with pytest.raises(ValueError, match=r"masks/a.png exists, and was made from another image \(and 1 more\)"):
         predict(run, [photos], out, CONFIG, SilentMonitor(), resume=True)
     # Other settings for other images: from then on the folder is not to go on with the first.
-    predict(run, [photos / "b.png"], out, replace(CONFIG, mirror=False), SilentMonitor())
-    with pytest.raises(ArtifactError, match="begun with --mirror False"):
+    predict(run, [photos / "b.png"], out, replace(CONFIG, flip_tta=False), SilentMonitor())
+    with pytest.raises(ArtifactError, match="begun with --flip-tta False"):
         predict(run, [other], out, CONFIG, SilentMonitor(), resume=True)
     record = read_record(out)
     assert record is not None
@@ -127,7 +127,7 @@ def test_overwrite__interrupted_keeps_nothing_of_before(
 ) -> None:
     run, out = student_run.run, tmp_path / "out"
     predict(run, [photos], out, EVERYTHING, SilentMonitor())
-    changed = replace(CONFIG, mirror=False)
+    changed = replace(CONFIG, flip_tta=False)
     with pytest.raises(KeyboardInterrupt):
         predict(run, [photos], out, changed, listener(stop=("advance", 1)), overwrite=True)
     assert sorted(results(out)) == ["masks/a.png", "overlays/a.png"]

@@ -7,7 +7,7 @@ from PIL import Image
 
 import stages.prediction.read_ahead
 from data.dataset import DataError, Sample
-from stages.prediction.read_ahead import Batch, batches, read_ahead
+from stages.prediction.read_ahead import ImageBatch, batches, read_ahead
 
 
 def samples(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
@@ -19,7 +19,7 @@ def samples(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
     return made
 
 
-def ids(batch: Batch) -> str:
+def ids(batch: ImageBatch) -> str:
     return " ".join(sample.id for sample in batch.samples)
 
 
@@ -53,7 +53,7 @@ def test_read_ahead__in_order_and_without_bad_ones(tmp_path: Path) -> None:
     for number in (1, 4):
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     bad: list[str] = []
-    every = [Batch(made[:2], 48), Batch(made[2:4], 48), Batch(made[4:], 24)]
+    every = [ImageBatch(made[:2], 48), ImageBatch(made[2:4], 48), ImageBatch(made[4:], 24)]
     loaded = list(read_ahead(every, 2, lambda error: bad.append(str(error))))
     assert [[one.sample.id for one in batch] for batch in loaded] == [["0"], ["2", "3"]]  # no empty batch
     assert loaded[0][0].picture.size == (6, 4)
@@ -75,7 +75,7 @@ def test_read_ahead__holds_as_much_as_memory_allows(
     monkeypatch.setattr(stages.prediction.read_ahead, "read_image", reading)
     made = [Sample(id=str(number), image=Path(str(number)), classes=(), mask=None) for number in range(9)]
     done = 0
-    for _ in read_ahead([Batch([sample], pixels) for sample in made], 3, raising):
+    for _ in read_ahead([ImageBatch([sample], pixels) for sample in made], 3, raising):
         assert len(read) - done <= most
         done += 1
     assert done == 9

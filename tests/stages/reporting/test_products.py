@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from data.readers import open_dataset
+from stages.config import Machine
 from stages.reporting.products import Products, best_score, open_products
 from stages.runtime.monitor import SilentMonitor
 from stages.view import find_sample
@@ -37,7 +38,7 @@ def test_products__without_classes_all_is_background() -> None:
 
 def test_open_products__an_image_is_seen_as_the_stages_saw_it(whole_run: Path, pictures: Path) -> None:
     dataset = open_dataset(pictures)
-    products = open_products(whole_run, dataset, "cpu", SilentMonitor())
+    products = open_products(whole_run, dataset, Machine(device="cpu"), SilentMonitor())
     made = products.of(dataset.by_id()["c"])
     with h5py.File(whole_run / "labels/cams.h5") as cams, h5py.File(whole_run / "labels/labels.h5") as masks:
         np.testing.assert_allclose(made.cam.numpy(), cams["cams/c"][()], atol=2e-3)
@@ -52,7 +53,7 @@ def test_open_products__an_image_that_was_not_labelled_gets_its_mask_in_the_same
     whole_run: Path, pictures: Path
 ) -> None:
     dataset = open_dataset(pictures)
-    products = open_products(whole_run, dataset, "cpu", SilentMonitor())
+    products = open_products(whole_run, dataset, Machine(device="cpu"), SilentMonitor())
     sample = dataset.by_id()["c"]
     stored = products.of(sample).pseudo_mask
     # Under a name that is in no file, its mask is made anew.
@@ -66,7 +67,8 @@ def test_open_products__an_image_that_was_not_labelled_gets_its_mask_in_the_same
 def test_open_products__a_stranger_has_no_truth(whole_run: Path, pictures: Path, tmp_path: Path) -> None:
     dataset = open_dataset(pictures)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
-    made = open_products(whole_run, dataset, "cpu", SilentMonitor()).of(find_sample(tmp_path / "x.png", dataset))
+    products = open_products(whole_run, dataset, Machine(device="cpu"), SilentMonitor())
+    made = products.of(find_sample(tmp_path / "x.png", dataset))
     assert made.truth is None
     assert made.pseudo_mask is not None
     assert made.pseudo_mask.shape == (30, 40)
@@ -78,6 +80,7 @@ def test_open_products__an_image_in_which_nothing_is_found_is_ignored_as_by_make
     monkeypatch.setattr("stages.reporting.products.predicted_classes", lambda model, images: [()])
     dataset = open_dataset(pictures)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
-    made = open_products(whole_run, dataset, "cpu", SilentMonitor()).of(find_sample(tmp_path / "x.png", dataset))
+    products = open_products(whole_run, dataset, Machine(device="cpu"), SilentMonitor())
+    made = products.of(find_sample(tmp_path / "x.png", dataset))
     assert made.pseudo_mask is not None
     assert (made.pseudo_mask == 255).all()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from data.dataset import Dataset, Sample
+from data.errors import ArtifactError
 from stages.config import TrainCam
 from stages.run_folder.artifacts import (
     PRODUCTS,
@@ -18,7 +19,6 @@ from stages.run_folder.artifacts import (
     outdated,
     read_config,
 )
-from stages.run_folder.saving import ArtifactError
 from stages.runtime.monitor import SilentMonitor
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.errors import ArtifactError
 from stages.run_folder.saving import (
-    ArtifactError,
     load_checkpoint,
     load_weights,
     save_checkpoint,

@@ -10,7 +10,7 @@ import stages.runtime.fabric
 from data.cores import cores
 from stages.config import Predict
 from stages.runtime.fabric import end, loader_workers, make_fabric, start
-from stages.runtime.launch import is_child, is_first, own_cores, started_by
+from stages.runtime.launch import is_local_child, is_rank_zero, own_cores, started_by
 from stages.runtime.monitor import SilentMonitor
 
 
@@ -118,8 +118,8 @@ def test_is_first__by_whoever_numbered_the_processes(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert is_first() == first
-    assert is_child() == (environment == {"LOCAL_RANK": "1"})
+    assert is_rank_zero() == first
+    assert is_local_child() == (environment == {"LOCAL_RANK": "1"})
 
 
 def test_end__waits_and_then_ends(monkeypatch: pytest.MonkeyPatch) -> None:

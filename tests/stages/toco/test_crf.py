@@ -10,7 +10,7 @@ from stages.toco.crf import (
     FOR_PSEUDO_LABELS,
     FOR_SEGMENTATION,
     IMPROBABLE,
-    Backend,
+    CrfBackend,
     CrfParameters,
     Merged,
     PyDenseCrf,
@@ -31,7 +31,7 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture(params=["torch", "pydensecrf"])
-def backend(request: pytest.FixtureRequest) -> Backend:
+def backend(request: pytest.FixtureRequest) -> CrfBackend:
     if request.param == "pydensecrf":
         pytest.importorskip("pydensecrf")
         return "pydensecrf"
@@ -72,19 +72,19 @@ def test_torch_crf__equals_pydensecrf(parameters: CrfParameters, labels: int, ge
 
 
 @PARAMETERS
-def test_infer__sums_to_one(parameters: CrfParameters, backend: Backend, generator: torch.Generator) -> None:
+def test_infer__sums_to_one(parameters: CrfParameters, backend: CrfBackend, generator: torch.Generator) -> None:
     probabilities = random_probabilities(generator, 4)
     result = infer(textured_image(generator), probabilities, parameters, backend)
     assert result.shape == probabilities.shape
     torch.testing.assert_close(result.sum(dim=0), torch.ones(40, 48))
 
 
-def infer(image: Tensor, probabilities: Tensor, parameters: CrfParameters, backend: Backend) -> Tensor:
+def infer(image: Tensor, probabilities: Tensor, parameters: CrfParameters, backend: CrfBackend) -> Tensor:
     """The CRF of one image with one unary, (l, h, w)."""
     return dense_crf([image], parameters, backend).infer([probabilities[None]])[0][0]
 
 
-def test_infer__one_crf_serves_many_unaries(backend: Backend, generator: torch.Generator) -> None:
+def test_infer__one_crf_serves_many_unaries(backend: CrfBackend, generator: torch.Generator) -> None:
     image = textured_image(generator)
     crf = dense_crf([image], FOR_PSEUDO_LABELS, backend)
     first, second = random_probabilities(generator, 3), random_probabilities(generator, 3)
@@ -96,7 +96,9 @@ def test_infer__one_crf_serves_many_unaries(backend: Backend, generator: torch.G
     torch.testing.assert_close(crf.infer([other_count[None]])[0][0], expected)
 
 
-def test_infer__images_of_other_sizes_and_label_counts_do_not_mix(backend: Backend, generator: torch.Generator) -> None:
+def test_infer__images_of_other_sizes_and_label_counts_do_not_mix(
+    backend: CrfBackend, generator: torch.Generator
+) -> None:
     sizes, counts = [(40, 48), (17, 30), (40, 48)], [2, 5, 3]
     images = [textured_image(generator, *size) for size in sizes]
     given = [random_probabilities(generator, count, *size) for count, size in zip(counts, sizes, strict=True)]
@@ -106,7 +108,7 @@ def test_infer__images_of_other_sizes_and_label_counts_do_not_mix(backend: Backe
         torch.testing.assert_close(result[0], alone, rtol=1e-3, atol=1e-4)
 
 
-def test_infer__follows_the_edge(backend: Backend) -> None:
+def test_infer__follows_the_edge(backend: CrfBackend) -> None:
     # Scores whose boundary lies 3 pixels off the image's.
     probabilities = torch.full((2, 16, 24), 0.35)
     probabilities[0, :, :15] = probabilities[1, :, 15:] = 0.65
@@ -114,7 +116,7 @@ def test_infer__follows_the_edge(backend: Backend) -> None:
     assert (label == (torch.arange(24) >= 12)).all()
 
 
-def test_infer__without_kernels_is_the_unary(backend: Backend, generator: torch.Generator) -> None:
+def test_infer__without_kernels_is_the_unary(backend: CrfBackend, generator: torch.Generator) -> None:
     parameters = CrfParameters(
         gaussian_xy=3.0, gaussian_weight=0.0, bilateral_xy=36.0, bilateral_rgb=3.0, bilateral_weight=0.0
     )
@@ -123,7 +125,7 @@ def test_infer__without_kernels_is_the_unary(backend: Backend, generator: torch.
     torch.testing.assert_close(result, probabilities, rtol=1e-4, atol=1e-5)
 
 
-def test_infer__image_and_probabilities_do_not_change(backend: Backend, generator: torch.Generator) -> None:
+def test_infer__image_and_probabilities_do_not_change(backend: CrfBackend, generator: torch.Generator) -> None:
     image, probabilities = textured_image(generator), random_probabilities(generator, 2)
     before = image.clone(), probabilities.clone()
     infer(image, probabilities, FOR_PSEUDO_LABELS, backend)
@@ -131,7 +133,7 @@ def test_infer__image_and_probabilities_do_not_change(backend: Backend, generato
     assert torch.equal(probabilities, before[1])
 
 
-def test_infer__zero_probabilities_are_finite(backend: Backend) -> None:
+def test_infer__zero_probabilities_are_finite(backend: CrfBackend) -> None:
     probabilities = torch.zeros(2, 16, 24)
     probabilities[0] = 1
     result = infer(two_halves(), probabilities, FOR_PSEUDO_LABELS, backend)
@@ -143,7 +145,7 @@ def test_log_probabilities__floor() -> None:
     assert log_probabilities(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([-11.5129, 0.0], abs=1e-4)
 
 
-def test_sharpen__fast_is_nearly_the_same(backend: Backend, generator: torch.Generator) -> None:
+def test_sharpen__fast_is_nearly_the_same(backend: CrfBackend, generator: torch.Generator) -> None:
     image = F.interpolate(two_halves(32, 48)[None].float(), size=(65, 97))[0].byte()
     probabilities = F.interpolate(random_probabilities(generator, 3)[None], size=(65, 97), mode="bilinear")
     (full,) = sharpen([image], [probabilities], FOR_PSEUDO_LABELS, backend)
@@ -153,7 +155,7 @@ def test_sharpen__fast_is_nearly_the_same(backend: Backend, generator: torch.Gen
     torch.testing.assert_close(fast.sum(dim=1), torch.ones(1, 65, 97))
 
 
-def test_sharpen__a_pixel_has_no_half(backend: Backend) -> None:
+def test_sharpen__a_pixel_has_no_half(backend: CrfBackend) -> None:
     probabilities = torch.tensor([0.25, 0.75]).reshape(1, 2, 1, 1)
     (result,) = sharpen(
         [torch.zeros(3, 1, 1, dtype=torch.uint8)], [probabilities], FOR_PSEUDO_LABELS, backend, fast=True
@@ -172,7 +174,7 @@ def few_likely(generator: torch.Generator, labels: int = 21) -> Tensor:
 
 @PARAMETERS
 def test_sharpen__improbable_labels_as_one(
-    parameters: CrfParameters, backend: Backend, generator: torch.Generator
+    parameters: CrfParameters, backend: CrfBackend, generator: torch.Generator
 ) -> None:
     image, given = textured_image(generator), few_likely(generator)
     assert Merged.of(given).probabilities.shape[1] == 4

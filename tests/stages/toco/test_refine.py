@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.toco.crf import FOR_PSEUDO_LABELS, Backend, sharpen
+from stages.toco.crf import FOR_PSEUDO_LABELS, CrfBackend, sharpen
 from stages.toco.par import refined_labels
 from stages.toco.refine import (
     against_backgrounds,
@@ -22,7 +22,7 @@ def two_halves() -> Tensor:
 
 
 @pytest.fixture(params=["torch", "pydensecrf"])
-def backend(request: pytest.FixtureRequest) -> Backend:
+def backend(request: pytest.FixtureRequest) -> CrfBackend:
     if request.param == "pydensecrf":
         pytest.importorskip("pydensecrf")
         return "pydensecrf"
@@ -69,7 +69,7 @@ def test_by_two_thresholds__label_and_confidence() -> None:
     torch.testing.assert_close(confidence, torch.tensor([[0.8, 0.0, 0.8]]))
 
 
-def test_crf_against_two_backgrounds(backend: Backend) -> None:
+def test_crf_against_two_backgrounds(backend: CrfBackend) -> None:
     cam = torch.zeros(2, 16, 24)
     cam[0, :, :12] = 0.95  # sure, and on an object of its own colour
 

@@ -74,7 +74,7 @@ def test_step__total_is_the_weighted_sum(auxiliary_labels: bool) -> None:
 def test_step__published_weights() -> None:
     defaults = StepSettings()
     assert (defaults.ptc_weight, defaults.ctc_weight, defaults.seg_weight, defaults.reg_weight) == (0.2, 0.5, 0.1, 0.05)
-    assert (defaults.background_high, defaults.background_low) == (0.7, 0.25)
+    assert (defaults.high_threshold, defaults.low_threshold) == (0.7, 0.25)
     assert (defaults.temperature, defaults.momentum) == (0.5, 0.9)
     assert (defaults.local_crops, defaults.local_crop_size, defaults.scales) == (8, 96, (1.0, 0.5, 1.5))
 

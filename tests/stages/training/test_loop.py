@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import DataError, Sample
+from data.errors import ArtifactError
 from data.stream import SampleStream
-from stages.config import Training as Settings
-from stages.run_folder.saving import ArtifactError
+from stages.config import TrainingSettings as Settings
 from stages.runtime.fabric import make_fabric
 from stages.runtime.monitor import Monitor, SilentMonitor
 from stages.toco.schedule import learning_rate_factor
-from stages.training.loop import Training, interrupt_noted, parameter_groups
+from stages.training.loop import TrainingLoop, interrupt_noted, parameter_groups
 
 
-def training_of(folder: Path, monitor: Monitor | None = None, **settings: Any) -> Training:
+def training_of(folder: Path, monitor: Monitor | None = None, **settings: Any) -> TrainingLoop:
     """Fits y = w x to y = 2 x, one number a step."""
-    defaults = {"iterations": 5, "batch_size": 1, "warmup": 0.4, "learning_rate": 0.1, "log_every": 2}
+    defaults = {"iterations": 5, "batch_size": 1, "warmup_fraction": 0.4, "learning_rate": 0.1, "log_every": 2}
     schedule = Settings(**{**defaults, "checkpoint_every": 100, "evaluate_every": 0, "workers": 0, **settings})
     fabric = make_fabric("cpu")
     linear = nn.Linear(1, 1, bias=False)
     nn.init.ones_(linear.weight)
     groups = [{"params": linear.parameters(), "lr": 0.1, "base_lr": 0.1}]
     module, optimizer = fabric.setup(linear, torch.optim.SGD(groups))
-    return Training(
+    return TrainingLoop(
         fabric=fabric,
         module=module,
         optimizer=optimizer,
@@ -39,11 +39,11 @@ def training_of(folder: Path, monitor: Monitor | None = None, **settings: Any) -
     )
 
 
-def weight(training: Training) -> float:
+def weight(training: TrainingLoop) -> float:
     return training.module.state_dict()["weight"].item()  # type: ignore[no-any-return]
 
 
-def run(training: Training, *, evaluate: Any = None, seen: list[int] | None = None) -> None:
+def run(training: TrainingLoop, *, evaluate: Any = None, seen: list[int] | None = None) -> None:
     def losses(iteration: int, batch: Tensor) -> Mapping[str, Tensor]:
         if seen is not None:
             seen.append(iteration)
