@@ -1,4 +1,4 @@
-"""Collect the pages of the documentation site in build/docs: `python docs/site_pages.py`, the first half of `make docs`.
+"""Collect the pages of the documentation site in build/docs: `python docs/site_pages.py`, a part of `make docs`.
 
 They are the pages of docs/, with the options of all commands filled in from the command line itself, and the pages
 outside of docs/ (bench/*.md, CONTRIBUTING.md, CHANGELOG.md) under their own paths.
@@ -67,7 +67,6 @@ def _command_section(name: str, command: Any) -> str:
 
 
 def _row(option: str, meaning: str) -> str:
-    option = option.replace("|", "\\|")
     return f"| `{option}` | {_plain(meaning)} |"
 
 
