@@ -3,33 +3,30 @@
 In: a run folder and its data set's masks, which no training ever sees. Out: one table.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.dataset import DataError, Dataset, Sample
 from data.images import read_image
-from data.readers import open_dataset, read_mask
-from stages.config import Evaluate, Machine, Predict
+from data.readers import read_mask
+from stages.config import Evaluate, Predict
 from stages.labels.store import LabelFile
 from stages.networks.inference import to_tensor
-from stages.networks.segmenter import open_segmenter
-from stages.run_folder.artifacts import StageFolder, check_classes, current, open_stage
-from stages.run_folder.run_data import spread, usable_samples
+from stages.networks.segmenter import NetworkName, Segmenter, open_segmenter
+from stages.run_folder.artifacts import StageFolder, current, open_stage
+from stages.run_folder.run_data import open_run_data, skipping, spread, usable_samples, with_skip_bad
 from stages.runtime.monitor import Monitor
-from stages.toco.cam import labels_at
+from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.metrics import Confusion, Scores
 from stages.toco.refine import with_background
 
-AnyMachine = TypeVar("AnyMachine", bound=Machine)
-
-NETWORKS: tuple[Literal["decoder", "student"], ...] = ("decoder", "student")
+NETWORKS: tuple[NetworkName, ...] = ("decoder", "student")
 SOURCE_TITLES = {"cam": "CAM", "aux": "auxiliary CAM", "decoder": "decoder for\ngiven classes"}  # by --source
 UNLABELLED = (
     "pixels whose truth is 255 are left out; a pixel predicted 255 counts as wrong, but for 'mean where labelled'"
@@ -85,7 +82,14 @@ def _plain(value: float) -> float | None:
     return None if value != value else round(value, 6)
 
 
-def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = None) -> Evaluation:
+def evaluate(
+    run: Path,
+    config: Evaluate,
+    monitor: Monitor,
+    *,
+    data: Path | Dataset | None = None,
+    segmenters: Mapping[NetworkName, Segmenter] | None = None,
+) -> Evaluation:
     """Measure all products of a run.
 
     CAM and pseudo masks are measured on the images they were made for; the networks on `config.split`, by
@@ -95,18 +99,18 @@ def evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None
         run: The run folder.
         config: Settings.
         monitor: Told of progress.
-        data: Where the data set is now, if it was moved since.
+        data: The data set's present folder if it was moved, or the open data set.
+        segmenters: The run's networks, if they are loaded already.
 
     Raises:
-        ValueError: There are no true masks to measure against.
+        DataError: There are no ground-truth masks to evaluate on.
         ArtifactError: The run has no finished stage, or one that is damaged.
     """
     cam = open_stage(run, "cam")
     config = with_skip_bad(config, cam)
-    dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
-    check_classes(cam, dataset)
+    dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     split = config.split or _network_split(dataset, cam)
-    measures = [partial(network_columns, run, dataset, config, monitor, split=split)]
+    measures = [partial(network_columns, run, dataset, config, monitor, split=split, segmenters=segmenters or {})]
     if current(run, "labels", monitor, "not measured"):
         measures.insert(
             0, partial(label_columns, run, dataset, monitor, images=config.images, skip_bad=config.skip_bad)
@@ -130,11 +134,6 @@ def _network_split(dataset: Dataset, cam: StageFolder) -> str:
     if val is not None and any(sample.mask is not None for sample in dataset.splits[val]):
         return val
     return cam.settings["split"] or dataset.train_split
-
-
-def with_skip_bad(config: AnyMachine, folder: StageFolder) -> AnyMachine:
-    """Pass over bad files if that is asked for, or was when the stage was run."""
-    return replace(config, skip_bad=bool(config.skip_bad or folder.settings["skip_bad"]))
 
 
 def with_ground_truth(
@@ -201,9 +200,8 @@ def label_columns(
 def stored_label(cams: LabelFile, image_id: str, background: float | None) -> Tensor:
     """Label the stored scores by a threshold; without one they are probabilities beside a background of their own."""
     scores = torch.from_numpy(cams.read(image_id)).float()
-    numbers = torch.tensor([0, *cams.classes(image_id)])
     label = with_background(scores)[0].argmax(dim=0) if background is None else labels_at(scores, background)
-    return numbers[label]
+    return to_class_numbers(label, cams.classes(image_id))
 
 
 def read_ground_truth(sample: Sample, like: Tensor, num_classes: int) -> Tensor:
@@ -212,7 +210,15 @@ def read_ground_truth(sample: Sample, like: Tensor, num_classes: int) -> Tensor:
     return torch.from_numpy(read_mask(sample, size, num_classes)).long()
 
 
-def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Monitor, *, split: str) -> list[Column]:
+def network_columns(
+    run: Path,
+    dataset: Dataset,
+    config: Evaluate,
+    monitor: Monitor,
+    *,
+    split: str,
+    segmenters: Mapping[NetworkName, Segmenter],
+) -> list[Column]:
     """Measure the decoder, and the student where it is trained.
 
     Raises:
@@ -223,7 +229,8 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
     samples = with_ground_truth(usable, split, dataset, config.images)
     columns = []
     for name in NETWORKS if current(run, "seg", monitor, "not measured") else NETWORKS[:1]:
-        segment = open_segmenter(run, Predict(source=name, device=config.device, precision=config.precision))
+        settings = Predict(source=name, device=config.device, precision=config.precision)
+        segment = segmenters.get(name) or open_segmenter(run, settings)
         confusion, measured = Confusion(len(dataset.class_names) + 1), 0
         monitor.start(f"measuring the {name}", len(samples))
         for sample in samples:
@@ -237,14 +244,3 @@ def network_columns(run: Path, dataset: Dataset, config: Evaluate, monitor: Moni
             Column(name=name, split=split, images=measured, scores=confusion.scores(), counts=confusion.counts)
         )
     return columns
-
-
-@contextmanager
-def skipping(skip_bad: bool, monitor: Monitor) -> Iterator[None]:
-    """Go on without an image or mask that is bad, if that was asked for."""
-    try:
-        yield
-    except DataError as error:
-        if not skip_bad:
-            raise
-        monitor.warn(f"left out: {error}")

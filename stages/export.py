@@ -41,7 +41,7 @@ def export(
         out: Folder to write to.
         monitor: Told of progress.
         format: Key of FORMATS.
-        data: Where the data set is now, if it was moved since.
+        data: The data set's present folder if it was moved, or the open data set.
         overwrite: Write into a folder that holds files already; those of other names stay.
 
     Returns:

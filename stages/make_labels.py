@@ -9,16 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from data.dataset import Dataset, Sample
-from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.labels.choose_background import choose_background
 from stages.labels.maker import LabelMaker
 from stages.labels.pixel_labels import resolved, with_training_defaults
 from stages.labels.store import join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
-from stages.run_folder.artifacts import already_finished, begin_stage, check_classes, open_stage, read_config
+from stages.run_folder.artifacts import already_finished, begin_stage, open_stage, read_config
 from stages.run_folder.provenance import session
-from stages.run_folder.run_data import usable_samples
+from stages.run_folder.run_data import open_run_data, usable_samples
 from stages.runtime.fabric import start
 from stages.runtime.monitor import Monitor
 
@@ -30,7 +29,7 @@ def make_labels(
     config: MakeLabels,
     monitor: Monitor,
     *,
-    data: Path | None = None,
+    data: Path | Dataset | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -40,7 +39,7 @@ def make_labels(
         run: A run folder in which `toco train-cam` finished.
         config: Settings.
         monitor: Told of progress.
-        data: Where the data set is now, if it was moved since.
+        data: The data set's present folder if it was moved, or the open data set.
         resume: Keep what an interrupted run finished.
         overwrite: Start again, deleting what RUN/labels has.
 
@@ -59,8 +58,7 @@ def make_labels(
     if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric, monitor, share = start(config, monitor)
-    dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
-    check_classes(cam, dataset)
+    dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     model = load_cam_model(cam)
     assert config.image_size is not None
     check_scales(config.scales, config.image_size, model.backbone)

@@ -12,16 +12,15 @@ from typing import Any
 
 from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
-from data.readers import open_dataset
 from stages.config import Report
-from stages.evaluate import Evaluation, NoGroundTruthError, evaluate, with_skip_bad
+from stages.evaluate import Evaluation, NoGroundTruthError, evaluate
 from stages.reporting import charts, gallery
 from stages.reporting.oversmoothing import smoothness_curves
 from stages.reporting.page import Chart, Page, StageFacts, render
 from stages.reporting.products import RunProducts, open_products
-from stages.run_folder.artifacts import PRODUCERS, SETTINGS, StageFolder, as_plain, check_classes, finished, open_stage
+from stages.run_folder.artifacts import PRODUCERS, SETTINGS, StageFolder, as_plain, finished, open_stage
 from stages.run_folder.provenance import read_sessions
-from stages.run_folder.run_data import spread
+from stages.run_folder.run_data import open_run_data, spread, with_skip_bad
 from stages.runtime.monitor import Monitor
 from stages.sweep import Sweep, sweep
 
@@ -29,14 +28,14 @@ REPORT = "report.html"
 SMOOTHNESS_IMAGES = 16
 
 
-def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = None) -> Path:
+def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset | None = None) -> Path:
     """Write RUN/report.html; what the run has not made yet is left out.
 
     Args:
         run: A run folder in which `toco train-cam` finished.
         config: Settings.
         monitor: Told of progress, and of what is left out.
-        data: Where the data set is now, if it was moved since.
+        data: The data set's present folder if it was moved, or the open data set.
 
     Returns:
         The page.
@@ -47,12 +46,11 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
     """
     cam = open_stage(run, "cam")
     config = with_skip_bad(config, cam)
-    dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
-    check_classes(cam, dataset)
+    dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     products = open_products(run, dataset, config, monitor)
     folders = {stage: open_stage(run, stage) for stage in SETTINGS if finished(run, stage)}
-    evaluation = _evaluation(run, config, monitor, data)
-    curve = _sweep(run, products, config, monitor, data)
+    evaluation = _evaluation(products, config, monitor)
+    curve = _sweep(products, config, monitor)
     samples = _shown_samples(products)
     chosen: list[gallery.Ranked] = []
     if samples:
@@ -65,7 +63,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
         chosen = gallery.choose(ranked, config.gallery, len(dataset.class_names))
     entries = list(gallery.entries(chosen, products, monitor, skip_bad=config.skip_bad))
     measured = spread(samples or dataset.split(cam.settings["split"]), SMOOTHNESS_IMAGES)
-    curves = smoothness_curves(run, config.compare, measured, products.fabric, monitor)
+    curves = smoothness_curves(products.cam_folder, products.model, config.compare, measured, products.fabric, monitor)
     page = Page(
         run=run,
         dataset=dataset,
@@ -92,19 +90,21 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | None = N
     return run / REPORT
 
 
-def _evaluation(run: Path, config: Report, monitor: Monitor, data: Path | None) -> Evaluation | None:
+def _evaluation(products: RunProducts, config: Report, monitor: Monitor) -> Evaluation | None:
     try:
-        return evaluate(run, config, monitor, data=data)
+        return evaluate(
+            products.run, config, monitor, data=products.dataset, segmenters=products.segmenters(config.precision)
+        )
     except NoGroundTruthError as error:
         monitor.note(f"no scores: {error}")
         return None
 
 
-def _sweep(run: Path, products: RunProducts, config: Report, monitor: Monitor, data: Path | None) -> Sweep | None:
+def _sweep(products: RunProducts, config: Report, monitor: Monitor) -> Sweep | None:
     if products.labels_folder is None or products.labels_folder.settings["source"] == "decoder":
         return None
     try:
-        return sweep(run, config, monitor, data=data)
+        return sweep(products.run, config, monitor, data=products.dataset)
     except NoGroundTruthError:
         return None
 

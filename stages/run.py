@@ -97,12 +97,14 @@ def run(
         monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
         return {"monitor": monitor_of_step, "resume": not anew, "overwrite": anew}
 
-    train_cam(data, out, cam, **step(1, "train-cam"))
-    make_labels(out, labels, data=data, **step(2, "make-labels"))
-    train_seg(out, seg, data=data, **step(3, "train-seg"))
+    train_cam(dataset, out, cam, **step(1, "train-cam"))
+    make_labels(out, labels, data=dataset, **step(2, "make-labels"))
+    train_seg(out, seg, data=dataset, **step(3, "train-seg"))
     if fabric.is_global_zero:
         last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
-        report(out, Report(device=config.device, precision=config.precision, skip_bad=config.skip_bad), last, data=data)
+        report(
+            out, Report(device=config.device, precision=config.precision, skip_bad=config.skip_bad), last, data=dataset
+        )
     fabric.barrier()  # a launcher may take the first one's long end for a fault
     return out / REPORT
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
+from data.dataset import Dataset
 from data.errors import SettingsError
-from data.readers import open_dataset
 from stages.config import Evaluate
-from stages.evaluate import NoGroundTruthError, read_ground_truth, skipping, with_ground_truth, with_skip_bad
+from stages.evaluate import NoGroundTruthError, read_ground_truth, with_ground_truth
 from stages.labels.choose_background import GRID
 from stages.labels.store import LabelFile
-from stages.run_folder.artifacts import check_classes, open_stage
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.run_data import open_run_data, skipping, with_skip_bad
 from stages.runtime.monitor import Monitor
-from stages.toco.cam import labels_at
+from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.metrics import Confusion
 
 
@@ -52,14 +53,14 @@ class Sweep:
         }
 
 
-def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = None) -> Sweep:
+def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset | None = None) -> Sweep:
     """Measure the stored CAMs at every score of a grid.
 
     Args:
         run: A run folder in which `toco make-labels` finished.
         config: Settings; the split is always that of the labels.
         monitor: Told of progress.
-        data: Where the data set is now, if it was moved since.
+        data: The data set's present folder if it was moved, or the open data set.
 
     Raises:
         SettingsError: There are no true masks of these images, or the labels are the decoder's, which has no threshold.
@@ -70,8 +71,7 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = 
     source = labels.settings["source"]
     if source == "decoder":
         raise SettingsError(f"{labels.path} was made from the decoder, which needs no threshold: nothing to sweep")
-    dataset = open_dataset(data or labels.dataset_root, skip_bad=config.skip_bad)
-    check_classes(labels, dataset)
+    dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
     split = labels.settings["split"] or dataset.train_split
     cams = LabelFile(labels.path / "cams.h5", "cams")
     stored = [sample for sample in dataset.split(split) if sample.id in cams]
@@ -82,10 +82,10 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | None = 
     for sample in samples:
         with skipping(config.skip_bad, monitor):
             cam = torch.from_numpy(cams.read(sample.id)).float()
-            numbers = torch.tensor([0, *cams.classes(sample.id)])
+            classes = cams.classes(sample.id)
             truth = read_ground_truth(sample, cam, len(dataset.class_names))
             for confusion, background in zip(confusions, GRID, strict=True):
-                confusion.add(numbers[labels_at(cam, background)], truth)
+                confusion.add(to_class_numbers(labels_at(cam, background), classes), truth)
             measured += 1
         monitor.advance()
     monitor.finish()

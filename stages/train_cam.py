@@ -11,11 +11,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from data.dataset import DataError, Sample
+from data.dataset import DataError, Dataset, Sample
 from data.errors import SettingsError
 from data.image_cache import TrainingImages, open_cache
 from data.images import image_size
-from data.readers import open_dataset, read_mask
+from data.readers import read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
 from stages.config import TrainCam
@@ -23,7 +23,7 @@ from stages.networks.cam_model import new_cam_model, spec_as_dict
 from stages.networks.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
 from stages.run_folder.artifacts import already_finished, begin_stage
 from stages.run_folder.provenance import session
-from stages.run_folder.run_data import spread, usable_samples
+from stages.run_folder.run_data import open_data, spread, usable_samples
 from stages.runtime.fabric import processes_of, share_counts, start
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import label_one_threshold, present_classes
@@ -34,7 +34,7 @@ from stages.training.loop import fit
 
 
 def train_cam(
-    data: Path,
+    data: Path | Dataset,
     out: Path,
     config: TrainCam,
     monitor: Monitor,
@@ -45,7 +45,7 @@ def train_cam(
     """Train the CAM network and write RUN/cam.
 
     Args:
-        data: A data set, in any layout.
+        data: A data set's folder, in any layout, or the open data set.
         out: The run folder.
         config: Settings.
         monitor: Told of progress.
@@ -65,7 +65,7 @@ def train_cam(
         return folder
     # Parts rest while their losses have no weight yet.
     fabric, monitor, share = start(config, monitor, unused_parameters=True)
-    dataset = open_dataset(data, skip_bad=config.skip_bad)
+    dataset = open_data(data, skip_bad=config.skip_bad)
     dataset.split(config.split)
     torch.manual_seed(config.seed)
     model, spec = new_cam_model(config, len(dataset.class_names))

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
 from data.images import read_image
-from data.readers import check_images, open_dataset, read_mask
+from data.readers import check_images, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
 from stages.config import TrainSeg
 from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
 from stages.networks.inference import to_tensor
 from stages.networks.student import Student, label_map, new_student, student_probabilities
-from stages.run_folder.artifacts import already_finished, begin_stage, check_classes, check_up_to_date, open_stage
+from stages.run_folder.artifacts import already_finished, begin_stage, check_up_to_date, open_stage
 from stages.run_folder.provenance import session
-from stages.run_folder.run_data import spread, usable_samples
+from stages.run_folder.run_data import open_run_data, spread, usable_samples
 from stages.runtime.fabric import processes_of, share_counts, start
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
@@ -41,7 +41,7 @@ def train_seg(
     config: TrainSeg,
     monitor: Monitor,
     *,
-    data: Path | None = None,
+    data: Path | Dataset | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -51,7 +51,7 @@ def train_seg(
         run: A run folder in which `toco make-labels` finished.
         config: Settings.
         monitor: Told of progress.
-        data: Where the data set is now, if it was moved since.
+        data: The data set's present folder if it was moved, or the open data set.
         resume: Go on after an interruption; on a CPU the weights are bit for bit those of an undisturbed run.
         overwrite: Start again, deleting what RUN/seg has.
 
@@ -69,8 +69,7 @@ def train_seg(
     if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric, monitor, share = start(config, monitor)
-    dataset = open_dataset(data or labels.dataset_root, skip_bad=config.skip_bad)
-    check_classes(labels, dataset)
+    dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
     label_file = labels.path / "labels.h5"
     labelled = labelled_images(dataset, label_file, config, monitor)
     samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)

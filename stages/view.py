@@ -14,21 +14,22 @@ from PIL import Image
 
 from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
-from data.readers import open_dataset
 from stages.config import View
-from stages.evaluate import with_skip_bad
 from stages.reporting.charts import missing_glyphs_allowed
 from stages.reporting.gallery import panels
 from stages.reporting.pictures import class_colours
 from stages.reporting.products import Products, open_products
-from stages.run_folder.artifacts import check_classes, open_stage
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.run_data import open_run_data, with_skip_bad
 from stages.runtime.monitor import Monitor
 
 PANEL_INCHES = 4.0  # inches of a panel
 DPI = 110
 
 
-def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, data: Path | None = None) -> Path:
+def view(
+    image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, data: Path | Dataset | None = None
+) -> Path:
     """Draw an image, its CAMs, its masks and, where there is one, its true mask.
 
     Args:
@@ -38,7 +39,7 @@ def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, d
         out: The PNG.
         config: Settings.
         monitor: Told of what is left out.
-        data: Where the data set is now, if it was moved since.
+        data: The data set's present folder if it was moved, or the open data set.
 
     Returns:
         The PNG.
@@ -49,8 +50,7 @@ def view(image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, d
     """
     cam = open_stage(run, "cam")
     config = with_skip_bad(config, cam)
-    dataset = open_dataset(data or cam.dataset_root, skip_bad=config.skip_bad)
-    check_classes(cam, dataset)
+    dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     products = open_products(run, dataset, config, monitor)
     made = products.of(find_sample(image, dataset))
     background = products.background_threshold if config.background_threshold is None else config.background_threshold

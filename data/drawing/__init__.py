@@ -1,1 +1,1 @@
-"""Drawing pictures of textured objects: fields, outlines, textures, kinds of objects, grounds, scenes."""
+"""Draw the pictures of `toco demo`: textures, kinds of objects, scenes, and the data set made of them."""

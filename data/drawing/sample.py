@@ -1,70 +1,51 @@
-"""Draws the sample data set, a custom folder: textured objects on textured grounds, with exact masks."""
-
-from __future__ import annotations
+"""Write the data set of `toco demo`: pictures of textured objects on textured grounds, with exact masks."""
 
 import csv
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from data.dataset import DataError
 from data.drawing.kinds import DEMO_KINDS
 from data.drawing.scene import draw_scene
+from data.errors import DataError
+from data.palette import palette_image
 
 
 def draw_sample(out: Path, *, images: int = 400, validation: int = 100, size: int = 96, seed: int = 0) -> None:
-    """Write a custom folder of drawn pictures: `images/`, `labels.csv`, `classes.txt` and exact `masks/`.
+    """Write a custom folder of drawn pictures: `images/`, `labels.csv`, `classes.txt` and `masks/`.
 
-    Every picture shows one to three objects of the classes DEMO_KINDS. The same arguments give the same bytes.
+    Each picture shows one to three objects of the classes DEMO_KINDS. The same arguments give the same files.
 
     Args:
         out: the folder to make.
-        images: how many pictures split train gets.
-        validation: how many more split val gets.
-        size: height and width of a picture in pixels; the same things are drawn at any size.
-        seed: another seed, other pictures; 0 or more.
+        images: number of pictures in split train, 1 or more.
+        validation: number of pictures in split val.
+        size: height and width in pixels, 32 or more; the same seed shows the same scenes at any size.
+        seed: chooses the pictures; 0 or more.
 
     Raises:
         DataError: `out` exists.
-        ValueError: numbers that make no data set.
+        ValueError: a number is out of range.
     """
     if images < 1 or validation < 0 or size < 32 or seed < 0:
         raise ValueError(
             f"cannot draw images={images}, validation={validation}, size={size}, seed={seed}: "
             "take at least 1 image, 32 pixels, and no negative number"
         )
-    out = Path(out)
     if out.exists():
-        raise DataError(f"'{out}' exists already: name a folder that does not, or remove it first")
-    for folder in ("images", "masks"):
-        (out / folder).mkdir(parents=True)
-    kinds = DEMO_KINDS
-    rows = []
+        raise DataError(f"'{out}' exists already: name a folder that does not exist, or remove this one first")
+    (out / "images").mkdir(parents=True)
+    (out / "masks").mkdir()
+    names = [kind.name for kind in DEMO_KINDS]
+    rows = [("image", "labels", "split")]
     for index in range(images + validation):
-        scene = draw_scene(kinds, size, np.random.default_rng((seed, index)), first_kind=index % len(kinds))
-        stem = f"{index:05d}"
-        Image.fromarray(scene.image).save(out / "images" / f"{stem}.jpg", quality=92, subsampling=0)
-        write_mask(out / "masks" / f"{stem}.png", scene.mask)
-        labels = ";".join(kinds[label - 1].name for label in np.unique(scene.mask) if label)
-        rows.append((f"{stem}.jpg", labels, "train" if index < images else "val"))
-    (out / "classes.txt").write_text("".join(f"{kind.name}\n" for kind in kinds), encoding="utf-8")
+        rng = np.random.default_rng((seed, index))
+        image, mask = draw_scene(DEMO_KINDS, size, rng, first_kind=index % len(DEMO_KINDS))
+        Image.fromarray(image).save(out / "images" / f"{index:05d}.jpg", quality=92, subsampling=0)
+        palette_image(mask).save(out / "masks" / f"{index:05d}.png")
+        labels = ";".join(names[label - 1] for label in np.unique(mask) if label)
+        rows.append((f"{index:05d}.jpg", labels, "train" if index < images else "val"))
+    (out / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     with (out / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("image", "labels", "split"), *rows])
-
-
-def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
-    """Write a mask as a palette PNG, so that a viewer shows each class in a colour of its own."""
-    palette = np.zeros((256, 3), np.uint8)
-    palette[1:7] = (
-        (214, 39, 40),
-        (255, 187, 60),
-        (44, 160, 44),
-        (31, 119, 180),
-        (148, 103, 189),
-        (23, 190, 207),
-    )
-    picture = Image.fromarray(mask)
-    picture.putpalette(palette.tobytes())
-    picture.save(path)
+        csv.writer(file, lineterminator="\n").writerows(rows)

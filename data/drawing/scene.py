@@ -1,154 +1,126 @@
-"""Puts objects on a ground, lights and photographs them."""
-
-from __future__ import annotations
+"""Draw a picture with its exact mask: objects on a ground, with light, shadow, and the noise of a camera."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from data.drawing.fields import Canvas, Colour, Light, Plane, halve, hsv_to_rgb, mix, noise, step, turned
-from data.drawing.grounds import draw_ground
-from data.drawing.kinds import Kind
+from data.drawing.kinds import Kind, outline, surface
+from data.drawing.textures import Canvas, Light, Plane, blend, draw_ground, noise, rotated_axes, smoothstep
+
+Place: TypeAlias = tuple[float, float, float, float]  # centre x, y and radius in sides of the picture; angle in radians
 
 
 class Scene(NamedTuple):
     """One drawn picture."""
 
     image: NDArray[np.uint8]  # (h, w, 3)
-    mask: NDArray[np.uint8]  # (h, w), 0 the ground, c the c-th of the kinds
-
-
-class Placement(NamedTuple):
-    """Where an object lies: centre and radius as shares of the picture's side, turned by `angle` radians."""
-
-    x: float
-    y: float
-    radius: float
-    angle: float
-
-
-class Cutout(NamedTuple):
-    """A drawn object, ready to be laid on a picture."""
-
-    window: tuple[slice, slice]
-    """Rows and columns of the picture that the rest is about, h x w pixels."""
-    paint: Canvas
-    """(h, w, 3) colours, times cover."""
-    cover: Plane
-    """(h, w) share of each pixel that the object covers."""
-    shadow: Plane
-    """(h, w) share of the light that it keeps from what lies below."""
+    mask: NDArray[np.uint8]  # (h, w): 0 the ground, c the c-th of the kinds
 
 
 def draw_scene(kinds: Sequence[Kind], size: int, rng: np.random.Generator, *, first_kind: int) -> Scene:
-    """Draw one to three objects, the first of them `kinds[first_kind]`, on a ground.
+    """Draw one to three objects, the first of them a `kinds[first_kind]`, on a random ground.
 
-    A pixel of the mask belongs to whoever covers most of it.
+    The same generator state gives the same scene at any size. A pixel of the mask belongs to what covers most of it.
     """
     turn = rng.uniform(0, 2 * math.pi)
-    light = Light(x=math.cos(turn), y=math.sin(turn))
+    light = (math.cos(turn), math.sin(turn))
     picture = draw_ground(size, light, rng)
-    shares = [np.ones((size, size), np.float32)]  # of the ground, then of each object
-    labels = [0]
-    for order, placement in enumerate(place_objects(rng)):
-        number = first_kind if order == 0 else int(rng.integers(len(kinds)))
-        window, paint, cover, shadow = draw_object(kinds[number], placement, size, light, rng)
-        below = picture[window] * (1 - shadow)[..., None]
-        picture[window] = below * (1 - cover)[..., None] + paint
-        for share in shares:
-            share[window] *= 1 - cover
-        shares.append(np.zeros((size, size), np.float32))
-        shares[-1][window] = cover
-        labels.append(number + 1)
-    mask = np.asarray(labels, np.uint8)[np.argmax(shares, axis=0)]
-    return Scene(image=expose(picture, rng), mask=mask)
+    labels = np.zeros(4, np.uint8)  # of the ground and of at most three objects
+    shares = np.zeros((4, size, size), np.float32)  # of each pixel that they cover
+    shares[0] = 1
+    for order, place in enumerate(place_objects(rng), start=1):
+        number = first_kind if order == 1 else int(rng.integers(len(kinds)))
+        rows, columns, paint, cover, shadow = draw_object(kinds[number], place, size, light, rng)
+        below = picture[rows, columns] * (1 - shadow)[..., None]
+        picture[rows, columns] = below * (1 - cover)[..., None] + paint
+        labels[order] = number + 1
+        shares[:, rows, columns] *= 1 - cover
+        shares[order, rows, columns] = cover
+    return Scene(photograph(picture, rng), labels[shares.argmax(axis=0)])
 
 
-def place_objects(rng: np.random.Generator) -> list[Placement]:
+def place_objects(rng: np.random.Generator) -> list[Place]:
     """Choose places for one to three objects, which may touch but hide little of each other."""
-    count = int(rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25)))
+    count = rng.choice((1, 2, 3), p=(0.35, 0.4, 0.25))
     largest = (0.45, 0.36, 0.29)[count - 1]
-    placements: list[Placement] = []
+    places: list[Place] = []
     for _ in range(100):
-        radius = float(rng.uniform(0.75, 1.0)) * largest
-        x, y = (float(place) for place in rng.uniform(0.75 * radius, 1 - 0.75 * radius, 2))
-        if all(math.hypot(x - other.x, y - other.y) > 0.85 * (radius + other.radius) for other in placements):
-            placements.append(Placement(x=x, y=y, radius=radius, angle=float(rng.uniform(0, 2 * math.pi))))
-        if len(placements) == count:
+        radius = rng.uniform(0.75, 1.0) * largest
+        x, y = (rng.uniform(0.75 * radius, 1 - 0.75 * radius) for _ in range(2))
+        if all(math.hypot(x - other[0], y - other[1]) > 0.85 * (radius + other[2]) for other in places):
+            places.append((x, y, radius, rng.uniform(0, 2 * math.pi)))
+        if len(places) == count:
             break
-    return placements
+    return places
 
 
-def draw_object(kind: Kind, placement: Placement, size: int, light: Light, rng: np.random.Generator) -> Cutout:
-    """Draw an object for a picture of `size` pixels, at twice that and averaged down."""
-    reach = 1.35 * placement.radius  # outlines stray a little beyond the radius, shadows further
-    window = (span(placement.y, reach, size), span(placement.x, reach, size))
-    y, x = np.ogrid[2 * window[0].start : 2 * window[0].stop, 2 * window[1].start : 2 * window[1].stop]
-    unit = 1 / (2 * size * placement.radius)  # one drawn pixel, in radii
-    dx = ((x + 0.5) * unit - placement.x / placement.radius).astype(np.float32)
-    dy = ((y + 0.5) * unit - placement.y / placement.radius).astype(np.float32)
-    cos, sin = math.cos(placement.angle), math.sin(placement.angle)
-    u, v = cos * dx + sin * dy, cos * dy - sin * dx  # the object's own axes
+def draw_object(
+    kind: Kind, place: Place, size: int, light: Light, rng: np.random.Generator
+) -> tuple[slice, slice, Canvas, Plane, Plane]:
+    """Draw an object at twice the picture's resolution and average it down.
 
-    field = kind.outline(u, v, rng)
-    slope_y, slope_x = np.gradient(field, unit)
+    Returns:
+        The rows and the columns of the picture that it needs; there, its colours times its cover, its cover (the
+        fraction of each pixel that it hides), and its shadow (the fraction of the light that it takes).
+    """
+    x, y, radius, angle = place
+    reach = 1.35 * radius  # outlines exceed the radius slightly, shadows more
+    top, left = (max(0, math.floor((centre - reach) * size)) for centre in (y, x))
+    bottom, right = (min(size, math.ceil((centre + reach) * size)) for centre in (y, x))
+    pixel = 1 / (2 * size * radius)  # one drawn pixel, in radii
+    dx = ((np.arange(2 * left, 2 * right) + 0.5) * pixel - x / radius).astype(np.float32)
+    dy = ((np.arange(2 * top, 2 * bottom)[:, None] + 0.5) * pixel - y / radius).astype(np.float32)
+    u, v = math.cos(angle) * dx + math.sin(angle) * dy, math.cos(angle) * dy - math.sin(angle) * dx
+
+    field = outline(kind, u, v, rng)
+    slope_y, slope_x = np.gradient(field, pixel)
     steepness = np.maximum(np.hypot(slope_y, slope_x), 0.3)
-    depth = -field / steepness  # about how far inside the outline, in radii
-    cover = np.clip(0.5 + depth / unit, 0, 1)
+    depth = -field / steepness  # approximate distance from the outline, in radii, positive inside
+    cover = np.clip(0.5 + depth / pixel, 0, 1)
 
-    motif = kind.motif * rng.uniform(0.8, 1.25) / placement.radius
-    surface = kind.texture(u / motif, v / motif, 1 / motif, rng)
-    tone = surface.tone + 0.25 * (noise(rng, u.shape, 8) - 0.5)
+    motif = kind.motif * rng.uniform(0.8, 1.25) / radius
+    relief, tone = surface(kind, u / motif, v / motif, 1 / motif, rng)
+    tone = tone + 0.25 * (noise(rng, u.shape, 8) - 0.5)
     if kind.rim:
-        tone = 0.1 + (tone - 0.1) * step(depth, 0.6 * kind.rim, kind.rim)
-    rise_y, rise_x = np.gradient(surface.relief, unit / motif)
-    edge = 0.35 * (1 - step(depth, 0.0, 0.3)) / steepness  # its side falls off towards the ground
-    brightness = 1 + light.x * (edge * slope_x - 0.15 * rise_x) + light.y * (edge * slope_y - 0.15 * rise_y)
-    brightness -= 0.25 * (1 - step(depth, 0.0, 0.08))
-    colours = mix(object_colours(kind, rng), tone) * np.clip(brightness, 0.3, 1.7)[..., None]
-    return Cutout(
-        window=window,
-        paint=halve(colours * cover[..., None]),
-        cover=halve(cover),
-        shadow=halve(cast_shadow(depth, light, 0.12 / unit)),
-    )
+        tone = 0.1 + (tone - 0.1) * smoothstep(depth, 0.6 * kind.rim, kind.rim)
+    rise_y, rise_x = np.gradient(relief, pixel / motif)
+    edge = 0.35 * (1 - smoothstep(depth, 0.0, 0.3)) / steepness  # the side slopes down to the ground
+    brightness = 1 + light[0] * (edge * slope_x - 0.15 * rise_x) + light[1] * (edge * slope_y - 0.15 * rise_y)
+    brightness -= 0.25 * (1 - smoothstep(depth, 0.0, 0.08))
+    # One object in twelve has a hue of another kind, so that colour alone does not tell the class.
+    hue = rng.random() if rng.random() < 1 / 12 else rng.choice(kind.hues) + rng.normal(0, 0.015)
+    saturation, value = rng.uniform(*kind.saturation), rng.uniform(0.72, 1.0)
+    bright = (hue, saturation * rng.uniform(0.65, 0.95), value)
+    dark = (hue + rng.normal(0, 0.02), min(1, saturation * 1.15), value * rng.uniform(0.45, 0.65))
+    paint = blend(dark, bright, tone) * np.clip(brightness, 0.3, 1.7)[..., None] * cover[..., None]
+
+    shadow = depth  # the object itself, moved away from the light, with a soft edge
+    for axis, slant in ((0, light[1]), (1, light[0])):
+        shadow = shadow.take(np.arange(shadow.shape[axis]) + round(0.12 / pixel * slant), axis, mode="clip")
+    shadow = 0.5 * smoothstep(shadow, -0.14, 0.06)
+    return slice(top, bottom), slice(left, right), halve(paint), halve(cover), halve(shadow)
 
 
-def span(centre: float, reach: float, size: int) -> slice:
-    """Return the pixels within `reach` of `centre`, both shares of the picture's side."""
-    return slice(max(0, math.floor((centre - reach) * size)), min(size, math.ceil((centre + reach) * size)))
+def halve(field: Plane | Canvas) -> Plane | Canvas:
+    """Average 2 x 2 pixels."""
+    return 0.25 * (field[::2, ::2] + field[1::2, ::2] + field[::2, 1::2] + field[1::2, 1::2])
 
 
-def object_colours(kind: Kind, rng: np.random.Generator) -> tuple[Colour, Colour]:
-    """Draw an object's dark and light colour."""
-    painted = rng.random() < 1 / 12  # an odd one, so that colour alone does not tell
-    hue = rng.random() if painted else float(rng.choice(kind.hues)) + rng.normal(0, 0.015)
-    saturation = rng.uniform(*kind.saturation)
-    value = rng.uniform(0.72, 1.0)
-    light = hsv_to_rgb(hue, saturation * rng.uniform(0.65, 0.95), value)
-    dark = hsv_to_rgb(hue + rng.normal(0, 0.02), min(1.0, saturation * 1.15), value * rng.uniform(0.45, 0.65))
-    return dark, light
-
-
-def cast_shadow(depth: Plane, light: Light, length: float) -> Plane:
-    """Shift an object away from the light by `length` pixels and soften its edge."""
-    height, width = depth.shape
-    rows = np.clip(np.arange(height) + round(length * light.y), 0, height - 1)
-    columns = np.clip(np.arange(width) + round(length * light.x), 0, width - 1)
-    return 0.5 * step(depth[rows[:, None], columns], -0.14, 0.06)
-
-
-def expose(picture: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Take the photograph, (h, w, 3) uint8: uneven light, a tint, exposure, a soft lens and the sensor's noise."""
-    falloff = 1 + rng.uniform(0, 0.35) * turned(picture.shape[0], rng)[0]
+def photograph(picture: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Add uneven light, a tint, the exposure, a soft lens and the sensor's noise."""
+    size = len(picture)
+    falloff = 1 + rng.uniform(0, 0.35) * rotated_axes(size, rng)[0]
     tint = (rng.uniform(0.8, 1.15) * (1 + rng.normal(0, 0.03, 3))).astype(np.float32)
     sensor = rng.standard_normal(picture.shape, dtype=np.float32) * rng.uniform(0.01, 0.03)
-    photograph = picture * falloff[..., None] * tint
-    blurred = Image.fromarray((np.clip(photograph, 0, 1) * 255 + 0.5).astype(np.uint8)).filter(
-        ImageFilter.GaussianBlur(rng.uniform(0.5, 1.0) * picture.shape[0] / 96)
-    )
-    return (np.clip(np.asarray(blurred, np.float32) / 255 + sensor, 0, 1) * 255 + 0.5).astype(np.uint8)
+    sharp = Image.fromarray(to_bytes(picture * falloff[..., None] * tint))
+    soft = sharp.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.0) * size / 96))
+    return to_bytes(np.asarray(soft, np.float32) / 255 + sensor)
+
+
+def to_bytes(picture: Canvas) -> NDArray[np.uint8]:
+    """Round colours 0..1 to 0..255."""
+    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from data.dataset import IGNORE_INDEX, DataError, Sample
 from data.errors import ArtifactError
 from data.images import image_size
-from data.readers import open_dataset
 from stages.labels.store import LabelFile
-from stages.run_folder.artifacts import StageFolder, check_classes
+from stages.run_folder.artifacts import StageFolder
+from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import Monitor
 
 
@@ -85,7 +85,7 @@ def open_labelled_images(
         folder: RUN/labels.
         labels: Its label file.
         monitor: Told of progress.
-        data: Where the data set is now, if it was moved since.
+        data: The data set's present folder if it was moved, or the open data set.
 
     Raises:
         ArtifactError: The label file holds no masks, or the data set has other classes.
@@ -94,8 +94,7 @@ def open_labelled_images(
     if not labels.ids:
         raise ArtifactError(f"{labels.path} holds no masks: run 'toco make-labels --overwrite' again")
     # A row without an image is no matter here, unless the image has a mask: then it is lost, and said so below.
-    dataset = open_dataset(data or folder.dataset_root, skip_bad=True)
-    check_classes(folder, dataset)
+    dataset = open_run_data(folder, data, skip_bad=True)
     known = dataset.by_id()
     lost = [image_id for image_id in labels.ids if image_id not in known]
     if lost:

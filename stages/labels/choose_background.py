@@ -20,7 +20,7 @@ from stages.config import MakeLabels
 from stages.labels.maker import Scored
 from stages.run_folder.run_data import spread
 from stages.runtime.monitor import Monitor
-from stages.toco.cam import labels_at
+from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.losses import patch_token_contrast
 from stages.toco.metrics import Confusion
@@ -65,14 +65,15 @@ def choose_background(
     parted = torch.zeros(len(GRID))
     monitor.start("choosing the background score", len(chosen))
     for one in scores(chosen, details=not config.calibration_images):
-        numbers = torch.tensor([0, *one.sample.classes])
         if not config.calibration_images:
             one = reduced(one)
-        references = (
-            _true_mask(one, num_classes) if config.calibration_images else numbers[sharpened_labels(one, config)]
-        )
+        classes = one.sample.classes
+        if config.calibration_images:
+            references = _true_mask(one, num_classes)
+        else:
+            references = to_class_numbers(sharpened_labels(one, config), classes)
         for confusion, background, reference in zip(confusions, GRID, references, strict=True):
-            confusion.add(numbers[labels_at(one.scores.float(), background).cpu()], reference)
+            confusion.add(to_class_numbers(labels_at(one.scores.float(), background).cpu(), classes), reference)
         if not config.calibration_images:
             parted += token_contrast(one)
         monitor.advance()

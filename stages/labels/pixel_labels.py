@@ -5,11 +5,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from data.dataset import IGNORE_INDEX, Sample
 from stages.config import MakeLabels
+from stages.toco.cam import to_class_numbers
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.refine import (
     PseudoLabel,
@@ -124,7 +126,5 @@ def with_class_numbers(mask: Mask, sample: Sample) -> Mask:
     """
     if not (sample.labelled or sample.classes):  # nobody said that there is nothing in it
         return np.full_like(mask, IGNORE_INDEX)
-    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-    table[: len(sample.classes) + 1] = (0, *sample.classes)
-    numbered: Mask = table[mask]
+    numbered: Mask = to_class_numbers(torch.from_numpy(mask).long(), sample.classes).byte().numpy()
     return numbered

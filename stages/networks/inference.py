@@ -35,14 +35,22 @@ def load_image(sample: Sample, side: int) -> LoadedImage:
         DataError: It cannot be read.
     """
     image = read_image(sample.image)
-    return LoadedImage(
-        squashed=to_tensor(image.resize((side, side), Image.Resampling.BILINEAR)), original=to_tensor(image)
-    )
+    return LoadedImage(squashed=squash(image, side), original=to_tensor(image))
+
+
+def squash(image: Image.Image, side: int) -> UInt8[Tensor, "3 {side} {side}"]:
+    """Resize an RGB image to the square that the CAM network takes; the aspect ratio is not kept."""
+    return to_tensor(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     """Turn an RGB image into a tensor."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
+    """Turn a tensor on the CPU into an RGB image."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
 @torch.inference_mode()

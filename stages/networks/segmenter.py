@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor
-from torchvision.transforms import v2
 
 from stages.config import Predict
 from stages.networks.cam_model import load_cam_model
-from stages.networks.inference import decoder_probabilities, resize_maps
+from stages.networks.inference import decoder_probabilities, resize_maps, squash, to_picture
 from stages.networks.student import label_map, load_student, student_probabilities
 from stages.networks.windows import label_in_windows
 from stages.run_folder.artifacts import StageFolder, finished, open_stage
@@ -26,6 +25,8 @@ from stages.toco.crf import FOR_SEGMENTATION, sharpen
 from stages.toco.model import ToCo
 
 BATCH_ON_GPU = 8
+
+NetworkName = Literal["decoder", "student"]
 
 
 class Segmentation(NamedTuple):
@@ -106,17 +107,30 @@ def open_segmenter(run: Path, config: Predict, fabric: Fabric | None = None) -> 
     if folder.path.name == "seg":
         student = load_student(folder)
         fabric.to_device(student)
-        see = partial(student_probabilities, student, scales=config.scales, flip_tta=config.flip_tta)
-        return Segmenter(folder, see, config, fabric)
+        network = partial(student_probabilities, student, scales=config.scales, flip_tta=config.flip_tta)
+        return Segmenter(folder, network, config, fabric)
     model = load_cam_model(folder)
     fabric.to_device(model)
-    decode = partial(_decode, model, side=folder.settings["image_size"], scales=config.scales, flip_tta=config.flip_tta)
-    return Segmenter(folder, decode, config, fabric)
+    return decoder_segmenter(folder, model, config, fabric)
+
+
+def decoder_segmenter(folder: StageFolder, model: ToCo, config: Predict, fabric: Fabric) -> Segmenter:
+    """Segment with the decoder of a CAM network that is loaded already.
+
+    Args:
+        folder: RUN/cam.
+        model: Its network, on the device of `fabric`.
+        config: Settings.
+        fabric: The device.
+    """
+    side = folder.settings["image_size"]
+    network = partial(_decode, model, side=side, scales=config.scales, flip_tta=config.flip_tta)
+    return Segmenter(folder, network, config, fabric)
 
 
 def _decode(
     model: ToCo, images: Sequence[UInt8[Tensor, "3 h w"]], *, side: int, scales: Sequence[float], flip_tta: bool
 ) -> Float[Tensor, "b classes s s"]:
-    """Class probabilities by the CAM network's decoder, which sees images squashed to a square."""
-    squares = torch.stack([v2.functional.resize(image, [side, side], antialias=True) for image in images])
+    """Class probabilities of the CAM network's decoder, which takes images resized to a square."""
+    squares = torch.stack([squash(to_picture(image), side) for image in images])
     return decoder_probabilities(model, squares.to(next(model.parameters()).device), scales, flip_tta=flip_tta)

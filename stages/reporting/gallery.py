@@ -14,10 +14,11 @@ from PIL import Image
 
 from data.dataset import Sample
 from data.readers import read_mask
-from stages.evaluate import skipping, stored_label
+from stages.evaluate import stored_label
 from stages.labels.store import LabelFile
 from stages.reporting.pictures import class_colours, coloured, heat
 from stages.reporting.products import Products, RunProducts, best_score
+from stages.run_folder.run_data import skipping
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 

@@ -28,12 +28,18 @@ class Smoothness(NamedTuple):
 
 
 def smoothness_curves(
-    run: Path, others: Sequence[str], samples: Sequence[Sample], fabric: Fabric, monitor: Monitor
+    cam: StageFolder,
+    trained: ToCo,
+    others: Sequence[str],
+    samples: Sequence[Sample],
+    fabric: Fabric,
+    monitor: Monitor,
 ) -> list[Smoothness]:
-    """Measure a run's network, the one that it started from (where that is at hand), and those of other runs.
+    """Measure a run's network, the same network before training (if its weights are available), and other runs.
 
     Args:
-        run: A run folder in which `toco train-cam` finished.
+        cam: RUN/cam of the run.
+        trained: Its network.
         others: Other run folders.
         samples: Images to measure on.
         fabric: Where.
@@ -42,10 +48,9 @@ def smoothness_curves(
     Raises:
         ArtifactError: Another run has no finished `toco train-cam`.
     """
-    cam = open_stage(run, "cam")
     folders = [open_stage(Path(other), "cam") for other in others]
     curves = []
-    for name, model, side in _networks(cam, folders, monitor):
+    for name, model, side in _networks(cam, trained, folders, monitor):
         monitor.start(f"measuring over-smoothing: {name}", len(samples))
         fabric.to_device(model)
         curves.append(Smoothness(name, _curve(model, samples, side, fabric, monitor)))
@@ -53,14 +58,16 @@ def smoothness_curves(
     return curves
 
 
-def _networks(cam: StageFolder, others: Sequence[StageFolder], monitor: Monitor) -> Iterator[tuple[str, ToCo, int]]:
+def _networks(
+    cam: StageFolder, trained: ToCo, others: Sequence[StageFolder], monitor: Monitor
+) -> Iterator[tuple[str, ToCo, int]]:
     """Name, network and the side of its images; one at a time, so that memory holds one."""
     start = _starting_network(cam, monitor)
     if start is not None:
         scratch = cam.settings["weights"] == "none"
         yield "before training (from scratch)" if scratch else "pretrained", start, cam.settings["image_size"]
         del start
-    yield _name(cam, "after training"), load_cam_model(cam), cam.settings["image_size"]
+    yield _name(cam, "after training"), trained, cam.settings["image_size"]
     for other in others:
         yield _name(other, other.path.resolve().parent.name), load_cam_model(other), other.settings["image_size"]
 

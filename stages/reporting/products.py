@@ -16,16 +16,16 @@ from data.dataset import Dataset, Sample
 from data.images import read_image
 from data.palette import Mask
 from data.readers import read_mask
-from stages.config import Machine, MakeLabels, Predict
+from stages.config import Machine, MakeLabels, Precision, Predict
 from stages.labels.pixel_labels import pixel_labels, resolved, with_class_numbers
 from stages.labels.store import LabelFile
 from stages.networks.cam_model import load_cam_model
-from stages.networks.inference import class_label_matrix, predicted_classes, resize_maps, square_cams, to_tensor
-from stages.networks.segmenter import Segmenter, open_segmenter
+from stages.networks.inference import class_label_matrix, predicted_classes, resize_maps, square_cams, squash, to_tensor
+from stages.networks.segmenter import NetworkName, Segmenter, decoder_segmenter, open_segmenter
 from stages.run_folder.artifacts import StageFolder, current, open_stage
 from stages.runtime.fabric import make_fabric
 from stages.runtime.monitor import Monitor
-from stages.toco.cam import labels_at, present_classes
+from stages.toco.cam import labels_at, present_classes, to_class_numbers
 from stages.toco.model import ToCo
 
 
@@ -43,8 +43,7 @@ class Products(NamedTuple):
 
     def at(self, background: float) -> Mask:
         """The mask of the CAM alone: background where its score is at most this."""
-        numbers = np.array([0, *self.classes], dtype=np.uint8)
-        mask: Mask = numbers[labels_at(self.scores, background).numpy()]
+        mask: Mask = to_class_numbers(labels_at(self.scores, background), self.classes).byte().numpy()
         return mask
 
     @property
@@ -94,6 +93,12 @@ class RunProducts:
         asked = self.labels_folder.typed_settings(MakeLabels)
         return resolved(asked, self.cam_folder.settings, self.labels_folder.config["background_threshold"])
 
+    def segmenters(self, precision: Precision) -> dict[NetworkName, Segmenter]:
+        """The run's networks as they segment images, without loading them again."""
+        config = Predict(source="decoder", device="auto", precision=precision)
+        decoder = decoder_segmenter(self.cam_folder, self.model, config, self.fabric)
+        return {"decoder": decoder, **({"student": self.student} if self.student else {})}
+
     def of(self, sample: Sample) -> Products:
         """Run the networks on an image.
 
@@ -122,7 +127,7 @@ class RunProducts:
         """Final and auxiliary CAM, (k, s, s) each, and the classes that they are of."""
         made = self.labels_folder or self.cam_folder  # CAMs are those that the labels were made from
         side = made.settings["image_size"]
-        square = to_tensor(image.resize((side, side), Image.Resampling.BILINEAR))[None].to(self.fabric.device)
+        square = squash(image, side)[None].to(self.fabric.device)
         with self.fabric.autocast():
             classes = sample.classes if sample.labelled else predicted_classes(self.model, square)[0]
             known = class_label_matrix([replace(sample, classes=classes)], self.model.num_classes)

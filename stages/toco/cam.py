@@ -154,6 +154,21 @@ def most_classes(class_labels: Float[Tensor, "b c"]) -> int:
     return int((class_labels > 0).sum(dim=1).max())
 
 
+def to_class_numbers(label: Int[Tensor, "*size"], classes: Sequence[int]) -> Int[Tensor, "*size"]:
+    """Turn labels among the classes of one image into class numbers of the data set.
+
+    Args:
+        label: 0 background, 1..k the image's classes in order, `IGNORE_INDEX` ignored.
+        classes: The image's classes, 1-based.
+
+    Returns:
+        0 background, class numbers, `IGNORE_INDEX` ignored.
+    """
+    table = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX, device=label.device)
+    table[: len(classes) + 1] = torch.tensor([0, *classes], device=label.device)
+    return table[label]
+
+
 def keep_present(cam: Float[Tensor, "b c h w"], class_labels: Float[Tensor, "b c"]) -> Float[Tensor, "b c h w"]:
     """Set the maps of classes that the image does not have to zero (the valid CAM, section 3).
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from data.dataset import DataError
 from data.drawing.kinds import DEMO_KINDS, Kind
 from data.drawing.sample import draw_sample
 from data.drawing.scene import draw_scene
+from data.palette import COLOURS
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -49,6 +48,7 @@ def test_draw_sample__files(sample: Path) -> None:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (48, 48))
     with Image.open(sample / "masks" / "00000.png") as mask:
         assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (48, 48))
+        assert mask.getpalette() == COLOURS.ravel().tolist()
 
 
 def test_draw_sample__every_class_in_both_splits(sample: Path) -> None:
@@ -78,9 +78,20 @@ def test_draw_sample__impossible_numbers(tmp_path: Path, wrong: dict[str, int]) 
     assert not (tmp_path / "new").exists()
 
 
+def test_draw_scene__pictures_stay_the_same() -> None:
+    # Six scenes side by side, one of each kind and of each ground. They were stored when the demo's figures were
+    # published. The last bit of a sine depends on the processor, hence the tolerance.
+    scenes = [draw_scene(DEMO_KINDS, 32, np.random.default_rng((4, kind)), first_kind=kind) for kind in range(6)]
+    image, mask = (np.hstack(layer) for layer in zip(*scenes, strict=True))
+    stored = np.asarray(Image.open(Path(__file__).with_name("six_scenes.png")), np.int16)
+    assert np.mean(image != stored) < 0.001
+    assert np.abs(image - stored).max() <= 2
+    assert np.sum(mask != np.asarray(Image.open(Path(__file__).with_name("six_scenes_masks.png")))) <= 1
+
+
 def test_draw_scene__same_picture_at_any_size() -> None:
     small, large = (draw_scene(DEMO_KINDS, size, np.random.default_rng(5), first_kind=2).mask for size in (64, 128))
-    assert 2 in np.unique(small) or 3 in np.unique(small)
+    assert 3 in small
     assert set(np.unique(small)) == set(np.unique(large))
     assert np.mean(small == large[::2, ::2]) > 0.97
 
@@ -93,4 +104,4 @@ def test_draw_scene__every_kind(kind: Kind) -> None:
         assert mask.shape == (64, 64)
         assert image.dtype == mask.dtype == np.dtype(np.uint8)
         assert 0.04 < mask.mean() < 0.75
-        assert image[mask == 1].std() > 10  # textured and lit, no flat patch
+        assert image[mask == 1].std() > 10  # textured and lit, not a flat patch
