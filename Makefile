@@ -5,16 +5,18 @@ ifneq ($(shell uv cache dir 2>/dev/null),)
 UV := uv
 else
 UV := .tools/bin/uv
-setup: $(UV)
+setup docs: $(UV)
 endif
 RUN := $(UV) run --no-sync
+# Needs neither toco nor torch to be installed.
+DOCS := $(UV) run --isolated --locked --only-group docs
 
 # The dense CRF is compiled on the spot: an extra where there is a C++ compiler, and nothing else needs it.
 ifneq ($(shell command -v c++ 2>/dev/null || command -v g++ 2>/dev/null || command -v clang++ 2>/dev/null),)
 CRF := --extra crf
 endif
 
-.PHONY: demo test test-slow check setup
+.PHONY: demo test test-slow check docs setup
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -31,6 +33,11 @@ check: setup
 	$(RUN) ruff check
 	$(RUN) mypy
 	$(RUN) lint-imports
+
+# The documentation as a site in build/site: open build/site/index.html.
+docs:
+	$(DOCS) python docs/site_pages.py
+	$(DOCS) zensical build --clean --strict
 
 # The environment of uv.lock in .venv; a moment's work when nothing has changed.
 setup:

@@ -44,7 +44,7 @@ def toco(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def readme_commands() -> list[list[str]]:
     """The indented `toco ...` lines of the README's walk."""
-    walk = (ROOT / "README.md").read_text(encoding="utf-8").split("## From a folder to a network")[1].split("\n## ")[0]
+    walk = (ROOT / "README.md").read_text(encoding="utf-8").split("## Quick start")[1].split("\n## ")[0]
     lines = [line.split("#")[0].strip() for line in walk.splitlines() if line.startswith("    toco ")]
     return [shlex.split(line)[1:] for line in lines]
 

@@ -144,8 +144,8 @@ def who_starts(devices: int, nodes: int) -> ClusterEnvironment:
             raise SettingsError(f"srun: start it with --nodes={nodes} --ntasks-per-node={devices}") from error
     if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
         raise SettingsError(
-            f"--nodes {nodes}: start this command on each machine, by torchrun or srun (docs/gpus.md), or with "
-            "MASTER_ADDR, MASTER_PORT and NODE_RANK set"
+            f"--nodes {nodes}: start this command on each machine, by torchrun or srun (docs/how-to/several-gpus.md), "
+            "or with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
         )
     return LightningEnvironment()
 
