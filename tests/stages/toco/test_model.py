@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.toco.backbone import Backbone, load_backbone_weights
+from stages.toco.backbone import Backbone, Tokens, load_backbone_weights
 from stages.toco.cam import multi_scale_cams
 from stages.toco.losses import class_token_contrast
 from stages.toco.model import LargeFieldOfView, Projector, ToCo
@@ -144,6 +144,23 @@ def test_toco__decoder_only_where_asked_for(model: ToCo, generator: torch.Genera
     outputs = model(batch, decode=False)
     assert outputs.seg_logits is None
     assert torch.equal(outputs.cams.final, model(batch).cams.final)
+
+
+def test_heads__run_on_stored_tokens(model: ToCo, generator: torch.Generator) -> None:
+    """Features of a frozen encoder may come from a cache: the heads need no image, and only they get gradients."""
+    batch = images(generator)
+    expected = model(batch)
+    with torch.no_grad():
+        stored = Tokens(*(tokens.clone() for tokens in model.backbone(batch)))
+    outputs = model.heads(stored)
+    for name in ("class_logits", "auxiliary_class_logits", "seg_logits", "patch_tokens", "class_token"):
+        assert torch.equal(getattr(outputs, name), getattr(expected, name))
+    assert all(map(torch.equal, outputs.cams, expected.cams))
+    assert model.heads(stored, decode=False).seg_logits is None
+    assert outputs.seg_logits is not None
+    (outputs.class_logits.sum() + outputs.auxiliary_class_logits.sum() + outputs.seg_logits.sum()).backward()
+    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {"classifier", "auxiliary_classifier", "decoder"}
 
 
 def test_toco__classifies_max_pooled_tokens(model: ToCo, generator: torch.Generator) -> None:
