@@ -48,7 +48,8 @@ class Backbone(nn.Module):
             overrides: Passed to timm (`depth`, `embed_dim`, `img_size`, ... of a model from scratch).
 
         Raises:
-            ValueError: timm has no such model, it is not a plain ViT with a class token, or it has no such block.
+            ValueError: timm does not have the model, it is not a plain ViT with a class token, or the block does not
+                exist.
         """
         super().__init__()
         if not timm.is_model(name):

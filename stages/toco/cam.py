@@ -67,7 +67,7 @@ def normalise(cam: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 
     A constant map becomes zero everywhere.
     """
-    shifted = cam - cam.amin(dim=(-2, -1), keepdim=True)
+    shifted = cam - cam.amin(dim=(-2, -1), keepdim=True)  # minima and maxima are (b, c, 1, 1)
     return shifted / (shifted.amax(dim=(-2, -1), keepdim=True) + 1e-5)
 
 
@@ -90,7 +90,7 @@ def multi_scale_cam(
     height, width = images.shape[-2:]
     maps = []
     for scale in scales:
-        size = (int(scale * height), int(scale * width))
+        size = (int(scale * height), int(scale * width))  # cut to whole pixels, as in section 2
         scaled = (
             images
             if size == (height, width)
@@ -140,7 +140,7 @@ class PresentClasses(NamedTuple):
 
     def class_numbers(self, label: Int[Tensor, "b h w"], ignore_index: int = IGNORE_INDEX) -> Tensor:
         """Turn labels 1..k among these classes into class numbers 1..c; 0 and `ignore_index` stay as they are."""
-        table = self.index.new_zeros(len(self.index), ignore_index + 1)
+        table = self.index.new_zeros(len(self.index), ignore_index + 1)  # (b, 256): from a label to its class number
         table[:, 1 : self.index.shape[1] + 1] = self.index + 1
         table[:, ignore_index] = ignore_index
         return table.gather(1, label.flatten(1)).reshape(label.shape)
@@ -154,7 +154,7 @@ def present_classes(class_labels: Float[Tensor, "b c"], most: int | None = None)
         most: The largest number of classes of one image; if it is not given, the CPU has to wait for a GPU to count.
     """
     count = max(1, most_classes(class_labels) if most is None else most)
-    # A stable sort keeps the classes in order.
+    # Sort the class labels: the classes of an image (1) come before all others (0). A stable sort keeps their order.
     valid, index = class_labels.sort(dim=1, descending=True, stable=True)
     return PresentClasses(index=index[:, :count], valid=valid[:, :count])
 
@@ -218,7 +218,7 @@ def label_two_thresholds(
 
     Pixels outside `image_box` get `ignore_index` as well.
     """
-    score, best = valid_cam.max(dim=1)
+    score, best = valid_cam.max(dim=1)  # (b, h, w); best is 0-based
     label = torch.where(score > high, best + 1, ignore_index)
     label = label.masked_fill(score <= low, 0)
     return label if image_box is None else ignore_outside(label, image_box, ignore_index)

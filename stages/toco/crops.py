@@ -26,7 +26,7 @@ def choose_crops(
 ) -> CropPlaces:
     """Draw crops centred on background or uncertain pixels, at least half a crop from the border.
 
-    In an image with fewer than `count` such pixels, centres are drawn among all pixels that far from the border.
+    In an image with fewer than `count` of these pixels, centres are drawn among all pixels that far from the border.
 
     Args:
         uncertainty: 0 background, 1 uncertain, 2 object.

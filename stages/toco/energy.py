@@ -33,7 +33,7 @@ def energy_loss(
     """Compute L_reg = -1e-7 / b sum_i g_i sum_class P_i (K P)_i, a negative number.
 
     P is the softmax output, g a gate for each pixel, K the bilateral Gaussian filter over pixels i, j with positions x
-    and colours I, computed on a permutohedral lattice (up to a constant factor, as there is no normalisation):
+    and colours I, computed on a permutohedral lattice (not normalised, hence up to a constant factor):
 
         K_ij ~ exp( -|x_i - x_j|^2 / (2 sigma_xy^2) - |I_i - I_j|^2 / (2 sigma_rgb^2) )
 

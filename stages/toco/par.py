@@ -44,7 +44,7 @@ def refine_masks(
         iterations: Number of iterations.
     """
     masks = F.interpolate(masks.float(), size=images.shape[-2:], mode="bilinear", align_corners=True)
-    # The weights depend on the image alone: computed once for all planes and iterations.
+    # The weights depend only on the image: they are computed once for all planes and iterations.
     weights = neighbour_weights(images.float(), dilations)
     for _ in range(iterations):
         masks = _average_neighbours(masks, weights, dilations)
@@ -143,7 +143,7 @@ def refined_labels(
     images = F.interpolate(images.float(), size=small, mode="bilinear", align_corners=False)
 
     # P = softmax over [background plane of constant score, CAMs of the image's own classes]; absent classes get 0.
-    # Both background scores go through one pass of PAR side by side, since its weights depend on the image alone.
+    # Both background scores go through one pass of PAR side by side, since its weights depend only on the image.
     absent = F.pad(class_labels, (1, 0), value=1.0)[:, :, None, None] == 0  # (b, 1 + c, 1, 1), background first
     masks = torch.cat(
         [
@@ -164,11 +164,16 @@ def refined_labels(
 def combine_labels(
     high: Int[Tensor, "*b h w"], low: Int[Tensor, "*b h w"], ignore_index: int = IGNORE_INDEX
 ) -> Int[Tensor, "*b h w"]:
-    """Combine the labels against the high and the low background score.
+    """Combine the labels against the high and the low background score (section 6).
 
-    high > 0              the class of `high`: it exceeds even the high background score
-    high = 0, low = 0     background: nothing exceeds even the low background score
-    high = 0, low > 0     `ignore_index`: uncertain
+        high > 0              the class of `high`: it exceeds even the high background score
+        high = 0, low = 0     background: nothing exceeds even the low background score
+        high = 0, low > 0     uncertain: `ignore_index`
+
+    Args:
+        high: Labels against the high score.
+        low: Labels against the low score.
+        ignore_index: The label of uncertain pixels.
     """
     label = torch.where(high == 0, ignore_index, high)
     return label.masked_fill((high == 0) & (low == 0), 0)

@@ -61,11 +61,11 @@ class StepSettings:
     ctc_weight: float = 0.5
     seg_weight: float = 0.1
     reg_weight: float = 0.05
-    # Background scores: objects are above the high one, background is up to the low one. Section 3.
+    # Background scores (section 3): objects are above the high one, background is up to the low one. COCO: high 0.65.
     high_threshold: float = 0.7
     low_threshold: float = 0.25
     # Class-token contrast, sections 1 and 5.
-    temperature: float = 0.5
+    temperature: float = 0.5  # COCO 1.0
     momentum: float = 0.9  # of the teacher projector's moving average
     local_crops: int = 8  # of each image
     local_crop_size: int = 96  # pixels
@@ -91,7 +91,11 @@ class StepBatch(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """What is trained at this point of the run; both classifiers always are."""
+    """What is trained at this point of the run; both classifiers always are (section 7).
+
+    VOC: contrast from the start, segment from iteration 2,000 of 20,000. COCO: neither for 8,000 of 80,000 iterations,
+    then both, with auxiliary_labels until 12,000.
+    """
 
     contrast: bool  # L_ptc and L_ctc
     segment: bool  # L_seg and L_reg
@@ -154,9 +158,11 @@ class TrainingStep(nn.Module):
         classification = classification_loss(outputs.class_logits, batch.class_labels)
         auxiliary = classification_loss(outputs.auxiliary_class_logits, batch.class_labels)
 
-        # Sections 2 and 3. Valid multi-scale CAMs. They are only targets, so no gradient flows into them.
+        # Losses that the phase does not train stay zero.
         zero = classification.new_zeros(())
         ptc = ctc = segmentation = regularised = zero
+
+        # Sections 2 and 3. Valid multi-scale CAMs. They are only targets, so no gradient flows through them.
         if segment or contrast_patches or contrast_classes:
             present = present_classes(batch.class_labels, batch.most_classes)
             cams = self._cams(images, outputs, present, final=segment and not phase.auxiliary_labels)

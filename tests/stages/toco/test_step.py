@@ -82,7 +82,7 @@ def test_step__published_weights() -> None:
 def test_step__stored_losses() -> None:
     """Stored values: they fix how the losses are put together; each loss has a golden test of its own.
 
-    The thresholds are such that some local crops are negative. The tolerance allows for a pixel whose label differs
+    With these thresholds some local crops are negative. The tolerance allows for a pixel whose label differs
     because of rounding.
     """
     losses = losses_of(make_step(replace(SETTINGS, high_threshold=0.8, low_threshold=0.6)))
@@ -108,7 +108,7 @@ def test_step__the_same_from_the_same_generator() -> None:
 
 @pytest.mark.parametrize("auxiliary_labels", [False, True])
 def test_step__which_cam_makes_the_pseudo_labels(auxiliary_labels: bool) -> None:
-    """They depend on one CAM alone, while PTC always depends on the auxiliary one."""
+    """They depend on only one CAM, while PTC always depends on the auxiliary one."""
     step, phase = make_step().eval(), ALL._replace(auxiliary_labels=auxiliary_labels)
     classifiers = [step.model.classifier, step.model.auxiliary_classifier]
     before = losses_of(step, phase)
