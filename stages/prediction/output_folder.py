@@ -2,7 +2,7 @@
 
 DIR/predict.json              the digest of the network's weights, the settings, the class names, and the images
 DIR/masks/NAME.png            palette PNG: 0 background, 1..C classes
-DIR/overlays/NAME.png         the image with the colours of its mask
+DIR/overlays/NAME.png         the image with the colours of its mask; a legend below names the classes in the mask
 DIR/numpy/NAME.npy            uint8 (h, w): 0 background, 1..C classes
 DIR/probabilities/NAME.npy    float16 (C + 1, h, w): probabilities, background first
 """
@@ -116,7 +116,7 @@ def finished_images(
         check_same_settings(earlier, record["settings"], out, PREDICT_MAY_CHANGE)
         if earlier["weights"] != record["weights"]:
             raise ArtifactError(
-                f"{out} was begun with another network than the present {record['network']}: use --overwrite to start "
+                f"{out} was started with another network than the present {record['network']}: use --overwrite to start "
                 "again, or another folder"
             )
         made = earlier["images"]
@@ -171,15 +171,24 @@ def _fixed_settings(record: Record) -> dict[str, Any]:
     return {name: value for name, value in record["settings"].items() if name not in PREDICT_MAY_CHANGE}
 
 
-def write_results(files: Mapping[str, Path], picture: Image.Image, result: Segmentation) -> None:
-    """Write the results of an image to `files`, which maps each kind to its file. Each write is atomic."""
+def write_results(
+    files: Mapping[str, Path], picture: Image.Image, result: Segmentation, class_names: Sequence[str]
+) -> None:
+    """Write the results of an image, each with an atomic write.
+
+    Args:
+        files: The file for each kind of result.
+        picture: The image, RGB.
+        result: Its labels, and its probabilities if they are written.
+        class_names: Names of the classes 1..C for the legend of the overlay.
+    """
     mask = result.label.numpy()
     for kind, file in files.items():
         with atomic_write(file) as temporary:
             if kind == "masks":
                 palette_image(mask).save(temporary, format="PNG")
             elif kind == "overlays":
-                overlay(picture, mask).save(temporary, format="PNG")
+                overlay(picture, mask, legend=class_names).save(temporary, format="PNG")
             elif kind == "numpy":
                 with temporary.open("wb") as opened:
                     np.save(opened, mask)

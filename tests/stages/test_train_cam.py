@@ -155,7 +155,7 @@ def test_train_cam__a_cache_changes_nothing(
 
 def test_train_cam__a_cache_that_cannot_be_written_to(pictures: Path, cam_settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"^images cannot be kept in .*file \(it is no folder\): give another --cache"):
+    with pytest.raises(DataError, match=r"^images cannot be cached in .*file \(it is not a folder\): give another fol"):
         train_cam(pictures, tmp_path / "run", cam_settings(cache=str(tmp_path / "file")), SilentMonitor())
     assert not (tmp_path / "run").exists()
 
@@ -314,7 +314,7 @@ def test_train_cam__goes_on_where_torch_cannot_compile(
     monkeypatch.setattr("stages.networks.compilation._try_out", fail)
     monitor = listener()
     assert_same_run(train_cam(pictures, tmp_path, cam_settings(compile=True), monitor), undisturbed)
-    expected = "--compile: torch cannot compile on this machine (no C++ compiler found); going on without it"
+    expected = "--compile: torch cannot compile on this machine (no C++ compiler found); continuing without it"
     assert monitor.warnings == [expected]
 
 
@@ -345,9 +345,9 @@ def test_train_cam__refuses_an_existing_folder(
     settings = cam_settings(iterations=1)
     folder = train_cam(pictures, tmp_path, settings, SilentMonitor())
     weights = (folder / "model.safetensors").read_bytes()
-    with pytest.raises(ArtifactError, match="exists: use --resume to go on with it, --overwrite to start again"):
+    with pytest.raises(ArtifactError, match="exists: use --resume to continue it, --overwrite to start again"):
         train_cam(pictures, tmp_path, settings, SilentMonitor())
-    with pytest.raises(ArtifactError, match="begun with --seed 0 and cannot go on with 5: give the same, or"):
+    with pytest.raises(ArtifactError, match="started with --seed 0 and cannot be resumed with 5: give the same"):
         train_cam(pictures, tmp_path, cam_settings(iterations=1, seed=5), SilentMonitor(), resume=True)
     with pytest.raises(DataError):  # nothing is deleted before everything else is known to work
         train_cam(pictures, tmp_path, cam_settings(split="nosuch"), SilentMonitor(), overwrite=True)
@@ -380,7 +380,7 @@ def test_train_cam__unreadable_image(
     with pytest.raises(DataError) as caught:
         train_cam(data, tmp_path / "run", settings, SilentMonitor())
     assert str(caught.value).startswith(f"{bad} cannot be read")
-    assert str(caught.value).endswith("mend or remove it, or go on without it: --skip-bad")
+    assert str(caught.value).endswith("fix or remove it, or skip it with --skip-bad")
     assert "\n" not in str(caught.value)
     done = [line["iteration"] for line in lines(tmp_path / "run" / "cam") if "loss" in line]
     assert done == list(range(1, len(done) + 1))
@@ -414,12 +414,12 @@ def test_train_cam__bad_mask_is_told_before_training(
 ) -> None:
     data = draw_pictures(tmp_path / "data")
     (data / "masks" / "a.png").write_bytes((data / "masks" / "b.png").read_bytes())  # of another size
-    with pytest.raises(DataError, match=r"a\.png is 64 x 64 \(height x width\), its image 64 x 48"):
+    with pytest.raises(DataError, match=r"a\.png is 64 x 64 \(height x width\), its image is 64 x 48"):
         train_cam(data, tmp_path / "run", cam_settings(), SilentMonitor())
     assert not (tmp_path / "run").exists()
     monitor = listener()
     train_cam(data, tmp_path / "run", cam_settings(iterations=1, skip_bad=True), monitor)
-    assert monitor.warnings[0].startswith(f"not measured: {data / 'masks' / 'a.png'}")
+    assert monitor.warnings[0].startswith(f"not evaluated: {data / 'masks' / 'a.png'}")
 
 
 def break_loss(patch: pytest.MonkeyPatch, at: int) -> None:

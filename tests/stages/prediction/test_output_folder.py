@@ -43,7 +43,7 @@ def test_write_results__content_of_each_kind(tmp_path: Path) -> None:
     probabilities = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
     files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING.outputs)
     assert files["numpy"] == tmp_path / "numpy" / "deep" / "a.npy"
-    write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities))
+    write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities), ("cat", "dog"))
     assert all(file.is_file() for file in files.values())
     with Image.open(files["masks"]) as mask:
         assert mask.getpalette() == palette_image(label.numpy()).getpalette()
@@ -59,7 +59,7 @@ def test_write_results__content_of_each_kind(tmp_path: Path) -> None:
 def test_write_results__probabilities_at_the_image_s_size(tmp_path: Path) -> None:
     label, probabilities = torch.zeros(4, 6, dtype=torch.uint8), torch.ones(3, 2, 3)
     file = tmp_path / "a.npy"
-    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities))
+    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities), ())
     assert np.load(file).shape == (3, 4, 6)
 
 
@@ -94,16 +94,16 @@ def test_resume__may_add_outputs_but_not_change_settings_or_network(
         np.testing.assert_array_equal(np.load(out / "numpy" / "a.npy"), np.array(mask))
     before = file_contents(out)
     for changes, message in (
-        ({"flip_tta": False}, "out was begun with --flip-tta True and cannot go on with False: give the same, or"),
-        ({"window": 32}, "begun with --window None and cannot go on with 32"),
-        ({"scales": (1.0, 1.5)}, r"begun with --scales \[1.0\] and cannot go on with \[1.0, 1.5\]"),
+        ({"flip_tta": False}, "out was started with --flip-tta True and cannot be resumed with False: give"),
+        ({"window": 32}, "started with --window None and cannot be resumed with 32"),
+        ({"scales": (1.0, 1.5)}, r"started with --scales \[1.0\] and cannot be resumed with \[1.0, 1.5\]"),
     ):
         with pytest.raises(ArtifactError, match=message):
             predict(run, [photos], out, replace(CONFIG, **changes), SilentMonitor(), resume=True)
     weights = run / "seg" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(
-        ArtifactError, match=r"out was begun with another network than the present .*seg: use --overwrite"
+        ArtifactError, match=r"out was started with another network than the present .*seg: use --overwrite"
     ):
         predict(run, [photos], out, CONFIG, SilentMonitor(), resume=True)
     assert file_contents(out) == before
