@@ -116,8 +116,8 @@ def finished_images(
         check_same_settings(earlier, record["settings"], out, PREDICT_MAY_CHANGE)
         if earlier["weights"] != record["weights"]:
             raise ArtifactError(
-                f"{out} was started with another network than the present {record['network']}: use --overwrite to start "
-                "again, or another folder"
+                f"{out} was started with another network than the present {record['network']}: "
+                "use --overwrite to start again, or another folder"
             )
         made = earlier["images"]
     conflicts = [

@@ -119,7 +119,7 @@ def test_resume__refuses_results_of_other_images(student_run: Any, photos: Path,
         predict(run, [photos], out, CONFIG, SilentMonitor(), resume=True)
     # With other settings for other images, the first images can no longer be resumed.
     predict(run, [photos / "b.png"], out, replace(CONFIG, flip_tta=False), SilentMonitor())
-    with pytest.raises(ArtifactError, match="begun with --flip-tta False"):
+    with pytest.raises(ArtifactError, match="started with --flip-tta False"):
         predict(run, [other], out, CONFIG, SilentMonitor(), resume=True)
     record = read_record(out)
     assert record is not None
