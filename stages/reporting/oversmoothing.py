@@ -10,8 +10,8 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from data.dataset import DataError, Sample
-from data.errors import ArtifactError
+from data.dataset import Sample
+from data.errors import ArtifactError, DataError
 from stages.config import TrainCam
 from stages.networks.cam_model import load_cam_model, new_cam_model
 from stages.networks.inference import load_image

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from stages.exports.labelled_images import LabelledImages, classes_in_mask, open_labelled_images
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage
