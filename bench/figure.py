@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from data.palette import class_colours
 from data.readers import open_dataset
 from stages.reporting.gallery import panels
-from stages.reporting.pictures import class_colours
 from stages.reporting.products import open_products
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import spread

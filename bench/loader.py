@@ -26,7 +26,7 @@ from data.cores import cores
 from data.dataset import Sample
 from data.image_cache import TrainingImages
 from data.images import read_image
-from data.stream import Batch, SampleStream, StreamBatches, mixed_seed
+from data.stream import LoadedBatch, SampleStream, StreamBatches, mixed_seed
 from data.transforms import CamTransform
 from stages.config import TrainCam
 from stages.toco.step import StepBatch
@@ -114,7 +114,7 @@ def write_noise(
 def rate(stream: SampleStream, workers: int, batches: int, batch_size: int) -> tuple[float, float]:
     """Seconds until the first batch, and samples a second after it."""
     ahead = 2 * workers  # as many as are waiting when the first comes: not to be counted as fast
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[LoadedBatch] = DataLoader(
         stream,
         batch_sampler=StreamBatches(start=0, iterations=1 + ahead + batches, batch_size=batch_size),
         num_workers=workers,

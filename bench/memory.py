@@ -317,7 +317,7 @@ def predict(config: TrainSeg, folder: Path, size: Size, classes: int) -> None:
     )
     sample = Sample(id="picture", image=folder, classes=(), mask=None)
     for result in segmenter.segment([to_tensor(image)]):
-        write_results(files_of(folder, sample, settings.write), image, result)
+        write_results(files_of(folder, sample, settings.write), image, result, [""] * classes)
 
 
 def picture(size: Size) -> Image.Image:

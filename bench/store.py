@@ -36,7 +36,7 @@ from stages.labels.store import (
     label_attributes,
     write_shard,
 )
-from stages.run_folder.saving import whole_stream
+from stages.run_folder.saving import atomic_stream
 
 if importlib.util.find_spec("hdf5plugin"):  # here, so that spawned processes know its filters as well
     import hdf5plugin
@@ -221,7 +221,7 @@ def write_share(work: Work, name: str, images: int, packing: Packing | None, pro
 
 def write_with_h5py(path: Path, labels: Sequence[ImageLabels], packing: Packing) -> None:
     """Write a shard of masks as any program would."""
-    with whole_stream(path) as stream, h5py.File(stream, "w", libver=FORMAT) as file:
+    with atomic_stream(path) as stream, h5py.File(stream, "w", libver=FORMAT) as file:
         for one in labels:
             file.create_dataset(f"masks/{one.id}", data=one.mask, chunks=one.mask.shape if packing else None, **packing)
 
@@ -269,7 +269,7 @@ Link = Callable[[h5py.File, str, Path, h5py.File], None]  # product, path in it,
 def join_by(link: Link, shards: Sequence[Path], folder: Path) -> None:
     """Put each mask of the shards into a product in another way."""
     folder.mkdir(exist_ok=True)
-    with whole_stream(folder / "labels.h5") as stream, h5py.File(stream, "w", libver=FORMAT) as product:
+    with atomic_stream(folder / "labels.h5") as stream, h5py.File(stream, "w", libver=FORMAT) as product:
         for shard in shards:
             with h5py.File(shard, "r") as source:
                 for one in dataset_names(source["masks"]):

@@ -14,16 +14,16 @@ from PIL import Image
 
 from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
+from data.palette import class_colours
 from stages.config import View
 from stages.reporting.charts import missing_glyphs_allowed
 from stages.reporting.gallery import panels
-from stages.reporting.pictures import class_colours
 from stages.reporting.products import Products, open_products
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data, with_skip_bad
 from stages.runtime.monitor import Monitor
 
-PANEL_INCHES = 4.0  # inches of a panel
+PANEL_INCHES = 4.0  # longer side of a panel
 DPI = 110
 
 

@@ -163,7 +163,7 @@ def test_evaluate__json_holds_each_column(walk: Walk) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("train-cam nowhere --out runs/x", "nowhere is no folder"),
+        ("train-cam nowhere --out runs/x", "nowhere is not a folder"),
         ("train-cam photos --out runs/photos", "runs/photos/cam exists: use --resume"),
         ("make-labels runs/photos", "runs/photos/labels exists: use --resume"),
         ("make-labels runs/x", "there is no run folder runs/x"),
@@ -172,7 +172,7 @@ def test_evaluate__json_holds_each_column(walk: Walk) -> None:
         ("train-cam photos --out runs/x --weights gone.safetensors", "there is no file gone.safetensors"),
         (
             "train-cam photos --out runs/x --weights none --backbone vit_tiny_patch16_224 --cache photos/labels.csv",
-            "images cannot be kept in photos/labels.csv (it is no folder): give another --cache, or leave it out",
+            "images cannot be cached in photos/labels.csv (it is not a folder): give another folder, or omit --cache",
         ),
         ("predict runs/photos gone.jpg --out predicted2", "there is no file or folder gone.jpg"),
         ("predict runs/photos 'new_photos/*.tif' --out predicted2", "the pattern 'new_photos/*.tif' matches no images"),

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic_write import atomic_write
-from data.palette import COLOURS
+from data.palette import class_colours
 from stages.exports.labelled_images import LabelledImage, LabelledImages, classes_in_mask
 
 LENGTH_BITS = (3, 4, 8, 16)  # of the four kinds of runs
@@ -76,7 +76,7 @@ def _interface(class_names: tuple[str, ...]) -> ElementTree.ElementTree:
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=PICTURE, value=f"${PICTURE}", zoom="true", zoomControl="true")
     brush = ElementTree.SubElement(view, "BrushLabels", name=BRUSH, toName=PICTURE)
-    for name, colour in zip(class_names, COLOURS[1:].tolist(), strict=False):
+    for name, colour in zip(class_names, class_colours(len(class_names)).tolist(), strict=True):
         ElementTree.SubElement(brush, "Label", value=name, background="#{:02x}{:02x}{:02x}".format(*colour))
     ElementTree.indent(view)
     return ElementTree.ElementTree(view)

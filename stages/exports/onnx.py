@@ -36,7 +36,7 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
 
     Raises:
         ArtifactError: The folder's parts do not fit together.
-        SettingsError: The network uses something that ONNX lacks.
+        ValueError: The network uses something that ONNX lacks.
     """
     student = load_student(folder)
     network, classes = out / "student.onnx", out / "classes.txt"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.atomic_write import atomic_write
 from data.errors import ArtifactError
-from data.images import leads_out
+from data.images import escapes_folder
 from data.palette import palette_image
 from stages.labels.store import LabelFile
 from stages.runtime.monitor import Monitor
@@ -20,7 +20,7 @@ def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:
         ArtifactError: An id of the label file leads out of the folder.
     """
     for image_id in labels.ids:
-        if leads_out(image_id):
+        if escapes_folder(image_id):
             raise ArtifactError(f"{labels.path} names the image {image_id!r}, which leads out of {out}")
     files = []
     monitor.start("writing masks", len(labels.ids))

@@ -4,7 +4,8 @@
     SegmentationClass/<name>.png            palette PNGs: 0 background, 1..C classes, 255 ignored
     Annotations/<name>.xml                  the classes and boxes of the connected patches
     ImageSets/Segmentation/<split>.txt      the names
-    classes.txt                             one class a line: line c is class c
+    classes.txt                             one class per line: line c is class c
+    labelmap.txt                            the colours of the classes, for CVAT and Datumaro, which read colours
 
 Names are flat, see flat_names.py. Readers of this format look for .jpg and know nothing of rotations in EXIF blocks:
 a JPEG that is stored upright is copied byte for byte, every other image is turned upright and saved as a JPEG.
@@ -16,8 +17,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from data.atomic_write import atomic_write
+from data.dataset import IGNORE_INDEX
 from data.images import is_upright_jpeg, read_image
-from data.palette import palette_image
+from data.palette import colour_map, palette_image
 from stages.exports.components import Component, components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImage, LabelledImages
@@ -47,11 +49,20 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
     lists = {
         out / "ImageSets" / "Segmentation" / f"{flat_name(images.split)}.txt": names,
         out / "classes.txt": images.class_names,
+        out / "labelmap.txt": _label_map(images.class_names),
     }
     for path, lines in lists.items():
         with atomic_write(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return [*files, *lists]
+
+
+def _label_map(class_names: Sequence[str]) -> list[str]:
+    """Return one line 'name:red,green,blue:parts:actions' for each colour of the masks."""
+    colours = colour_map().tolist()
+    numbered = [(0, "background"), *enumerate(class_names, start=1), (IGNORE_INDEX, "ignored")]
+    lines = [f"{name.replace(':', '_')}:{','.join(map(str, colours[number]))}::" for number, name in numbered]
+    return ["# label:color_rgb:parts:actions", *lines]
 
 
 def _write_jpeg(source: Path, target: Path) -> bool:

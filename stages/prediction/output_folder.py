@@ -2,7 +2,7 @@
 
 DIR/predict.json         the network's digest, the settings, the classes' names, and the images they were used for
 DIR/masks/NAME.png       palette PNGs whose pixels are class numbers, 0 background
-DIR/overlays/NAME.png    the image with its mask's colours laid over it
+DIR/overlays/NAME.png    the image with the colours of its mask; a legend below names the classes that it shows
 DIR/numpy/NAME.npy       uint8 (h, w): class numbers
 DIR/probabilities/NAME.npy    float16 (classes, h, w): the background's first
 """
@@ -152,15 +152,17 @@ def _made_alike(record: Record, earlier: Record) -> bool:
     return record["weights"] == earlier["weights"] and settings[0] == settings[1]
 
 
-def write_results(files: Mapping[str, Path], picture: Image.Image, result: Segmentation) -> None:
-    """Write an image's results, each whole or not at all."""
+def write_results(
+    files: Mapping[str, Path], picture: Image.Image, result: Segmentation, class_names: Sequence[str]
+) -> None:
+    """Write an image's results, each with an atomic write; the overlay's legend names the classes 1..C."""
     mask = result.label.numpy()
     for kind, file in files.items():
         with atomic_write(file) as temporary:
             if kind == "masks":
                 palette_image(mask).save(temporary, format="PNG")
             elif kind == "overlays":
-                overlay(picture, mask).save(temporary, format="PNG")
+                overlay(picture, mask, legend=class_names).save(temporary, format="PNG")
             elif kind == "numpy":
                 with temporary.open("wb") as opened:
                     np.save(opened, mask)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.dataset import Sample
+from data.palette import class_colours
 from data.readers import read_mask
 from stages.evaluate import stored_label
 from stages.labels.store import LabelFile
-from stages.reporting.pictures import class_colours, coloured, heat
+from stages.reporting.pictures import coloured, heat
 from stages.reporting.products import Products, RunProducts, best_score
 from stages.run_folder.run_data import skipping
 from stages.runtime.monitor import Monitor

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.dataset import Dataset
+from data.palette import class_colours
 from stages.evaluate import UNLABELLED, Evaluation
 from stages.option import flag
 from stages.reporting.gallery import Entry
-from stages.reporting.pictures import class_colours
 from stages.run_folder.provenance import Session
 from stages.sweep import Sweep
 

@@ -12,9 +12,8 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
-from data.dataset import Dataset, Sample
+from data.dataset import Dataset, Mask, Sample
 from data.images import read_image
-from data.palette import Mask
 from data.readers import read_mask
 from stages.config import Machine, MakeLabels, Precision, Predict
 from stages.labels.pixel_labels import pixel_labels, resolved, with_class_numbers

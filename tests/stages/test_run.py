@@ -156,7 +156,7 @@ def test_run__tries_the_student_s_cache_before_anything_is_trained(
 ) -> None:
     (tmp_path / "file").touch()
     seg = seg_settings(cache=str(tmp_path / "file"))
-    with pytest.raises(DataError, match="images cannot be kept in"):
+    with pytest.raises(DataError, match="images cannot be cached in"):
         run(pictures, tmp_path / "run", Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg)
     assert not (tmp_path / "run" / "cam").exists()
 

@@ -153,7 +153,7 @@ def test_train_cam__a_cache_changes_nothing(
 
 def test_train_cam__a_cache_that_cannot_be_written_to(pictures: Path, cam_settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"^images cannot be kept in .*file \(it is no folder\): give another --cache"):
+    with pytest.raises(DataError, match=r"^images cannot be cached in .*file \(it is not a folder\): give another fol"):
         train_cam(pictures, tmp_path / "run", cam_settings(cache=str(tmp_path / "file")), SilentMonitor())
     assert not (tmp_path / "run").exists()
 
@@ -420,7 +420,7 @@ def test_train_cam__unreadable_image(
     with pytest.raises(DataError) as caught:
         train_cam(data, tmp_path / "run", settings, SilentMonitor())
     assert str(caught.value).startswith(f"{bad} cannot be read")
-    assert str(caught.value).endswith("mend or remove it, or go on without it: --skip-bad")
+    assert str(caught.value).endswith("fix or remove it, or skip it with --skip-bad")
     assert "\n" not in str(caught.value)
     done = [line["iteration"] for line in lines(tmp_path / "run" / "cam") if "loss" in line]
     assert done == list(range(1, len(done) + 1))
@@ -454,7 +454,7 @@ def test_train_cam__bad_mask_is_told_before_training(
 ) -> None:
     data = draw_pictures(tmp_path / "data")
     (data / "masks" / "a.png").write_bytes((data / "masks" / "b.png").read_bytes())  # of another size
-    with pytest.raises(DataError, match=r"a\.png is 64 x 64 \(height x width\), its image 64 x 48"):
+    with pytest.raises(DataError, match=r"a\.png is 64 x 64 \(height x width\), its image is 64 x 48"):
         train_cam(data, tmp_path / "run", cam_settings(), SilentMonitor())
     assert not (tmp_path / "run").exists()
     monitor = listener()

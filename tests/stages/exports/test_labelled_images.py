@@ -42,7 +42,7 @@ def test_labelled_images__progress(export_run: Any, listener: Any) -> None:
 
 def test_open_labelled_images__moved_data(export_run: Any, tmp_path: Path) -> None:
     moved = export_run.data.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="data is no folder"):
+    with pytest.raises(DataError, match="data is not a folder"):
         open_images(export_run.run)
     assert open_images(export_run.run, moved).folder == (moved / "images").resolve()
 

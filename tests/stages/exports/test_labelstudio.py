@@ -48,7 +48,7 @@ def test_export_labelstudio__interface(export_run: Any, tmp_path: Path) -> None:
     (brush,) = view.iterfind("BrushLabels")
     (picture,) = view.iterfind("Image")
     assert tuple(label.attrib["value"] for label in brush) == export_run.class_names
-    assert [label.attrib["background"] for label in brush] == ["#800000", "#008000", "#808000"]
+    assert [label.attrib["background"] for label in brush] == ["#e69f00", "#56b4e9", "#009e73"]
     assert brush.attrib["toName"] == picture.attrib["name"]
     first = json.loads(tasks.read_text(encoding="utf-8"))[0]
     assert picture.attrib["value"].removeprefix("$") in first["data"]

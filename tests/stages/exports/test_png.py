@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data.errors import ArtifactError
-from data.palette import COLOURS
+from data.palette import colour_map
 from stages.export import export
 from stages.runtime.monitor import SilentMonitor
 
@@ -20,7 +20,7 @@ def test_export_png__pictures_hold_the_stored_masks(export_run: Any, tmp_path: P
         with Image.open(out / f"{image_id}.png") as image:
             assert image.mode == "P"
             np.testing.assert_array_equal(np.array(image), mask)
-            np.testing.assert_array_equal(np.array(image.convert("RGB")), COLOURS[mask])
+            np.testing.assert_array_equal(np.array(image.convert("RGB")), colour_map()[mask])
     assert not list(out.rglob("*.partial"))
 
 

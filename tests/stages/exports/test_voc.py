@@ -9,9 +9,10 @@ from PIL import Image
 from torchvision.datasets import VOCDetection, VOCSegmentation
 
 from data.images import read_image
-from data.palette import COLOURS
+from data.palette import colour_map
 from data.readers import open_dataset, read_mask
 from stages.export import export
+from stages.exports.flat_names import flat_name
 from stages.runtime.monitor import SilentMonitor
 
 
@@ -29,8 +30,22 @@ def test_export_voc__torchvision_reads_the_stored_masks(export_run: Any, tree: P
     for index, (image, mask) in enumerate(read):
         image_id = unquote(Path(read.masks[index]).stem)
         np.testing.assert_array_equal(np.array(mask), export_run.masks[image_id])
-        np.testing.assert_array_equal(np.array(mask.convert("RGB")), COLOURS[export_run.masks[image_id]])
+        np.testing.assert_array_equal(np.array(mask.convert("RGB")), colour_map()[export_run.masks[image_id]])
         assert image.size == mask.size
+
+
+def test_export_voc__label_map_names_every_colour(export_run: Any, tree: Path) -> None:
+    lines = (tree / "out/labelmap.txt").read_text(encoding="utf-8").splitlines()
+    names = {}
+    for name, colour, *others in (line.split(":") for line in lines if not line.startswith("#")):
+        assert others == ["", ""]  # Datumaro asks for four fields
+        names[tuple(map(int, colour.split(",")))] = name
+    expected = {0: "background", 255: "ignored", **dict(enumerate(export_run.class_names, start=1))}
+    for image_id, mask in export_run.masks.items():
+        with Image.open(tree / f"out/SegmentationClass/{flat_name(image_id)}.png") as image:
+            colours = np.array(image.convert("RGB"))
+        for number in np.unique(mask):
+            assert {names[tuple(pixel)] for pixel in colours[mask == number].tolist()} == {expected[number]}
 
 
 def test_export_voc__boxes_count_from_one(export_run: Any, tree: Path) -> None:

@@ -43,7 +43,7 @@ def test_write_results__what_each_kind_holds(tmp_path: Path) -> None:
     probabilities = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
     files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING.outputs)
     assert files["numpy"] == tmp_path / "numpy" / "deep" / "a.npy"
-    write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities))
+    write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities), ("cat", "dog"))
     assert all(file.is_file() for file in files.values())
     with Image.open(files["masks"]) as mask:
         assert mask.getpalette() == palette_image(label.numpy()).getpalette()
@@ -59,7 +59,7 @@ def test_write_results__what_each_kind_holds(tmp_path: Path) -> None:
 def test_write_results__probabilities_at_the_image_s_size(tmp_path: Path) -> None:
     label, probabilities = torch.zeros(4, 6, dtype=torch.uint8), torch.ones(3, 2, 3)
     file = tmp_path / "a.npy"
-    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities))
+    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities), ())
     assert np.load(file).shape == (3, 4, 6)
 
 
