@@ -1,4 +1,4 @@
-"""`toco make-labels` killed at random moments: files under final names are never damaged, and a rerun repairs the rest."""
+"""`toco make-labels` killed at random moments: no damaged file under a final name, and a rerun makes the same."""
 
 import random
 import time
