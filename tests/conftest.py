@@ -1,7 +1,9 @@
 """Fixtures that all tests share."""
 
 import errno
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.context import BaseContext
@@ -21,6 +23,18 @@ if TYPE_CHECKING:
 
 # The tensors of these tests are too small to share out between threads; child processes take this over.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--budget", type=float, default=math.inf, help="seconds after which no further test starts")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.monotonic() - BEGAN > item.config.getoption("--budget"):
+        pytest.skip("the time that --budget gives is over")
 
 
 @pytest.fixture(scope="session", autouse=True)
