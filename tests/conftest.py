@@ -18,6 +18,10 @@ from stages.runtime.monitor import SilentMonitor
 
 # The tensors of these tests are too small to share out between threads.
 torch.set_num_threads(1)
+DEVICE = os.environ.get("TOCO_DEVICE")  # set by bench/gpu.py, which runs the golden tests on a GPU
+if DEVICE:
+    torch.set_default_device(DEVICE)
+    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the arrays
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +35,9 @@ def golden() -> Callable[[str], dict[str, Any]]:
     def load(name: str) -> dict[str, Any]:
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        return {key: torch.from_numpy(value) if value.ndim else value.item() for key, value in arrays.items()}
+        return {
+            key: torch.from_numpy(value).to(DEVICE) if value.ndim else value.item() for key, value in arrays.items()
+        }
 
     return load
 
