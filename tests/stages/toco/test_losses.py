@@ -13,6 +13,7 @@ from stages.toco.losses import (
     patch_token_contrast,
     segmentation_loss,
 )
+from stages.toco.ranks import Ranks
 
 Golden = Callable[[str], dict[str, Any]]
 AssertGolden = Callable[..., None]
@@ -237,3 +238,33 @@ def test_class_token_contrast__large_dot_products_stay_finite() -> None:
     (gradient,) = torch.autograd.grad(loss, student)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
+
+
+# --- data-parallel training ---
+
+
+@pytest.mark.parametrize("loss", [patch_token_contrast, segmentation_loss])
+def test_losses__mean_over_two_ranks_is_the_loss_of_the_whole_batch(
+    loss: Callable[..., Tensor], generator: torch.Generator
+) -> None:
+    maps = torch.randn(2, 4, 3, 3, generator=generator)
+    label = torch.randint(0, 4, (2, 3, 3), generator=generator)
+    label[0, :2] = 255  # the ranks have different counts
+    counts: list[list[Tensor]] = []
+    for rank in range(2):  # collect the counts that each rank would send, in order
+        counts.append([])
+
+        def collect(value: Tensor, rank: int = rank) -> Tensor:
+            counts[rank].append(value)
+            return value
+
+        loss(maps[[rank]], label[[rank]], ranks=Ranks(2, collect))
+    parts = []
+    for rank in range(2):
+        means = [torch.stack(pair).mean() for pair in zip(*counts, strict=True)]
+
+        def mean(value: Tensor, means: list[Tensor] = means) -> Tensor:
+            return means.pop(0)
+
+        parts.append(loss(maps[[rank]], label[[rank]], ranks=Ranks(2, mean)))
+    torch.testing.assert_close(torch.stack(parts).mean(), loss(maps, label))
