@@ -53,6 +53,7 @@ QUESTIONS = {
     "nccl": "Does data-parallel training work with a process group of one (NCCL on a GPU)?",
     "compile": "What does --compile bring?",
 }
+SLOWER = 5  # times the limits with --small, which runs on a CPU beside other work
 LAST_LINES = 15  # of the output of a part that failed
 PACKAGES = ("torch", "timm", "h5py", "lightning-fabric", "segmentation-models-pytorch", "pydensecrf2", "pytest")
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "parts": {},
     }
     for name in options.parts:
-        print(f"{name}: at most {LIMITS[name]} s ...", flush=True)
+        print(f"{name} ...", flush=True)
         report["parts"][name] = result = run_part(name, options)
         write(options.out, report)
         print(f"{name}: {result['status']} after {result['seconds']:.0f} s", flush=True)
@@ -99,7 +100,7 @@ def run_part(name: str, options: argparse.Namespace) -> dict[str, Any]:
             start_new_session=True,
         )
         try:
-            status = "failed" if process.wait(LIMITS[name]) else "passed"
+            status = "failed" if process.wait(LIMITS[name] * (SLOWER if options.small else 1)) else "passed"
         except subprocess.TimeoutExpired:
             status = "timed out"
         finally:
