@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.dataset import IGNORE_INDEX, Sample
+from data.dataset import IGNORE_INDEX, Mask, Sample
 from stages.config import MakeLabels
 from stages.toco.cam import to_class_numbers
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
@@ -23,8 +23,7 @@ from stages.toco.refine import (
     with_background,
 )
 
-Scores = NDArray[np.float16]  # (k, h, w), 0..1
-Mask = NDArray[np.uint8]  # (h, w)
+ScoreMaps = NDArray[np.float16]  # (k, h, w), 0..1
 
 
 def with_training_defaults(config: MakeLabels, trained: Mapping[str, Any]) -> MakeLabels:
