@@ -1,16 +1,9 @@
-"""What tests of training run in processes of their own: train, or go on, and perhaps until the power is cut.
+"""What the tests of training run in child processes: train or resume, perhaps until the power is cut."""
 
-python training_process.py DATA RUN SETTINGS(JSON) [cut | interrupt]
-"""
-
-import json
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Literal
 
 from stages.config import TrainCam
 from stages.runtime.monitor import SilentMonitor
@@ -39,12 +32,7 @@ class CtrlC(SilentMonitor):
             os.killpg(0, signal.SIGINT)
 
 
-MONITORS = {"cut": PowerCut, "interrupt": CtrlC}
-
-if __name__ == "__main__":
-    data, run, text, *how = sys.argv[1:]
-    plain: dict[str, Any] = json.loads(text)
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-    torch.set_num_threads(1)  # as in all tests
-    monitor = MONITORS[how[0]]() if how else SilentMonitor()
-    train_cam(Path(data), Path(run), TrainCam(**values), monitor, resume=(Path(run) / "cam").exists())
+def train(data: Path, run: Path, settings: TrainCam, stop: Literal["", "cut", "interrupt"] = "") -> None:
+    """Train, or resume what is there."""
+    monitor = {"": SilentMonitor, "cut": PowerCut, "interrupt": CtrlC}[stop]()
+    train_cam(data, run, settings, monitor, resume=(run / "cam").exists())

@@ -1,4 +1,4 @@
-"""What the test of killed processes runs in them; a file of its own, so that a new process can import it."""
+"""What the tests of killed processes run in child processes: make labels, and log the progress."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ SHARD = 2  # of eight images
 
 
 def label_in_process(run: Path, log: Path, resume: bool) -> None:
-    """With a byte for each image that is begun."""
+    """Make labels in one process; write a byte to the log for each image that is begun."""
     stages.make_labels.SHARD = SHARD
     load = LabelMaker._load
 
@@ -32,7 +32,7 @@ def label_in_process(run: Path, log: Path, resume: bool) -> None:
 
     with (
         log.open("a") as file,
-        ThreadPoolExecutor(1) as pool,  # quicker to begin than processes, and asked in the same way
+        ThreadPoolExecutor(1) as pool,  # starts faster than processes, with the same interface
         mock.patch.object(LabelMaker, "_load", counted),
         mock.patch.object(LabelMaker, "_process_pool", return_value=pool),
     ):
@@ -40,14 +40,14 @@ def label_in_process(run: Path, log: Path, resume: bool) -> None:
 
 
 def label_with_others(run: Path, log: Path) -> None:
-    """With processes that refine masks, whose numbers it writes down."""
+    """Make labels with processes that refine masks; write their numbers to the log."""
     stages.make_labels.SHARD = SHARD
     with log.open("a") as file:
         make_labels(run, replace(CONFIG, workers=2), Naming(file.fileno()))
 
 
 class Naming(SilentMonitor):
-    """Writes the numbers of this process's children each time that an image is labelled."""
+    """Writes the numbers of this process's children to the log each time that an image is labelled."""
 
     def __init__(self, log: int) -> None:
         self.log = log
