@@ -5,9 +5,11 @@ ifneq ($(shell uv cache dir 2>/dev/null),)
 UV := uv
 else
 UV := .tools/bin/uv
-setup: $(UV)
+setup docs: $(UV)
 endif
 RUN := $(UV) run --no-sync
+# Needs neither toco nor torch to be installed.
+DOCS := $(UV) run --isolated --locked --only-group docs
 
 # Where Python may not keep compiled modules, each new process compiles torch and others again, for 20 seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -17,7 +19,7 @@ ifneq ($(shell command -v c++ 2>/dev/null || command -v g++ 2>/dev/null || comma
 CRF := --extra crf
 endif
 
-.PHONY: demo test test-slow check setup
+.PHONY: demo test test-slow check docs setup
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -39,6 +41,11 @@ check: setup
 	$(RUN) ruff check
 	$(RUN) mypy
 	$(RUN) lint-imports
+
+# The documentation as a site in build/site: open build/site/index.html.
+docs:
+	$(DOCS) python docs/site_pages.py
+	$(DOCS) zensical build --clean --strict
 
 # The environment of uv.lock in .venv; a moment's work when nothing has changed.
 setup:

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 # The tensors of these tests are too small to share out between threads; child processes take this over.
 os.environ["OMP_NUM_THREADS"] = "1"
+DEVICE = os.environ.get("TOCO_DEVICE")  # set by bench/gpu.py, which runs the golden tests on a GPU
+if DEVICE:
+    import torch
 
-
+    torch.set_default_device(DEVICE)
+    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the arrays
 BEGAN = time.monotonic()
 
 
@@ -60,7 +64,9 @@ def golden() -> Callable[[str], dict[str, Any]]:
 
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        return {key: torch.from_numpy(value) if value.ndim else value.item() for key, value in arrays.items()}
+        return {
+            key: torch.from_numpy(value).to(DEVICE) if value.ndim else value.item() for key, value in arrays.items()
+        }
 
     return load
 

@@ -2,7 +2,6 @@
 
 import ast
 import importlib.util
-import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -60,14 +59,6 @@ def attributes_of(tree: ast.Module) -> set[str]:
     left_out = {node for check in checks for node in ast.walk(check)}
     found = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node not in left_out)
     return {node.attr for node in found}
-
-
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
-)
-def test_pages__link_to_what_is_there(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def test_help__imports_nothing_heavy() -> None:

@@ -72,7 +72,7 @@ def toco_anew(*arguments: str, folder: Path) -> Finished:
 
 def readme_commands() -> list[list[str]]:
     """The indented `toco ...` lines of the README's walk."""
-    walk = (ROOT / "README.md").read_text(encoding="utf-8").split("## From a folder to a network")[1].split("\n## ")[0]
+    walk = (ROOT / "README.md").read_text(encoding="utf-8").split("## Quick start")[1].split("\n## ")[0]
     lines = [line.split("#")[0].strip() for line in walk.splitlines() if line.startswith("    toco ")]
     return [shlex.split(line)[1:] for line in lines]
 
@@ -176,7 +176,7 @@ def test_evaluate__json_holds_each_column(walk: Walk) -> None:
         ),
         ("predict runs/photos gone.jpg --out predicted2", "there is no file or folder gone.jpg"),
         ("predict runs/photos 'new_photos/*.tif' --out predicted2", "the pattern 'new_photos/*.tif' matches no images"),
-        ("predict runs/photos new_photos --out predicted", "use --resume to go on, --overwrite to replace it"),
+        ("predict runs/photos new_photos --out predicted", "use --resume to continue, --overwrite to replace it"),
         ("predict runs/photos new_photos --out predicted --resume --window 64", "started with --window None"),
         ("export runs/photos --out masks_png --format coco", "masks_png is not empty: give another folder"),
     ],
