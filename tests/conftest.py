@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 # The tensors of these tests are too small to share out between threads; child processes take this over.
 os.environ["OMP_NUM_THREADS"] = "1"
+DEVICE = os.environ.get("TOCO_DEVICE")  # set by bench/gpu.py, which runs the golden tests on a GPU
+if DEVICE:
+    import torch
 
-
+    torch.set_default_device(DEVICE)
+    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the arrays
 BEGAN = time.monotonic()
 
 
@@ -45,14 +49,6 @@ def child_processes() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseContext, "set_forkserver_preload", child_processes.preload(BaseContext))
         yield child_processes
-
-
-DEVICE = os.environ.get("TOCO_DEVICE")  # set by bench/gpu.py, which runs the golden tests on a GPU
-if DEVICE:
-    import torch
-
-    torch.set_default_device(DEVICE)
-    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the arrays
 
 
 @pytest.fixture(scope="session")

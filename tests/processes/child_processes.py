@@ -72,7 +72,7 @@ def run(
         texts = [[(folder / f"{rank}.{kind}").read_text() for kind in ("out", "err")] for rank in range(ranks * nodes)]
         assert supervisor.exitcode == 0, texts
         codes = json.loads((folder / "codes.json").read_text())
-    return [subprocess.CompletedProcess([str(one) for one in arguments], code, *text) for code, text in zip(codes, texts, strict=True)]
+    return [subprocess.CompletedProcess(target.__name__, code, *text) for code, text in zip(codes, texts, strict=True)]
 
 
 def run_anew(target: Callable[..., object], *arguments: object) -> subprocess.CompletedProcess[str]:
