@@ -39,7 +39,7 @@ from data.findings import co_occurrence
 from data.readers import open_dataset
 from stages.config import Device, MakeLabels, Predict, TrainCam, TrainSeg
 from stages.labels.maker import LabelMaker
-from stages.labels.pixel_labels import resolved, with_training_defaults
+from stages.labels.label_settings import resolved, with_training_defaults
 from stages.networks.cam_model import new_cam_model
 from stages.networks.inference import to_tensor
 from stages.networks.segmenter import Segmenter

@@ -15,7 +15,7 @@ import torch
 from bench.opened import open_run
 from data.readers import read_mask
 from stages.labels.choose_background import choose_background
-from stages.labels.pixel_labels import resolved
+from stages.labels.label_settings import resolved
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.cam import label_one_threshold
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen

@@ -22,6 +22,7 @@ from data.images import read_image
 from data.readers import check_images, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
+from stages.before_start import check_student_splits
 from stages.config import TrainSeg
 from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
 from stages.networks.inference import to_tensor
@@ -114,13 +115,10 @@ def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> l
     Raises:
         DataError: The split named by --val-split has no masks, or one of its images is bad.
     """
+    check_student_splits(dataset, config)
     split = config.val_split or dataset.val_split
-    if split is None:
-        return []
-    samples = [sample for sample in dataset.split(split) if sample.mask is not None]
+    samples = [] if split is None else [sample for sample in dataset.split(split) if sample.mask is not None]
     if not samples:
-        if config.val_split:
-            raise DataError(f"split '{split}' of {dataset.root} has no ground-truth masks: choose another --val-split")
         return []
     good, problems = check_images(spread(samples, config.evaluate_images), 1, skip_bad=config.skip_bad)
     for problem in problems:

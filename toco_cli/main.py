@@ -14,12 +14,12 @@ if problem := what_hides_toco():  # before the first import of a package that ma
     print(f"toco: error: {problem}", file=sys.stderr)
     sys.exit(1)
 
-import typer  # noqa: E402
-from typer.main import get_command  # noqa: E402
+import typer
+from typer.main import get_command
 
-from data.errors import UserError  # noqa: E402
-from stages.runtime.launch import is_local_child, is_rank_zero  # noqa: E402
-from toco_cli.commands import app  # noqa: E402
+from data.errors import UserError
+from stages.runtime.launch import is_local_child, is_rank_zero
+from toco_cli.commands import app
 
 KEPT = "finished work is kept: run "
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how OpenMP threads wait for work

@@ -16,7 +16,8 @@ from data.dataset import Dataset, Mask, Sample
 from data.images import read_image
 from data.readers import read_mask
 from stages.config import Machine, MakeLabels, Precision, Predict
-from stages.labels.pixel_labels import pixel_labels, resolved, with_class_numbers
+from stages.labels.label_settings import resolved
+from stages.labels.pixel_labels import pixel_labels, with_class_numbers
 from stages.labels.store import LabelFile
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import class_label_matrix, predicted_classes, resize_maps, square_cams, squash, to_tensor
