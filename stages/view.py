@@ -1,6 +1,6 @@
-"""`toco view`: one PNG with all that a run makes of an image, side by side.
+"""`toco view`: one PNG with all products of a run for one image, side by side.
 
-In: a run folder and an image, of its data set or any other. Out: a PNG.
+In: a run folder and an image, from its data set or any other. Out: a PNG.
 """
 
 from collections.abc import Mapping
@@ -30,22 +30,23 @@ DPI = 110
 def view(
     image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, data: Path | Dataset | None = None
 ) -> Path:
-    """Draw an image, its CAMs, its masks and, where there is one, its true mask.
+    """Draw an image, its CAMs, its masks and, if available, its ground-truth mask.
 
     Args:
-        image: An image file. One of the data set has its given classes and its stored mask; for any other, the
-            network says which classes there are.
+        image: An image file. An image of the data set is shown with its image labels and its stored mask. For any
+            other image, the network predicts the classes.
         run: A run folder in which `toco train-cam` finished.
-        out: The PNG.
+        out: The PNG to write.
         config: Settings.
-        monitor: Told of what is left out.
-        data: The data set's present folder if it was moved, or the open data set.
+        monitor: Receives warnings about products that are left out.
+        data: The present folder of the data set if it was moved, or the open data set.
 
     Returns:
-        The PNG.
+        `out`.
 
     Raises:
-        ValueError: The image is bad, or this machine lacks the device.
+        DataError: There is no data set, or the image or its ground-truth mask cannot be used.
+        SettingsError: This machine does not have the device.
         ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
     """
     cam = open_stage(run, "cam")
@@ -62,7 +63,7 @@ def view(
 
 
 def find_sample(image: Path, dataset: Dataset) -> Sample:
-    """The data set's sample of an image file, or one of its own whose classes nobody knows."""
+    """Return the data set's sample of an image file, or a new sample with unknown classes."""
     wanted = image.resolve()
     for sample in dataset.by_id().values():
         if sample.image.name == image.name and sample.image.resolve() == wanted:

@@ -98,7 +98,7 @@ def test_predict__existing_files_are_kept(student_run: Any, tmp_path: Path) -> N
     image, out = picture(tmp_path / "a.png"), tmp_path / "out"
     (out / "overlays").mkdir(parents=True)
     (out / "overlays" / "a.png").write_text("mine")
-    with pytest.raises(ValueError, match=r"overlays/a.png exists: use --resume to go on, --overwrite to replace"):
+    with pytest.raises(ValueError, match=r"overlays/a.png exists: use --resume to continue, --overwrite to replace"):
         predict(student_run.run, [image], out, CONFIG, SilentMonitor())
     assert names(out) == ["overlays/a.png"]
     predict(student_run.run, [image], out, CONFIG, SilentMonitor(), overwrite=True)
