@@ -38,13 +38,14 @@ from data.drawing.scene import draw_scene
 from data.findings import co_occurrence
 from data.readers import open_dataset
 from stages.config import Device, MakeLabels, Predict, TrainCam, TrainSeg
-from stages.labels.maker import LabelMaker
 from stages.labels.label_settings import resolved, with_training_defaults
+from stages.labels.maker import LabelMaker
 from stages.networks.cam_model import new_cam_model
 from stages.networks.inference import to_tensor
 from stages.networks.segmenter import Segmenter
 from stages.networks.student import new_student, student_probabilities
-from stages.prediction.output_folder import files_of, write_results
+from stages.prediction.output_folder import files_of
+from stages.prediction.results import write_results
 from stages.run_folder.artifacts import StageFolder
 from stages.runtime.fabric import make_fabric
 from stages.runtime.monitor import SilentMonitor

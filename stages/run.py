@@ -194,8 +194,8 @@ def refuse_other_devices(config: Run, name: str, settings: Settings) -> None:
         own, common = getattr(settings, option), getattr(config, option)
         if own != common:
             raise SettingsError(
-                f"--{name}.{option} {own}: 'toco run' has the same for all stages ({common}); give --{option} {own}, or "
-                f"run 'toco {name} --{option} {own}' alone and then repeat this command"
+                f"--{name}.{option} {own}: 'toco run' has the same for all stages ({common}); give --{option} {own} "
+                f"or run 'toco {name} --{option} {own}' alone and then repeat this command"
             )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from stages.run_folder.artifacts import already_finished, begin_stage, check_up_
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_run_data, spread, usable_samples
 from stages.runtime.fabric import processes_of, share_counts, start
+from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 from stages.toco.processes import SINGLE_PROCESS, Processes

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from stages.networks.inference import class_label_matrix, predicted_classes, res
 from stages.networks.segmenter import NetworkName, Segmenter, decoder_segmenter, open_segmenter
 from stages.run_folder.artifacts import StageFolder, current, open_stage
 from stages.runtime.fabric import make_fabric
+from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import labels_at, present_classes, to_class_numbers
 from stages.toco.model import ToCo

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from stages.config import MakeLabels, TrainCam
-from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
+from stages.labels.store import label_attributes
 
 PROGRAM = """
 import contextlib, io, json, sys
@@ -41,10 +42,10 @@ def folders(draw_pictures: Callable[[Path], Path], tmp_path_factory: pytest.Temp
         config = {"format": 2, "settings": asdict(settings), "dataset": dataset}
         (folder / "config.json").write_text(json.dumps(config))
     labels = root / "run" / "labels"
-    (labels / "shards").mkdir()
-    stored = ImageLabels(id="a", classes=(1,), cams=np.zeros((1, 64, 48), np.float16), mask=np.ones((64, 48), np.uint8))
-    write_shard(labels / "shards" / "0.h5", [stored])
-    join_shards([labels / "shards" / "0.h5"], labels, label_attributes(("red", "blue"), {}))
+    (labels / "cams.h5").touch()
+    with h5py.File(labels / "labels.h5", "w") as file:
+        file["masks/a"] = np.ones((64, 48), np.uint8)
+        file.attrs.update(label_attributes(("red", "blue"), {}))
     (root / "empty").mkdir()
     (root / "used" / "cam").mkdir(parents=True)
     (root / "used" / "cam" / "notes.txt").touch()
@@ -56,7 +57,7 @@ CASES = {
     "train-cam photos --out used": "used/cam exists: use --resume",
     "train-cam photos --out new --split nosuch": "has no split 'nosuch': choose one of 'train', 'val' (--split)",
     "train-cam photos --out new --weights gone.safetensors": "there is no file gone.safetensors",
-    "train-cam photos --out new --cache photos/labels.csv": "images cannot be kept in",
+    "train-cam photos --out new --cache photos/labels.csv": "images cannot be cached in",
     "make-labels gone": "there is no run folder gone",
     "make-labels empty": "run 'toco train-cam' first",
     "make-labels run": "run/labels exists: use --resume",
@@ -92,9 +93,7 @@ def test_commands__report_a_mistake_without_torch(folders: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(words)], cwd=folders, capture_output=True, text=True, check=True
     )
-    for (case, message), (code, said) in zip(CASES.items(), json.loads(run.stdout), strict=True):
-        assert message in said, f"toco {case}: {said}"
-        assert said.startswith("toco: error: "), case
-        assert said.count("\n") == 1, case
-        assert code == 1, case
+    said = dict(zip(CASES, json.loads(run.stdout), strict=True))
+    assert {case: text for case, (_, text) in said.items() if CASES[case] not in text} == {}
+    assert [case for case, (code, text) in said.items() if code != 1 or text.count("\n") != 1] == []
     assert not (folders / "new").exists()
