@@ -186,7 +186,7 @@ def test_run__tries_the_student_s_cache_before_anything_is_trained(
             {"confidence_weighting": True},
             "--train-seg.confidence-weighting needs --make-labels.confidence: give both",
         ),
-        ("seg", {"encoder": "resnet17"}, "--train-seg.encoder 'resnet17' is not known"),
+        ("seg", {"encoder": "resnet17"}, "--train-seg.encoder 'resnet17' is unknown"),
     ],
 )
 def test_run__reports_mistakes_of_all_stages_before_anything_is_trained(
