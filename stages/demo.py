@@ -1,21 +1,20 @@
-"""`toco demo`: the whole pipeline on a drawn data set, from scratch, with nothing to download."""
+"""`toco demo`: the whole pipeline on a drawn data set, from scratch, without a download."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from data.drawing.sample import draw_sample
-from data.errors import ArtifactError
 from data.readers import open_dataset
 from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
+from stages.preflight.commands import DEMO_MARK, before_demo
 from stages.runtime.monitor import Monitor
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
 
-# Found by trial for two CPU cores: small pictures, and a transformer small enough to learn them from nothing.
-MARK = ".toco-demo"  # says that a folder may be deleted by the next demo
+# Chosen by trials on two CPU cores: small pictures, and a transformer that is small enough to train from scratch.
 SAMPLE = {"images": 400, "validation": 100, "size": 96}
 
 CAM = TrainCam(
@@ -30,7 +29,7 @@ CAM = TrainCam(
     rescale_max=1.4,
     learning_rate=1e-3,
     head_lr_multiplier=3.0,
-    # The classifiers come first: contrast against the CAMs of a network that knows nothing yet teaches nothing.
+    # The classifiers learn first: contrast against the CAMs of an untrained network has no useful gradient.
     contrast_start=0.85,
     seg_start=0.85,
     evaluate_every=0,
@@ -54,32 +53,28 @@ SEG = TrainSeg(
 
 
 def demo(out: Path, monitor: Monitor, *, seed: int = 0, overwrite: bool = False) -> Evaluation:
-    """Draw the sample data, run all stages on it, and measure each product against the true masks.
+    """Draw the sample data, run all stages on it, and evaluate each product on the ground-truth masks.
 
     Args:
-        out: A new folder: the data set lands in out/data, the run in out/run.
-        monitor: Told of progress.
-        seed: Of the pictures and of all training.
-        overwrite: Delete `out` first, if a demo made it.
+        out: A new folder: the data set is written to out/data, the run to out/run.
+        monitor: Receives progress.
+        seed: Random seed of the pictures and of all training.
+        overwrite: Delete the earlier demo in `out` first.
 
     Returns:
-        One table: CAM, pseudo masks without and with CRF on the images they were made for, decoder and student on
-        images that no training has seen.
+        One table: CAMs and pseudo masks (without and with CRF) on the images that they were made for, decoder and
+        student on images that were not used for training.
 
     Raises:
-        ArtifactError: `out` exists.
+        ArtifactError: `out` is in use.
     """
     data, run = out / "data", out / "run"
-    if out.exists() and any(out.iterdir()):
-        if not overwrite:
-            raise ArtifactError(f"{out} exists: use --overwrite to start again, or another folder")
-        if not (out / MARK).is_file():
-            raise ArtifactError(f"{out} was not made by a demo: nothing is deleted there; give another folder")
-        for folder in (data, run):
-            if folder.exists():
-                shutil.rmtree(folder)
+    before_demo(out, overwrite=overwrite)
+    for folder in (data, run):
+        if folder.exists():
+            shutil.rmtree(folder)
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
+    (out / DEMO_MARK).touch()
     monitor.note(f"drawing {SAMPLE['images']} + {SAMPLE['validation']} pictures into {data}")
     draw_sample(data, **SAMPLE, seed=seed)
     train_cam(data, run, replace(CAM, seed=seed), monitor)

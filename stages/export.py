@@ -1,4 +1,4 @@
-"""`toco export`: pseudo masks, or the student, in the forms that other programs read.
+"""`toco export`: pseudo masks, or the student, in formats that other programs read.
 
 In: RUN/labels, and the data set where the format needs its images; RUN/seg for the student. Out: a folder as
 stages/exports/FORMAT.py says.
@@ -11,9 +11,10 @@ from pathlib import Path
 from data.errors import SettingsError
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage, outdated, outdated_message
+from stages.runtime.extras import install_command
 from stages.runtime.monitor import Monitor
 
-# The packages that each format needs beside toco's own: name to import -> name to install.
+# Packages that a format needs beyond toco's own: name to import -> name to install.
 COMPONENTS = {"scipy": "scipy"}
 FORMATS: Mapping[str, Mapping[str, str]] = {
     "png": {},
@@ -34,15 +35,15 @@ def export(
     data: Path | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write the masks of RUN/labels/labels.h5, or the network of RUN/seg, in another form.
+    """Write the masks of RUN/labels/labels.h5, or the network of RUN/seg, in another format.
 
     Args:
         run: A run folder in which `toco make-labels` finished; for the network, `toco train-seg`.
         out: Folder to write to.
-        monitor: Told of progress.
+        monitor: Receives progress.
         format: Key of FORMATS.
         data: The data set's present folder if it was moved, or the open data set.
-        overwrite: Write into a folder that holds files already; those of other names stay.
+        overwrite: Write into a folder that is not empty; files with other names are kept.
 
     Returns:
         The files.
@@ -63,7 +64,7 @@ def _export_student(run: Path, out: Path, monitor: Monitor) -> list[Path]:
     folder = open_stage(run, "seg")
     if outdated(run, "seg"):
         monitor.warn(outdated_message(run, "seg"))
-    from stages.exports.onnx import export_onnx  # only here, since it needs a package that may not be there
+    from stages.exports.onnx import export_onnx  # needs a package that may not be installed
 
     return export_onnx(folder, out, monitor)
 
@@ -79,7 +80,7 @@ def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data:
     from stages.exports.labelled_images import open_labelled_images
 
     images = open_labelled_images(folder, labels, monitor, data=data)
-    # Each is imported only here, since it may need a package that is not there.
+    # Imported only when needed, because each may need a package that is not installed.
     if format == "voc":
         from stages.exports.voc import export_voc as write
     elif format == "coco":
@@ -97,5 +98,6 @@ def _check_format(format: str) -> None:
     for module, package in FORMATS[format].items():
         if importlib.util.find_spec(module) is None:
             raise SettingsError(
-                f"--format {format} needs the package '{package}', which is not installed: run 'uv sync --extra export'"
+                f"--format {format} needs the package '{package}', which is not installed: run "
+                f"{install_command('export')}"
             )

@@ -11,8 +11,8 @@ from pathlib import Path
 from data.dataset import Dataset, Sample
 from stages.config import MakeLabels
 from stages.labels.choose_background import choose_background
+from stages.labels.label_settings import resolved, with_training_defaults
 from stages.labels.maker import LabelMaker
-from stages.labels.pixel_labels import resolved, with_training_defaults
 from stages.labels.store import join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
 from stages.run_folder.artifacts import already_finished, begin_stage, open_stage, read_config

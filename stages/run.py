@@ -1,10 +1,15 @@
-"""`toco run`: all stages one after the other; what is finished is not done again.
+"""`toco run`: all stages one after the other; finished stages are skipped.
 
-In: a data set. Out: RUN with cam/, labels/, seg/, report.html, and config.toml, from which it can be repeated.
+In: a data set. Out: RUN with cam/, labels/, seg/, report.html, and config.toml, from which the run can be repeated.
+
+torch, and all that needs it, is imported only after the checks: a mistake in the options of the last stage is reported
+at once.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,14 +18,11 @@ import tomlkit
 
 from data.atomic_write import atomic_write
 from data.dataset import Dataset
-from data.errors import ArtifactError, SettingsError
-from data.image_cache import open_cache
-from data.readers import open_dataset
+from data.errors import ArtifactError, SettingsError, UserError
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
-from stages.labels.pixel_labels import with_training_defaults
-from stages.make_labels import make_labels
-from stages.networks.student import new_student
-from stages.report import REPORT, report
+from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
+from stages.option import flag
+from stages.preflight.training import check_split, check_student_splits, check_training
 from stages.run_folder.artifacts import (
     MAY_CHANGE,
     PRODUCERS,
@@ -30,22 +32,19 @@ from stages.run_folder.artifacts import (
     outdated_message,
     read_config,
 )
-from stages.run_folder.provenance import data_fingerprint, made_with
-from stages.runtime.fabric import start
+from stages.run_folder.run_data import open_data
 from stages.runtime.monitor import Monitor, Titled
-from stages.train_cam import train_cam
-from stages.train_seg import train_seg
 
 StageSettings = TrainCam | MakeLabels | TrainSeg
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
 
 FOLDERS = {producer: stage for stage, producer in PRODUCERS.items()}
 CONFIG = "config.toml"
-ABOUT = "made-with"  # the table of what cannot be set, but is good to know
+ABOUT = "made-with"  # the table of facts about the run that are not settings
 
 
 def run(
-    data: Path,
+    data: Path | Dataset,
     out: Path,
     config: Run,
     monitor: Monitor,
@@ -54,23 +53,23 @@ def run(
     labels: MakeLabels,
     seg: TrainSeg,
 ) -> Path:
-    """Go from image labels to a student and a report.
+    """Train on image labels until there is a student and a report.
 
     Args:
-        data: A data set, in any layout.
-        out: The run folder; one that was begun before is gone on with.
-        config: Settings.
-        monitor: Told of progress.
+        data: The data set's folder, in any layout, or the open data set.
+        out: The run folder; an interrupted run in it is resumed.
+        config: Settings of the run.
+        monitor: Receives progress.
         cam: Settings of the first stage.
-        labels: Of the second.
-        seg: Of the third.
+        labels: Settings of the second stage.
+        seg: Settings of the third stage.
 
     Returns:
         The report.
 
     Raises:
-        SettingsError: The data, the settings or the weights do not work out.
-        ArtifactError: The folder was begun with other settings, or holds something else.
+        SettingsError: The data, the settings or the weights cannot work.
+        ArtifactError: The run was begun with other settings, or a file of it is damaged.
     """
     config = replace(config, cache=config.cache and absolute_path(config.cache))
     cam, seg = with_absolute_paths(cam), with_absolute_paths(seg)
@@ -81,63 +80,127 @@ def run(
         refuse_other_devices(config, name, one)
         if name not in again:
             refuse_other_settings(out, name, one)
+    to_do = {name for name in STAGES if name in again or not finished(out, FOLDERS[name])}
+    if to_do:
+        check_options(cam, labels, seg)
+    dataset = open_data(data, skip_bad=config.skip_bad)
+    check_stages(dataset, {name: one for name, one in settings.items() if name in to_do})
+
+    from stages.make_labels import make_labels
+    from stages.report import REPORT, report
+    from stages.runtime.fabric import start
+    from stages.train_cam import train_cam
+    from stages.train_seg import train_seg
+
     fabric, monitor, _ = start(config, monitor)
-    dataset = open_dataset(data, skip_bad=config.skip_bad)
     if fabric.is_global_zero:
         about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
         write_config(out / CONFIG, dataset, config, settings, about)
-
-    if "train-seg" in again or not finished(out, FOLDERS["train-seg"]):
+    if "train-seg" in to_do:
         check_student(seg, dataset)
-        open_cache(seg.cache)
 
     def step(number: int, name: str) -> dict[str, Any]:
-        # What was made from a stage that has just been done again is made again, too.
+        # A stage whose input was made again is made again as well.
         anew = name in again or (finished(out, FOLDERS[name]) and outdated(out, FOLDERS[name]))
         monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
         return {"monitor": monitor_of_step, "resume": not anew, "overwrite": anew}
 
-    train_cam(dataset, out, cam, **step(1, "train-cam"))
-    make_labels(out, labels, data=dataset, **step(2, "make-labels"))
-    train_seg(out, seg, data=dataset, **step(3, "train-seg"))
+    with whole_option_names("train-cam", cam):
+        train_cam(dataset, out, cam, **step(1, "train-cam"))
+    with whole_option_names("make-labels", labels):
+        make_labels(out, labels, data=dataset, **step(2, "make-labels"))
+    with whole_option_names("train-seg", seg):
+        train_seg(out, seg, data=dataset, **step(3, "train-seg"))
     if fabric.is_global_zero:
         last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
         report(
             out, Report(device=config.device, precision=config.precision, skip_bad=config.skip_bad), last, data=dataset
         )
-    fabric.barrier()  # a launcher may take the first one's long end for a fault
+    fabric.barrier()  # launchers treat a rank that runs long after the others ended as a failure
     return out / REPORT
 
 
-def check_student(settings: TrainSeg, dataset: Dataset) -> None:
-    """Build the student once, and so bring its weights, before hours of other stages.
+def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
+    """Check options of stages that depend on those of other stages.
 
     Raises:
-        SettingsError: It is not to be had.
+        SettingsError: Names the options as `toco run` has them.
     """
-    try:
+    with whole_option_names("make-labels", labels):
+        check_thresholds_in_order(labels, asdict(cam))
+    if seg.confidence_weighting and not labels.confidence:
+        raise SettingsError("--train-seg.confidence-weighting needs --make-labels.confidence: give both")
+
+
+def check_stages(dataset: Dataset, settings: Mapping[str, StageSettings]) -> None:
+    """Check splits, files of weights and caches of the stages that will run.
+
+    Args:
+        dataset: The data set.
+        settings: Settings of these stages, by command.
+
+    Raises:
+        UserError: Names the option as `toco run` has it.
+    """
+    for name, one in settings.items():
+        with whole_option_names(name, one):
+            if one.split is not None:
+                check_split(dataset, one.split, "--split")
+            elif not isinstance(one, TrainSeg):  # which trains on all labelled images by default
+                dataset.split()
+            if isinstance(one, TrainCam | TrainSeg):
+                check_training(one)
+            if isinstance(one, TrainSeg):
+                check_student_splits(dataset, one)
+
+
+def check_student(settings: TrainSeg, dataset: Dataset) -> None:
+    """Build the student once, which downloads its weights, before hours of other stages.
+
+    Raises:
+        SettingsError: The network or its weights are not available.
+    """
+    from stages.networks.student import new_student
+
+    with whole_option_names("train-seg", settings):
         new_student(settings, len(dataset.class_names))
-    except ValueError as error:
-        raise SettingsError(f"train-seg: {error} (options of it begin with --train-seg.)") from error
+
+
+@contextmanager
+def whole_option_names(name: str, settings: StageSettings) -> Iterator[None]:
+    """Write a stage's options in the messages of errors as `toco run` has them: `--train-seg.weights`.
+
+    Options that `toco run` has for all stages keep their names.
+    """
+    own = {flag(one.name) for one in fields(settings)} - {flag(one.name) for one in fields(Run)}
+
+    def whole(match: "re.Match[str]") -> str:
+        return f"--{name}.{match[0].removeprefix('--')}" if match[0] in own else match[0]
+
+    try:
+        yield
+    except UserError as error:
+        message = re.sub(r"(?<![\w.-])--[a-z][a-z-]*[a-z](?![\w.])", whole, str(error))
+        raise type(error)(message) from error
 
 
 def refuse_other_devices(config: Run, name: str, settings: StageSettings) -> None:
-    """Refuse a stage other devices than the run has: the same processes go through all stages.
+    """Refuse a stage whose devices differ from those of the run: all stages run in the same processes.
 
     Raises:
-        SettingsError: Says how to do it.
+        SettingsError: Says what to do.
     """
     for option in ("devices", "nodes"):
         own, common = getattr(settings, option), getattr(config, option)
         if own != common:
             raise SettingsError(
-                f"--{name}.{option} {own}: 'toco run' has the same for all stages ({common}); give --{option} {own} to "
-                f"all, or run 'toco {name} --{option} {own}' by itself, and then this once more for the rest"
+                f"--{name}.{option} {own}: 'toco run' has the same for all stages ({common}); give --{option} {own} "
+                f"or run 'toco {name} --{option} {own}' alone and then repeat this command"
             )
 
 
 def refuse_other_settings(out: Path, name: str, settings: StageSettings) -> None:
-    """Refuse settings other than those that a stage was begun with, and what it was made from if that was replaced.
+    """Refuse a stage that was begun with other settings, or from a file that has been replaced.
 
     Args:
         out: The run folder.
@@ -158,13 +221,13 @@ def refuse_other_settings(out: Path, name: str, settings: StageSettings) -> None
         if before.get(field) != now and field not in MAY_CHANGE[stage]:
             same = f" ('toco run --config {out / CONFIG}')" if (out / CONFIG).is_file() else ""
             raise ArtifactError(
-                f"{out} was begun with --{name}.{field.replace('_', '-')} {_shown(before.get(field))} and cannot go on "
-                f"with {_shown(now)}: give the same{same}, or {anew}"
+                f"{out} was started with --{name}.{field.replace('_', '-')} {_shown(before.get(field))} and cannot be "
+                f"resumed with {_shown(now)}: give the same value{same}, or {anew}"
             )
 
 
 def read_run_config(path: Path) -> Mapping[str, Any]:
-    """Read a run's config.toml; empty where there is none.
+    """Read a run's config.toml; empty if there is none.
 
     Raises:
         ArtifactError: It is damaged.
@@ -174,32 +237,34 @@ def read_run_config(path: Path) -> Mapping[str, Any]:
     try:
         return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}): mend or remove it") from error
+        raise ArtifactError(f"{path} is damaged ({error}): repair or delete it") from error
 
 
 def about_the_run(path: Path, dataset: Dataset, monitor: Monitor, *, anew: bool) -> Mapping[str, Any]:
-    """Say what the run was begun with; one that goes on keeps what is there, and tells of changed data."""
+    """Describe how the run was begun; a resumed run keeps its description, and warns if the data changed."""
+    from stages.run_folder.provenance import data_fingerprint, made_with
+
     fingerprint = data_fingerprint(dataset)
     before: Mapping[str, Any] = read_run_config(path).get(ABOUT, {})
     if anew or "data_fingerprint" not in before:
         began = datetime.now().astimezone().isoformat(timespec="seconds")
         return {"began": began, "data_fingerprint": fingerprint, **made_with()}
     if before["data_fingerprint"] != fingerprint:
-        monitor.warn(f"{dataset.root} is not as it was when {path.parent} was begun: images or their labels differ")
+        monitor.warn(f"{dataset.root} has changed since {path.parent} was begun: images or their labels differ")
     return before
 
 
 def write_config(
     path: Path, dataset: Dataset, config: Run, settings: Mapping[str, StageSettings], about: Mapping[str, Any]
 ) -> None:
-    """Write all settings as resolved, and what the run was begun with."""
+    """Write all settings, and how the run was begun."""
     document = tomlkit.document()
     document.add(tomlkit.comment("'toco run --config THIS_FILE' repeats this run, with --out DIR in another folder."))
-    document.add(tomlkit.comment("Paths are relative to this file. What is not here has its default."))
+    document.add(tomlkit.comment("Paths are relative to this file. Settings that are not listed have their defaults."))
     shared = {name: value for name, value in _for_toml(config).items() if name != "overwrite"}
     for name, value in {"data": str(dataset.root.resolve()), "out": ".", **shared}.items():
         document.add(name, tomlkit.item(value))
-    for name, one in settings.items():  # without what is said above for all stages
+    for name, one in settings.items():  # without the values that are given above for all stages
         own = {field: value for field, value in _for_toml(one).items() if shared.get(field) != value}
         document.add(name, tomlkit.item(own))
     document.add(ABOUT, tomlkit.item(about))
@@ -208,18 +273,18 @@ def write_config(
 
 
 def with_absolute_paths(settings: Trained) -> Trained:
-    """Settings whose file of weights and cache are found from anywhere."""
+    """Make the paths of weights and cache absolute."""
     weights = settings.weights if settings.weights in NO_FILES else absolute_path(settings.weights)
     return replace(settings, weights=weights, cache=settings.cache and absolute_path(settings.cache))
 
 
 def absolute_path(path: str) -> str:
-    """A path from the root of the file system on."""
+    """Return the absolute path, with '~' expanded."""
     return str(Path(path).expanduser().resolve())
 
 
 def _for_toml(settings: Any) -> dict[str, Any]:
-    """Settings by their options' names, without those that are None, which TOML cannot hold."""
+    """Return settings by option name, without those that are None, which TOML cannot hold."""
     return {name.replace("_", "-"): value for name, value in as_plain(asdict(settings)).items() if value is not None}
 
 

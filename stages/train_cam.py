@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from data.dataset import DataError, Dataset, Sample
@@ -25,6 +24,7 @@ from stages.run_folder.artifacts import already_finished, begin_stage
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_data, spread, usable_samples
 from stages.runtime.fabric import ranks_of, share_counts, start
+from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import label_one_threshold, present_classes
 from stages.toco.metrics import Confusion

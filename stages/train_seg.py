@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -26,10 +25,12 @@ from stages.config import TrainSeg
 from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
 from stages.networks.inference import to_tensor
 from stages.networks.student import Student, label_map, new_student, student_probabilities
+from stages.preflight.training import check_student_splits
 from stages.run_folder.artifacts import already_finished, begin_stage, check_up_to_date, open_stage
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_run_data, spread, usable_samples
 from stages.runtime.fabric import ranks_of, share_counts, start
+from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 from stages.toco.ranks import SINGLE_RANK, Ranks
@@ -114,13 +115,10 @@ def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> l
     Raises:
         DataError: The split named by --val-split has no masks, or one of its images is bad.
     """
+    check_student_splits(dataset, config)
     split = config.val_split or dataset.val_split
-    if split is None:
-        return []
-    samples = [sample for sample in dataset.split(split) if sample.mask is not None]
+    samples = [] if split is None else [sample for sample in dataset.split(split) if sample.mask is not None]
     if not samples:
-        if config.val_split:
-            raise DataError(f"split '{split}' of {dataset.root} has no ground-truth masks: choose another --val-split")
         return []
     good, problems = check_images(spread(samples, config.evaluate_images), 1, skip_bad=config.skip_bad)
     for problem in problems:

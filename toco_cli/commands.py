@@ -1,4 +1,8 @@
-"""The commands: what each takes, and what it says at its end. Stages are imported inside, so that help is instant."""
+"""The commands: what each takes, and what it prints at its end.
+
+A command imports its stage when it runs, so that the help is instant. Before that, `stages.preflight` checks everything
+that needs no torch, so that a mistake is reported in the first second.
+"""
 
 import json as json_module
 from collections.abc import Iterator
@@ -29,31 +33,31 @@ Data = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="Data set: images/ with labels.csv, or one folder of images a class, or Pascal VOC, or COCO.",
+        help="Data set: images/ with labels.csv, or one folder of images per class, or Pascal VOC, or COCO.",
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as given to 'toco train-cam --out'.")]
 MovedData = Annotated[
-    Path | None, typer.Option("--data", help="Where the data set is now, if it was moved since training.")
+    Path | None, typer.Option("--data", help="The data set's present folder, if it was moved since training.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume after an interruption.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start again: delete what an earlier run of this command left.")
+    bool, typer.Option("--overwrite", help="Start again: delete the result of an earlier run of this command.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress: warnings, errors and the result only.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for a program.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show only warnings, errors and the result, no progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for other programs.")]
 
 
 @app.callback(invoke_without_command=True)
 def toco(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="On an error, show where in the program it happened.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, show the traceback.")] = False,
 ) -> None:
-    """From photographs, and the names of the things in each, to pixel masks and a segmentation network.
+    """Train a segmentation network from image labels alone: no masks to draw.
 
-    The usual way: check, run, predict. Stage by stage: train-cam, make-labels --crf, evaluate, train-seg, report.
-    'toco demo' shows it on drawn pictures.
+    The usual order of commands: check, run, predict. The stages of run, one by one: train-cam, make-labels --crf,
+    evaluate, train-seg, report. 'toco demo' runs all of them on drawn pictures.
     """
     if version:
         from importlib.metadata import version as version_of
@@ -65,21 +69,30 @@ def toco(
 
 @command(app)
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set; made if it is not there.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of the data set; created if it does not exist.")
+    ],
+    quiet: Quiet = False,
+    json: AsJson = False,
 ) -> None:
-    """Begin a data set of your own, to be filled in.
+    """Start a data set of your own: create the files that you fill in.
 
-    Makes images/, labels.csv and classes.txt. Images that are in DIR/images already get a row each in
-    labels.csv, which does not count until its '#' is taken away. Nothing that is there is changed.
+    Creates images/, labels.csv and classes.txt. Each image that is already in DIR/images gets a row in labels.csv.
+    The row starts with '#' and is ignored until you remove the '#'. Existing files are not changed.
     """
     from data.custom_writer import begin_custom
 
     listed = begin_custom(folder)
+    if json:
+        typer.echo(json_module.dumps({"folder": str(folder), "images": listed}))
+        return
+    table = folder / "labels.csv"
     if listed:
-        typer.echo(f"{folder / 'labels.csv'} has a row for each image ({listed}): write what it shows, remove its '#'.")
+        typer.echo(f"{table} has a row for each image ({listed}): write its labels and remove the '#'.")
     else:
-        typer.echo(f"Put images into {folder / 'images'}, and write what each shows into {folder / 'labels.csv'}.")
-    typer.echo(f"Next: toco check {folder}")
+        typer.echo(f"Put images into {folder / 'images'}, and write the labels of each image into {table}.")
+    if not quiet:
+        typer.echo(f"Next: toco check {folder}")
 
 
 @command(app)
@@ -90,16 +103,16 @@ def check(
         typer.Option(
             "--write-labels",
             metavar="DIR",
-            help="Also write the labels of one folder a class, Pascal VOC or COCO as a new folder with labels.csv.",
+            help="Also write the labels (of class folders, Pascal VOC or COCO) to a new folder with labels.csv.",
         ),
     ] = None,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Say what is in a data set, what is odd, and what to do.
+    """Report what a data set contains, what is wrong with it, and what to do.
 
-    Every image is decoded, so that files which are cut off are found before training meets them. The exit code is 1
-    if there is an error that would stop training or make it useless.
+    Every image is decoded, so that truncated files are found before training. The exit code is 1 if an error would
+    stop training or make it useless.
     """
     from stages.check import check as stage
 
@@ -122,7 +135,9 @@ def check(
 @command(app, recipes=CAM_RECIPES, recipes_of="train_cam")
 def run(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Data set, as for 'toco train-cam'.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder: a new one, or one to go on with.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder: a new one, or an interrupted run to resume.")
+    ] = None,
     settings_file: Annotated[
         Path | None,
         typer.Option(
@@ -130,8 +145,8 @@ def run(
             metavar="FILE.toml",
             is_eager=True,
             callback=take_settings,
-            help="Take DATA, --out and options from this file where they are not given here; 'RUN/config.toml' of an "
-            "earlier run repeats it.",
+            help="File with values for DATA, --out and the options that are not given here. 'RUN/config.toml' of an "
+            "earlier run repeats that run.",
         ),
     ] = None,
     config: Run = Run(),  # noqa: B008
@@ -141,16 +156,16 @@ def run(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """All stages, one after the other, and a report.
+    """Run all stages one after the other, and write a report.
 
-    They are train-cam, make-labels --crf, train-seg and report. What is finished is not done again: stop it,
-    and start it again with the same words, wherever it was. Each option of a stage is taken with the stage's
-    name before it: --train-cam.iterations 2000, --make-labels.background-threshold auto, --train-seg.encoder resnet18
-    ('toco train-cam --help' and so on list them).
+    The stages are train-cam, make-labels --crf, train-seg and report. Finished stages are skipped: to resume an
+    interrupted run, give the same command again. Options of a stage have the stage's name as a prefix:
+    --train-cam.iterations 2000, --make-labels.background-threshold auto, --train-seg.encoder resnet18.
+    'toco train-cam --help' and the help of the other stages list them.
     """
     if data is None or out is None:
         lacks = "DATA" if data is None else "--out RUN"
-        raise typer.BadParameter(f"{lacks} is missing: give it, or a --config that has it")
+        raise typer.BadParameter(f"{lacks} is missing: give it, or a --config file that contains it")
     from stages.run import run as stage
 
     with _monitor(quiet) as monitor:
@@ -158,14 +173,14 @@ def run(
     if json:
         _say(json_module.dumps({"folder": str(out), "report": str(page)}))
     else:
-        _say(f"The result is in {out}; look at {page}. Next: toco predict {out} PATHS... --out DIR")
+        _say(f"The result is in {out}, the report is {page}. Next: toco predict {out} PATHS... --out DIR")
 
 
 @command(app, recipes=CAM_RECIPES)
 def train_cam(
     data: Data,
     config: TrainCam,
-    out: Annotated[Path, typer.Option("--out", help="Run folder: the result goes to its folder cam/.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder; the result is written to its folder cam/.")],
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -173,14 +188,16 @@ def train_cam(
 ) -> None:
     """Stage 1: train a Vision Transformer on image labels.
 
-    It then shows where each class is. Needs to know which classes are in each image, and nothing of where. True
-    masks are only ever used to show how well it goes. Start with a pretrained --backbone; --weights none is for
-    tests.
+    The network's class activation maps (CAMs) show where each class is. Training uses image labels only;
+    ground-truth masks are used only for evaluation. Start with a pretrained --backbone; --weights none is for tests.
     """
+    from stages.preflight.commands import before_train_cam
+
+    dataset = before_train_cam(data, out, config, resume=resume, overwrite=overwrite)
     from stages.train_cam import train_cam as stage
 
     with _monitor(quiet) as monitor:
-        folder = stage(data, out, config, monitor, resume=resume, overwrite=overwrite)
+        folder = stage(dataset, out, config, monitor, resume=resume, overwrite=overwrite)
     _done(folder, f"toco make-labels {out} --crf", json)
 
 
@@ -196,14 +213,17 @@ def make_labels(
 ) -> None:
     """Stage 2: make pseudo masks with the trained network.
 
-    Writes cams.h5 (where each class is, from 0 to 1) and labels.h5 (masks: 0 background, 1..C classes, 255 ignored)
-    into RUN/labels. Without --crf or --ignore-uncertain, --background-threshold alone labels every pixel.
+    Writes cams.h5 (scores of each class, 0 to 1) and labels.h5 (masks: 0 background, 1..C classes, 255 ignored) into
+    RUN/labels. Without --crf or --ignore-uncertain, --background-threshold alone labels every pixel.
     """
+    from stages.preflight.commands import before_make_labels
+
+    dataset = before_make_labels(run, config, data=data, resume=resume, overwrite=overwrite)
     from stages.make_labels import make_labels as stage
 
     with _monitor(quiet) as monitor:
-        folder = stage(run, config, monitor, data=data, resume=resume, overwrite=overwrite)
-    _done(folder, f"toco evaluate {run}  (with true masks)  or  toco train-seg {run}", json)
+        folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
+    _done(folder, f"toco evaluate {run} (needs ground-truth masks) or toco train-seg {run}", json)
 
 
 @command(app)
@@ -218,13 +238,16 @@ def train_seg(
 ) -> None:
     """Stage 3: train a student network on the pseudo masks.
 
-    It is an ordinary segmentation network of segmentation-models-pytorch.
+    The student is a segmentation network of segmentation-models-pytorch.
     """
+    from stages.preflight.commands import before_train_seg
+
+    dataset = before_train_seg(run, config, data=data, resume=resume, overwrite=overwrite)
     from stages.train_seg import train_seg as stage
 
     with _monitor(quiet) as monitor:
-        folder = stage(run, config, monitor, data=data, resume=resume, overwrite=overwrite)
-    _done(folder, f"toco report {run}  or  toco predict {run} PATHS... --out DIR", json)
+        folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
+    _done(folder, f"toco report {run} or toco predict {run} PATHS... --out DIR", json)
 
 
 @command(app)
@@ -232,22 +255,25 @@ def predict(
     run: RunFolder,
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATHS...", help="Images: files, folders, or quoted patterns as 'tiles/**/*.tif'."),
+        typer.Argument(metavar="PATHS...", help="Images: files, folders, or quoted patterns like 'tiles/**/*.tif'."),
     ],
     config: Predict,
     out: Annotated[Path, typer.Option("--out", help="Folder for masks/, overlays/ and predict.json.")],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after an interruption: leave out images that have their files.")
+        bool, typer.Option("--resume", help="Resume after an interruption: skip images whose files exist.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete what an earlier run of this command wrote for these images.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Delete the files that an earlier run of this command wrote for these images."
+        ),
     ] = False,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Segment new images: masks, overlays, probabilities.
+    """Segment new images: write masks, overlays or probabilities.
 
-    By the student, or by the CAM network's decoder where there is none.
+    Uses the student if it is trained, else the decoder of the CAM network.
     """
     from stages.predict import predict as stage
 
@@ -270,25 +296,28 @@ def evaluate(
     sweep: Annotated[
         bool,
         typer.Option(
-            "--sweep", help="Instead, measure the CAMs at many background scores, on the images they were made for."
+            "--sweep", help="Instead, evaluate the CAMs at many background thresholds, on the images of the labels."
         ),
     ] = False,
     data: MovedData = None,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Measure all that a run made against true masks.
+    """Evaluate the results of a run on ground-truth masks.
 
-    Class by class: CAMs, pseudo masks, decoder and student. CAMs and pseudo masks are measured on the images
-    that they were made for, the networks on the validation split.
+    Gives the IoU of each class for CAMs, pseudo masks, decoder and student. CAMs and pseudo masks are evaluated on the
+    images that they were made for, the networks on the validation split.
     """
+    from stages.preflight.commands import before_evaluate, before_sweep
+
     if sweep:
         if config.split is not None:
-            raise typer.BadParameter("--sweep measures the images that the labels were made for: not with --split")
+            raise typer.BadParameter("--sweep uses the images of the labels: it does not work with --split")
+        dataset = before_sweep(run, config, data=data)
         from stages.sweep import sweep as measure
 
         with _monitor(quiet) as monitor:
-            curve = measure(run, config, monitor, data=data)
+            curve = measure(run, config, monitor, data=dataset)
         if json:
             typer.echo(json_module.dumps(curve.as_dict()))
         else:
@@ -297,12 +326,13 @@ def evaluate(
             from toco_cli.tables import sweep_table
 
             Console().print(sweep_table(curve))
-            typer.echo(f"Next: toco make-labels {run} --overwrite --background-threshold SCORE")
+            typer.echo(f"Next: toco make-labels {run} --overwrite --background-threshold THRESHOLD")
         return
+    dataset = before_evaluate(run, config, data=data)
     from stages.evaluate import evaluate as stage
 
     with _monitor(quiet) as monitor:
-        result = stage(run, config, monitor, data=data)
+        result = stage(run, config, monitor, data=dataset)
     _show(result, json)
     if not json:
         typer.echo(f"Next: toco report {run}")
@@ -318,13 +348,16 @@ def report(
 ) -> None:
     """Write RUN/report.html: scores, curves and a gallery.
 
-    In the gallery, a slider moves the threshold of the masks. What the run has not made yet is left out. The
-    page needs no network to be opened.
+    A slider in the gallery changes the threshold of the masks. Results of stages that have not run are missing. The
+    page is one file and needs no network access.
     """
+    from stages.preflight.commands import before_report
+
+    dataset = before_report(run, config, data=data)
     from stages.report import report as stage
 
     with _monitor(quiet) as monitor:
-        page = stage(run, config, monitor, data=data)
+        page = stage(run, config, monitor, data=dataset)
     if json:
         typer.echo(json_module.dumps({"report": str(page)}))
     else:
@@ -333,24 +366,27 @@ def report(
 
 @command(app)
 def view(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file, of the data set or any other.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file; it may be outside the data set.")],
     run: RunFolder,
     config: View,
     out: Annotated[
-        Path | None, typer.Option("--out", help="PNG to write; by default IMAGE's name with -view.png, here.")
+        Path | None, typer.Option("--out", help="PNG to write; by default IMAGE-view.png in the current folder.")
     ] = None,
     data: MovedData = None,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Draw all that a run makes of one image, side by side.
+    """Draw the results of a run for one image side by side.
 
-    CAMs, pseudo masks, the student's mask and, where there is one, the true mask.
+    Shows the CAMs, pseudo masks, the student's mask and, if the data set has it, the ground-truth mask.
     """
+    from stages.preflight.commands import before_view
+
+    dataset = before_view(image, run, config, data=data)
     from stages.view import view as stage
 
     with _monitor(quiet) as monitor:
-        picture = stage(image, run, out or Path(f"{image.stem}-view.png"), config, monitor, data=data)
+        picture = stage(image, run, out or Path(f"{image.stem}-view.png"), config, monitor, data=dataset)
     typer.echo(
         json_module.dumps({"view": str(picture)}) if json else f"The picture is {picture}. Next: toco report {run}"
     )
@@ -365,7 +401,7 @@ def export(
         typer.Option(
             "--format",
             help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. labelstudio: brush tasks. "
-            "onnx: the student, as a network that other programs run.",
+            "onnx: the student as a network for other programs.",
         ),
     ] = "png",
     data: MovedData = None,
@@ -373,7 +409,7 @@ def export(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Write masks, or the student, for other programs."""
+    """Write the masks, or the student, in a format of other programs."""
     from stages.export import export as stage
 
     with _monitor(quiet) as monitor:
@@ -386,15 +422,20 @@ def export(
 @command(app)
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the drawn data set and the run.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option("--seed", help="Of the pictures and of all training.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again in a folder of an earlier demo.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the pictures and of all training.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start again: delete the demo in this folder.")
+    ] = False,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Draw a small data set, and go the whole way on it.
+    """Draw a small data set and run all stages on it.
 
     Takes a few minutes on two CPU cores; nothing is downloaded.
     """
+    from stages.preflight.commands import before_demo
+
+    before_demo(out, overwrite=overwrite)
     from stages.demo import demo as stage
 
     with _monitor(quiet) as monitor:
@@ -417,7 +458,7 @@ def _done(folder: Path, following: str, json: bool) -> None:
 
 
 def _say(text: str) -> None:
-    """Print the result, once: of several processes the first speaks."""
+    """Print the result, on rank 0 only."""
     if is_rank_zero():
         typer.echo(text)
 

@@ -1,4 +1,4 @@
-"""From a settings dataclass to a command's options: all that is said of them is said once, in its fields."""
+"""Makes the options of a command from the fields of its settings dataclasses."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,29 +17,29 @@ Function = TypeVar("Function", bound=Callable[..., None])
 Recipes = Mapping[str, Mapping[str, object]]
 
 UNGROUPED = "Options"
-VALUE_SOURCES = ("file", "command line")  # of values; the later one wins
+VALUE_SOURCES = ("file", "command line")  # the later one takes precedence
 
 
 def command(
     app: typer.Typer, *, recipes: Recipes | None = None, recipes_of: str = "config"
 ) -> Callable[[Function], Function]:
-    """Make a function a command of `app`, with its settings spread out into one option a field.
+    """Make a function a command of `app`, with one option for each field of its settings.
 
-    Settings are the parameters that are annotated with a dataclass. Those of `config` are options of the plain
-    name (`--iterations`). Any others, say `train_cam`, are of another command: their options have its name before
-    them (`--train-cam.iterations`), help leaves them out, and they take over from `config` what was given there
-    under the same name. A parameter's default, where it has one, gives the defaults of its fields. The function's
-    own parameters (data, out, resume ...) are what Typer makes of them; its docstring is the help. A ValueError
-    from the settings' `__post_init__` is reported as a bad option.
+    Settings are the parameters annotated with a dataclass. The fields of `config` become options of the same name
+    (`--iterations`). Any other parameter, for example `train_cam`, holds the settings of another command: its options
+    have that name as a prefix (`--train-cam.iterations`), are hidden in the help, and take the value of the option of
+    `config` with the same name unless they are given themselves. The default of such a parameter gives the defaults of
+    its fields. Typer handles the function's other parameters (data, out, resume ...); the docstring is the help. A
+    ValueError from `__post_init__` of the settings is reported as a bad option.
 
     Args:
-        app: Where the command is added, under the function's name (`train_cam` becomes `train-cam`).
-        recipes: Named sets of other defaults, {name: {field: value}}. Where given, the command has an option
-            `--recipe NAME`; options that the user gives win over the recipe.
-        recipes_of: The settings whose defaults they are.
+        app: The app that gets the command, under the function's name (`train_cam` becomes `train-cam`).
+        recipes: Named sets of other defaults, {name: {field: value}}. If given, the command has an option
+            `--recipe NAME`; options on the command line take precedence over the recipe.
+        recipes_of: The parameter whose defaults the recipes change.
 
     Returns:
-        A decorator that hands the function back as it is.
+        A decorator that returns the function unchanged.
 
     Raises:
         ValueError: A recipe names a field that the settings do not have.
@@ -57,22 +57,22 @@ def command(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A parameter that holds a command's settings."""
+    """A parameter that holds settings."""
 
     name: str
-    default: Any  # an instance of its dataclass
+    default: Any  # an instance of the dataclass
 
     @property
     def prefix(self) -> str:
-        """What its options' names begin with: 'train-cam.' or nothing."""
+        """Prefix of the option names: 'train-cam.' or empty."""
         return "" if self.name == "config" else self.name.replace("_", "-") + "."
 
     def parameter(self, field: str) -> str:
-        """The name of the parameter, as Typer sees it, of one of its options."""
+        """Return the name of Typer's parameter for a field."""
         return field if self.name == "config" else f"{self.name}__{field}"
 
     def flag(self, field: str) -> str:
-        """The option that a field becomes."""
+        """Return the option for a field."""
         return "--" + self.prefix + flag(field).removeprefix("--")
 
 
@@ -92,7 +92,7 @@ def _settings_of(function: Callable[..., None]) -> list[Settings]:
 def _with_options(
     function: Callable[..., None], settings: list[Settings], recipes: Recipes, recipes_of: str
 ) -> Callable[..., None]:
-    """The function as Typer is to see it; called with options, it makes settings of them for the original."""
+    """Return the function that Typer sees: it makes settings from the options and calls the original."""
     if not settings:
         return function
     options = {one.name: _option_parameters(one) for one in settings}
@@ -138,7 +138,7 @@ def _with_options(
 
 
 def _option_parameters(settings: Settings) -> dict[str, inspect.Parameter]:
-    """One keyword parameter a field, annotated as Typer wants it, its default shown in the help."""
+    """Return one keyword parameter per field, annotated for Typer, with the default that the help shows."""
     hints = get_type_hints(type(settings.default))
     parameters = {}
     for one in fields(settings.default):
@@ -146,12 +146,12 @@ def _option_parameters(settings: Settings) -> dict[str, inspect.Parameter]:
         default: Any = getattr(settings.default, one.name)
         if repeated:
             default = list(default)
-        # Typer knows no unions, and no lists of choices: what takes either has a parser of its own.
+        # Typer does not support unions or lists of choices: these options have their own parser.
         kind = str if _parser_of(item, repeated) else item
         annotation = list[kind] if repeated else kind  # type: ignore[valid-type]
         if default is None:
             annotation = annotation | None
-        # Typer makes names of its own for plain options, --skip-bad with --no-skip-bad.
+        # Typer names options without a prefix itself: --skip-bad and --no-skip-bad.
         names = _prefixed_names(settings, one.name, item) if settings.prefix else ()
         information = _option_information(option_text(one), item, repeated, names)
         parameters[one.name] = _parameter(settings.parameter(one.name), Annotated[annotation, information], default)
@@ -178,7 +178,7 @@ def _option_information(text: OptionText, item: Any, repeated: bool, names: tupl
 
 
 def _parser_of(item: Any, repeated: bool) -> Callable[[str], Any] | None:
-    """What makes a value of what is given, where Typer cannot."""
+    """Return the parser of an option whose type Typer does not support."""
     if words := _words_or_number(item):
         return partial(_parse_word_or_number, words)
     return partial(_parse_choice, get_args(item)) if repeated and get_origin(item) is Literal else None
@@ -193,7 +193,7 @@ def _metavar(item: Any, repeated: bool) -> str | None:
 
 
 def _words_or_number(item: Any) -> tuple[str, ...]:
-    """The words that an option takes in place of a number: ('auto',) for `float | Literal['auto']`."""
+    """Return the words allowed instead of a number: ('auto',) for `float | Literal['auto']`."""
     if get_origin(item) not in (Union, UnionType):
         return ()
     return tuple(word for kind in get_args(item) if get_origin(kind) is Literal for word in get_args(kind))
@@ -215,14 +215,14 @@ def _parse_choice(choices: tuple[str, ...], given: str) -> str:
 
 
 class Rewritten(NamedTuple):
-    """What a word of the command line is replaced by before Typer reads it."""
+    """The replacement of a word of the command line, made before Typer parses it."""
 
     words: tuple[str, ...]
-    unless_followed_by: tuple[str, ...] = ()  # values; the word stays as it is before one of these
+    unless_followed_by: tuple[str, ...] = ()  # values before which the word is not replaced
 
 
 def _rewritten_words(settings: Settings) -> dict[str, Rewritten]:
-    """List the short and the earlier forms of options: options without a value, shorthands, old names."""
+    """Return the replacements of options without a value, shorthands and old names."""
     hints = get_type_hints(type(settings.default))
     found: dict[str, Rewritten] = {}
     for one in fields(settings.default):
@@ -239,7 +239,7 @@ def _rewritten_words(settings: Settings) -> dict[str, Rewritten]:
 
 
 def _item_type(hint: Any) -> tuple[Any, bool]:
-    """What one value of an option is, None left out, and whether the option holds a tuple of them."""
+    """Return the type of one value, without None, and whether the option holds a tuple of values."""
     if get_origin(hint) in (Union, UnionType):
         hint = Union[tuple(kind for kind in get_args(hint) if kind is not type(None))]  # noqa: UP007
     if get_origin(hint) is tuple and get_args(hint)[1:] == (Ellipsis,):
@@ -251,14 +251,14 @@ def _recipe_parameter(recipes: Recipes) -> inspect.Parameter:
     changes = {
         name: " ".join(_as_typed(field, value) for field, value in changed.items()) for name, changed in recipes.items()
     }
-    listed = "; ".join(f"{name}: {text or 'those shown here'}" for name, text in changes.items())
-    information = typer.Option(help=f"Which defaults to take; options given beside it win ({listed}).")
+    listed = "; ".join(f"{name}: {text or 'the defaults shown here'}" for name, text in changes.items())
+    information = typer.Option(help=f"Set of defaults; options on the command line take precedence ({listed}).")
     choices = Literal[tuple(recipes)]  # type: ignore[valid-type]
     return _parameter("recipe", Annotated[choices | None, information], None)
 
 
 def _as_typed(name: str, value: object) -> str:
-    """The value as the user would give it on the command line."""
+    """Return the option and value as typed on the command line."""
     if isinstance(value, bool):
         return flag(name) if value else flag(f"no_{name}")
     values = value if isinstance(value, tuple) else (value,)
@@ -276,7 +276,7 @@ def _parameter(name: str, annotation: object, default: object = inspect.Paramete
 
 
 def _source(context: typer.Context, name: str) -> str | None:
-    """Which of VALUE_SOURCES a parameter's value is from, None if it is its default."""
+    """Return which of VALUE_SOURCES gave a parameter's value; None for its default."""
     source = context.get_parameter_source(name)
     if source is None or source.name == "DEFAULT":
         return None
@@ -288,7 +288,7 @@ def _from_typer(value: object) -> object:
 
 
 class GroupedHelpCommand(TyperCommand):
-    """A command whose plain-text help lists its options under the headings that they name."""
+    """A command whose plain-text help lists the options in groups."""
 
     rewritten: Mapping[str, Rewritten] = {}
 
@@ -305,7 +305,7 @@ class GroupedHelpCommand(TyperCommand):
         return super().parse_args(ctx, words)
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
-        """Write the arguments, the ungrouped options, then the groups in the order of their first option."""
+        """Write the arguments, the options without a group, then the groups in the order of their first option."""
         rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], UNGROUPED: []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from stages.networks.inference import (
     square_cams,
 )
 from stages.runtime.launch import own_cores
+from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import PresentClasses, present_classes
 from stages.toco.model import ToCo

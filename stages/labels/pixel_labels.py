@@ -1,8 +1,7 @@
 """From the scores of an image's classes to its mask."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,36 +25,6 @@ from stages.toco.refine import (
 ScoreMaps = NDArray[np.float16]  # (k, h, w), 0..1
 
 
-def with_training_defaults(config: MakeLabels, trained: Mapping[str, Any]) -> MakeLabels:
-    """Take from the training what was not asked for otherwise: the split, and the images' size."""
-    return replace(
-        config, split=config.split or trained["split"], image_size=config.image_size or trained["image_size"]
-    )
-
-
-def resolved(config: MakeLabels, trained: Mapping[str, Any], background: float | None = None) -> MakeLabels:
-    """Fill in the background scores.
-
-    Published are 0.5 and, to both sides of it, 0.7 and 0.25; any other score takes these along.
-
-    Args:
-        config: As asked for.
-        trained: The settings of the training, whose scores are taken where none is asked for.
-        background: The score that was chosen, or stands in the folder that is gone on with.
-    """
-    asked = config.background_threshold if background is None else background
-    assert asked != "auto"
-    high, low = config.high_threshold, config.low_threshold
-    score: float = trained["background_threshold"] if asked is None else asked
-    own = score != trained["background_threshold"]
-    if high is None:
-        high = min(1.4 * score, 0.95) if own else trained["high_threshold"]
-    if low is None:
-        low = 0.5 * score if own else trained["low_threshold"]
-    used = None if config.source == "decoder" else score  # it knows a background of its own
-    return replace(config, background_threshold=used, high_threshold=high, low_threshold=low, calibration_images=0)
-
-
 class PixelLabels(NamedTuple):
     """The mask of one image, among its own classes."""
 
@@ -69,7 +38,7 @@ def pixel_labels(scores: Sequence[Tensor], images: Sequence[Tensor], config: Mak
     Args:
         scores: For each image, shape (k, h, w), float16, 0..1.
         images: Shape (3, h, w), uint8, on the same device.
-        config: As `resolved` gives it.
+        config: As `label_settings.resolved` gives it.
     """
     high, low = config.high_threshold, config.low_threshold
     assert high is not None

@@ -2,12 +2,14 @@
 
 import ast
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import ArtifactError, SettingsError, reason
 from stages.config import NO_FILES, TrainCam
+from stages.networks.hub import failing_at_once
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.saving import load_weights
 from stages.toco.backbone import Backbone, load_backbone_weights
@@ -36,7 +38,10 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
     if config.weights == "none":
         options.setdefault("img_size", config.image_size)
     try:
-        backbone = Backbone(config.backbone, auxiliary_block=config.auxiliary_block, pretrained=pretrained, **options)
+        with failing_at_once() if pretrained else nullcontext():
+            backbone = Backbone(
+                config.backbone, auxiliary_block=config.auxiliary_block, pretrained=pretrained, **options
+            )
     except Exception as error:  # failed downloads and impossible shapes raise many kinds of exceptions
         if isinstance(error, ValueError) and not isinstance(error, OSError):  # its text is complete
             raise SettingsError(str(error)) from error

@@ -11,16 +11,17 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from stages.config import Predict
 from stages.networks.cam_model import load_cam_model
+from stages.networks.choose_network import choose_network
 from stages.networks.inference import decoder_probabilities, resize_maps, squash, to_picture
 from stages.networks.student import label_map, load_student, student_probabilities
 from stages.networks.windows import label_in_windows
-from stages.run_folder.artifacts import StageFolder, finished, open_stage
+from stages.run_folder.artifacts import StageFolder
 from stages.runtime.fabric import make_fabric
+from stages.runtime.lightning import Fabric
 from stages.toco.crf import FOR_SEGMENTATION, sharpen
 from stages.toco.model import ToCo
 
@@ -83,16 +84,6 @@ class Segmenter:
 
     def _labels(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
         return (segmentation.label for segmentation in self.segment(images))
-
-
-def choose_network(run: Path, config: Predict) -> StageFolder:
-    """Open the stage whose network predicts: the one that `config.source` names, or the student if it is trained.
-
-    Raises:
-        ArtifactError: The stage is not finished.
-    """
-    student = config.source == "student" or (config.source == "auto" and finished(run, "seg"))
-    return open_stage(run, "seg" if student else "cam")
 
 
 def open_segmenter(run: Path, config: Predict, fabric: Fabric | None = None) -> Segmenter:

@@ -26,6 +26,7 @@ from stages.networks.encoder_weights import (
     no_download,
     normalisation_of,
 )
+from stages.networks.hub import failing_at_once
 from stages.networks.inference import flip_pairs, fuse_logits
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.saving import load_weights
@@ -205,7 +206,8 @@ def _pretrained(spec: StudentSpec) -> tuple[Any, Normalisation]:
             "give a file with --weights FILE, or --weights none"
         )
     try:
-        return _network(spec, download.key), normalisation_of(spec.encoder, download)
+        with failing_at_once():
+            return _network(spec, download.key), normalisation_of(spec.encoder, download)
     except Exception as error:  # downloads fail in many ways; building without weights worked before
         raise SettingsError(no_download(spec.encoder, download, error)) from error
 

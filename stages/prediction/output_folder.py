@@ -14,18 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
-
-from data.atomic_write import atomic_write
 from data.dataset import Sample
 from data.errors import ArtifactError, SettingsError
-from data.palette import overlay, palette_image
 from stages.config import Predict, upgraded
-from stages.networks.inference import resize_maps
-from stages.networks.segmenter import Segmentation
 from stages.run_folder.artifacts import StageFolder, as_plain, check_same_settings, file_digest
 from stages.run_folder.saving import write_json
 
@@ -169,38 +160,3 @@ def _same_network_and_settings(first: Record, second: Record) -> bool:
 
 def _fixed_settings(record: Record) -> dict[str, Any]:
     return {name: value for name, value in record["settings"].items() if name not in PREDICT_MAY_CHANGE}
-
-
-def write_results(
-    files: Mapping[str, Path], picture: Image.Image, result: Segmentation, class_names: Sequence[str]
-) -> None:
-    """Write the results of an image, each with an atomic write.
-
-    Args:
-        files: The file for each kind of result.
-        picture: The image, RGB.
-        result: Its labels, and its probabilities if they are written.
-        class_names: Names of the classes 1..C for the legend of the overlay.
-    """
-    mask = result.label.numpy()
-    for kind, file in files.items():
-        with atomic_write(file) as temporary:
-            if kind == "masks":
-                palette_image(mask).save(temporary, format="PNG")
-            elif kind == "overlays":
-                overlay(picture, mask, legend=class_names).save(temporary, format="PNG")
-            elif kind == "numpy":
-                with temporary.open("wb") as opened:
-                    np.save(opened, mask)
-            elif result.probabilities is not None:  # None only with --window, which excludes probabilities
-                _save_probabilities(temporary, result.probabilities, mask.shape)
-
-
-def _save_probabilities(path: Path, probabilities: Float[Tensor, "classes _h _w"], size: tuple[int, ...]) -> None:
-    """Resize probabilities to (h, w) and save them, class by class, because all together may not fit into memory."""
-    shape = (len(probabilities), *size)
-    with path.open("wb") as opened:
-        np.lib.format.write_array_header_1_0(opened, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        for plane in probabilities:
-            resized = resize_maps(plane[None], (size[0], size[1]))[0]
-            opened.write(resized.half().cpu().numpy().astype("<f2", copy=False).tobytes())

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from data.dataset import Sample
@@ -16,6 +15,7 @@ from stages.config import TrainCam
 from stages.networks.cam_model import load_cam_model, new_cam_model
 from stages.networks.inference import load_image
 from stages.run_folder.artifacts import StageFolder, open_stage
+from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.model import ToCo
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
@@ -16,13 +15,15 @@ from data.dataset import Dataset, Mask, Sample
 from data.images import read_image
 from data.readers import read_mask
 from stages.config import Machine, MakeLabels, Precision, Predict
-from stages.labels.pixel_labels import pixel_labels, resolved, with_class_numbers
+from stages.labels.label_settings import resolved
+from stages.labels.pixel_labels import pixel_labels, with_class_numbers
 from stages.labels.store import LabelFile
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import class_label_matrix, predicted_classes, resize_maps, square_cams, squash, to_tensor
 from stages.networks.segmenter import NetworkName, Segmenter, decoder_segmenter, open_segmenter
 from stages.run_folder.artifacts import StageFolder, current, open_stage
 from stages.runtime.fabric import make_fabric
+from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import labels_at, present_classes, to_class_numbers
 from stages.toco.model import ToCo

@@ -114,6 +114,16 @@ def save_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
             raise OSError(f"{path} cannot be written: {error}") from error
 
 
+def check_weights_file(path: Path) -> None:
+    """Refuse a file of weights that does not exist.
+
+    Raises:
+        ArtifactError: There is no such file.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}: check the path")
+
+
 def load_weights(path: Path) -> dict[str, "Tensor"]:
     """Read a state dict from safetensors.
 
@@ -123,8 +133,7 @@ def load_weights(path: Path) -> dict[str, "Tensor"]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}: check the path")
+    check_weights_file(path)
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -8,55 +8,57 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from data.errors import SettingsError
 from stages.config import Parallel, Precision
 from stages.runtime.launch import own_cores, started_by
+from stages.runtime.lightning import (
+    ClusterEnvironment,
+    DDPStrategy,
+    Fabric,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from stages.runtime.monitor import Monitor, SilentMonitor, WarningsOnly
 from stages.toco.metrics import Confusion
 from stages.toco.ranks import SINGLE_RANK, Ranks
 
-SECONDS_TO_END = 3.0  # that other processes have after the first, when all is written
+SECONDS_TO_END = 3.0  # for the other processes to end after this one is done or failed
 
 
 class Started(NamedTuple):
-    """Where a process works, and who hears of what."""
+    """The device and processes of a stage, and the monitors of this rank."""
 
     fabric: Fabric
-    monitor: Monitor  # of work that all processes do alike: the first one's is heard
-    share: Monitor  # of this process's share: the first counts for all, the others warn of their images
+    monitor: Monitor  # for work that all ranks repeat: silent on ranks above 0
+    share: Monitor  # for this rank's share of the images: rank 0 counts for all, the others only warn
 
 
 def start(config: Parallel, monitor: Monitor, *, unused_parameters: bool = False) -> Started:
-    """Set up where a stage runs, and wait for all processes that share its work.
+    """Set up the device and start all processes of a stage.
 
-    What they have read of the run folder before, they have all read when this returns.
+    Acts as a barrier: every process has finished its earlier reads of the run folder.
 
     Args:
-        config: Says where.
-        monitor: That of this process.
-        unused_parameters: Whether not all of what is trained takes part in each step.
+        config: Devices, nodes and precision.
+        monitor: The monitor of this process.
+        unused_parameters: Whether some trained parameters get no gradient in some steps.
 
     Raises:
-        SettingsError: This machine lacks the device, or another number of processes was started than was asked for.
+        SettingsError: This machine lacks the device, or the number of processes differs from --devices and --nodes.
     """
     starter, started = started_by()
     if starter and started != config.processes:
         raise SettingsError(
-            f"{starter} started {started} processes, but --devices {config.devices} --nodes {config.nodes} asks for "
-            f"{config.processes}: --devices is the number of processes on each machine, and --nodes that of machines"
+            f"{starter} started {started} processes, but --devices {config.devices} --nodes {config.nodes} needs "
+            f"{config.processes}: --devices is the number of processes per machine, --nodes the number of machines"
         )
     fabric = make_fabric(
         config.device, config.devices, config.nodes, precision=config.precision, unused_parameters=unused_parameters
     )
-    # Before they are started: Ctrl-C or an error may come while they get ready.
+    # Registered before they are started: Ctrl-C or an error may come during their start.
     atexit.register(end, getattr(fabric.strategy.launcher, "procs", []))
     fabric.launch()
     fabric.barrier()
@@ -66,9 +68,9 @@ def start(config: Parallel, monitor: Monitor, *, unused_parameters: bool = False
 
 
 def end(children: "list[subprocess.Popen[bytes]]") -> None:
-    """End the processes that this one has started: after an error here, they might wait for it for ever."""
+    """End the processes that this one started: after an error here, they would wait for it forever."""
     waited_for = list(children)
-    # Lightning watches the same list, and would kill this process for a child that ends with another code than 0.
+    # Lightning watches the same list and would kill this process when a child ends with an exit code other than 0.
     children.clear()
     for child in waited_for:
         try:
@@ -84,8 +86,8 @@ def make_fabric(
 
     Args:
         device: auto, cpu, cuda or mps.
-        devices: How many of them on each machine; more than one in all trains data-parallel.
-        nodes: How many machines.
+        devices: Number of devices per machine. More than one in total means data-parallel training.
+        nodes: Number of machines.
         precision: auto means bf16 (mixed precision) on GPUs that compute in it natively, float32 elsewhere.
         unused_parameters: Whether some trained parameters get no gradient in some steps.
 
@@ -106,9 +108,9 @@ def make_fabric(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on other hardware and precisions
         strategy: Any = "auto"
-        environment: ClusterEnvironment = LightningEnvironment()  # given, so that Fabric does not look for another
+        environment: ClusterEnvironment = LightningEnvironment()  # given, so that Fabric does not detect one
         if devices * nodes > 1:
-            for name in ("distributed", "rank_zero"):  # where each process tells of its birth
+            for name in ("distributed", "rank_zero"):  # which announce each process
                 logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
             strategy = DDPStrategy(find_unused_parameters=unused_parameters)
             environment = who_starts(devices, nodes)
@@ -129,10 +131,10 @@ def _uses_bf16(device: str, precision: Precision) -> bool:
 
 
 def who_starts(devices: int, nodes: int) -> ClusterEnvironment:
-    """Who starts the processes of a command: torchrun, srun, or else itself, those of this machine.
+    """Return what starts the processes: torchrun, srun, or toco itself on this machine.
 
     Raises:
-        SettingsError: Nothing says where the other machines are.
+        SettingsError: The addresses of the other machines are missing.
     """
     starter, _ = started_by()
     if starter == "torchrun":
@@ -151,7 +153,7 @@ def who_starts(devices: int, nodes: int) -> ClusterEnvironment:
 
 
 def ranks_of(fabric: Fabric) -> Ranks:
-    """The ranks that share each batch."""
+    """Return the ranks that share each batch."""
 
     def mean(value: Tensor) -> Tensor:
         reduced = fabric.all_reduce(value.detach().clone(), reduce_op="mean")  # in place
@@ -162,7 +164,7 @@ def ranks_of(fabric: Fabric) -> Ranks:
 
 
 def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:
-    """Add up what the processes have counted, each on its own images."""
+    """Add up the counts of all ranks, each from its own images."""
     whole = Confusion(confusion.num_classes)
     counts = fabric.all_reduce(confusion.counts.to(fabric.device, copy=True), reduce_op="sum")
     assert isinstance(counts, Tensor)
@@ -171,7 +173,7 @@ def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:
 
 
 def loader_workers(asked: int | None, device: torch.device, devices: int = 1) -> int:
-    """Processes that load images for one of `devices`: as asked, else enough for a GPU, and none where a CPU works."""
+    """Return the number of processes that load images for one device: as given, or as many as help."""
     if asked is not None:
         return asked
     return min(16, own_cores(devices)) if device.type == "cuda" else 0

@@ -1,4 +1,4 @@
-"""Who started this process, and which of several it is; without torch, so that commands can ask at once."""
+"""What started this process, and its rank; without torch, so that commands can ask at once."""
 
 import os
 from typing import Literal, NamedTuple
@@ -7,32 +7,32 @@ from data.cores import cores
 
 
 class Launch(NamedTuple):
-    """What started this process as one of several, if anything did."""
+    """The launcher of this process."""
 
     starter: Literal["torchrun", "srun", ""]
-    processes: int  # that it started, on all machines
+    processes: int  # number that it started, on all machines
 
 
 def started_by() -> Launch:
-    """Tell by the environment; nothing and 1 where toco starts its processes itself."""
+    """Detect the launcher by environment variables; '' and 1 if toco starts its processes itself."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return Launch("torchrun", int(os.environ["WORLD_SIZE"]))
-    # Of the job step, which is srun's own: SLURM_NTASKS is there in the job's script as well.
+    # The job step exists only under srun; SLURM_NTASKS is also set in the job's script.
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
     return Launch("srun", tasks) if tasks > 1 else Launch("", 1)
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that speaks for all."""
+    """Return whether this process is rank 0, which prints the results."""
     names = {"torchrun": ("RANK",), "srun": ("SLURM_PROCID",), "": ("NODE_RANK", "LOCAL_RANK")}
     return all(os.environ.get(name, "0") == "0" for name in names[started_by().starter])
 
 
 def is_local_child() -> bool:
-    """Whether toco itself started this process, from the first one of this machine."""
+    """Return whether toco itself started this process, as a copy of the one that the user started."""
     return not started_by().starter and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def own_cores(devices: int) -> int:
-    """Cores for each of so many processes on this machine; srun has shared them out already."""
+    """Return the number of cores for each of `devices` processes on this machine; srun has already divided them."""
     return cores() if started_by().starter == "srun" else max(1, cores() // devices)

@@ -1,76 +1,76 @@
-"""How a stage says where it is, whoever listens: a terminal, a log file, nobody."""
+"""How a stage reports its progress: an interface, and its simple implementations."""
 
 from typing import Protocol, runtime_checkable
 
 
-@runtime_checkable  # where the tests check types as they run
+@runtime_checkable  # for the type checks at run time in the tests
 class Monitor(Protocol):
-    """Hears of a stage's progress; one task at a time, from `start` to `finish`."""
+    """Receives a stage's progress; one task at a time, from `start` to `finish`."""
 
     def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
-        """Begin a task; one still running is finished first.
+        """Start a task; a task that is still running is finished first.
 
         Args:
-            title: What is being done, in a few words ('training the CAM model').
-            total: How many steps the whole task has.
-            done: How many of them an earlier run has done already; they do not count for the rate.
-            unit: What a step is, in the plural ('images', 'steps').
+            title: A few words, for example 'training the CAM network'.
+            total: Number of steps of the whole task.
+            done: Number of steps that an earlier run finished; they do not count for the rate.
+            unit: Name of a step, in the plural: 'images', 'steps'.
         """
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        """Count `steps` as done; each figure (`loss=0.51`) is shown until a newer one of its name comes."""
+        """Count `steps` as done; show each figure (`loss=0.51`) until it gets a new value."""
 
     def note(self, text: str) -> None:
-        """Say something worth keeping: a score, a file that was written."""
+        """Report a fact worth keeping: a score, a file that was written."""
 
     def warn(self, text: str) -> None:
-        """Say what the user should know even where progress is not shown."""
+        """Report a problem, also if progress is not shown."""
 
     def finish(self) -> None:
-        """End the task; nothing happens if none is running."""
+        """End the task, if one is running."""
 
 
 class SilentMonitor:
-    """The monitor of somebody who does not want to hear."""
+    """A monitor that shows nothing."""
 
     def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def warn(self, text: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def finish(self) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 class WarningsOnly(SilentMonitor):
-    """The ear for a process that is not the first: warnings of its own share of the work are passed on."""
+    """Monitor for ranks above 0: forwards warnings, drops everything else."""
 
     def __init__(self, monitor: Monitor) -> None:
-        """Pass warnings on to `monitor`."""
+        """Forward warnings to `monitor`."""
         self._monitor = monitor
 
     def warn(self, text: str) -> None:
-        """Say what the user should know, as in `Monitor`."""
+        """Report a problem, as in `Monitor`."""
         self._monitor.warn(text)
 
 
 class Titled:
-    """A monitor's ear for one part of a longer work: it hears of each task, and in each note, which part it is."""
+    """Monitor for one part of a longer command: adds the part's title to each task, note and warning."""
 
     def __init__(self, monitor: Monitor, title: str) -> None:
-        """Pass all on to `monitor`, with `title` before it."""
+        """Forward everything to `monitor`, with `title` before it."""
         self._monitor = monitor
         self._title = title
 
     def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
-        """Begin a task, as in `Monitor`."""
+        """Start a task, as in `Monitor`."""
         self._monitor.start(self._title + title, total, done, unit)
 
     def advance(self, steps: int = 1, **figures: float) -> None:
@@ -78,11 +78,11 @@ class Titled:
         self._monitor.advance(steps, **figures)
 
     def note(self, text: str) -> None:
-        """Say something worth keeping, as in `Monitor`."""
+        """Report a fact, as in `Monitor`."""
         self._monitor.note(self._title + text)
 
     def warn(self, text: str) -> None:
-        """Say what the user should know, as in `Monitor`."""
+        """Report a problem, as in `Monitor`."""
         self._monitor.warn(self._title + text)
 
     def finish(self) -> None:

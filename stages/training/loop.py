@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,6 +21,7 @@ from data.stream import LoadedBatch, SampleStream, StreamBatches
 from stages.config import TrainingSettings
 from stages.run_folder.saving import load_checkpoint, save_checkpoint, save_weights
 from stages.runtime.fabric import loader_workers
+from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.schedule import learning_rate_factor
 from stages.training.metrics_log import MetricsLog

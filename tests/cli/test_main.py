@@ -1,12 +1,17 @@
 import errno
 import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+import tomlkit
 import torch
 
 from data.errors import ArtifactError, DataError, SettingsError, UserError
 from toco_cli.commands import app
-from toco_cli.main import describe, going_on, main
+from toco_cli.main import describe, how_to_resume, main, set_environment
 
 
 @pytest.fixture
@@ -33,7 +38,12 @@ def test_main__without_words_shows_the_help(capsys: pytest.CaptureFixture[str]) 
 
 def test_main__version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("toco 0.")
+    assert capsys.readouterr().out == f"toco {version('toco')}\n"
+
+
+def test_version__is_that_of_the_project_file() -> None:
+    project = tomlkit.parse((Path(__file__).parents[2] / "pyproject.toml").read_text()).unwrap()["project"]
+    assert version("toco") == project["version"]
 
 
 @pytest.mark.parametrize(
@@ -71,21 +81,21 @@ def test_main__debug_shows_the_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_main__ctrl_c_says_how_to_go_on(failing_with: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
+def test_main__ctrl_c_says_how_to_resume(failing_with: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     failing_with.append(KeyboardInterrupt())
     assert main(["fail"]) == 130
-    expected = "toco: stopped; what was finished is kept, run again with --resume\n"
+    expected = "toco: stopped; finished work is kept: run it again with --resume\n"
     assert capsys.readouterr().err == expected
     assert main(["fail-for-good"]) == 130
     assert capsys.readouterr().err == "toco: stopped\n"
 
 
-def test_going_on__by_resume_by_itself_or_not_at_all() -> None:
-    assert going_on(["make-labels", "RUN"]) == "what was finished is kept, run again with --resume"
-    assert going_on(["run", "DATA"]) == "what was finished is kept, run the same again"
-    assert going_on(["run", "DATA", "--overwrite"]).endswith("run the same again without --overwrite")
-    assert going_on(["evaluate", "RUN"]) == ""
-    assert going_on([]) == ""
+def test_how_to_resume__with_an_option_or_without_or_not_at_all() -> None:
+    assert how_to_resume(["make-labels", "RUN"]) == "finished work is kept: run it again with --resume"
+    assert how_to_resume(["run", "DATA"]) == "finished work is kept: run the same command again"
+    assert how_to_resume(["run", "DATA", "--overwrite"]).endswith("run the same command again without --overwrite")
+    assert how_to_resume(["evaluate", "RUN"]) == ""
+    assert how_to_resume([]) == ""
 
 
 def test_describe__a_full_disk() -> None:
@@ -102,7 +112,7 @@ def test_describe__a_lost_process() -> None:
     unreachable = torch.distributed.DistNetworkError("Broken pipe")
     said = describe(lost, (), "run again with --resume")
     assert describe(unreachable, (), "run again with --resume") == said
-    assert said == "another process of this run ended, or cannot be reached any more; run again with --resume"
+    assert said == "another process of this run ended or cannot be reached any more; run again with --resume"
 
 
 def test_describe__files() -> None:
@@ -114,9 +124,9 @@ def test_describe__files() -> None:
 
 
 def test_describe__memory() -> None:
-    assert "--batch-size smaller" in describe(MemoryError(), {"--batch-size", "--out"})
+    assert "use a smaller --batch-size" in describe(MemoryError(), {"--batch-size", "--out"})
     torch_error = RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    assert "--batch-size or --image-size smaller" in describe(torch_error, {"--batch-size", "--image-size"})
+    assert "use a smaller --batch-size or --image-size" in describe(torch_error, {"--batch-size", "--image-size"})
     assert "--batch-size" not in describe(torch_error)
 
 
@@ -126,8 +136,8 @@ def test_describe__user_errors_are_their_own_text(kind: type[UserError]) -> None
 
 
 def test_describe__errors_of_the_program_point_to_debug() -> None:
-    assert describe(ValueError("bad shape")).startswith("ValueError: bad shape (not foreseen:")
-    assert describe(KeyError("x")).startswith("KeyError: 'x' (not foreseen:")
+    assert describe(ValueError("bad shape")).startswith("ValueError: bad shape (unexpected error:")
+    assert describe(KeyError("x")).startswith("KeyError: 'x' (unexpected error:")
 
 
 def test_main__a_child_leaves_ctrl_c_to_the_process_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,3 +150,21 @@ def test_main__a_child_leaves_ctrl_c_to_the_process_that_started_it(monkeypatch:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_main__python_m_runs_the_same_command() -> None:
+    run = subprocess.run([sys.executable, "-m", "toco_cli", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout == f"toco {version('toco')}\n"
+
+
+def test_set_environment__lets_idle_threads_sleep() -> None:
+    variables: dict[str, str] = {}
+    set_environment(variables)
+    assert variables == {"TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_WAIT_POLICY": "passive"}
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_set_environment__keeps_what_the_user_set(name: str) -> None:
+    variables = {name: "active", "TORCH_CPP_LOG_LEVEL": "INFO"}
+    set_environment(variables)
+    assert variables == {name: "active", "TORCH_CPP_LOG_LEVEL": "INFO"}

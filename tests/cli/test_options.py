@@ -110,7 +110,7 @@ def test_command__an_option_wins_over_the_recipe_also_with_the_default_value() -
 def test_command__help_says_what_recipes_change() -> None:
     result, _ = run("--help", recipes=RECIPES)
     text = " ".join(result.output.split())
-    assert "voc: --iterations 50 --scales 1.0; coco: --iterations 7 --no-mirror; none: those shown here" in text
+    assert "voc: --iterations 50 --scales 1.0; coco: --iterations 7 --no-mirror; none: the defaults shown here" in text
 
 
 def test_command__unknown_recipe_is_a_bad_option() -> None:

@@ -18,7 +18,8 @@ from data.errors import ArtifactError
 from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.labels.choose_background import GRID
-from stages.labels.pixel_labels import pixel_labels, resolved
+from stages.labels.label_settings import resolved
+from stages.labels.pixel_labels import pixel_labels
 from stages.labels.store import ImageLabels, write_shard
 from stages.make_labels import make_labels
 from stages.networks.cam_model import load_cam_model

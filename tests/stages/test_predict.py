@@ -136,7 +136,7 @@ def test_predict__results_beside_the_images(student_run: Any, tmp_path: Path) ->
 def test_predict__not_into_a_data_set(student_run: Any, tmp_path: Path) -> None:
     image = picture(tmp_path / "photos" / "images" / "a.png")
     (tmp_path / "photos" / "labels.csv").write_text("image,labels\na.png,red\n")
-    with pytest.raises(ValueError, match="photos is a data set, in which masks/ means true masks"):
+    with pytest.raises(ValueError, match="photos is a data set, whose masks/ holds ground-truth masks"):
         predict(student_run.run, [image], tmp_path / "photos", CONFIG, SilentMonitor())
     assert not (tmp_path / "photos" / "masks").exists()
 

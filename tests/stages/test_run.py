@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, UserError
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.labels.store import LabelFile
 from stages.run import run
@@ -90,7 +90,7 @@ def test_run__other_settings_are_refused_by_their_whole_names(
             labels=LABELS,
             seg=seg_settings(),
         )
-    assert "begun with --train-cam.ptc-weight 0.2 and cannot go on with 0.0" in str(caught.value)
+    assert "started with --train-cam.ptc-weight 0.2 and cannot be resumed with 0.0" in str(caught.value)
     assert "--overwrite train-cam" in str(caught.value)
     assert (own_run / "config.toml").read_bytes() == config
 
@@ -161,6 +161,59 @@ def test_run__tries_the_student_s_cache_before_anything_is_trained(
     assert not (tmp_path / "run" / "cam").exists()
 
 
+@pytest.mark.parametrize(
+    ("stage", "changes", "message"),
+    [
+        (
+            "labels",
+            {"background_threshold": 0.0},
+            "--make-labels.low-threshold 0 (default for --make-labels.background-threshold 0) must be below "
+            "--make-labels.high-threshold 0 (default for --make-labels.background-threshold 0)",
+        ),
+        (
+            "labels",
+            {"low_threshold": 0.8},
+            "--make-labels.low-threshold 0.8 must be below --make-labels.high-threshold 0.7 (default)",
+        ),
+        ("labels", {"split": "nosuch"}, "has no split 'nosuch': choose one of 'train', 'val' (--make-labels.split)"),
+        ("cam", {"split": "nosuch"}, "has no split 'nosuch': choose one of 'train', 'val' (--train-cam.split)"),
+        ("cam", {"weights": "/gone.st"}, "there is no file /gone.st: check the path (--train-cam.weights)"),
+        ("seg", {"weights": "/gone.st"}, "there is no file /gone.st: check the path (--train-seg.weights)"),
+        ("seg", {"val_split": "validation"}, "choose one of 'train', 'val' (--train-seg.val-split)"),
+        ("seg", {"split": "nosuch"}, "choose one of 'train', 'val' (--train-seg.split)"),
+        (
+            "seg",
+            {"confidence_weighting": True},
+            "--train-seg.confidence-weighting needs --make-labels.confidence: give both",
+        ),
+        ("seg", {"encoder": "resnet17"}, "--train-seg.encoder 'resnet17' is unknown"),
+    ],
+)
+def test_run__reports_mistakes_of_all_stages_before_anything_is_trained(
+    stage: str,
+    changes: dict[str, Any],
+    message: str,
+    pictures: Path,
+    cam_settings: Callable[..., TrainCam],
+    seg_settings: Callable[..., TrainSeg],
+    tmp_path: Path,
+) -> None:
+    settings: dict[str, Any] = {"cam": cam_settings(), "labels": LABELS, "seg": seg_settings()}
+    settings[stage] = replace(settings[stage], **changes)
+    with pytest.raises(UserError) as caught:
+        run(pictures, tmp_path / "run", Run(device="cpu"), SilentMonitor(), **settings)
+    assert message in str(caught.value)
+    assert not (tmp_path / "run" / "cam").exists()
+
+
+def test_run__names_the_options_of_a_stage_that_fails_later(
+    pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg], tmp_path: Path
+) -> None:
+    cam = cam_settings(image_size=36)
+    with pytest.raises(UserError, match=r"^--train-cam\.image-size 36 is not a multiple of the patch size 8"):
+        run(pictures, tmp_path / "run", Run(), SilentMonitor(), cam=cam, labels=LABELS, seg=seg_settings())
+
+
 def test_run__tells_when_the_data_changed_since(
     draw_pictures: Callable[[Path], Path],
     own_run: Path,
@@ -174,7 +227,7 @@ def test_run__tells_when_the_data_changed_since(
     (data / "labels.csv").write_text(table.replace("a.jpg,red,", "a.jpg,blue,"))
     heard = listener()
     run(data, own_run, Run(), heard, cam=cam_settings(), labels=LABELS, seg=seg_settings())
-    assert any("is not as it was when" in warning for warning in heard.warnings)
+    assert any("has changed since" in warning for warning in heard.warnings)
 
 
 def test_run__stages_have_the_devices_of_the_run(
@@ -248,7 +301,7 @@ def test_run__leaving_out_what_was_given_is_another_setting(
     config["settings"]["long_side"] = 40
     (own_run / "cam/config.json").write_text(json.dumps(config))
     before = (own_run / "config.toml").read_bytes()
-    with pytest.raises(ArtifactError, match=r"begun with --train-cam\.long-side 40 and cannot go on with its default"):
+    with pytest.raises(ArtifactError, match=r"--train-cam\.long-side 40 and cannot be resumed with its default"):
         run(pictures, own_run, Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg_settings())
     assert (own_run / "config.toml").read_bytes() == before
 

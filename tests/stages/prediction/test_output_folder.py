@@ -14,7 +14,8 @@ from data.palette import palette_image
 from stages.config import Predict
 from stages.networks.segmenter import Segmentation
 from stages.predict import predict
-from stages.prediction.output_folder import files_of, read_record, write_results
+from stages.prediction.output_folder import files_of, read_record
+from stages.prediction.results import write_results
 from stages.runtime.monitor import SilentMonitor
 
 CONFIG = Predict(device="cpu")
@@ -162,5 +163,5 @@ def test_read_record__damaged(text: str, tmp_path: Path) -> None:
 
 def test_predict__the_output_folder_is_a_file(student_run: Any, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(ValueError, match="out is no folder: give another one with --out"):
+    with pytest.raises(ValueError, match="out is not a folder: give another one with --out"):
         predict(student_run.run, [photos], tmp_path / "out", CONFIG, SilentMonitor())

@@ -113,7 +113,7 @@ def test_own_cores__are_shared_but_by_srun(monkeypatch: pytest.MonkeyPatch) -> N
         ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, False),
     ],
 )
-def test_is_first__by_whoever_numbered_the_processes(
+def test_is_rank_zero__by_the_variables_of_the_launcher(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], first: bool
 ) -> None:
     for name, value in environment.items():
@@ -128,3 +128,8 @@ def test_end__waits_and_then_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     children = [subprocess.Popen([sys.executable, "-c", code]) for code in ("", waiting)]
     end(list(children))
     assert [child.wait() for child in children] == [0, -signal.SIGKILL]
+
+
+def test_lightning__does_not_import_torchmetrics() -> None:
+    program = "import sys, stages.runtime.fabric; sys.exit('torchmetrics' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
