@@ -1,4 +1,4 @@
-"""Stage 1, `toco train-cam`: a Vision Transformer learns from image labels (METHOD sections 1 to 7).
+"""Stage 1, `toco train-cam`: train a Vision Transformer on image labels (METHOD sections 1 to 7).
 
 In: a data set. Out: RUN/cam with config.json, model.safetensors, metrics.jsonl, sessions.jsonl.
 """
@@ -48,22 +48,23 @@ def train_cam(
         data: A data set's folder, in any layout, or the open data set.
         out: The run folder.
         config: Settings.
-        monitor: Told of progress.
-        resume: Go on after an interruption; on a CPU the weights are those of an undisturbed run, bit for bit.
-        overwrite: Start again, deleting what RUN/cam has.
+        monitor: Shows progress.
+        resume: Continue an interrupted training. On a CPU, the weights equal those of an undisturbed run bit for bit.
+        overwrite: Delete RUN/cam and start again.
 
     Returns:
         The stage's folder.
 
     Raises:
-        SettingsError: The data, the settings or the weights do not work out.
-        ArtifactError: RUN/cam exists, or is of another run.
+        DataError: The data set cannot be used.
+        SettingsError: The settings contradict each other, or the weights are not available.
+        ArtifactError: RUN/cam exists, or cannot be resumed with these settings.
     """
     folder = out / "cam"
-    # Before there are several processes, of which one begins to write.
+    # First, before other processes start and rank 0 writes.
     if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
         return folder
-    # Parts rest while their losses have no weight yet.
+    # Some parts get no gradient until their losses start.
     fabric, monitor, share = start(config, monitor, unused_parameters=True)
     dataset = open_data(data, skip_bad=config.skip_bad)
     dataset.split(config.split)
@@ -79,7 +80,7 @@ def train_cam(
     if with_masks:
         evaluate = partial(_scores, model, with_masks, config, fabric)
     if config.compile:
-        from stages.networks.compilation import compile_parts, uncompiled  # not above: it takes a second or two
+        from stages.networks.compilation import compile_parts, uncompiled  # imported late: takes a second or two
 
         compile_parts(model.backbone.vit.blocks, fabric.device, share)
         evaluate = evaluate and uncompiled(evaluate)
@@ -112,8 +113,8 @@ def train_cam(
 
 
 def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
-    """The constants of the losses, with sizes in whole patches."""
-    # 96 of 448 pixels, as published; at least two patches, so that a crop is more than one token.
+    """Return the constants of the losses, with crop sizes rounded to whole patches."""
+    # Published: 96 of 448 pixels. At least two patches, so that a crop has more than one token.
     crop = config.local_crop_size or config.image_size * 96 / 448
     crop_size = max(2, round(crop / patch_size)) * patch_size
     if crop_size > config.image_size:
@@ -137,10 +138,10 @@ def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
 
 
 def measured_samples(samples: Sequence[Sample], num_classes: int, config: TrainCam, monitor: Monitor) -> list[Sample]:
-    """Choose the images to measure on, and look at their masks now instead of after hours.
+    """Choose the images to evaluate on, and check their masks now instead of after hours.
 
     Raises:
-        DataError: A mask is not as it must be, and bad files are not to be skipped.
+        DataError: A mask is invalid, and bad files are not to be skipped.
     """
     good = []
     for sample in spread([sample for sample in samples if sample.mask is not None], config.evaluate_images):
@@ -149,14 +150,14 @@ def measured_samples(samples: Sequence[Sample], num_classes: int, config: TrainC
         except DataError as error:
             if not config.skip_bad:
                 raise
-            monitor.warn(f"not measured: {error}")
+            monitor.warn(f"not evaluated: {error}")
         else:
             good.append(sample)
     return good
 
 
 class LoadViews:
-    """Read an image, draw its views, and add its labels."""
+    """Read an image, draw its random views, and add its labels."""
 
     def __init__(self, num_classes: int, config: TrainCam) -> None:
         self.num_classes = num_classes
@@ -166,7 +167,7 @@ class LoadViews:
         self.images = TrainingImages(self.transform.needed_side, open_cache(config.cache))
 
     def __call__(self, sample: Sample) -> StepBatch:
-        """Load one sample, a batch whose tensors have no b yet.
+        """Load one sample as a `StepBatch` without the batch axis.
 
         Raises:
             DataError: The image is unreadable.
@@ -184,7 +185,7 @@ class LoadViews:
 
 
 def phase_at(iteration: int, config: TrainCam) -> Phase:
-    """What is trained at an iteration."""
+    """Return which parts are trained at an iteration."""
     done = iteration / config.iterations
     return Phase(
         contrast=done >= config.contrast_start,
@@ -197,8 +198,8 @@ def phase_at(iteration: int, config: TrainCam) -> Phase:
 def _losses(
     config: TrainCam, fabric: Fabric, step: torch.nn.Module, iteration: int, batch: StepBatch
 ) -> Mapping[str, Tensor]:
-    # Seeded for each iteration and process, so that a run which goes on drops the same, where a --backbone-option asks
-    # for dropout. Crops are seeded by the image's place in the whole batch, whichever process has it.
+    # Seeded per iteration and rank, so that a resumed run draws the same dropout (if a --backbone-option turns it on).
+    # Local crops are seeded by the image's position in the whole batch, whichever rank has it.
     torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank + 1))
     places = range(fabric.global_rank, config.batch_size, fabric.world_size)
     crops = [torch.Generator().manual_seed(mixed_seed(config.seed, iteration, place, 1)) for place in places]
@@ -210,16 +211,16 @@ def _losses(
 
 
 def _scores(model: ToCo, samples: Sequence[Sample], config: TrainCam, fabric: Fabric) -> dict[str, float]:
-    """Measure CAM, auxiliary CAM and decoder against true masks: mIoU, 255 in the truth left out.
+    """Evaluate CAM, auxiliary CAM and decoder on ground-truth masks: mIoU without the pixels that are 255 there.
 
-    Each process sees its share of the images, and returns what all have seen.
+    Each rank evaluates its part of the images; all ranks return the result over all images.
     """
     classes = model.num_classes
     confusions = {name: Confusion(classes + 1) for name in ("cam", "auxiliary_cam", "decoder")}
     for sample in samples[fabric.global_rank :: fabric.world_size]:
         try:
             loaded = load_image(sample, config.image_size)
-        except DataError:  # training tells of it
+        except DataError:  # the training loop reports it
             if not config.skip_bad:
                 raise
             continue
@@ -229,7 +230,7 @@ def _scores(model: ToCo, samples: Sequence[Sample], config: TrainCam, fabric: Fa
         images = loaded.squashed[None].to(fabric.device)
         with fabric.autocast():
             cams = square_cams(model, images, present, config.scales)
-            probabilities = decoder_probabilities(model, images, (1.0,))  # as `toco evaluate`
+            probabilities = decoder_probabilities(model, images, (1.0,))  # the same scale as `toco evaluate`
         for name, cam in (("cam", cams.final), ("auxiliary_cam", cams.auxiliary)):
             label = label_one_threshold(resize_maps(cam[0], size)[None], config.background_threshold)
             confusions[name].add(present.class_numbers(label)[0].cpu(), truth)

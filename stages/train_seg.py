@@ -1,4 +1,4 @@
-"""Stage 3, `toco train-seg`: a segmentation network, the student, learns from the pseudo masks.
+"""Stage 3, `toco train-seg`: train a segmentation network, the student, on the pseudo masks.
 
 In: RUN/labels and its data set. Out: RUN/seg with config.json, model.safetensors, metrics.jsonl, sessions.jsonl.
 """
@@ -50,22 +50,23 @@ def train_seg(
     Args:
         run: A run folder in which `toco make-labels` finished.
         config: Settings.
-        monitor: Told of progress.
+        monitor: Shows progress.
         data: The data set's present folder if it was moved, or the open data set.
-        resume: Go on after an interruption; on a CPU the weights are bit for bit those of an undisturbed run.
-        overwrite: Start again, deleting what RUN/seg has.
+        resume: Continue an interrupted training. On a CPU, the weights equal those of an undisturbed run bit for bit.
+        overwrite: Delete RUN/seg and start again.
 
     Returns:
         The stage's folder.
 
     Raises:
-        ValueError: The data, the labels, the settings or the weights do not work out.
-        ArtifactError: RUN/labels is not finished, or RUN/seg exists or is of another run.
+        DataError: The data set cannot be used, or does not fit the labels.
+        SettingsError: The settings contradict each other, or the weights are not available.
+        ArtifactError: RUN/labels is not finished or outdated, or RUN/seg exists or cannot be resumed.
     """
     labels = open_stage(run, "labels")
     check_up_to_date(run, "labels")
     folder = run / "seg"
-    # Before there are several processes, of which one begins to write.
+    # First, before other processes start and rank 0 writes.
     if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric, monitor, share = start(config, monitor)
@@ -77,7 +78,9 @@ def train_seg(
     with_masks = validation_images(dataset, config, monitor)
     torch.manual_seed(config.seed)
     student, spec = new_student(config, len(dataset.class_names))
-    if fabric.world_size > 1 and fabric.device.type == "cuda":  # which alone can: batch norm over the whole batch
+    if (
+        fabric.world_size > 1 and fabric.device.type == "cuda"
+    ):  # batch norm over the whole batch, which only CUDA supports
         nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
     if fabric.is_global_zero:
@@ -106,10 +109,10 @@ def train_seg(
 
 
 def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> list[Sample]:
-    """Choose images with true masks to measure on; none where the data set has none.
+    """Choose images with ground-truth masks to evaluate on; an empty list if the data set has none.
 
     Raises:
-        DataError: The split that was asked for has no masks, or one of its images is bad.
+        DataError: The split named by --val-split has no masks, or one of its images is bad.
     """
     split = config.val_split or dataset.val_split
     if split is None:
@@ -117,11 +120,11 @@ def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> l
     samples = [sample for sample in dataset.split(split) if sample.mask is not None]
     if not samples:
         if config.val_split:
-            raise DataError(f"split '{split}' of {dataset.root} has no true masks: choose another --val-split")
+            raise DataError(f"split '{split}' of {dataset.root} has no ground-truth masks: choose another --val-split")
         return []
     good, problems = check_images(spread(samples, config.evaluate_images), 1, skip_bad=config.skip_bad)
     for problem in problems:
-        monitor.warn(f"left out of measuring: {problem}")
+        monitor.warn(f"not evaluated: {problem}")
     return list(good)
 
 
@@ -131,9 +134,13 @@ def cross_entropy(
     confidence: UInt8[Tensor, "b h w"] | None = None,
     processes: Processes = SINGLE_PROCESS,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the pixels of the whole batch that have a label; 0, not NaN, where none has.
+    """Mean cross-entropy over the labelled pixels of the whole batch; 0 instead of NaN if no pixel has a label.
 
-    With `confidence`, 0 to 255, the mean is weighted by it.
+    Args:
+        logits: Class logits, background first.
+        mask: Class numbers; `IGNORE_INDEX` marks pixels without a label.
+        confidence: Weight of each pixel, 0..255 for 0..1.
+        processes: The ranks that share the batch.
     """
     if confidence is None:
         total = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="sum")
@@ -147,7 +154,7 @@ def cross_entropy(
 def _losses(
     config: TrainSeg, fabric: Fabric, network: nn.Module, iteration: int, batch: SegViews
 ) -> Mapping[str, Tensor]:
-    # Dropout draws anew for each iteration and process, so that a run which goes on drops the same.
+    # Seeded per iteration and rank, so that a resumed run draws the same dropout.
     torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank))
     return {
         "loss": cross_entropy(
@@ -163,9 +170,9 @@ def _losses(
 def _scores(
     student: Student, samples: Sequence[Sample], num_classes: int, config: TrainSeg, fabric: Fabric
 ) -> dict[str, float]:
-    """Measure the student against true masks as `toco predict` runs it: mIoU, 255 in the truth left out.
+    """Evaluate the student on ground-truth masks as `toco predict` runs it: mIoU without the pixels that are 255 there.
 
-    Each process sees its share of the images, and returns what all have seen.
+    Each rank evaluates its part of the images; all ranks return the result over all images.
     """
     confusion = Confusion(num_classes + 1)
     for image, truth in _with_truth(samples[fabric.global_rank :: fabric.world_size], num_classes, config):

@@ -140,7 +140,7 @@ def test_evaluate__json_holds_each_column(walk: tuple[Path, dict[str, subprocess
         ("predict runs/photos gone.jpg --out predicted2", "there is no file or folder gone.jpg"),
         ("predict runs/photos 'new_photos/*.tif' --out predicted2", "the pattern 'new_photos/*.tif' matches no images"),
         ("predict runs/photos new_photos --out predicted", "use --resume to go on, --overwrite to replace it"),
-        ("predict runs/photos new_photos --out predicted --resume --window 64", "begun with --window None"),
+        ("predict runs/photos new_photos --out predicted --resume --window 64", "started with --window None"),
         ("export runs/photos --out masks_png --format coco", "masks_png is not empty: give another folder"),
     ],
 )

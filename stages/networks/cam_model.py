@@ -1,4 +1,4 @@
-"""Where the CAM network is put together: from settings to start with, from a run folder afterwards."""
+"""Build the CAM network: from settings before training, from a run folder afterwards."""
 
 import ast
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from stages.toco.model import ToCo
 
 @dataclass(frozen=True, kw_only=True)
 class CamModelSpec:
-    """All that the network's shape depends on; kept beside its weights."""
+    """Everything that determines the network's shape; saved beside its weights."""
 
     backbone: str
     backbone_options: Mapping[str, Any]
     auxiliary_block: int
     num_classes: int
-    position_grid: Sequence[int]  # tokens down and across of the position embeddings
+    position_grid: Sequence[int]  # rows and columns of the position embeddings
 
 
 def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpec]:
-    """Make the network that training starts from.
+    """Build the network that training starts from.
 
     Raises:
-        SettingsError: The backbone or its weights are not to be had; says how to bring them.
+        SettingsError: The backbone cannot be built, or its weights are not available; says how to provide them.
     """
     options = dict(_parse_option(text) for text in config.backbone_option)
     pretrained = config.weights == "pretrained"
@@ -37,10 +37,10 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
         options.setdefault("img_size", config.image_size)
     try:
         backbone = Backbone(config.backbone, auxiliary_block=config.auxiliary_block, pretrained=pretrained, **options)
-    except Exception as error:  # downloads and networks of odd shapes fail in many ways
+    except Exception as error:  # failed downloads and impossible shapes raise many kinds of exceptions
         if isinstance(error, ValueError) and not isinstance(error, OSError):  # its text is complete
             raise SettingsError(str(error)) from error
-        # A state that does not fit was downloaded; what timm does not know, nobody can bring.
+        # If the state dict does not fit, the download worked; if timm does not know the tag, no file can help.
         if pretrained and not any(text in str(error) for text in ("state_dict", "Invalid pretrained tag")):
             raise SettingsError(_no_download(config.backbone, error)) from error
         shape = f" and --backbone-option {' '.join(config.backbone_option)}" if config.backbone_option else ""
@@ -56,8 +56,8 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
     if config.image_size % backbone.patch_size:
         patch = backbone.patch_size
         raise SettingsError(
-            f"--image-size {config.image_size} is no multiple of the patch size {patch} of {config.backbone!r}; "
-            f"take {max(1, round(config.image_size / patch)) * patch}"
+            f"--image-size {config.image_size} is not a multiple of the patch size {patch} of {config.backbone!r}: "
+            f"use {max(1, round(config.image_size / patch)) * patch}"
         )
     check_scales(config.scales, config.image_size, backbone)
     spec = CamModelSpec(
@@ -71,10 +71,10 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
 
 
 def load_cam_model(folder: StageFolder) -> ToCo:
-    """Make the network of a finished `toco train-cam` again, on the CPU, in evaluation mode.
+    """Load the network of a finished `toco train-cam`, on the CPU, in evaluation mode.
 
     Raises:
-        ArtifactError: The folder's parts do not fit together.
+        ArtifactError: The weights do not fit the folder's config.json.
     """
     path = folder.path / "model.safetensors"
     try:
@@ -92,20 +92,20 @@ def load_cam_model(folder: StageFolder) -> ToCo:
 
 
 def check_scales(scales: Sequence[float], image_size: int, backbone: Backbone) -> None:
-    """Refuse scales at which an image would have no token.
+    """Refuse scales at which an image would have no patch token.
 
     Raises:
         SettingsError: Names the smallest.
     """
     if int(min(scales) * image_size) < backbone.patch_size:
         raise SettingsError(
-            f"--scales {min(scales)} of --image-size {image_size} is less than a patch "
-            f"({backbone.patch_size} pixels) of {backbone.name!r}: take larger ones"
+            f"--scales {min(scales)} of --image-size {image_size} is less than one patch "
+            f"({backbone.patch_size} pixels) of {backbone.name!r}: use larger scales"
         )
 
 
 def spec_as_dict(spec: CamModelSpec) -> dict[str, Any]:
-    """The spec as plain values, for config.json."""
+    """Return the spec as plain values, for config.json."""
     return asdict(spec)
 
 

@@ -1,4 +1,4 @@
-"""What the student's encoder starts from: a download or a file; and the colours it was pretrained with."""
+"""Pretrained weights of the student's encoder, from a download or a file, and their colour statistics."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from data.errors import SettingsError
 
 
 class Normalisation(NamedTuple):
-    """Mean and deviation of the colours that an encoder was pretrained with, in 0..1."""
+    """Mean and standard deviation of the colours in pretraining, in 0..1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -19,14 +19,14 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Download(NamedTuple):
-    """What segmentation-models-pytorch can download for an encoder."""
+    """Weights that segmentation-models-pytorch can download for an encoder."""
 
-    key: str | bool | None  # its name for the weights; None where there are none
+    key: str | bool | None  # the library's name for the weights; None if there are none
     repository: str  # on the Hugging Face hub
 
 
 def download_of(name: str) -> Download:
-    """What can be downloaded for an encoder: ImageNet's where there are several."""
+    """Find the weights that can be downloaded for an encoder: ImageNet's if there are several."""
     if name.startswith("tu-"):
         config = timm_config(name)
         known = config is not None and config.has_weights
@@ -39,17 +39,17 @@ def download_of(name: str) -> Download:
 
 
 def timm_config(name: str) -> Any:
-    """What timm knows of the weights of a 'tu-' encoder; None if nothing."""
+    """Return timm's description of the weights of a 'tu-' encoder; None if timm has no weights."""
     import timm
 
     return timm.get_pretrained_cfg(name.removeprefix("tu-"))
 
 
 def normalisation_of(name: str, downloaded: Download | None = None) -> Normalisation:
-    """The colours that an encoder was pretrained with.
+    """Return the colour statistics that an encoder expects.
 
-    timm knows them; segmentation-models-pytorch learns them with the download, and nearly all of its own
-    encoders take ImageNet's, which holds for those from a file and from scratch.
+    timm knows those of its encoders. segmentation-models-pytorch stores them with each download. Encoders from a file
+    or from scratch get ImageNet's, which nearly all of that library's encoders use.
     """
     if name.startswith("tu-"):
         config = timm_config(name)
@@ -67,7 +67,7 @@ def normalisation_of(name: str, downloaded: Download | None = None) -> Normalisa
 
 
 def no_download(name: str, download: Download, error: Exception) -> str:
-    """Say how to bring weights that could not be downloaded."""
+    """Error text for a failed download: how to provide the weights."""
     reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
     return (
         f"the weights of --encoder {name!r} could not be downloaded ({reason}): download model.safetensors "
@@ -77,20 +77,20 @@ def no_download(name: str, download: Download, error: Exception) -> str:
 
 
 def load_encoder_weights(encoder: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Fill an encoder with weights under the names of the library that it comes from.
+    """Load weights into an encoder.
 
-    Whole classification networks are welcome: parts that the encoder does not have are left out.
+    Weights of a complete classification network are accepted: the parts that the encoder lacks are ignored.
 
     Args:
         encoder: The encoder of a network of segmentation-models-pytorch.
-        state: Weights of any float type, under timm's names for a 'tu-' encoder, else under the encoder's.
+        state: Weights of any float type; named as in timm for a 'tu-' encoder, otherwise as in the encoder.
         name: The encoder's name.
 
     Raises:
-        SettingsError: They are of another network; says where they differ, to go on from '--weights FILE'.
+        SettingsError: They belong to another network. The text says where they differ and continues '--weights FILE'.
     """
-    # timm renames when it cuts an encoder out of a network ('stages.0' becomes 'stages_0'), and
-    # segmentation-models-pytorch puts 'model.' before its names.
+    # timm renames modules when it extracts an encoder ('stages.0' becomes 'stages_0'), and
+    # segmentation-models-pytorch adds the prefix 'model.'.
     prefix = "model." if name.startswith("tu-") else ""
     own = {_plain(key.removeprefix(prefix)): (key, value) for key, value in encoder.state_dict().items()}
     given = {_plain(key): (key, value) for key, value in state.items()}
@@ -111,7 +111,7 @@ def load_encoder_weights(encoder: nn.Module, state: Mapping[str, Tensor], name: 
         if plain not in own and plain not in whole and any(other.startswith(part) for other in own):
             raise SettingsError(f"has {key!r}, which --encoder {name!r} does not: {remedy}")
     fitting = {key: given[plain][1] for plain, (key, _) in own.items() if plain in given}
-    # Not the encoder's own method, which may rename once more.
+    # Not the encoder's own load_state_dict, which may rename again.
     nn.Module.load_state_dict(encoder, fitting, strict=False)
 
 
@@ -120,7 +120,7 @@ def _plain(key: str) -> str:
 
 
 def _names_of_whole_network(name: str) -> set[str]:
-    """What timm's network has from which an encoder was cut: shallow encoders lack its last stages."""
+    """Names in the complete timm network of an encoder: shallow encoders lack its last stages."""
     if not name.startswith("tu-"):
         return set()
     import timm

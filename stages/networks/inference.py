@@ -1,6 +1,7 @@
-"""Run the CAM network on whole images: class activation maps and the decoder's probabilities (METHOD section 8).
+"""Run networks on images: class activation maps, class probabilities, flips and scales (METHOD section 8).
 
-Letters: b images, c foreground classes, s side of the square network input, h w pixels of the original.
+Letters: b images, c foreground classes, k classes of an image, s side of the square network input, h w pixels of the
+original image; `classes` includes the background, which comes first.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,17 +23,17 @@ DECODER_SCALES = (1.0, 1.25, 1.5)
 
 
 class LoadedImage(NamedTuple):
-    """An image as the network and the CRF want it."""
+    """An image at the network's size and at its own size."""
 
     squashed: UInt8[Tensor, "3 s s"]
     original: UInt8[Tensor, "3 h w"]
 
 
 def load_image(sample: Sample, side: int) -> LoadedImage:
-    """Read an image and resize it to a square.
+    """Read an image and resize it to the network's square of `side` pixels.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The image cannot be read.
     """
     image = read_image(sample.image)
     return LoadedImage(squashed=squash(image, side), original=to_tensor(image))
@@ -57,7 +58,7 @@ def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
 def square_cams(
     model: ToCo, images: UInt8[Tensor, "b 3 s s"], present: PresentClasses, scales: Sequence[float]
 ) -> Cams:
-    """Multi-scale CAMs of the given classes, at the size of the input; fillers are zero."""
+    """Multi-scale CAMs of the present classes in 0..1, at the input's size; padding classes are zero."""
     normalised = model.backbone.normalise(images.float())
     cams = multi_scale_cams(lambda scaled: present.pick_both(model.raw_cams(scaled)), normalised, scales=scales)
     valid = present.valid[:, :, None, None]
@@ -66,16 +67,17 @@ def square_cams(
 
 @torch.inference_mode()
 def patch_tokens(model: ToCo, images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b d h w"]:
-    """The last block's patch tokens."""
+    """Return the last block's patch tokens on the token grid, float32."""
     tokens: Tensor = model(model.backbone.normalise(images.float()), decode=False).patch_tokens
     return tokens.float()
 
 
 @torch.inference_mode()
 def predicted_classes(model: ToCo, images: UInt8[Tensor, "b 3 s s"], threshold: float = 0.5) -> list[tuple[int, ...]]:
-    """The classes (1-based) that the network finds in each image, with a probability above `threshold`.
+    """Predict the classes (1-based) of each image: those with a probability above `threshold`.
 
-    It is that of the mean logit of both classifiers, of the image and its mirror image.
+    The probability is the sigmoid of the logit, averaged over both classifiers and over the image and its horizontal
+    flip.
     """
     normalised = model.backbone.normalise(images.float())
     outputs = model(torch.cat([normalised, normalised.flip(-1)]), decode=False)
@@ -88,9 +90,9 @@ def predicted_classes(model: ToCo, images: UInt8[Tensor, "b 3 s s"], threshold: 
 def decoder_probabilities(
     model: ToCo, images: UInt8[Tensor, "b 3 s s"], scales: Sequence[float] = DECODER_SCALES, *, flip_tta: bool = True
 ) -> Float[Tensor, "b classes s s"]:
-    """The decoder's class probabilities, background first: mirror pairs summed, maximum over scales, softmax.
+    """The decoder's class probabilities in 0..1, background first: sum over flips, maximum over scales, softmax.
 
-    Without `flip_tta`, see `flip_pairs`.
+    See `flip_pairs` for what happens without `flip_tta`.
     """
     normalised = model.backbone.normalise(images.float())
     side, patch = images.shape[-1], model.backbone.patch_size
@@ -106,9 +108,10 @@ def decoder_probabilities(
 def flip_pairs(
     network: Callable[[Tensor], Tensor], images: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"], flip_tta: bool
 ) -> Float[Tensor, "b2 classes _h _w"]:
-    """Logits of images, and of their mirror images behind them, as `fuse_logits` takes them.
+    """Logits of the images, followed by those of their horizontal flips, as `fuse_logits` takes them.
 
-    Without `flip_tta` the images' own stand for both: half the work, and probabilities as sharp as with it.
+    Without `flip_tta` the logits of the images themselves are used twice. This halves the work, and the sum over the
+    pair keeps the same scale, so that the softmax is as sharp as with flips.
     """
     if flip_tta:
         return network(torch.cat([images, images.flip(-1)]))
@@ -119,34 +122,34 @@ def flip_pairs(
 def fuse_logits(
     logits: Iterable[Float[Tensor, "b2 classes _h _w"]], size: tuple[int, int]
 ) -> Float[Tensor, "b classes h w"]:
-    """Fuse segmentation logits of several scales: mirror pairs summed, maximum over scales (METHOD section 8).
+    """Fuse segmentation logits of several scales: sum over flips, maximum over scales (METHOD section 8).
 
     Args:
-        logits: One tensor a scale, any resolution; first half of the batch the images, second half the same
-            images mirrored left to right.
+        logits: One tensor per scale, any resolution. The first half of the batch holds the images, the second half the
+            same images flipped horizontally.
         size: Height and width of the result.
 
     Raises:
-        ValueError: There is no scale.
+        ValueError: `logits` is empty.
     """
     best: Tensor | None = None
     for raw in logits:
         resized = F.interpolate(raw.float(), size=size, mode="bilinear", align_corners=False)
-        straight, mirrored = resized.chunk(2)
-        both = straight + mirrored.flip(-1)
-        best = both if best is None else torch.maximum(best, both)
+        straight, flipped = resized.chunk(2)
+        pair = straight + flipped.flip(-1)
+        best = pair if best is None else torch.maximum(best, pair)
     if best is None:
         raise ValueError("fuse_logits needs at least one scale")
     return best
 
 
 def resize_maps(maps: Float[Tensor, "k _h _w"], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
-    """Resize maps to an image's own size (h, w)."""
+    """Resize maps bilinearly to an image's own size (h, w), in float32."""
     return F.interpolate(maps[None].float(), size=size, mode="bilinear", align_corners=False)[0]
 
 
 def class_label_matrix(samples: Sequence[Sample], num_classes: int) -> Float[Tensor, "b c"]:
-    """1 where an image has a class, else 0."""
+    """Image labels as a matrix: 1 where an image has a class, otherwise 0."""
     labels = torch.zeros(len(samples), num_classes)
     for row, sample in enumerate(samples):
         labels[row, [number - 1 for number in sample.classes]] = 1

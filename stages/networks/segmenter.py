@@ -1,6 +1,6 @@
-"""The network of a run that segments images: the student, or the CAM network's decoder (METHOD section 8).
+"""Segment images with a network of a run: the student, or the CAM network's decoder (METHOD section 8).
 
-Letters: b images, h w pixels of an image; classes counts the background, which comes first.
+Letters: b images, h w pixels of an image; `classes` includes the background, which comes first.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,32 +30,32 @@ NetworkName = Literal["decoder", "student"]
 
 
 class Segmentation(NamedTuple):
-    """What a network says of an image."""
+    """A network's prediction for one image."""
 
     label: UInt8[Tensor, "h w"]  # 0 background, 1..C classes; on the CPU
-    probabilities: Float[Tensor, "classes _h _w"] | None  # at the network's resolution; None where seen in windows
+    probabilities: Float[Tensor, "classes _h _w"] | None  # at the network's resolution; None with windows
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A network that segments images."""
+    """A network that segments images, with its settings and device."""
 
-    folder: StageFolder  # where it comes from
+    folder: StageFolder  # the stage that trained it
     network: Callable[[Sequence[Tensor]], Tensor]  # images (3, h, w) of one size -> probabilities (b, classes, _h, _w)
     config: Predict
     fabric: Fabric
 
     @property
     def batch_size(self) -> int:
-        """Images that go through the network together; on a CPU, large ones are slower together (docs/predict.md)."""
+        """Images per forward pass. On a CPU, large images are slower in a batch, so the default is 1."""
         return self.config.batch_size or (1 if self.fabric.device.type == "cpu" else BATCH_ON_GPU)
 
     def __call__(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "h w"]:
-        """Label each pixel, 0 background, 1..C classes; image and result are on the CPU."""
+        """Label each pixel: 0 background, 1..C classes. Image and result are on the CPU."""
         return next(self.segment([image])).label
 
     def segment(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> Iterator[Segmentation]:
-        """Segment images on the CPU, all of one size: together, or, if larger than a window, each in windows."""
+        """Segment images of one common size, on the CPU: as a batch, or each in windows if larger than a window."""
         side = self.config.window
         height, width = images[0].shape[-2:]
         if side is not None and max(height, width) > side:
@@ -67,7 +67,7 @@ class Segmenter:
             yield Segmentation(label_map(probabilities, (height, width)).cpu(), probabilities)
 
     def probabilities(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Float[Tensor, "classes _h _w"]]:
-        """Class probabilities, background first: at the network's resolution, or with a CRF at the images' own."""
+        """Class probabilities in 0..1, background first: at the network's resolution, with a CRF at the images' own."""
         with self.fabric.autocast():
             probabilities = self.network(images)
         if not self.config.crf:
@@ -86,21 +86,26 @@ class Segmenter:
 
 
 def choose_network(run: Path, config: Predict) -> StageFolder:
-    """Open the stage whose network predicts: as asked, else the student where it is trained.
+    """Open the stage whose network predicts: the one that `config.source` names, or the student if it is trained.
 
     Raises:
-        ArtifactError: It is not finished.
+        ArtifactError: The stage is not finished.
     """
     student = config.source == "student" or (config.source == "auto" and finished(run, "seg"))
     return open_stage(run, "seg" if student else "cam")
 
 
 def open_segmenter(run: Path, config: Predict, fabric: Fabric | None = None) -> Segmenter:
-    """Load the network of a run, on its device, or on that of `fabric` where it is one of several processes.
+    """Load the network of a run.
+
+    Args:
+        run: The run folder.
+        config: Settings.
+        fabric: Device and processes, if they are set up already; by default `config.device`.
 
     Raises:
-        ArtifactError: It is not finished, or damaged.
-        ValueError: This machine lacks the device.
+        ArtifactError: The stage is not finished, or damaged.
+        SettingsError: This machine lacks the device.
     """
     folder = choose_network(run, config)
     fabric = fabric or make_fabric(config.device, precision=config.precision)

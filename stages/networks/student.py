@@ -1,6 +1,6 @@
-"""Where the student network is put together: from settings to start with, from a run folder afterwards.
+"""Build the student network: from settings before training, from a run folder afterwards.
 
-Letters: b images, h w pixels; classes counts the background, which comes first.
+Letters: b images, h w pixels; `classes` includes the background, which comes first.
 """
 
 import difflib
@@ -30,21 +30,21 @@ from stages.networks.inference import flip_pairs, fuse_logits
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.saving import load_weights
 
-STRIDE = 32  # sides of what encoders take are multiples of this
+STRIDE = 32  # encoders take images whose sides are multiples of this
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec:
-    """All that the network's shape and input depend on; kept beside its weights."""
+    """Everything that determines the network's shape and input; saved beside its weights."""
 
     arch: str
     encoder: str
     num_classes: int  # foreground
-    long_side: int  # pixels of the longer side of the images that it was trained on
+    long_side: int  # pixels; the longer side of the training images
 
 
 class Student(nn.Module):
-    """A segmentation network that takes images as they are: any size, colours in 0..255."""
+    """A segmentation network for images of any size, with colours in 0..255."""
 
     network: Any
     mean: Tensor
@@ -55,37 +55,37 @@ class Student(nn.Module):
         super().__init__()
         self.network = network
         self.long_side = long_side
-        # Buffers, so that they are kept with the weights.
+        # Buffers, so that they are saved with the weights.
         self.register_buffer("mean", 255 * torch.tensor(normalisation.mean)[:, None, None])
         self.register_buffer("std", 255 * torch.tensor(normalisation.std)[:, None, None])
 
     def forward(self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
-        """Images to class logits of the same size."""
+        """Return class logits of the images' own size."""
         count, _, height, width = images.shape
         normalised = (images - self.mean) / self.std
         padded = F.pad(normalised, (0, -width % STRIDE, 0, -height % STRIDE))
         if self.training and count == 1:
-            # Batch norm cannot learn from the one value a channel that a pooled image has: take it twice.
+            # Batch norm cannot train on a pooled image that has one value per channel, so the image is used twice.
             padded = padded.repeat(2, 1, 1, 1)
         logits: Tensor = self.network(padded)
         return logits[:count, :, :height, :width]
 
 
 def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpec]:
-    """Make the network that training starts from.
+    """Build the network that training starts from.
 
     Args:
         config: Settings.
-        num_classes: Foreground classes.
+        num_classes: Number of foreground classes.
 
     Raises:
-        SettingsError: Network, encoder and weights are not to be had, or do not fit; says what to do.
+        SettingsError: Network, encoder or weights are not available or do not fit each other; says what to do.
     """
     spec = StudentSpec(
         arch=config.arch,
         encoder=config.encoder,
         num_classes=num_classes,
-        # As published: VOC's images, of 500 pixels, at crops of 512.
+        # As published for VOC: images of 500 pixels, crops of 512.
         long_side=config.long_side or round(config.image_size * 500 / 512),
     )
     network, normalisation = _from_scratch(spec, config.image_size)
@@ -101,10 +101,10 @@ def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpe
 
 
 def load_student(folder: StageFolder) -> Student:
-    """Make the network of a finished `toco train-seg` again, on the CPU, in evaluation mode.
+    """Load the network of a finished `toco train-seg`, on the CPU, in evaluation mode.
 
     Raises:
-        ArtifactError: The folder's parts do not fit together.
+        ArtifactError: The weights do not fit the folder's config.json.
     """
     path = folder.path / "model.safetensors"
     try:
@@ -127,27 +127,27 @@ def student_probabilities(
     *,
     flip_tta: bool = True,
 ) -> Float[Tensor, "b classes _h _w"]:
-    """Class probabilities of images: mirror pairs summed, maximum over scales, softmax (METHOD section 8).
+    """Class probabilities of images: sum over flips, maximum over scales, softmax (METHOD section 8).
 
     Args:
-        student: In evaluation mode.
-        images: All of one size, which may be any.
+        student: The network, in evaluation mode.
+        images: Images of one common size, any size.
         scales: Factors on the size of the training images.
-        flip_tta: Without it, see `flip_pairs`.
+        flip_tta: Flip test-time augmentation; see `flip_pairs` for what happens without it.
 
     Returns:
-        Probabilities, background first, at the size of the training images (longer side `student.long_side`).
+        Probabilities in 0..1, background first, at the size of the training images (longer side `student.long_side`).
 
     Raises:
-        SettingsError: There is no scale.
+        ValueError: `scales` is empty.
     """
     size = images[0].shape[-2:]
     height, width = fitted_size(size, float(student.long_side))
 
     def logits(scale: float) -> Tensor:
         scaled = list(fitted_size(size, scale * student.long_side))
-        # Where the images are, which is the CPU: not every device can resize like Pillow, as in training. And one by
-        # one: together at their own size, they may not fit into memory.
+        # On the CPU, because not every device can resize like Pillow, as training does. One image at a time, because
+        # large images may not fit into memory together.
         batch = torch.stack([v2.functional.resize(image, scaled, antialias=True) for image in images])
         return flip_pairs(student, batch.to(student.mean.device), flip_tta)
 
@@ -155,15 +155,15 @@ def student_probabilities(
 
 
 def fitted_size(size: Sequence[int], long_side: float) -> tuple[int, int]:
-    """Height and width of an image whose longer side is resized to `long_side`."""
+    """Height and width after the longer side is resized to `long_side`."""
     factor = long_side / max(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def label_map(probabilities: Float[Tensor, "classes _h _w"], size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
-    """Resize probabilities to an image's own size (h, w) and label each pixel with its likeliest class.
+    """Resize probabilities to the image's own size (h, w) and label each pixel with its most probable class.
 
-    Class by class, because all maps of a large photograph together may not fit into memory.
+    Works class by class, because all maps of a large photograph together may not fit into memory.
     """
     label = torch.zeros(size, dtype=torch.uint8, device=probabilities.device)
     score = torch.full(size, -1.0, device=probabilities.device)
@@ -175,24 +175,24 @@ def label_map(probabilities: Float[Tensor, "classes _h _w"], size: tuple[int, in
 
 
 def _network(spec: StudentSpec, weights: str | bool | None = None) -> Any:
-    """Build the network, by default without pretrained weights."""
+    """Build the network, with random weights by default."""
     import segmentation_models_pytorch as smp
 
     return smp.create_model(spec.arch, encoder_name=spec.encoder, encoder_weights=weights, classes=spec.num_classes + 1)
 
 
 def _from_scratch(spec: StudentSpec, side: int) -> tuple[Any, Normalisation]:
-    """Build the network and try it on images of the training's size.
+    """Build the network and run it once on an image of the training size.
 
     Raises:
-        SettingsError: There is no such network or encoder, or they do not go together.
+        SettingsError: The network or the encoder does not exist, or they do not work together.
     """
     try:
         network = _network(spec)
         with torch.inference_mode():
-            # Not square: some encoders take one size only.
+            # Not square, because some encoders accept only one size.
             network.eval()(torch.zeros(1, 3, side, side + STRIDE))
-    except Exception as error:  # what is raised depends on which part of which network refuses
+    except Exception as error:  # each network raises its own kind of exception
         raise SettingsError(_no_network(spec, side, error)) from error
     return network, normalisation_of(spec.encoder)
 
@@ -201,32 +201,32 @@ def _pretrained(spec: StudentSpec) -> tuple[Any, Normalisation]:
     download = download_of(spec.encoder)
     if download.key is None:
         raise SettingsError(
-            f"there are no pretrained weights of --encoder {spec.encoder!r} to download: "
+            f"--encoder {spec.encoder!r} has no pretrained weights to download: "
             "give a file with --weights FILE, or --weights none"
         )
     try:
         return _network(spec, download.key), normalisation_of(spec.encoder, download)
-    except Exception as error:  # a download can fail in many ways; without it, the network was built already
+    except Exception as error:  # downloads fail in many ways; building without weights worked before
         raise SettingsError(no_download(spec.encoder, download, error)) from error
 
 
 def _no_network(spec: StudentSpec, side: int, error: Exception) -> str:
-    """Say which of network and encoder is wrong."""
+    """Error text that says whether the network or the encoder is wrong."""
     import segmentation_models_pytorch as smp
     import timm
 
     archs = [one.__name__ for one in smp.MODEL_ARCHITECTURES_MAPPING.values()]
     if spec.arch.lower() not in (arch.lower() for arch in archs):
-        return f"--arch {spec.arch!r} is not known: choose one of {', '.join(archs)}"
+        return f"--arch {spec.arch!r} is unknown: choose one of {', '.join(archs)}"
     name = spec.encoder.removeprefix("tu-")
     from_timm = name != spec.encoder
     known = timm.list_models() if from_timm else smp.encoders.get_encoder_names()
     if name.split(".")[0] not in known:
         close = difflib.get_close_matches(name, known)
         return (
-            f"--encoder {spec.encoder!r} is not known: "
+            f"--encoder {spec.encoder!r} is unknown: "
             + (f"timm has no {name!r}" if from_timm else "'tu-NAME' takes timm's NAME")
-            + (f"; close are {list_names(close)}" if close else "")
+            + (f"; similar names: {list_names(close)}" if close else "")
         )
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (

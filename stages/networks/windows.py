@@ -1,7 +1,7 @@
-"""Sliding windows: a large image is segmented piece by piece, as if each piece were an image of its own.
+"""Sliding windows: segment a large image piece by piece, each piece like a separate image.
 
-Windows overlap, and each pixel is labelled by the window whose centre is nearest, which knows most of its
-surroundings. Labels are put together, not scores, so that memory does not grow with the number of classes.
+Windows overlap. Each pixel takes its label from the window whose centre is nearest, because that window sees most of
+the pixel's surroundings. Labels are joined rather than scores, so that memory does not grow with the number of classes.
 
 Letters: h w pixels of the image.
 """
@@ -14,28 +14,28 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-OVERLAP = 4  # neighbours share one part in so many of their side
+OVERLAP = 4  # neighbouring windows share 1/OVERLAP of their side
 
 
 class Span(NamedTuple):
-    """A window along one axis, in pixels of the image: what it sees, and the part of that which it labels."""
+    """A window along one axis, in pixels of the image: the pixels that it sees, and the part of them that it labels."""
 
     seen: slice
     kept: slice
 
     @property
     def kept_of_seen(self) -> slice:
-        """What it labels, counted from the window's own first pixel."""
+        """The labelled pixels, relative to the window's first pixel."""
         return slice(self.kept.start - self.seen.start, self.kept.stop - self.seen.start)
 
 
 def spans(length: int, side: int) -> list[Span]:
-    """Lay windows of `side` pixels along an axis of `length`; the last one ends with it, all labels cover it once.
+    """Place windows of `side` pixels along an axis of `length` pixels; their labelled parts cover it exactly once.
 
-    An axis that is no longer than a window has one, of its own length.
+    The last window ends with the axis. An axis that is not longer than a window gets one window of its own length.
     """
     starts = [*range(0, length - side, side - side // OVERLAP), max(0, length - side)]
-    # Half-way between the centres of neighbours.
+    # Cut half-way between the centres of neighbouring windows.
     cuts = [0, *((left + right + side) // 2 for left, right in pairwise(starts)), length]
     return [
         Span(seen=slice(start, min(start + side, length)), kept=slice(*kept))
@@ -53,9 +53,9 @@ def label_in_windows(
 
     Args:
         image: The image.
-        side: Of a window, in pixels.
-        label: Labels pieces (3, _h, _w) of the image, all of one size: (_h, _w) of each, on the CPU.
-        batch_size: Pieces that are given to it together.
+        side: Side of a window, in pixels.
+        label: Labels pieces of the image of equal size, (3, _h, _w) each; returns (_h, _w) for each, on the CPU.
+        batch_size: Pieces per call of `label`.
     """
     height, width = image.shape[-2:]
     windows = list(product(spans(height, side), spans(width, side)))

@@ -1,8 +1,8 @@
-"""Run folders: what each stage writes, and how the next one opens it.
+"""Run folders: what each stage writes, and how the next stage opens it.
 
-RUN/cam     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
-RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is done)
-RUN/seg     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is done)
+RUN/cam     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is finished)
+RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is finished)
+RUN/seg     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is finished)
 """
 
 import hashlib
@@ -26,9 +26,9 @@ FORMAT = 2  # of run folders; raised when an older toco could not read what is w
 SETTINGS = {"cam": TrainCam, "labels": MakeLabels, "seg": TrainSeg}
 PRODUCERS = {"cam": "train-cam", "labels": "make-labels", "seg": "train-seg"}
 PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "seg": ("model.safetensors",)}
-# What a stage is made from; it must not change under it.
+# The file that a stage is made from. If it changes, the stage is outdated.
 MADE_FROM = {"labels": "cam/model.safetensors", "seg": "labels/labels.h5"}
-# Settings that may differ when a run goes on: nothing that its product depends on.
+# Settings that may differ when a stage is resumed, because its result does not depend on them.
 TRAINING_MAY_CHANGE = (
     "device", "devices", "nodes", "workers", "cache", "skip_bad", "checkpoint_every", "log_every", "evaluate_every",
     "evaluate_images", "val_split",
@@ -38,7 +38,7 @@ MAY_CHANGE = {
     "labels": ("device", "devices", "nodes", "workers", "skip_bad", "batch_size", "crf_backend"),
     "seg": TRAINING_MAY_CHANGE,
 }
-UNFINISHED = ("checkpoint.pt", "shards")  # what a stage goes on from, deleted at its end
+UNFINISHED = ("checkpoint.pt", "shards")  # what a stage resumes from; deleted when it is finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class StageFolder:
 
     @property
     def dataset_root(self) -> Path:
-        """Where the data set was."""
+        """The data set's folder at the time of the run."""
         return Path(self.config["dataset"]["root"])
 
     @property
@@ -81,42 +81,42 @@ class StageFolder:
 
 
 def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, resume: bool, overwrite: bool) -> bool:
-    """Refuse a stage's folder that is in use; asked first, before anything is loaded or downloaded.
+    """Refuse a stage folder that is in use. Called first, before anything is loaded or downloaded.
 
     Args:
         run: The run folder.
         stage: Key of PRODUCERS.
         settings: The stage's settings, a dataclass.
-        monitor: Told if there is nothing left to do.
-        resume: Go on with a folder that an interrupted run left.
+        monitor: Gets a note if nothing is left to do.
+        resume: Continue what an interrupted run began.
         overwrite: Delete what an earlier run left.
 
     Returns:
-        Whether a run to go on with is finished already.
+        Whether the stage to resume is finished already.
 
     Raises:
-        ArtifactError: The folder exists and neither `resume` nor `overwrite` was given, or it is none of toco's,
-            or a run to go on with had other settings or another source.
+        ArtifactError: The folder exists and neither `resume` nor `overwrite` was given; or toco did not write it; or
+            the run to resume had other settings or another source.
     """
     path = run / stage
     if not _in_use(path):
         return False
     if not (resume or overwrite):
         raise ArtifactError(
-            f"{path} exists: use --resume to go on with it, --overwrite to start again, or another run folder"
+            f"{path} exists: use --resume to continue it, --overwrite to start again, or another run folder"
         )
     if not (path / "config.json").is_file():
-        raise ArtifactError(f"{path} has no config.json, so it is none of toco's: give another run folder")
+        raise ArtifactError(f"{path} has no config.json, so toco did not write it: give another run folder")
     if not resume:
         return False
     check_same_settings(read_config(run, stage), as_plain(asdict(settings)), path, MAY_CHANGE[stage])
     if outdated(run, stage):
-        raise ArtifactError(f"{path} was begun from {_another_source(stage)}: use --overwrite to start again")
+        raise ArtifactError(f"{path} was started from {_another_source(stage)}: use --overwrite to start again")
     if not finished(run, stage):
         return False
-    for name in UNFINISHED:  # of a run that was killed just before it did this
+    for name in UNFINISHED:  # left by a run that was killed just before its end
         shutil.rmtree(path / name, ignore_errors=True)
-        if not (path / name).is_dir():  # another process may be at it, too
+        if not (path / name).is_dir():  # another process may be deleting it at the same time
             (path / name).unlink(missing_ok=True)
     monitor.note(f"{path} is finished already")
     return True
@@ -131,18 +131,18 @@ def begin_stage(
     extra: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> StageFolder:
-    """Make a stage's folder and write its config, once everything else was checked; see `already_finished`.
+    """Make a stage's folder and write its config.json, after all other checks; see `already_finished`.
 
     Args:
         run: The run folder.
         stage: Key of PRODUCERS.
         settings: The stage's settings, a dataclass.
-        dataset: What it works on.
-        extra: More for the config.
-        resume: Keep what is there; else it is deleted, and the stages made from it stay.
+        dataset: The data set.
+        extra: More entries for config.json.
+        resume: Keep what is there. Otherwise it is deleted; stages that were made from it stay.
 
     Raises:
-        ArtifactError: A run to go on with had other classes.
+        ArtifactError: The run to resume had other classes.
     """
     path = run / stage
     config = {
@@ -160,40 +160,40 @@ def begin_stage(
     }
     if _in_use(path):
         if not resume:
-            # Out of the way at once: half deleted, it would be neither a stage's folder nor a free place.
+            # Renamed first: a half-deleted folder would be neither a stage's folder nor free for a new one.
             trash = run / f".{stage}.deleted"
             shutil.rmtree(trash, ignore_errors=True)
             shutil.rmtree(path.rename(trash))
         elif read_config(run, stage)["dataset"]["class_names"] != list(dataset.class_names):
             raise ArtifactError(
-                f"{path} was begun with other classes than {dataset.root} has now: use --overwrite to start again"
+                f"{path} was started with other classes than {dataset.root} has now: use --overwrite to start again"
             )
     path.mkdir(parents=True, exist_ok=True)
-    for partial in path.rglob(".*.partial"):  # of a run that was killed while it wrote
+    for partial in path.rglob(".*.partial"):  # left by a run that was killed during a write
         partial.unlink()
     write_json(path / "config.json", config)
     return StageFolder(path=path, config=as_plain(config))
 
 
 def _in_use(path: Path) -> bool:
-    # Hidden files do not count: a run that was killed before it had a config left no others.
+    # Hidden files do not count: a run that was killed before it wrote config.json leaves only these.
     return path.exists() and not all(file.name.startswith(".") for file in path.iterdir())
 
 
 def as_plain(value: Any) -> Any:
-    """A value of JSON as it will be read: tuples are lists."""
+    """Return a value as JSON will give it back: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def check_same_settings(
     old: Mapping[str, Any], settings: Mapping[str, Any], path: Path, may_change: tuple[str, ...]
 ) -> None:
-    """Refuse to go on with other settings.
+    """Refuse to resume with other settings.
 
     Args:
-        old: What the config or record of the run holds; its settings are under 'settings'.
-        settings: Those of now, as plain values.
-        path: What was begun.
+        old: The config or record of the earlier run, with its settings under 'settings'.
+        settings: The present settings, as plain values.
+        path: The folder of the earlier run.
         may_change: Settings that may differ.
 
     Raises:
@@ -203,40 +203,40 @@ def check_same_settings(
         before = old["settings"].get(name)
         if before != value and name not in may_change:
             raise ArtifactError(
-                f"{path} was begun with --{name.replace('_', '-')} {before} and cannot go on with {value}: "
-                "give the same, or --overwrite to start again"
+                f"{path} was started with --{name.replace('_', '-')} {before} and cannot be resumed with {value}: "
+                "give the same value, or --overwrite to start again"
             )
 
 
 def outdated(run: Path, stage: str) -> bool:
-    """Whether a stage was made from something else than what the stage before has now."""
+    """Whether the file that a stage was made from has been replaced since."""
     before, now = read_config(run, stage).get("made_from"), source_digest(run, stage)
     return before != now and None not in (before, now)
 
 
 def check_up_to_date(run: Path, stage: str) -> None:
-    """Refuse to build on what was made from something that has been replaced since.
+    """Refuse to build on a stage whose source has been replaced since.
 
     Raises:
-        ArtifactError: It was.
+        ArtifactError: The stage is outdated.
     """
     if outdated(run, stage):
         raise ArtifactError(f"{outdated_message(run, stage)}: run 'toco {PRODUCERS[stage]} --overwrite' again")
 
 
 def outdated_message(run: Path, stage: str) -> str:
-    """What is wrong with an outdated stage."""
+    """Say why a stage is outdated."""
     return f"{run / stage} was made from {_another_source(stage)}"
 
 
 def current(run: Path, stage: str, monitor: Monitor, consequence: str) -> bool:
-    """Whether a stage is finished, and made from what is there now; if it was made from something else, say so.
+    """Whether a stage is finished and up to date; warns if it is outdated.
 
     Args:
         run: The run folder.
         stage: Key of PRODUCERS.
-        monitor: Told of it.
-        consequence: What becomes of an outdated stage, for the warning: 'not measured'.
+        monitor: Gets the warning.
+        consequence: What happens to an outdated stage, for the warning; for example 'not evaluated'.
     """
     if not finished(run, stage):
         return False
@@ -247,11 +247,11 @@ def current(run: Path, stage: str, monitor: Monitor, consequence: str) -> bool:
 
 
 def _another_source(stage: str) -> str:
-    return f"another {MADE_FROM[stage]} than the one that is there now"
+    return f"a {MADE_FROM[stage]} that has been replaced since"
 
 
 def source_digest(run: Path, stage: str) -> str | None:
-    """SHA-256 of the file that a stage is made from; None where it has none, or it is not there (any more)."""
+    """SHA-256 of the file that a stage is made from; None if there is no such file."""
     if stage not in MADE_FROM or not (run / MADE_FROM[stage]).is_file():
         return None
     return file_digest(run / MADE_FROM[stage])
@@ -270,7 +270,7 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
     """Read a stage's config.json.
 
     Raises:
-        ArtifactError: There is none, or it is damaged.
+        ArtifactError: The file is missing, damaged, or of a newer version of toco.
     """
     path = run / stage / "config.json"
     producer = PRODUCERS[stage]
@@ -305,7 +305,7 @@ def _upgraded(config: dict[str, Any], stage: str, path: Path) -> dict[str, Any]:
 
 
 def open_stage(run: Path, stage: str) -> StageFolder:
-    """Open what a finished stage wrote.
+    """Open the folder of a finished stage.
 
     Raises:
         ArtifactError: The stage did not run, or did not finish.
@@ -321,12 +321,12 @@ def open_stage(run: Path, stage: str) -> StageFolder:
 
 
 def finished(run: Path, stage: str) -> bool:
-    """Whether a stage's products are all there."""
+    """Whether all products of a stage exist."""
     return all((run / stage / name).is_file() for name in PRODUCTS[stage])
 
 
 def check_classes(folder: StageFolder, dataset: Dataset) -> None:
-    """Refuse a data set whose classes are not those that the run was made with.
+    """Refuse a data set whose classes differ from those of the run.
 
     Raises:
         ArtifactError: Names the first difference.
@@ -336,13 +336,12 @@ def check_classes(folder: StageFolder, dataset: Dataset) -> None:
         return
     missing = [name for name in mine if name not in theirs]
     added = [name for name in theirs if name not in mine]
-    what = (
-        f"lacks the class {missing[0]!r}"
-        if missing
-        else f"has the class {added[0]!r} more"
-        if added
-        else "has the classes in another order"
-    )
+    if missing:
+        what = f"lacks the class {missing[0]!r}"
+    elif added:
+        what = f"has the additional class {added[0]!r}"
+    else:
+        what = "has the classes in another order"
     raise ArtifactError(
         f"{dataset.root} {what} ({len(theirs)} classes; {folder.path} was made with {len(mine)}): "
         "use the data set of that run, or train again"

@@ -1,4 +1,4 @@
-"""What a run was made with and how long it took, enough to repeat it: versions, command, code, data, hardware."""
+"""Provenance of a run: versions, command, code, data, hardware and duration, enough to repeat it."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ PACKAGES = ("toco", "torch", "torchvision", "timm", "segmentation-models-pytorch
 
 
 def made_with() -> dict[str, Any]:
-    """Say what is at work here: plain values, those that cannot be found out left out."""
+    """Return versions, command, code and hardware as plain values; unknown ones are left out."""
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
@@ -45,9 +45,9 @@ def hardware() -> dict[str, Any]:
 
 
 def data_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over what training is told: class names, and each split's images with file size and classes.
+    """SHA-256 over the class names and, for each split, the images' ids, file sizes and classes.
 
-    Pictures are not read: another picture of the very same size in bytes goes unnoticed.
+    The pixels are not read: a replaced image of exactly the same size in bytes is not noticed.
     """
     state = hashlib.sha256(json.dumps(dataset.class_names).encode())
     for split, samples in sorted(dataset.splits.items()):
@@ -58,7 +58,7 @@ def data_fingerprint(dataset: Dataset) -> str:
 
 
 class Session(NamedTuple):
-    """One stretch of work on a stage: one line of sessions.jsonl."""
+    """One run of a stage, from start to end or interruption: one line of sessions.jsonl."""
 
     began: str  # local time, ISO 8601
     seconds: float
@@ -68,14 +68,16 @@ class Session(NamedTuple):
 
 @contextmanager
 def session(folder: Path, *, recorded: bool = True) -> Iterator[None]:
-    """Add a line to the stage folder's sessions.jsonl when the block ends, well or not; a killed one leaves none.
+    """Append a line to the stage folder's sessions.jsonl when the block ends, also after an error.
+
+    A process that is killed leaves no line.
 
     Args:
         folder: The stage's folder.
-        recorded: False in all processes but the first.
+        recorded: Whether to write; True on rank 0 only.
     """
     began, clock, ended = datetime.now().astimezone().isoformat(timespec="seconds"), time.monotonic(), "failed"
-    made = made_with() if recorded else {}  # now: hours later, the checkout may be of another commit
+    made = made_with() if recorded else {}  # at the start: hours later, the checkout may have another commit
     try:
         yield
         ended = "finished"
@@ -90,7 +92,7 @@ def session(folder: Path, *, recorded: bool = True) -> Iterator[None]:
 
 
 def read_sessions(folder: Path) -> list[Session]:
-    """The stretches of work on a stage, in order; lines cut off in the middle are left out."""
+    """Read the sessions of a stage, in order; incomplete lines are skipped."""
     path, found = folder / SESSIONS, []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -108,7 +110,7 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    """The processor's name; what `platform` knows on Linux is its architecture only."""
+    """The processor's name. On Linux, `platform` knows only its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -117,17 +119,18 @@ def _processor() -> str:
 
 
 def _code() -> dict[str, str]:
-    """The git commits of toco's own code and of the folder that it is called in, where they are checkouts."""
+    """The git commits of toco's own code and of the working folder, if they are checkouts."""
     folders = {"toco_commit": Path(__file__).parent, "working_folder_commit": Path.cwd()}
     return {name: commit for name, folder in folders.items() if (commit := git_state(folder))}
 
 
 def git_state(folder: Path) -> str | None:
-    """The commit of a checkout, ' with changes' where files differ from it; None where there is none, or no git."""
+    """The commit of a checkout, with ' with changes' if files differ from it; None without a checkout or git."""
     head = _git(folder, "rev-parse", "HEAD")
     if not head:
         return None
-    return head + " with changes" * bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{head} with changes" if changed else head
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -1,6 +1,6 @@
-"""Saving to and loading from a run folder: tensors, checkpoints, JSON; each file whole or not at all.
+"""Save to and load from a run folder: weights, checkpoints, JSON. All writes are atomic.
 
-Nothing here is unpickled beyond tensors and plain values.
+Loading accepts tensors and plain values only; nothing else is unpickled.
 """
 
 import io
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 class DiskFullSafeFile(io.RawIOBase):
-    """A new file for writers that cannot cope with a full disk: after the first error it only seems to write.
+    """A new file for writers that cannot handle a full disk: after the first error, writes are dropped silently.
 
-    HDF5 floods the terminal and crashes the process, torch says 'unexpected pos'.
+    `check` raises that first error afterwards. Without this, HDF5 floods the terminal and crashes the process, and
+    torch reports 'unexpected pos'.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,40 +32,40 @@ class DiskFullSafeFile(io.RawIOBase):
         self._file = path.open("w+b")
 
     def check(self) -> None:
-        """Raise what went wrong, if anything did.
+        """Raise the first error, if there was one.
 
         Raises:
-            OSError: Most likely the disk is full.
+            OSError: Most often a full disk.
         """
         if self.error is not None:
             raise self.error
 
     def write(self, data: Any) -> int:
-        """Write, or pretend to."""
+        """Write, unless an earlier write failed."""
         self._try(self._file.write, data)
         return memoryview(data).nbytes
 
     def readinto(self, buffer: Any) -> int:
-        """Read what was written."""
+        """Read into a buffer."""
         return self._try(self._file.readinto, buffer)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place."""
+        """Move to a position."""
         return self._try(self._file.seek, offset, whence)
 
     def truncate(self, size: int | None = None) -> int:
-        """Cut off, or lengthen."""
+        """Change the length of the file."""
         return self._try(self._file.truncate, size)
 
     def flush(self) -> None:
-        """Write what is still in memory."""
+        """Write buffered bytes."""
         if not self._file.closed:
             self._try(self._file.flush)
 
     def close(self) -> None:
-        """Write what is still in memory, and close."""
+        """Write buffered bytes and close."""
         try:
-            self._file.close()  # after an error too
+            self._file.close()
         except OSError as error:
             self.error = self.error or error
         super().close()
@@ -80,7 +81,7 @@ class DiskFullSafeFile(io.RawIOBase):
 
 @contextmanager
 def atomic_stream(path: Path) -> Iterator[DiskFullSafeFile]:
-    """Like `atomic_write`, but give an open file, and tell of a full disk at the end.
+    """Like `atomic_write`, but yield an open file, and report a full disk at the end.
 
     Raises:
         OSError: Not everything could be written.
@@ -90,19 +91,19 @@ def atomic_stream(path: Path) -> Iterator[DiskFullSafeFile]:
             try:
                 yield file
             except Exception:
-                file.check()  # which is then the cause
+                file.check()  # an earlier write error is the cause
                 raise
         file.check()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def save_weights(path: Path, state: Mapping[str, "Tensor"]) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
+    """Write a state dict as safetensors, atomically."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -127,11 +128,11 @@ def load_weights(path: Path) -> dict[str, "Tensor"]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ArtifactError(f"{path} is no whole .safetensors file ({error}): make or copy it again") from error
+        raise ArtifactError(f"{path} is not a complete .safetensors file ({error}): make or copy it again") from error
 
 
 def save_checkpoint(path: Path, value: Mapping[str, Any]) -> None:
-    """Write tensors and plain values for a run to go on from, whole or not at all."""
+    """Write tensors and plain values to resume from, atomically."""
     import torch
 
     with atomic_stream(path) as file:
@@ -139,7 +140,7 @@ def save_checkpoint(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; tensors and plain values only.
+    """Read a checkpoint of tensors and plain values.
 
     Raises:
         ArtifactError: The file is damaged.
@@ -150,11 +151,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles: if they matter, an error follows
+            warnings.simplefilter("ignore")  # about unusual pickles: if it matters, an error follows
             value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file is met with nearly any
+    except Exception as error:  # damaged files cause nearly any exception
         reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load it nevertheless
-            reason = "it holds other things than tensors and plain values"
+        if isinstance(error, pickle.UnpicklingError):  # torch's own message advises to load the file unsafely
+            reason = "it holds more than tensors and plain values"
         raise ArtifactError(f"{path} is damaged ({reason}): start again with --overwrite") from error
     return value

@@ -1,4 +1,4 @@
-"""The loop that both training stages run in: schedule, progress, metrics, checkpoints, interruption."""
+"""The training loop of both training stages: schedule, progress, metrics, checkpoints, interruption."""
 
 import math
 import signal
@@ -42,25 +42,28 @@ def fit(
     evaluate: Callable[[], Mapping[str, float]] | None,
     resume: bool,
 ) -> None:
-    """Train a network, from the checkpoint if there is one to go on from, and write model.safetensors.
+    """Train a network and write model.safetensors.
 
     Args:
-        learner: What a step calls, and what is trained.
-        encoder: The part of it that learns at `settings.learning_rate`; the rest is faster by the head factor.
-        product: The part whose weights are kept.
-        fabric: Where.
-        settings: How.
+        learner: The module that a step calls; all its parameters are trained.
+        encoder: The part of it that learns at `settings.learning_rate`. The rest learns faster, by
+            `settings.head_lr_multiplier`.
+        product: The part whose weights are saved.
+        fabric: Device and processes.
+        settings: Settings of the training.
         folder: The stage's folder.
-        monitor: Told of progress.
-        title: What it is told.
-        stream: The images.
-        losses: Called with the learner, the iteration (from 0) and its batch; 'loss' is minimised, all are logged.
-        evaluate: Called every `evaluate_every` iterations and at the end, in all processes; its figures are logged
-            and shown.
-        resume: Go on from the checkpoint.
+        monitor: Shows progress.
+        title: The task's title in the progress display.
+        stream: The training images.
+        losses: Called with the learner, the iteration (from 0) and its batch. Its entry 'loss' is minimised; all
+            entries are logged.
+        evaluate: Called on all ranks every `evaluate_every` iterations and at the end; its figures are logged and
+            shown.
+        resume: Start from the checkpoint, if there is one.
 
     Raises:
-        SettingsError: The loss is not finite any more, or an image is bad.
+        SettingsError: The loss is no longer finite.
+        DataError: An image is bad, and bad images are not to be skipped.
         ArtifactError: The checkpoint is damaged.
     """
     optimizer = new_optimizer(learner, encoder, settings)
@@ -79,7 +82,7 @@ def fit(
     module.train()
     training.run(training.batches(stream), partial(losses, module), evaluate)
     if fabric.is_global_zero:
-        # Cloned: parts of a network may share one tensor, which the file format does not allow.
+        # Cloned: modules may share a tensor, which safetensors does not allow.
         weights = {name: value.clone() for name, value in product.state_dict().items()}
         save_weights(folder / "model.safetensors", weights)
         training.checkpoint.unlink(missing_ok=True)
@@ -87,7 +90,7 @@ def fit(
 
 
 def new_optimizer(learner: nn.Module, encoder: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW over the encoder and, at a higher rate, the rest; fused: one pass over the weights and not ten."""
+    """AdamW over the encoder and, at a higher rate, the rest. Fused: one pass over the weights instead of ten."""
     groups = parameter_groups(learner, encoder, settings.learning_rate, settings.head_lr_multiplier)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
@@ -95,7 +98,7 @@ def new_optimizer(learner: nn.Module, encoder: nn.Module, settings: TrainingSett
 def parameter_groups(
     learner: nn.Module, encoder: nn.Module, learning_rate: float, head_lr_multiplier: float
 ) -> list[dict[str, Any]]:
-    """Split the trained parameters into the encoder's and, at a higher rate, the rest."""
+    """Split the trained parameters into two groups: the encoder, and the rest at a higher learning rate."""
     slow = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     known = {id(parameter) for parameter in slow}
     fast = [parameter for parameter in learner.parameters() if parameter.requires_grad and id(parameter) not in known]
@@ -107,28 +110,28 @@ def parameter_groups(
 
 @dataclass(kw_only=True)
 class TrainingLoop:
-    """A network in training, and where it stands."""
+    """A network in training, with its optimizer and the number of finished steps."""
 
     fabric: Fabric
-    module: nn.Module  # as set up by Fabric; its state is what a checkpoint keeps
+    module: nn.Module  # as set up by Fabric; checkpoints hold its state
     optimizer: torch.optim.Optimizer
     schedule: TrainingSettings
     folder: Path
     monitor: Monitor
     title: str
-    iteration: int = 0  # steps done
-    recent: list[Mapping[str, Tensor]] = field(default_factory=list)  # losses of the steps since they were last read
+    iteration: int = 0  # finished steps
+    recent: list[Mapping[str, Tensor]] = field(default_factory=list)  # losses since the last line of the log
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state is kept between steps."""
+        """The checkpoint's path."""
         return self.folder / "checkpoint.pt"
 
     def restore(self) -> None:
-        """Go on from the checkpoint, where there is one.
+        """Load the checkpoint, if there is one.
 
         Raises:
-            ArtifactError: It is damaged.
+            ArtifactError: It is damaged, or belongs to another network.
         """
         if not self.checkpoint.exists():
             return
@@ -140,14 +143,14 @@ class TrainingLoop:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ArtifactError(
-                f"{self.checkpoint} is none of this network ({reason}): start again with --overwrite"
+                f"{self.checkpoint} does not fit this network ({reason}): start again with --overwrite"
             ) from error
 
     def save(self, *, together: bool = True) -> None:
-        """Write the checkpoint, by the first process alone; never over a good one when the loss is broken.
+        """Write the checkpoint on rank 0. A checkpoint is never replaced if the loss is not finite.
 
         Args:
-            together: Whether all processes are here; else the first knows of its own loss alone.
+            together: Whether all ranks call this. Otherwise rank 0 checks only its own loss.
         """
         if self.recent:
             figures = self._recent_means()
@@ -161,7 +164,7 @@ class TrainingLoop:
             save_checkpoint(self.checkpoint, state)
 
     def batches(self, stream: SampleStream) -> Iterator[Any]:
-        """Load this process's share of each batch that is still to come, on the device."""
+        """Yield this rank's part of each remaining batch, on the device."""
         sampler = StreamBatches(
             start=self.iteration,
             iterations=self.schedule.iterations,
@@ -179,13 +182,13 @@ class TrainingLoop:
             persistent_workers=workers > 0,
             worker_init_fn=_ignore_interrupt,
         )
-        told: set[str] = set()
+        shown: set[str] = set()
         for batch in loader:
             left_out = [f"left out: {problem}" for problem in batch.problems if stream.skip_bad]
             for text in (*left_out, *batch.warnings):
-                if text not in told:
+                if text not in shown:
                     self.monitor.warn(text)
-                    told.add(text)
+                    shown.add(text)
             yield self.fabric.to_device(batch.checked())
 
     def run(
@@ -197,58 +200,59 @@ class TrainingLoop:
         """Train to the last iteration.
 
         Args:
-            batches: What `batches` gives.
+            batches: The batches of the remaining iterations.
             losses: Called with the iteration (from 0) and its batch; the entry 'loss' is minimised, all are logged.
             evaluate: Called every `evaluate_every` iterations and at the end; its figures are logged and shown.
 
         Raises:
-            SettingsError: The loss is not finite any more.
+            SettingsError: The loss is no longer finite.
         """
         schedule = self.schedule
         log = MetricsLog(self.folder / "metrics.jsonl", start=self.iteration) if self.fabric.is_global_zero else None
-        alone, told = self.fabric.world_size == 1, False
+        single_process, announced = self.fabric.world_size == 1, False
         self.monitor.start(self.title, schedule.iterations, done=self.iteration, unit="steps")
-        # Several processes have to stop after the same step, which they agree upon where they share their losses.
-        with interrupt_noted(noted=not alone) as asked:
+        # Several ranks must stop after the same step. They agree on it when they exchange their losses.
+        with deferred_interrupt(active=not single_process) as interrupts:
             try:
-                if evaluate:  # the run before may have been stopped between a step and its measurement
+                if evaluate:  # the earlier run may have been stopped between a step and its evaluation
                     self._evaluate(evaluate, log)
                 for batch in batches:
                     figures: dict[str, float] = {}
                     stop = False
-                    with interrupt_noted(noted=alone) as asked_alone:
+                    # Ctrl-C takes effect after the step, so that weights and optimizer stay consistent.
+                    with deferred_interrupt(active=single_process) as own_interrupts:
                         rate = self._set_rates()
                         self._step(losses, batch)
                         last = self.iteration == schedule.iterations
-                        # Reading a loss waits for the GPU, so it is done once in a while.
+                        # Reading a loss waits for the GPU, so it happens only every log_every steps.
                         if self.iteration % schedule.log_every == 0 or last:
-                            figures = self._over_processes({**self._recent_means(), "stop": float(bool(asked))})
+                            figures = self._over_processes({**self._recent_means(), "stop": float(bool(interrupts))})
                             stop = figures.pop("stop") > 0
                             self._check(figures)
                             self.recent.clear()
                             if log is not None:
                                 log.write(iteration=self.iteration, learning_rate=rate, **figures)
                     self.monitor.advance(1, **figures)
-                    if stop or asked_alone:
+                    if stop or own_interrupts:
                         raise KeyboardInterrupt
-                    if asked and not told:
+                    if interrupts and not announced:
                         self.monitor.note("Ctrl-C: all processes stop together, at the next line of metrics")
-                        told = True
+                        announced = True
                     if not last and self.iteration % schedule.checkpoint_every == 0:
                         self.save()
                     if evaluate:
                         self._evaluate(evaluate, log)
                 self.monitor.finish()
-            except KeyboardInterrupt:  # between two steps: nothing done so far is lost
+            except KeyboardInterrupt:  # between two steps, so that no finished step is lost
                 self.save()
-                self.fabric.barrier()  # a process that ends takes the others along
+                self.fabric.barrier()  # the first process that ends stops the others
                 raise
-            except DataError:  # as well, but that other processes do not know of it
+            except DataError:  # of this rank alone: the other ranks do not know about it
                 self.save(together=False)
                 raise
 
     def _set_rates(self) -> float:
-        """Set the learning rates of the next step, and return the first."""
+        """Set the learning rates of the next step, and return the encoder's."""
         factor = learning_rate_factor(
             self.iteration,
             iterations=self.schedule.iterations,
@@ -269,15 +273,15 @@ class TrainingLoop:
         self.recent.append({name: part.detach() for name, part in parts.items()})
 
     def _recent_means(self) -> dict[str, float]:
-        """Mean of the parts over recent steps, this process's share."""
+        """Mean of each loss over the recent steps of this rank."""
         recent = self.recent
         return {name: torch.stack([parts[name] for parts in recent]).mean().item() for name in recent[0]}
 
     def _check(self, figures: Mapping[str, float]) -> None:
-        """Refuse a loss that is not finite.
+        """Stop when the loss is not finite.
 
         Raises:
-            SettingsError: It is not.
+            SettingsError: The loss is NaN or infinite.
         """
         if not math.isfinite(figures["loss"]):
             kept = "the last checkpoint is kept" if self.checkpoint.exists() else "no checkpoint was written yet"
@@ -287,14 +291,14 @@ class TrainingLoop:
             )
 
     def _over_processes(self, figures: dict[str, float]) -> dict[str, float]:
-        """Mean of figures over all processes, each of which had its share of the batches."""
+        """Mean of figures over all ranks."""
         if self.fabric.world_size == 1:
             return figures
         values = self.fabric.all_reduce(torch.tensor(list(figures.values()), device=self.fabric.device))
         return dict(zip(figures, values.tolist(), strict=True))  # type: ignore[union-attr]
 
     def _evaluate(self, evaluate: Callable[[], Mapping[str, float]], log: MetricsLog | None) -> None:
-        """Measure, if this is the iteration for it."""
+        """Evaluate, if it is due at this iteration."""
         every, last = self.schedule.evaluate_every, self.iteration == self.schedule.iterations
         if not (last or (every and self.iteration and self.iteration % every == 0)):
             return
@@ -308,27 +312,27 @@ class TrainingLoop:
 
 
 @contextmanager
-def interrupt_noted(*, noted: bool = True) -> Iterator[list[int]]:
-    """Note Ctrl-C in the list that this gives, and go on, so that what is stopped by it has done whole steps.
+def deferred_interrupt(*, active: bool = True) -> Iterator[list[int]]:
+    """Collect Ctrl-C in the list that this yields instead of raising KeyboardInterrupt inside the block.
 
     Args:
-        noted: Else nothing is done about it.
+        active: False leaves Ctrl-C as it is.
     """
-    asked: list[int] = []
-    if not noted or threading.current_thread() is not threading.main_thread():
-        yield asked
+    interrupts: list[int] = []
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield interrupts
         return
 
     def remember(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+        interrupts.append(number)
 
     before = signal.signal(signal.SIGINT, remember)
     try:
-        yield asked
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal: loaders go on until the training ends them."""
+    """Ctrl-C reaches all processes of a terminal; loaders keep working until the training loop ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a training stage writes of its progress."""
+"""The metrics log of a training stage."""
 
 import json
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from data.atomic_write import atomic_write
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line, in order of iterations."""
+    """metrics.jsonl: one JSON object per line, in order of iterations."""
 
     def __init__(self, path: Path, *, start: int) -> None:
-        """Go on after iteration `start`; later lines, from a run cut off after its checkpoint, are dropped."""
+        """Continue after iteration `start`; drop later lines, which a run wrote after its last checkpoint."""
         self.path = path
         self._written: set[tuple[Any, ...]] = set()
         kept = []
@@ -23,13 +23,13 @@ class MetricsLog:
                     if values["iteration"] <= start:
                         kept.append(line + "\n")
                         self._written.add(_kind(values))
-                except (json.JSONDecodeError, KeyError, TypeError):  # a line cut off in the middle
+                except (json.JSONDecodeError, KeyError, TypeError):  # an incomplete line
                     continue
         with atomic_write(path) as temporary:
             temporary.write_text("".join(kept))
 
     def write(self, **values: Any) -> None:
-        """Append a line, unless one with the same names is there for the iteration; NaN becomes null."""
+        """Append a line, unless the iteration has one with the same names already; NaN becomes null."""
         if _kind(values) in self._written:
             return
         self._written.add(_kind(values))

@@ -267,10 +267,10 @@ def test_make_labels__finished_is_left_alone(
 def test_make_labels__refuses_an_existing_folder(cam_run: Path) -> None:
     folder = make_labels(cam_run, CONFIG, SilentMonitor())
     before = (folder / "labels.h5").read_bytes()
-    with pytest.raises(ArtifactError, match="exists: use --resume to go on with it, --overwrite to start again"):
+    with pytest.raises(ArtifactError, match="exists: use --resume to continue it, --overwrite to start again"):
         make_labels(cam_run, CONFIG, SilentMonitor())
     other = replace(CONFIG, background_threshold=0.3)
-    with pytest.raises(ArtifactError, match=r"begun with --background-threshold None and cannot go on with 0\.3"):
+    with pytest.raises(ArtifactError, match=r"--background-threshold None and cannot be resumed with 0\.3"):
         make_labels(cam_run, other, SilentMonitor(), resume=True)
     with pytest.raises(DataError):
         make_labels(cam_run, replace(CONFIG, split="nosuch"), SilentMonitor(), overwrite=True)
@@ -303,7 +303,7 @@ def test_make_labels__data_set_elsewhere(
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ("red\nblue\ngreen\n", "has the class 'green' more"),
+        ("red\nblue\ngreen\n", "has the additional class 'green'"),
         ("blue\nred\n", "has the classes in another order"),
     ],
 )

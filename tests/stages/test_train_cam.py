@@ -314,7 +314,7 @@ def test_train_cam__goes_on_where_torch_cannot_compile(
     monkeypatch.setattr("stages.networks.compilation._try_out", fail)
     monitor = listener()
     assert_same_run(train_cam(pictures, tmp_path, cam_settings(compile=True), monitor), undisturbed)
-    expected = "--compile: torch cannot compile on this machine (no C++ compiler found); going on without it"
+    expected = "--compile: torch cannot compile on this machine (no C++ compiler found); continuing without it"
     assert monitor.warnings == [expected]
 
 
@@ -345,9 +345,9 @@ def test_train_cam__refuses_an_existing_folder(
     settings = cam_settings(iterations=1)
     folder = train_cam(pictures, tmp_path, settings, SilentMonitor())
     weights = (folder / "model.safetensors").read_bytes()
-    with pytest.raises(ArtifactError, match="exists: use --resume to go on with it, --overwrite to start again"):
+    with pytest.raises(ArtifactError, match="exists: use --resume to continue it, --overwrite to start again"):
         train_cam(pictures, tmp_path, settings, SilentMonitor())
-    with pytest.raises(ArtifactError, match="begun with --seed 0 and cannot go on with 5: give the same, or"):
+    with pytest.raises(ArtifactError, match="started with --seed 0 and cannot be resumed with 5: give the same"):
         train_cam(pictures, tmp_path, cam_settings(iterations=1, seed=5), SilentMonitor(), resume=True)
     with pytest.raises(DataError):  # nothing is deleted before everything else is known to work
         train_cam(pictures, tmp_path, cam_settings(split="nosuch"), SilentMonitor(), overwrite=True)
@@ -419,7 +419,7 @@ def test_train_cam__bad_mask_is_told_before_training(
     assert not (tmp_path / "run").exists()
     monitor = listener()
     train_cam(data, tmp_path / "run", cam_settings(iterations=1, skip_bad=True), monitor)
-    assert monitor.warnings[0].startswith(f"not measured: {data / 'masks' / 'a.png'}")
+    assert monitor.warnings[0].startswith(f"not evaluated: {data / 'masks' / 'a.png'}")
 
 
 def break_loss(patch: pytest.MonkeyPatch, at: int) -> None:

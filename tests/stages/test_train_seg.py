@@ -157,8 +157,8 @@ def test_train_seg__learns_the_squares(labelled_run: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"iterations": 5}, "was begun with --iterations 4 and cannot go on with 5"),
-        ({"encoder": "resnet18"}, "was begun with --encoder tu-mobilenetv3_small_050 and cannot go on"),
+        ({"iterations": 5}, "was started with --iterations 4 and cannot be resumed with 5"),
+        ({"encoder": "resnet18"}, "was started with --encoder tu-mobilenetv3_small_050 and cannot be resumed"),
     ],
 )
 def test_train_seg__resume_with_other_settings(labelled_run: Any, changes: dict[str, Any], message: str) -> None:
@@ -172,7 +172,7 @@ def test_train_seg__resume_with_other_settings(labelled_run: Any, changes: dict[
 def test_train_seg__existing_student_is_kept(labelled_run: Any) -> None:
     (labelled_run.run / "seg").mkdir()
     (labelled_run.run / "seg" / "model.safetensors").write_text("precious")
-    with pytest.raises(ArtifactError, match="use --resume to go on with it, --overwrite to start again"):
+    with pytest.raises(ArtifactError, match="use --resume to continue it, --overwrite to start again"):
         train_seg(labelled_run.run, CONFIG, SilentMonitor())
     assert (labelled_run.run / "seg" / "model.safetensors").read_text() == "precious"
 
@@ -237,7 +237,7 @@ def test_train_seg__split_and_moved_data(labelled_run: Any, tmp_path: Path) -> N
 def test_train_seg__no_true_masks(labelled_run: Any) -> None:
     for path in (labelled_run.data / "masks").rglob("*.png"):
         path.unlink()
-    with pytest.raises(DataError, match=r"split 'val' of .* has no true masks: choose another --val-split"):
+    with pytest.raises(DataError, match=r"split 'val' of .* has no ground-truth masks: choose another --val-split"):
         train_seg(labelled_run.run, replace(CONFIG, val_split="val"), SilentMonitor())
     train_seg(labelled_run.run, replace(CONFIG, iterations=1), SilentMonitor())
     assert not any("student_miou" in line for line in lines(labelled_run.run))

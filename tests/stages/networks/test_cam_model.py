@@ -117,9 +117,9 @@ def test_new_cam_model__impossible_shapes(cam_settings: Settings, options: tuple
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 36}, "--image-size 36 is no multiple of the patch size 8 of 'vit_tiny_patch16_224'; take 32"),
-        ({"image_size": 47}, "--image-size 47 is no multiple of the patch size 8 of 'vit_tiny_patch16_224'; take 48"),
-        ({"scales": (1.0, 0.2)}, "--scales 0.2 of --image-size 32 is less than a patch (8 pixels)"),
+        ({"image_size": 36}, "--image-size 36 is not a multiple of the patch size 8 of 'vit_tiny_patch16_224': use 32"),
+        ({"image_size": 47}, "--image-size 47 is not a multiple of the patch size 8 of 'vit_tiny_patch16_224': use 48"),
+        ({"scales": (1.0, 0.2)}, "--scales 0.2 of --image-size 32 is less than one patch (8 pixels)"),
     ],
 )
 def test_new_cam_model__sizes_that_do_not_fit(cam_settings: Settings, changes: dict[str, Any], message: str) -> None:
@@ -174,7 +174,7 @@ def test_new_cam_model__file_of_another_model(
 
 def test_new_cam_model__damaged_or_missing_file(cam_settings: Settings, weights_file: Path) -> None:
     weights_file.write_bytes(weights_file.read_bytes()[:-10])
-    with pytest.raises(ArtifactError, match=r"vit\.safetensors is no whole \.safetensors file"):
+    with pytest.raises(ArtifactError, match=r"vit\.safetensors is not a complete \.safetensors file"):
         new_cam_model(cam_settings(weights=str(weights_file)), 2)
     with pytest.raises(ArtifactError, match=r"there is no file .*nosuch: check the path"):
         new_cam_model(cam_settings(weights=str(weights_file.parent / "nosuch")), 2)
@@ -234,4 +234,4 @@ def test_load_cam_model__damaged_weights(copied_run: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ArtifactError) as caught:
         load_cam_model(open_stage(copied_run, "cam"))
-    assert_one_line(caught, f"{path} is no whole .safetensors file", "make or copy it again")
+    assert_one_line(caught, f"{path} is not a complete .safetensors file", "make or copy it again")

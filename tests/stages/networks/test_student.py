@@ -98,9 +98,9 @@ def test_new_student__same_seed_same_network() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arch": "Nonet"}, "--arch 'Nonet' is not known: choose one of Unet, "),
-        ({"encoder": "resnet19"}, "--encoder 'resnet19' is not known: 'tu-NAME' takes timm's NAME; close are"),
-        ({"encoder": "tu-resnet19"}, "--encoder 'tu-resnet19' is not known: timm has no 'resnet19'; close are"),
+        ({"arch": "Nonet"}, "--arch 'Nonet' is unknown: choose one of Unet, "),
+        ({"encoder": "resnet19"}, "--encoder 'resnet19' is unknown: 'tu-NAME' takes timm's NAME; similar names:"),
+        ({"encoder": "tu-resnet19"}, "--encoder 'tu-resnet19' is unknown: timm has no 'resnet19'; similar names:"),
         ({"arch": "DeepLabV3Plus", "encoder": "densenet121"}, "--encoder densenet121 at --image-size 64 does"),
         ({"encoder": "tu-swin_tiny_patch4_window7_224"}, "at --image-size 64 does not work (Input height"),
         ({"weights": "nowhere.safetensors"}, "there is no file nowhere.safetensors"),
@@ -133,7 +133,7 @@ def test_new_student__no_network_says_how_to_bring_the_weights(
 
 
 def test_new_student__nothing_to_download() -> None:
-    with pytest.raises(ValueError, match="there are no pretrained weights of --encoder 'tu-efficientnet_lite1'"):
+    with pytest.raises(ValueError, match="--encoder 'tu-efficientnet_lite1' has no pretrained weights to download"):
         new_student(config(encoder="tu-efficientnet_lite1", weights="pretrained"), 2)
 
 

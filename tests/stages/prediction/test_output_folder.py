@@ -92,9 +92,9 @@ def test_resume__may_write_more_but_not_otherwise(student_run: Any, photos: Path
         np.testing.assert_array_equal(np.load(out / "numpy" / "a.npy"), np.array(mask))
     before = contents(out)
     for changes, message in (
-        ({"flip_tta": False}, "out was begun with --flip-tta True and cannot go on with False: give the same, or"),
-        ({"window": 32}, "begun with --window None and cannot go on with 32"),
-        ({"scales": (1.0, 1.5)}, r"begun with --scales \[1.0\] and cannot go on with \[1.0, 1.5\]"),
+        ({"flip_tta": False}, "out was started with --flip-tta True and cannot be resumed with False: give"),
+        ({"window": 32}, "started with --window None and cannot be resumed with 32"),
+        ({"scales": (1.0, 1.5)}, r"started with --scales \[1.0\] and cannot be resumed with \[1.0, 1.5\]"),
     ):
         with pytest.raises(ArtifactError, match=message):
             predict(run, [photos], out, replace(CONFIG, **changes), SilentMonitor(), resume=True)

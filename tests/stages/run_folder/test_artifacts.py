@@ -98,7 +98,7 @@ def test_already_finished__folder_of_somebody_else(tmp_path: Path, dataset: Data
     (tmp_path / "cam" / "holidays.jpg").write_text("dear")
     with pytest.raises(ArtifactError) as caught:
         begin(tmp_path, dataset, resume=how == "resume", overwrite=how == "overwrite")
-    assert_one_line(caught, "has no config.json, so it is none of toco's: give another run folder")
+    assert_one_line(caught, "has no config.json, so toco did not write it: give another run folder")
     assert names(tmp_path / "cam") == {"holidays.jpg"}
 
 
@@ -126,7 +126,7 @@ def test_already_finished__resume_with_other_settings(tmp_path: Path, dataset: D
     other = TrainCam(weights="none", batch_size=8, workers=3)
     with pytest.raises(ArtifactError) as caught:
         begin(tmp_path, dataset, settings=other, resume=True)
-    assert_one_line(caught, "--batch-size 4 and cannot go on with 8: give the same, or --overwrite to start again")
+    assert_one_line(caught, "--batch-size 4 and cannot be resumed with 8: give the same value, or --overwrite")
     assert (folder / "config.json").read_text() == before
     faster = TrainCam(weights="none", batch_size=4, workers=3, cache="cache")  # with which the result is the same
     begin(tmp_path, dataset, settings=faster, resume=True)
@@ -135,7 +135,7 @@ def test_already_finished__resume_with_other_settings(tmp_path: Path, dataset: D
 
 def test_begin_stage__resume_with_other_classes(tmp_path: Path, dataset: Dataset) -> None:
     begin(tmp_path, dataset)
-    with pytest.raises(ArtifactError, match=r"begun with other classes than .* has now: use --overwrite"):
+    with pytest.raises(ArtifactError, match=r"started with other classes than .* has now: use --overwrite"):
         begin(tmp_path, replace(dataset, class_names=("dog", "cat")), resume=True)
 
 
@@ -202,7 +202,7 @@ def test_open_stage__unfinished(tmp_path: Path, dataset: Dataset, stage: str) ->
     ("class_names", "message"),
     [
         (("cat",), "lacks the class 'dog' (1 classes; "),
-        (("cat", "cow", "dog"), "has the class 'cow' more (3 classes; "),
+        (("cat", "cow", "dog"), "has the additional class 'cow' (3 classes; "),
         (("cat", "horse"), "lacks the class 'dog'"),
         (("dog", "cat"), "has the classes in another order"),
     ],
@@ -230,10 +230,14 @@ def test_outdated__when_the_stage_before_has_changed(tmp_path: Path, dataset: Da
     assert outdated(tmp_path, "labels")
     with pytest.raises(ArtifactError) as caught:
         check_up_to_date(tmp_path, "labels")
-    assert_one_line(caught, "was made from another cam/model.safetensors", "run 'toco make-labels --overwrite' again")
+    assert_one_line(
+        caught,
+        "was made from a cam/model.safetensors that has been replaced since",
+        "run 'toco make-labels --overwrite' again",
+    )
     with pytest.raises(ArtifactError) as caught:
         begin(tmp_path, dataset, stage="labels", resume=True)
-    assert_one_line(caught, "was begun from another cam/model.safetensors", "use --overwrite to start again")
+    assert_one_line(caught, "was started from a cam/model.safetensors that has been replaced since", "--overwrite")
     model.unlink()  # somebody took the labels alone to another machine
     assert not outdated(tmp_path, "labels")
 

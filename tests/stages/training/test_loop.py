@@ -16,7 +16,7 @@ from stages.config import TrainingSettings as Settings
 from stages.runtime.fabric import make_fabric
 from stages.runtime.monitor import Monitor, SilentMonitor
 from stages.toco.schedule import learning_rate_factor
-from stages.training.loop import TrainingLoop, interrupt_noted, parameter_groups
+from stages.training.loop import TrainingLoop, deferred_interrupt, parameter_groups
 
 
 def training_of(folder: Path, monitor: Monitor | None = None, **settings: Any) -> TrainingLoop:
@@ -150,7 +150,7 @@ def test_restore__of_another_network(tmp_path: Path) -> None:
     training.save()
     other = training_of(tmp_path)
     other.module = nn.Linear(2, 2)
-    with pytest.raises(ArtifactError, match=r"checkpoint\.pt is none of this network .*: start again with --overwrite"):
+    with pytest.raises(ArtifactError, match=r"\.pt does not fit this network .*: start again with --overwrite"):
         other.restore()
 
 
@@ -216,21 +216,21 @@ def press_ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_interrupt_noted__lets_the_block_end() -> None:
+def test_deferred_interrupt__lets_the_block_end() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with interrupt_noted() as asked:
+    with deferred_interrupt() as asked:
         press_ctrl_c()
         press_ctrl_c()
     assert len(asked) == 2
     assert signal.getsignal(signal.SIGINT) is before
-    with interrupt_noted() as asked:
+    with deferred_interrupt() as asked:
         pass
     assert not asked
 
 
-def test_interrupt_noted__does_not_hide_an_error() -> None:
+def test_deferred_interrupt__does_not_hide_an_error() -> None:
     def block() -> None:
-        with interrupt_noted():
+        with deferred_interrupt():
             press_ctrl_c()
             raise ValueError("mine")
 
@@ -238,21 +238,21 @@ def test_interrupt_noted__does_not_hide_an_error() -> None:
         block()
 
 
-def test_interrupt_noted__not(ctrl_c_interrupts: None) -> None:
+def test_deferred_interrupt__not(ctrl_c_interrupts: None) -> None:
     def block() -> None:
-        with interrupt_noted(noted=False):
+        with deferred_interrupt(active=False):
             press_ctrl_c()
 
     with pytest.raises(KeyboardInterrupt):
         block()
 
 
-def test_interrupt_noted__in_another_thread() -> None:
+def test_deferred_interrupt__in_another_thread() -> None:
     """Signals are the main thread's alone."""
     done = []
 
     def block() -> None:
-        with interrupt_noted() as asked:
+        with deferred_interrupt() as asked:
             done.append(asked)
 
     thread = threading.Thread(target=block)
