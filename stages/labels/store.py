@@ -87,8 +87,8 @@ def _pack(labels: ImageLabels) -> tuple[bytes, bytes, bytes]:
     # HDF5's shuffle filter: the first bytes of all values, then the second bytes. Those of smooth maps are similar.
     shuffled = np.ascontiguousarray(labels.cam).view(np.uint8).reshape(-1, labels.cam.itemsize).T
     return (
-        _gzip(shuffled),
-        # Masks are runs of equal pixels. Searching for runs only is faster than gzip level 4, and packs better.
+        # Searching for runs only (Z_RLE) halves the time for a CAM. Masks are runs; it packs them better than level 4.
+        _gzip(shuffled, strategy=zlib.Z_RLE),
         _gzip(labels.mask, strategy=zlib.Z_RLE),
         b"" if labels.confidence is None else _gzip(labels.confidence),
     )
