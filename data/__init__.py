@@ -1,1 +1,1 @@
-"""Data: readers that turn a folder into one `Dataset`, picture files, training views, the sample set."""
+"""Data sets: readers that turn a folder into a `Dataset`, image and mask files, training views, the drawn sample."""

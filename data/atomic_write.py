@@ -1,4 +1,4 @@
-"""Files that appear under their final name only when they are whole."""
+"""Atomic writes: a file appears under its final name only when it is complete."""
 
 import os
 import tempfile
@@ -9,18 +9,22 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; rename it to `path` if the block ends well, else delete it."""
+    """Yield a temporary path in the same folder; rename it to `path` at the end of the block.
+
+    If the block raises, the temporary file is deleted and `path` stays as it was. Missing folders are made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
+        # Before the rename: after a power failure the new name must not refer to an empty file.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are for their owner alone
+        temporary.chmod(0o666 & ~umask)  # mkstemp lets only the owner read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

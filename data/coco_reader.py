@@ -1,4 +1,4 @@
-"""COCO: annotations/instances_*.json beside the image folders; labels and masks from the annotations."""
+"""COCO: annotations/instances_*.json beside the folders of images; labels and masks come from the annotations."""
 
 from __future__ import annotations
 
@@ -18,21 +18,27 @@ from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 
-from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample, list_names
-from data.images import image_id, leads_out
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
+from data.errors import DataError, reason
+from data.images import escapes_folder, image_id
 
-Entry = Mapping[str, Any]  # one object of the JSON file
+JsonObject = Mapping[str, Any]  # one object of the JSON file
 
-PARENTS = ("", "images", "JPEGImages")  # where people keep train2014/ and val2014/
+PARENTS = ("", "images", "JPEGImages")  # folders in which train2014/ and val2014/ are found in practice
 SECTIONS = ("images", "annotations", "categories")
-PROBE = 100  # images looked for when deciding whether a folder is the right one
+PROBED_IMAGES = 100  # a folder is the right one if it has one of the first images of the annotation file
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One object as polygons, each float64 x0, y0, x1, y1, ... in pixels, or else as run lengths.
+    """One object, as polygons or as run lengths.
 
-    `counts` are pycocotools' compressed run lengths.
+    Both are stored as bytes: COCO has 860,000 objects, and lists of numbers would need many times the memory.
+
+    Attributes:
+        class_index: Number of the class, from 1.
+        polygons: float64 x0, y0, x1, y1, ... in pixels; empty if there are run lengths.
+        counts: Compressed run lengths of pycocotools; empty if there are polygons.
     """
 
     class_index: int
@@ -42,7 +48,14 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class CocoMask:
-    """The mask of one image, kept as outlines and drawn when read; `regions` ascend in area."""
+    """The mask of one image, stored as outlines and drawn when it is read.
+
+    Attributes:
+        source: Name of the mask in messages.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        regions: The objects, sorted by area, smallest first.
+    """
 
     source: str
     height: int
@@ -50,17 +63,17 @@ class CocoMask:
     regions: tuple[Region, ...]
 
     def __str__(self) -> str:
-        """Name the mask in messages."""
+        """Return the name of the mask for messages."""
         return self.source
 
     def read(self) -> NDArray[np.uint8]:
         """Draw the mask (height, width).
 
-        Where objects overlap the smaller one is on top, and crowd regions count as their class: so were the
-        masks made that published results on weak supervision are measured with. No pixel is ignored.
+        Where objects overlap, the smaller one is on top. Crowd regions count as their class. No pixel is ignored. The
+        masks used for published results on weak supervision were made by the same rules.
         """
         mask = np.zeros((self.height, self.width), np.uint8)
-        with warnings.catch_warnings():  # pycocotools 2.0.11 has not caught up with a change in numpy 2
+        with warnings.catch_warnings():  # pycocotools 2.0.11 does not yet follow a change in numpy 2
             warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
             for region in reversed(self.regions):
                 mask[self._draw(region)] = region.class_index
@@ -75,7 +88,7 @@ class CocoMask:
 
 
 class AnnotationFile(NamedTuple):
-    """What one instances_*.json gives; `unlabelled` images, those without annotation, are no samples."""
+    """Content of one instances_*.json; `unlabelled` counts the images without annotations, which are not samples."""
 
     class_names: tuple[str, ...]
     samples: tuple[Sample, ...]
@@ -83,81 +96,85 @@ class AnnotationFile(NamedTuple):
 
 
 def find_coco(root: Path) -> list[Path]:
-    """Return the annotation files of a COCO folder, sorted; none if it is not one."""
+    """Return the annotation files of a COCO folder, sorted; empty if it is not a COCO folder."""
     return sorted((root / "annotations").glob("instances_*.json"))
 
 
 def read_coco(root: Path) -> Dataset:
-    """Read every annotations/instances_*.json whose images are there.
+    """Read every annotations/instances_*.json whose images exist.
 
-    instances_train2014.json becomes the split 'train' ('train2014' if there is a train2017, too). Classes are
-    the categories in the order of their numbers. Images without any annotation are left out, as in published
-    results (82,081 of the 82,783 images of train2014 remain).
+    instances_train2014.json becomes the split 'train', or 'train2014' if there is a train2017 as well. The classes are
+    the categories, sorted by their ids. Images without annotations are skipped, as in published results: 82,081 of the
+    82,783 images of train2014 remain.
 
     Raises:
-        DataError: an annotation file is damaged, two differ in their categories, or no images are there.
+        DataError: An annotation file is damaged, two files have different categories, or there are no images.
     """
     files: dict[str, AnnotationFile] = {}
-    left_out: list[str] = []
+    skipped: list[str] = []
     for split, path in _name_splits(find_coco(root)).items():
         file = _read_file(path, root)
         if file is None:
-            left_out.append(f"annotations/{path.name} is left out: its images are not there")
+            skipped.append(f"annotations/{path.name} is skipped: its images are missing")
             continue
         files[split] = file
         if file.unlabelled:
-            left_out.append(f"images without annotation in {path.name}, left out: {file.unlabelled}")
+            skipped.append(f"images without annotation in {path.name}, skipped: {file.unlabelled}")
         if file.class_names != next(iter(files.values())).class_names:
-            raise DataError(f"{path} has other categories than split '{next(iter(files))}': make them the same")
+            raise DataError(
+                f"{path} has other categories than split '{next(iter(files))}': give both files the same categories"
+            )
     if not files:
         names = list_names(str(folder) for folder in _image_folders(root, find_coco(root)[0])[:2])
-        raise DataError(f"{root} has annotations/ but no images for them: put the images into one of {names}")
+        raise DataError(f"{root} has annotations/ but no images: put the images into one of {names}")
     return Dataset(
         root=root,
         layout="coco",
         class_names=next(iter(files.values())).class_names,
         splits={split: file.samples for split, file in files.items()},
-        train_split=_first_beginning(TRAIN_NAMES, files) or TRAIN_NAMES[0],
-        val_split=_first_beginning(VAL_NAMES, files),
-        warnings=tuple(left_out),
+        train_split=_first_with_prefix(TRAIN_NAMES, files) or TRAIN_NAMES[0],
+        val_split=_first_with_prefix(VAL_NAMES, files),
+        warnings=tuple(skipped),
     )
 
 
 def _name_splits(paths: list[Path]) -> dict[str, Path]:
-    """Name each file after what follows 'instances_', without the year where that is unambiguous."""
+    """Return {split: file}: the file name without 'instances_', and without the year where that is unambiguous."""
     full = [path.stem.removeprefix("instances_") for path in paths]
     short = [name.rstrip("0123456789") or name for name in full]
     times = Counter(short)
     return {brief if times[brief] == 1 else name: path for brief, name, path in zip(short, full, paths, strict=True)}
 
 
-def _first_beginning(beginnings: tuple[str, ...], splits: dict[str, AnnotationFile]) -> str | None:
-    return next((split for beginning in beginnings for split in splits if split.startswith(beginning)), None)
+def _first_with_prefix(prefixes: tuple[str, ...], splits: dict[str, AnnotationFile]) -> str | None:
+    return next((split for prefix in prefixes for split in splits if split.startswith(prefix)), None)
 
 
 def _read_file(path: Path, root: Path) -> AnnotationFile | None:
-    """Read an annotation file, None if its images are not there."""
+    """Read an annotation file; None if its images are missing."""
     folders = [folder for folder in _image_folders(root, path) if folder.is_dir()]
-    if not folders:  # no need to load hundreds of megabytes
+    if not folders:  # avoids loading hundreds of megabytes
         return None
     try:
         coco = _load(path)
-        names = [image["file_name"] for image in coco.imgs.values()][:PROBE]
+        names = [image["file_name"] for image in coco.imgs.values()][:PROBED_IMAGES]
         folder = next((folder for folder in folders if any((folder / name).is_file() for name in names)), None)
         if folder is None:
             return None
         class_names = tuple(coco.cats[number]["name"] for number in sorted(coco.cats))
         samples = _samples(coco, folder, path)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path} is no file of COCO instances: an entry lacks or misuses {error}") from error
+        raise DataError(
+            f"{path} is not a file of COCO instances: a key or value is missing or wrong ({reason(error)})"
+        ) from error
     return AnnotationFile(class_names, samples, unlabelled=len(coco.imgs) - len(samples))
 
 
 def _image_folders(root: Path, path: Path) -> list[Path]:
-    """Return where the images of an annotation file may lie, the most particular place first."""
+    """Return the folders that may hold the images of an annotation file, the most specific first."""
     name = path.stem.removeprefix("instances_")
-    particular = [root / parent / kind for kind in (name, name.rstrip("0123456789")) for parent in PARENTS]
-    return [*dict.fromkeys(particular), root / "images", root / "JPEGImages", root]
+    specific = [root / parent / kind for kind in (name, name.rstrip("0123456789")) for parent in PARENTS]
+    return [*dict.fromkeys(specific), root / "images", root / "JPEGImages", root]
 
 
 def _load(path: Path) -> COCO:
@@ -165,15 +182,15 @@ def _load(path: Path) -> COCO:
         with path.open(encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}; download or write it again") from error
+        raise DataError(f"{path} is damaged: {reason(error)}; download or write it again") from error
     lacking = [name for name in SECTIONS if not isinstance(content, dict) or name not in content]
     if lacking:
-        raise DataError(f"{path} is no file of COCO instances: it lacks {list_names(lacking)}")
+        raise DataError(f"{path} is not a file of COCO instances: it lacks {list_names(lacking)}")
     coco = COCO()
     coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print()
+    with contextlib.redirect_stdout(io.StringIO()):  # createIndex prints its progress
         coco.createIndex()
     return coco
 
@@ -186,8 +203,8 @@ def _samples(coco: COCO, folder: Path, path: Path) -> tuple[Sample, ...]:
         if not annotations:
             continue
         name = image["file_name"]
-        if leads_out(name):
-            raise DataError(f"{path}: image '{name}' leads out of {folder}: write a path below it")
+        if escapes_folder(name):
+            raise DataError(f"{path}: image '{name}' is outside {folder}: write a path below it")
         for annotation in annotations:
             if annotation["category_id"] not in class_of:
                 raise DataError(f"{path}: image '{name}' has the unknown category {annotation['category_id']}")
@@ -197,8 +214,10 @@ def _samples(coco: COCO, folder: Path, path: Path) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-def _mask(image: Entry, annotations: Sequence[Entry], class_of: dict[int, int], path: Path) -> CocoMask | None:
-    """Return the mask of an image, None if an object has a box only."""
+def _mask(
+    image: JsonObject, annotations: Sequence[JsonObject], class_of: dict[int, int], path: Path
+) -> CocoMask | None:
+    """Return the mask of an image; None if an object has only a box, since the mask would be incomplete."""
     if not all(annotation.get("segmentation") for annotation in annotations):
         return None
     source = f"the mask of '{image['file_name']}' in {path}"
@@ -211,11 +230,11 @@ def _mask(image: Entry, annotations: Sequence[Entry], class_of: dict[int, int], 
 
 
 def _region(segmentation: Any, class_index: int, size: tuple[int, int], source: str) -> Region | None:
-    """Return a region, None if it encloses nothing.
+    """Return a region; None if it has no area.
 
-    Run lengths that do not add up to the image are refused: pycocotools would fill the rest by chance.
+    Lists of run lengths must add up to the image's size: pycocotools does not check, and would return random pixels.
     """
-    if isinstance(segmentation, list):  # fewer than three corners enclose nothing
+    if isinstance(segmentation, list):  # fewer than three corners have no area
         polygons = tuple(array("d", polygon).tobytes() for polygon in segmentation if len(polygon) >= 6)
         return Region(class_index, polygons=polygons) if polygons else None
     counts = segmentation["counts"]
@@ -224,5 +243,7 @@ def _region(segmentation: Any, class_index: int, size: tuple[int, int], source: 
         fits = fits and sum(counts) == size[0] * size[1]
         counts = run_lengths.frPyObjects(segmentation, *size)["counts"]
     if not fits or not counts:
-        raise DataError(f"{source}: a region has not the image's size of {size[0]} x {size[1]} (height x width)")
+        raise DataError(
+            f"{source}: a region does not have the size of the image, {size[0]} x {size[1]} (height x width)"
+        )
     return Region(class_index, counts=counts.encode() if isinstance(counts, str) else counts)

@@ -1,4 +1,4 @@
-"""The project's own layout: images/ with labels.csv, and optionally classes.txt and masks/."""
+"""The custom layout: images/ and labels.csv, optionally classes.txt and masks/."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample, first_present, list_names
-from data.images import IMAGE_SUFFIXES, find_images, find_masks, image_id, leads_out
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, first_present, list_names
+from data.errors import DataError, reason
+from data.images import IMAGE_SUFFIXES, escapes_folder, find_images, find_masks, image_id
 
 LABELS_FILE = "labels.csv"
 CLASSES_FILE = "classes.txt"
-COMMENT = "#"  # begins a line of either file that says nothing
-ONE_HOT_CELLS = {"0": False, "1": True, "0.0": False, "1.0": True}  # some tools write whole numbers as floats
+COMMENT = "#"  # first character of comment lines in both files
+ONE_HOT_CELLS = {"0": False, "1": True, "0.0": False, "1.0": True}  # some tools write integers as floats
 
 
 class Row(NamedTuple):
-    """One row of labels.csv: `line` is where it stands in the file, from 1."""
+    """One row of labels.csv; `line` is its line number in the file, from 1."""
 
     line: int
     image: str
@@ -29,7 +30,7 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Where the columns stand; `one_hot` names the class of each 0/1 column, empty with a column `labels`."""
+    """Indices of the columns; `one_hot` maps 0/1 columns to classes and is empty if there is a column `labels`."""
 
     image: int
     labels: int | None
@@ -40,15 +41,15 @@ class Columns(NamedTuple):
 def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
     """Read a folder with images/ and labels.csv.
 
-    Columns are `image,labels[,split]`, with `;` between labels, or `image[,split]` and one 0/1 column a
-    class. Rows without a split belong to 'train'; split names are lower-cased.
+    The columns are `image,labels[,split]`, with `;` between labels, or `image[,split]` and one 0/1 column per class.
+    Rows without a split belong to 'train'. Split names are converted to lower case.
 
     Args:
-        root: the folder.
-        skip_bad: leave a row out if its image is missing, instead of raising.
+        root: The folder.
+        skip_bad: Skip rows whose image is missing, instead of raising an error.
 
     Raises:
-        DataError: labels.csv is unreadable or says something that cannot be true of images/ and classes.txt.
+        DataError: labels.csv is unreadable, or contradicts images/ or classes.txt.
     """
     if not (root / "images").is_dir():
         raise DataError(f"{root} has {LABELS_FILE} but no folder images/: put the images there")
@@ -57,7 +58,7 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
     lines = _read_table(table)
     header_line, header = next(lines)
     columns = _find_columns(header, listed, f"{table} line {header_line}")
-    # Row by row: the cells of a column a class would be images times classes.
+    # One row at a time: with one column per class, all cells together would be images x classes strings.
     rows = [_read_row(cells, columns, len(header), line, table) for line, cells in lines]
     class_names = listed or tuple(sorted({*columns.one_hot.values()}.union(*(row.labels for row in rows))))
     for row in rows:
@@ -95,13 +96,13 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
 
 
 def _warnings(*, unlisted: int, missing: int, unused_masks: bool) -> tuple[str, ...]:
-    said = {
-        f"images in images/ without a row in {LABELS_FILE}, left out (but for make-labels --image-labels predicted): "
+    texts = {
+        f"images in images/ without a row in {LABELS_FILE}, skipped (make-labels --image-labels predicted uses them): "
         f"{unlisted}": unlisted > 0,
-        f"rows in {LABELS_FILE} whose image is missing, left out: {missing}": missing > 0,
-        "masks/ holds no PNG with the name of an image: its files are not used": unused_masks,
+        f"rows in {LABELS_FILE} whose image is missing, skipped: {missing}": missing > 0,
+        "masks/ has no PNG with the name of an image: its files are not used": unused_masks,
     }
-    return tuple(text for text, applies in said.items() if applies)
+    return tuple(text for text, applies in texts.items() if applies)
 
 
 def _read_text(path: Path) -> str:
@@ -110,45 +111,44 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not in UTF-8 (byte {error.start}): save it as UTF-8 text") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    """Return the classes in the order of classes.txt, one a line; none if it has comments only or is not there."""
+    """Return the lines of classes.txt without comments and blank lines; empty if the file is missing."""
     if not path.exists():
         return ()
     lines = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
     if not lines:
-        raise DataError(f"{path} is empty: write one class a line, or remove it")
+        raise DataError(f"{path} is empty: write one class per line, or remove it")
     return tuple(line for line in lines if not line.startswith(COMMENT))
 
 
 def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, trimmed cells) of every row that is neither blank nor a comment, the header first.
+    """Yield (line number, stripped cells) of every row that is not blank and not a comment, the header first.
 
     Raises:
-        DataError: the file is unreadable or no CSV, or has no row below its header.
+        DataError: The file is unreadable, is not a CSV file, or has no row below its header.
     """
     rows = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             for cells in reader:
-                trimmed = [cell.strip() for cell in cells]
-                if any(trimmed) and not trimmed[0].startswith(COMMENT):
+                stripped = [cell.strip() for cell in cells]
+                if any(stripped) and not stripped[0].startswith(COMMENT):
                     rows += 1
-                    yield reader.line_num, trimmed
+                    yield reader.line_num, stripped
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num} is no valid CSV: {error}") from error
+        raise DataError(f"{path} line {reader.line_num} is not valid CSV: {reason(error)}") from error
     except (UnicodeDecodeError, OSError):
-        _read_text(path)  # says what is wrong, and of the whole file where
+        _read_text(path)  # raises a DataError with the position in the whole file
         raise
     if not rows:
-        raise DataError(f"{path} has no rows: write a header 'image,labels' and one row an image")
+        raise DataError(f"{path} has no rows: write a header 'image,labels' and one row per image")
     if rows == 1:
         raise DataError(
-            f"{path} has no rows yet below its header: write one an image (a row that begins with '{COMMENT}' does "
-            "not count)"
+            f"{path} has no rows below its header: write one per image (rows that begin with '{COMMENT}' are comments)"
         )
 
 
@@ -161,22 +161,24 @@ def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Col
             raise DataError(f"{where}: column '{name}' occurs twice: remove one")
         places[name.casefold()] = place
     if len(header) == 1 and (separator := next((one for one in ";\t|" if one in header[0]), None)):
-        raise DataError(f"{where}: the columns are separated by {separator!r}: save it with commas (labels take ';')")
+        raise DataError(
+            f"{where}: the columns are separated by {separator!r}: separate them by commas, and labels by ';'"
+        )
     if "image" not in places:
         raise DataError(f"{where}: no column 'image' among {list_names(header)}: write image,labels[,split]")
     image, labels, split = places["image"], places.get("labels"), places.get("split")
     if labels is None and "label" in places:
-        raise DataError(f"{where}: there is a column 'label', but none 'labels': rename it")
+        raise DataError(f"{where}: there is a column 'label' but no column 'labels': rename it")
     if labels is not None:
-        if split is None and (slip := difflib.get_close_matches("split", places, n=1)):
-            raise DataError(f"{where}: there is a column '{slip[0]}', but none 'split': rename it")
+        if split is None and (typo := difflib.get_close_matches("split", places, n=1)):
+            raise DataError(f"{where}: there is a column '{typo[0]}' but no column 'split': rename it")
         return Columns(image, labels, split, {})
     spelled = {name.casefold(): name for name in listed}
     one_hot = {
         place: spelled.get(name.casefold(), name) for place, name in enumerate(header) if place not in (image, split)
     }
     if not one_hot:
-        raise DataError(f"{where}: neither a column 'labels' nor one 0/1 column a class: add one of them")
+        raise DataError(f"{where}: there is no column 'labels' and no 0/1 column of a class: add one of them")
     if listed and set(one_hot.values()) != set(listed):
         odd = list_names(sorted(set(one_hot.values()) ^ set(listed)))
         raise DataError(f"{where}: the class columns and {CLASSES_FILE} differ in {odd}: make them the same")
@@ -187,14 +189,14 @@ def _read_row(cells: list[str], columns: Columns, width: int, line: int, table: 
     where = f"{table} line {line}"
     if len(cells) != width:
         raise DataError(
-            f"{where} has {len(cells)} cells, the header has {width}: separate several labels by ';', and "
-            "keep a comma for each empty cell"
+            f"{where} has {len(cells)} cells, the header has {width}: separate labels by ';', and "
+            "write a comma for each empty cell"
         )
     image = cells[columns.image].replace("\\", "/")
     if not image:
         raise DataError(f"{where} has an empty cell 'image': write the file's name or remove the row")
-    if leads_out(image):
-        raise DataError(f"{where}: image '{image}' leads out of images/: write a path below images/")
+    if escapes_folder(image):
+        raise DataError(f"{where}: image '{image}' is outside images/: write a path below images/")
     labels = frozenset(_labels(cells, columns, where))
     split = "" if columns.split is None else cells[columns.split].lower()
     return Row(line, posixpath.normpath(image), labels, split or TRAIN_NAMES[0])
@@ -213,15 +215,15 @@ def _check_labels(row: Row, class_names: tuple[str, ...], table: Path) -> None:
     unknown = sorted(row.labels.difference(class_names))
     if unknown:
         raise DataError(
-            f"{table} line {row.line}: label '{unknown[0]}' of image '{row.image}' is no class of "
-            f"{CLASSES_FILE} ({list_names(class_names)}): correct it or add it there"
+            f"{table} line {row.line}: label '{unknown[0]}' of image '{row.image}' is not in "
+            f"{CLASSES_FILE} ({list_names(class_names)}): correct it, or add it there"
         )
 
 
 def _match(
     rows: list[Row], images: dict[str, Path], table: Path, skip_bad: bool
 ) -> tuple[dict[str, Row], tuple[str, ...]]:
-    """Return the row of each image file (by its relative path), and the images of rows that have none."""
+    """Return {image file, relative to images/: row}, and the image names of the rows without a file."""
     same_id: dict[str, list[str]] = defaultdict(list)
     for name in images:
         same_id[image_id(name)].append(name)
@@ -238,14 +240,14 @@ def _match(
         first = rows_by_id.setdefault(image_id(file), row)
         if first is not row:
             raise DataError(
-                f"{table} lines {first.line} and {row.line} both give image '{image_id(file)}' "
+                f"{table} lines {first.line} and {row.line} both name image '{image_id(file)}' "
                 f"('{first.image}', '{row.image}'): keep one row, or rename a file"
             )
         matched[file] = row
     if not matched:
         raise DataError(
             f"{table}: none of the {len(missing)} rows names an image in images/ (the first one names '{missing[0]}'): "
-            "write paths below images/, as the files are called there"
+            "write the paths of the files, relative to images/"
         )
     return matched, tuple(missing)
 
@@ -256,7 +258,7 @@ def _find_file(row: Row, images: dict[str, Path], same_id: dict[str, list[str]],
     candidates = same_id.get(row.image, [])
     if len(candidates) > 1:
         raise DataError(
-            f"{table} line {row.line}: image '{row.image}' may be any of {list_names(candidates)}: write the extension"
+            f"{table} line {row.line}: image '{row.image}' could be any of {list_names(candidates)}: add the extension"
         )
     return candidates[0] if candidates else None
 
@@ -267,5 +269,5 @@ def _describe_missing(row: Row, same_id: dict[str, list[str]], table: Path) -> s
     hint = f" (there is {list_names(similar)})" if similar else ""
     return (
         f"{table} line {row.line}: image '{row.image}' is missing in images/{hint}: add it, correct the row, "
-        "or go on without it with --skip-bad"
+        "or skip it with --skip-bad"
     )

@@ -1,4 +1,4 @@
-"""Writes custom folders: a new one to be filled in, and the labels of another layout as one."""
+"""Write custom folders: a new one to be filled in, or a copy of the labels of another layout."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data.custom_reader import CLASSES_FILE, COMMENT, LABELS_FILE
-from data.dataset import TRAIN_NAMES, VAL_NAMES, DataError, Dataset, Sample
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
+from data.errors import DataError
 from data.images import find_images
 
 HEADER = ("image", "labels", "split")
 ABOUT_LABELS = """\
-# One row an image. A line that begins with '#' does not count: take the '#' away once the row is right.
-#   image   path below images/
-#   labels  the classes in the image, separated by ';'; an empty cell says that it shows none of them
-#   split   train, or val for images to measure on; an empty cell says train
+# One row per image. Lines that begin with '#' are comments: remove the '#' when the row is right.
+#   image   path relative to images/
+#   labels  the classes in the image, separated by ';'; empty if the image shows none of them
+#   split   train, or val for images used for evaluation; empty means train
 # For example:
 #   line1/0001.jpg,scratch;dent,train
 #   line1/0002.jpg,,train
-# True masks, if there are any, lie in masks/ beside images/: PNGs of the images' own names and sizes, whose pixels are
-# 0 for background, 1 for the first class, 2 for the second one ..., and 255 where nothing is to be measured.
+# Ground-truth masks are optional. Put them into masks/ beside images/: PNGs with the names and sizes of the images.
+# Pixel values: 0 background, 1 the first class, 2 the second class, ..., 255 ignored in evaluation.
 """
 ABOUT_CLASSES = """\
-# One class a line, in the order of their numbers in masks: the first is 1; the background, 0, is not listed.
-# A line that begins with '#' does not count. While there is no other line, the classes are those of labels.csv, sorted.
+# One class per line, in the order of their numbers in masks: the first class is 1. Do not list the background (0).
+# Lines that begin with '#' are comments. Without other lines, the classes are those of labels.csv, sorted.
 """
 
 
 def begin_custom(root: Path) -> int:
-    """Begin a custom folder: images/, labels.csv with a commented row for every image there is, classes.txt.
+    """Start a custom folder: images/, labels.csv with a comment row for every existing image, classes.txt.
 
     Returns:
-        How many images are in images/.
+        The number of images in images/.
 
     Raises:
-        DataError: there is a labels.csv already, or images lie elsewhere than in images/; nothing is written then.
+        DataError: labels.csv exists already, or the folder has images but no images/. Nothing is written.
     """
     table = root / LABELS_FILE
     if table.exists():
-        raise DataError(f"{table} exists already, and nothing was written: 'toco check {root}' says how it stands")
+        raise DataError(f"{table} exists already, and nothing was written: check it with 'toco check {root}'")
     if root.is_dir() and not (root / "images").is_dir() and (stray := len(find_images(root))):
         raise DataError(
-            f"{root} holds images ({stray}), but no folder images/: move them into {root / 'images'}, with their "
-            f"folders, and do this again; or, where each folder is a class, go on with 'toco check {root}'"
+            f"{root} has images ({stray}) but no folder images/: move them with their folders into {root / 'images'}, "
+            f"and run this command again; if each folder is a class, run 'toco check {root}' instead"
         )
     (root / "images").mkdir(parents=True, exist_ok=True)
     images = find_images(root / "images")
@@ -57,19 +58,20 @@ def begin_custom(root: Path) -> int:
 
 
 def write_custom(dataset: Dataset, out: Path) -> Path:
-    """Write the image labels of another layout as a custom folder, which links to the images where they are.
+    """Write the image labels of another layout as a custom folder; its images/ is a link to the original images.
 
-    The training split is called 'train' there, and the validation split 'val'. An image of several splits goes to
-    the first of training, validation, others. True masks are not taken along.
+    The training split is renamed to 'train', and the validation split to 'val'. An image that is in several splits is
+    written once: to the training split, else to the validation split, else to the first of the others. Ground-truth
+    masks are not copied.
 
     Returns:
-        The file with the labels.
+        The path of labels.csv.
 
     Raises:
-        DataError: it is a custom folder, something of the same name is there, or a class cannot be written.
+        DataError: The data set has the custom layout, a file exists already, or a class name cannot be written.
     """
     if dataset.layout == "custom":
-        raise DataError(f"{dataset.root} has a {LABELS_FILE} already: there is nothing to write")
+        raise DataError(f"{dataset.root} already has a {LABELS_FILE}: there is nothing to write")
     for name in (LABELS_FILE, CLASSES_FILE, "images"):
         if os.path.lexists(out / name):
             raise DataError(f"{out / name} exists already, and nothing was written: give another folder")
@@ -77,7 +79,7 @@ def write_custom(dataset: Dataset, out: Path) -> Path:
         _check_class_name(name)
     placed = _place(dataset)
     if not placed:
-        raise DataError(f"{dataset.root} has no image with labels: there is nothing to write")
+        raise DataError(f"{dataset.root} has no labelled images: there is nothing to write")
     folder = Path(os.path.commonpath([sample.image.parent for sample, _ in placed.values()]))
     rows = [
         (
@@ -95,7 +97,7 @@ def write_custom(dataset: Dataset, out: Path) -> Path:
 
 
 def _place(dataset: Dataset) -> Mapping[Path, tuple[Sample, str]]:
-    """Give each image file its sample and its one split, in the order of the splits."""
+    """Return {image file: (sample, split)}, with one split per image, in the order of the splits."""
     renamed = {dataset.train_split: TRAIN_NAMES[0]}
     if dataset.val_split is not None:
         renamed[dataset.val_split] = VAL_NAMES[0]
@@ -107,16 +109,16 @@ def _place(dataset: Dataset) -> Mapping[Path, tuple[Sample, str]]:
 
 
 def _check_class_name(name: str) -> None:
-    """Refuse what would be read back as something else."""
+    """Refuse a name that would be read back as another one."""
     if ";" in name or len(name.splitlines()) > 1 or name != name.strip() or name.startswith(COMMENT):
         raise DataError(
-            f"class '{name}' cannot stand in {LABELS_FILE} and {CLASSES_FILE}, where ';' separates classes, "
-            f"'{COMMENT}' begins a comment, and blanks at the ends are lost: rename it first"
+            f"class '{name}' cannot be written to {LABELS_FILE} and {CLASSES_FILE}, where ';' separates "
+            f"classes, '{COMMENT}' begins a comment, and blanks at the ends are removed: rename it first"
         )
 
 
 def _cell(name: str) -> str:
-    """Write an image's path so that it is read back as it is: neither a comment nor trimmed."""
+    """Return an image's path so that it is not read back as a comment or without its leading blanks."""
     return f"./{name}" if name.startswith(COMMENT) or name != name.lstrip() else name
 
 
@@ -127,7 +129,7 @@ def _rows(rows: Iterable[Iterable[str]]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a new file, and never over another one."""
+    """Write a new file; never replace an existing one."""
     try:
         content = text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: samples with image labels, in named splits."""
+"""A data set as the rest of the program sees it: samples with image labels, in named splits."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from numpy.typing import NDArray
 from data.errors import DataError as DataError
 
 IGNORE_INDEX = 255
-MAX_CLASSES = 254  # masks are uint8: 0 is background, 255 is ignore
+MAX_CLASSES = 254  # what is left of the 256 values of a mask
+
+Mask = NDArray[np.uint8]  # (h, w): 0 background, 1..C the classes, 255 ignored
 
 TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation", "test")  # in the order of preference
+VAL_NAMES = ("val", "valid", "validation", "test")  # most preferred first
 
 
 class MaskSource(Protocol):
-    """Where the true mask of one image comes from; `str()` names it in messages. Picklable."""
+    """Source of the ground-truth mask of one image; `str()` is its name in messages. Picklable."""
 
-    def read(self) -> NDArray[np.uint8]:
-        """Return the mask (h, w): 0 background, 1..C the classes, 255 ignore; its values are not yet checked.
+    def read(self) -> Mask:
+        """Return the mask (h, w) as stored; size and values are not checked, see `checked_mask`.
 
         Raises:
-            DataError: the mask is missing or unreadable.
+            DataError: The mask is missing or unreadable.
         """
         ...
 
@@ -36,11 +38,11 @@ class Sample:
     """One image with its image-level labels.
 
     Attributes:
-        id: the image's path below the images' folder, without extension, with '/' between folders.
-        image: the image file.
-        classes: classes in the image, 1-based and ascending; () says that the image shows none of them.
-        mask: the true mask, for measuring only; None where there is none.
-        labelled: whether anybody said which classes are in the image; else `classes` is () and means nothing.
+        id: Path of the image relative to the folder of images, without extension, with '/' between folders.
+        image: The image file.
+        classes: Numbers of the classes in the image, from 1, ascending; empty if it shows none of them.
+        mask: The ground-truth mask, used for evaluation only; None if there is none.
+        labelled: Whether the image has image-level labels. If not, `classes` is empty and means nothing.
     """
 
     id: str
@@ -55,19 +57,19 @@ class Dataset:
     """A data set as found in a folder, whatever its layout.
 
     Attributes:
-        root: the folder.
-        layout: which reader understood it: custom, class_folders, voc or coco.
-        class_names: the foreground classes; class c is `class_names[c - 1]`.
-        splits: the samples of every split. A sample may belong to several splits.
-        train_split: the split that training takes by default.
-        val_split: the split for measuring the student, None where there is none.
-        warnings: what was left out or looks odd, one line each, to be shown once.
-        unlabelled: images of no split, because nobody said which classes are in them.
-        missing: images that have labels and no file, left out; as the labels name them.
-        unread_columns: columns of a table of labels that mean nothing here.
+        root: The folder.
+        layout: Layout of the folder: custom, class_folders, voc or coco.
+        class_names: The foreground classes; class c is `class_names[c - 1]`.
+        splits: The samples of every split. A sample may belong to several splits.
+        train_split: Default split for training. It may be missing from `splits`.
+        val_split: Default split for evaluating the student; None if there is none.
+        warnings: What was skipped or looks wrong, one line each, to be shown once.
+        unlabelled: Images without labels; they belong to no split.
+        missing: Images with labels but without a file, by their names in the labels; they are skipped.
+        unread_columns: Columns of labels.csv that have no meaning here.
 
     Raises:
-        DataError: class names or image ids that cannot work.
+        DataError: The class names or image ids cannot work.
     """
 
     root: Path
@@ -82,25 +84,25 @@ class Dataset:
     unread_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what no later stage could work with."""
+        """Check class names and ids here, since every later stage relies on them."""
         _check_class_names(self.class_names, self.root)
         for name, samples in self.splits.items():
             _check_unique((sample.id for sample in samples), f"{self.root}, split '{name}'")
         _check_ids({sample.id for samples in (*self.splits.values(), self.unlabelled) for sample in samples}, self.root)
 
     def by_id(self) -> dict[str, Sample]:
-        """All samples of all splits, and the unlabelled ones, by their ids."""
+        """Return all samples of all splits, and the unlabelled ones, by id."""
         return {sample.id: sample for samples in (*self.splits.values(), self.unlabelled) for sample in samples}
 
     def split_names(self) -> tuple[str, ...]:
-        """Names of the splits: that for training first, then that for measuring, then the others."""
+        """Return the names of the splits: `train_split` first, then `val_split`, then the others."""
         return tuple(sorted(self.splits, key=lambda name: (name != self.train_split, name != self.val_split)))
 
     def split(self, name: str | None = None) -> tuple[Sample, ...]:
-        """Return the samples of a split, of `train_split` if no name is given.
+        """Return the samples of a split; without a name those of `train_split`.
 
         Raises:
-            DataError: there is no such split, or it is empty.
+            DataError: The split does not exist or is empty.
         """
         name = self.train_split if name is None else name
         if name not in self.splits:
@@ -110,14 +112,46 @@ class Dataset:
         return self.splits[name]
 
 
+def checked_mask(
+    mask: Mask,
+    size: tuple[int, int],
+    num_classes: int,
+    where: str,
+    *,
+    remedy: str = "give the mask the size of the image",
+) -> Mask:
+    """Return a mask if it fits its image and the classes.
+
+    Args:
+        mask: The mask (h, w).
+        size: (h, w) of its image.
+        num_classes: Number of foreground classes.
+        where: Name of the mask in messages.
+        remedy: What the user can do if the sizes differ.
+
+    Raises:
+        DataError: The mask has another size, or values other than 0..num_classes and 255.
+    """
+    if mask.shape != tuple(size):
+        found = " x ".join(map(str, mask.shape))
+        raise DataError(f"{where} is {found} (height x width), its image is {size[0]} x {size[1]}: {remedy}")
+    odd = (mask > num_classes) & (mask != IGNORE_INDEX)
+    if odd.any():
+        raise DataError(
+            f"{where} has the value {mask[odd][0]} in {odd.sum()} pixels: allowed are 0 (background), "
+            f"1 to {num_classes} (classes) and {IGNORE_INDEX} (ignored)"
+        )
+    return mask
+
+
 def first_present(names: Iterable[str], splits: Iterable[str]) -> str | None:
-    """Return the first of `names` that is a split, None if none is."""
+    """Return the first of `names` that is a split; None if there is none."""
     present = set(splits)
     return next((name for name in names if name in present), None)
 
 
 def list_names(names: Iterable[str], limit: int = 20) -> str:
-    """Return names quoted for a message: "'cat', 'dog' and 3 more"."""
+    """Quote names for a message: "'cat', 'dog' and 3 more"; 'none' if there are no names."""
     quoted = [f"'{name}'" for name in names]
     more = f" and {len(quoted) - limit} more" if len(quoted) > limit else ""
     return (", ".join(quoted[:limit]) or "none") + more
@@ -125,14 +159,16 @@ def list_names(names: Iterable[str], limit: int = 20) -> str:
 
 def _check_class_names(names: tuple[str, ...], root: Path) -> None:
     if not names:
-        raise DataError(f"{root} names no class: at least one image needs a label")
+        raise DataError(f"{root} has no classes: label at least one image")
     if len(names) > MAX_CLASSES:
-        raise DataError(f"{root} has {len(names)} classes: masks of 8 bits can tell {MAX_CLASSES} apart")
+        raise DataError(
+            f"{root} has {len(names)} classes: the limit is {MAX_CLASSES}, since masks have 8 bits: merge some"
+        )
     _check_unique(names, f"{root}, class names")
     if "background" in (name.casefold() for name in names):
         raise DataError(
-            f"{root} lists 'background' as a class: list the foreground classes only (an image without "
-            "labels is all background, and so is 0 in a mask)"
+            f"{root} lists 'background' as a class: list the foreground classes only (background is an image "
+            "without labels, and 0 in a mask)"
         )
 
 
@@ -145,7 +181,11 @@ def _check_unique(names: Iterable[str], where: str) -> None:
 
 
 def _check_ids(ids: set[str], root: Path) -> None:
-    """Refuse ids that cannot be stored: no text, or 'a' beside 'a/b', since results lie in a tree of ids."""
+    """Refuse ids that results cannot be stored under.
+
+    Ids are paths in HDF5 files and in folders. They must be valid Unicode, and 'a' cannot be both an image and the
+    folder of another image 'a/b'.
+    """
     for sample_id in ids:
         if not _is_text(sample_id):
             raise DataError(f"{root}: the name of image {sample_id!a} is not in UTF-8: rename the file")
@@ -162,6 +202,6 @@ def _check_ids(ids: set[str], root: Path) -> None:
 def _is_text(name: str) -> bool:
     try:
         name.encode()
-    except UnicodeEncodeError:  # bytes of another encoding, as old archives leave them in file names
+    except UnicodeEncodeError:  # Python gives bytes of other encodings in file names as lone surrogates
         return False
     return True

@@ -1,17 +1,32 @@
-"""Errors that the user can fix. Each message is one line: what happened, where, and what to do."""
+"""Errors that the user can fix, and the reasons of other errors in one line."""
 
 
 class UserError(Exception):
-    """Base of all errors that a user can cause and fix."""
+    """Something that the user can fix; the message is one line: what, where, what to do."""
 
 
 class DataError(UserError, ValueError):
-    """The user's data set cannot be used as it is."""
+    """Something is wrong with the user's data."""
 
 
 class SettingsError(UserError, ValueError):
-    """An option or argument has a value that cannot work."""
+    """An option or a setting has a value that cannot work, or does not fit the others."""
 
 
 class ArtifactError(UserError):
-    """A file or folder of a run is not in the state that a stage needs."""
+    """A file or folder of a run is missing, damaged, or was made with other settings."""
+
+
+MAX_REASON = 120  # characters
+
+
+def reason(error: BaseException) -> str:
+    """Return the cause of an error for a message in one line, at most `MAX_REASON` characters long.
+
+    An `OSError` gives the system's own text, for example 'Permission denied', without the path. Every other error gives
+    the first line of its text, or the name of its class if it has no text.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    collapsed = " ".join(first_line.split())
+    return collapsed if len(collapsed) <= MAX_REASON else f"{collapsed[: MAX_REASON - 4]} ..."

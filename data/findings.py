@@ -1,4 +1,4 @@
-"""What is odd about a data set, and what to do about it: pure functions from facts to findings."""
+"""Find problems in a data set, with advice: pure functions from facts to findings."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from data.dataset import Dataset, Sample, list_names
 from data.inspection import Inspection, UnusedMasks
 
-PATCH_SIDE = 16  # pixels; of the default backbone's patches
-TINY_SIDE = 32  # pixels; below it an image is two patches
-LARGE = 4  # times the median longer side
-RARE = 20  # training images of a class below which little is learnt of it
-TOGETHER_SHARE = 0.85  # of a class's images that show the other one, too
-TOGETHER_IMAGES = 5  # of a class; fewer say nothing
+PATCH_SIDE = 16  # pixels; patches of the default backbone
+TINY_SIDE = 32  # pixels; images below it have fewer than two patches per side
+LARGE_FACTOR = 4  # an image is large if its longer side is more than this many times the median
+RARE_IMAGES = 20  # a class is rare if fewer training images show it
+CO_OCCURRENCE_FRACTION = 0.85  # two classes co-occur if this fraction of the images of one also shows the other
+CO_OCCURRENCE_IMAGES = 5  # classes with fewer images are not examined
 
 Level = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known of a data set once all its files have been read; `inspections` by image file."""
+    """Everything the findings are based on; `inspections` maps image files to their inspection."""
 
     dataset: Dataset
     inspections: Mapping[Path, Inspection]
@@ -35,15 +35,15 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that the user should know.
+    """One problem, or one thing the user should know.
 
     Attributes:
-        level: error: training would stop, or nothing can come of it.
-        topic: a name for programs.
-        text: what was found.
-        advice: what to do about it.
-        items: what it is about, one by one: files, classes, or messages.
-        skippable: whether `--skip-bad` goes on without these files.
+        level: 'error' if training would stop or be useless, 'warning' if results may be worse, 'note' otherwise.
+        topic: Identifier for programs.
+        text: What was found.
+        advice: What to do about it.
+        items: The files, classes or messages concerned.
+        skippable: Whether `--skip-bad` skips these files.
     """
 
     level: Level
@@ -55,7 +55,7 @@ class Finding:
 
 
 class Pair(NamedTuple):
-    """Of the `images` with class `one`, so many (`shared`) show class `other`, too; classes from 1."""
+    """Of the `images` that show class `one`, `shared` also show class `other`; class numbers from 1."""
 
     one: int
     other: int
@@ -64,29 +64,30 @@ class Pair(NamedTuple):
 
 
 def find_all(facts: Facts) -> tuple[Finding, ...]:
-    """Return everything that is odd about a data set."""
+    """Return all findings: files, sizes, masks, duplicates, splits, classes, in this order."""
     parts = (_files, _sizes, _masks, _duplicates, _splits, _classes)
     return tuple(finding for part in parts for finding in part(facts))
 
 
 def co_occurrence(samples: Sequence[Sample], num_classes: int) -> NDArray[np.int64]:
-    """Count the images that show both of two classes (c, c), class 1 first; on the diagonal those that show one."""
+    """Count the images that show both of two classes, (C, C), class 1 first; the diagonal counts images per class."""
     together = np.zeros((num_classes, num_classes), np.int64)
-    # Not by a matrix of images and classes, which would be gigabytes for a million images.
+    # Count equal sets of classes first: a matrix of images x classes would need gigabytes for a million images.
     for classes, images in Counter(sample.classes for sample in samples).items():
         index = np.array(classes, np.int64) - 1
         together[np.ix_(index, index)] += images
     return together
 
 
-def pairs_together(together: NDArray[np.int64], total: int) -> tuple[Pair, ...]:
-    """Return the pairs of classes of which one hardly ever comes without the other.
+def co_occurring_pairs(together: NDArray[np.int64], total: int) -> tuple[Pair, ...]:
+    """Return the pairs of classes of which one is rarely seen without the other.
 
-    A class that is in every image goes together with all, and is left out.
+    Image labels cannot tell two classes apart that always occur together. A class that is in every image would form a
+    pair with all others; it has a finding of its own and is omitted here.
 
     Args:
-        together: As `co_occurrence` gives it.
-        total: How many images were counted.
+        together: The result of `co_occurrence`.
+        total: Number of images that were counted.
     """
     counts = together.diagonal().tolist()
     return tuple(
@@ -94,14 +95,14 @@ def pairs_together(together: NDArray[np.int64], total: int) -> tuple[Pair, ...]:
         for one, images in enumerate(counts)
         for other, others in enumerate(counts)
         if one != other
-        and images >= TOGETHER_IMAGES
+        and images >= CO_OCCURRENCE_IMAGES
         and others < total
-        and together[one, other] >= TOGETHER_SHARE * images
+        and together[one, other] >= CO_OCCURRENCE_FRACTION * images
     )
 
 
 def split_images(dataset: Dataset) -> dict[Path, Sample]:
-    """All images of all splits, each once, by their files."""
+    """Return the samples of all splits by image file, each once."""
     return {sample.image: sample for samples in dataset.splits.values() for sample in samples}
 
 
@@ -113,8 +114,8 @@ def _files(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             level="error",
             topic="missing",
-            text=f"{_count(len(dataset.missing), 'image')} with labels, but without a file",
-            advice="add the files or correct the names; --skip-bad goes on without them",
+            text=f"{_count(len(dataset.missing), 'image')} with labels but without a file",
+            advice="add the files or correct the names; --skip-bad skips them",
             items=dataset.missing,
             skippable=True,
         )
@@ -123,7 +124,7 @@ def _files(facts: Facts) -> Iterator[Finding]:
             level="error",
             topic="unreadable",
             text=f"{_count(len(bad), 'image')} that cannot be read",
-            advice="copy or save them again, or remove them; --skip-bad goes on without them",
+            advice="copy or save them again, or remove them; --skip-bad skips them",
             items=_below(bad, dataset),
             skippable=True,
         )
@@ -131,7 +132,7 @@ def _files(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             level="warning",
             topic="unreadable_unlabelled",
-            text=f"{_count(len(bad), 'image')} that cannot be read, among those without labels",
+            text=f"{_count(len(bad), 'image')} without labels that cannot be read",
             advice="copy or save them again, or remove them",
             items=_below(bad, dataset),
         )
@@ -139,22 +140,22 @@ def _files(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             level="warning",
             topic="unlabelled",
-            text=f"{_count(len(dataset.unlabelled), 'image')} that nobody labelled, left out",
-            advice="give each a row (with an empty cell 'labels' if it shows none of the classes), or let the trained "
-            "network say what is in them: toco make-labels --image-labels predicted",
+            text=f"{_count(len(dataset.unlabelled), 'image')} without labels, skipped in training",
+            advice="add a row for each (with an empty cell 'labels' if it shows none of the classes), or let the "
+            "trained network predict their labels: toco make-labels --image-labels predicted",
             items=_names([sample.image for sample in dataset.unlabelled], dataset),
         )
     if dataset.unread_columns:
         yield Finding(
             level="note",
             topic="unread_columns",
-            text="columns of labels.csv that are not read, beside image, labels and split",
-            advice="nothing, if that is meant",
+            text="columns of labels.csv that are not used",
+            advice="nothing, if this is intended",
             items=dataset.unread_columns,
         )
-    if dataset.layout != "custom":  # whose warnings only count what is named above
+    if dataset.layout != "custom":  # its warnings repeat the findings above
         for warning in dataset.warnings:
-            yield Finding(level="warning", topic="left_out", text=warning, advice="nothing, if that is meant")
+            yield Finding(level="warning", topic="left_out", text=warning, advice="nothing, if this is intended")
 
 
 def _sizes(facts: Facts) -> Iterator[Finding]:
@@ -165,7 +166,7 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
             level="error",
             topic="too_small",
             text=f"{_count(len(small), 'image')} smaller than a patch of the network ({PATCH_SIDE} pixels)",
-            advice="remove them, or take a --backbone with smaller patches; --skip-bad goes on without them",
+            advice="remove them, or use a --backbone with smaller patches; --skip-bad skips them",
             items=_names(small, facts.dataset),
             skippable=True,
         )
@@ -173,17 +174,18 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             level="warning",
             topic="tiny",
-            text=f"{_count(len(tiny), 'image')} with a side below {TINY_SIDE} pixels, too small to show much",
+            text=f"{_count(len(tiny), 'image')} with a side below {TINY_SIDE} pixels, which is little for the network",
             advice="use larger ones, or remove them",
             items=_names(tiny, facts.dataset),
         )
     usual = median(max(size) for size in sizes.values()) if sizes else 0
-    if large := [path for path, size in sizes.items() if max(size) > LARGE * usual]:
+    if large := [path for path, size in sizes.items() if max(size) > LARGE_FACTOR * usual]:
         yield Finding(
             level="note",
             topic="large",
-            text=f"{_count(len(large), 'image')} more than {LARGE} times as large as the median",
-            advice="cut them into tiles if what they show is as small as elsewhere: all are scaled to one longer side",
+            text=f"{_count(len(large), 'image')} more than {LARGE_FACTOR} times as large as the median",
+            advice="cut them into tiles if their objects have the usual size in pixels: all images are scaled to the "
+            "same longer side",
             items=_names(large, facts.dataset),
         )
 
@@ -196,41 +198,42 @@ def _masks(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             level="error",
             topic="bad_mask",
-            text=f"{_count(len(bad), 'true mask')} not as a mask must be",
-            advice="mend or remove them; --skip-bad goes on without them",
+            text=f"{_count(len(bad), 'ground-truth mask')} that cannot be used",
+            advice="fix or remove them; --skip-bad skips them",
             items=_below(bad, dataset),
             skippable=True,
         )
     if unused.other_formats:
-        blurred = any(name.lower().endswith((".jpg", ".jpeg")) for name in unused.other_formats)
+        has_jpeg = any(name.lower().endswith((".jpg", ".jpeg")) for name in unused.other_formats)
         yield Finding(
             level="warning",
             topic="mask_format",
-            text=f"{_count(len(unused.other_formats), 'picture')} in masks/ not in PNG, and so not used",
-            advice="save them as PNG"
-            + " where they were drawn, since JPEG blurs class numbers and converting does not bring them back"
-            * blurred,
+            text=f"{_count(len(unused.other_formats), 'image')} in masks/ not used, since they are not PNGs",
+            advice="export them as PNG from the program they were drawn in: JPEG changes class numbers, and converting "
+            "does not restore them"
+            if has_jpeg
+            else "save them as PNG",
             items=unused.other_formats,
         )
     if unused.without_image:
         yield Finding(
             level="warning",
             topic="mask_without_image",
-            text=f"{_count(len(unused.without_image), 'mask')} without an image of the same name, and so not used",
-            advice="name each like its image: masks/a/1.png for images/a/1.jpg",
+            text=f"{_count(len(unused.without_image), 'mask')} not used, since no image has the same name",
+            advice="name each after its image: masks/a/1.png for images/a/1.jpg",
             items=unused.without_image,
         )
     if not any(sample.mask for sample in labelled.values()):
         yield Finding(
             level="note",
             topic="no_masks",
-            text="no true masks, so nothing can be measured",
-            advice="nothing, or draw masks for some images: 'toco evaluate' then says how good the results are",
+            text="no ground-truth masks, so that results cannot be evaluated",
+            advice="nothing, or draw masks for some images: 'toco evaluate' then measures the quality of the results",
         )
 
 
-def same_pictures(facts: Facts) -> tuple[tuple[Path, ...], ...]:
-    """Return the images of the splits whose pixels are equal, each group of two or more."""
+def duplicates(facts: Facts) -> tuple[tuple[Path, ...], ...]:
+    """Return the images of the splits that have equal pixels, in groups of two or more files."""
     by_digest: dict[bytes, list[Path]] = defaultdict(list)
     for path in split_images(facts.dataset):
         if digest := facts.inspections[path].digest:
@@ -245,39 +248,40 @@ def _duplicates(facts: Facts) -> Iterator[Finding]:
     for name, samples in dataset.splits.items():
         for sample in samples:
             splits[sample.image] |= {name}
-    leaking, contradicting, others = [], [], []
-    for paths in same_pictures(facts):
+    across_splits, contradicting, others = [], [], []
+    for paths in duplicates(facts):
         line = " = ".join(f"{_name(path, dataset)} ({', '.join(sorted(splits[path]))})" for path in paths)
+        # Two files are in different splits if they share none: 'train' and 'train_aug' of VOC overlap on purpose.
         apart = any(not one & other for one, other in combinations({splits[path] for path in paths}, 2))
         differing = len({classes[path] for path in paths}) > 1
         if apart:
-            leaking.append(line)
+            across_splits.append(line)
         if differing:
             contradicting.append(line)
         if not apart and not differing:
             others.append(line)
-    if leaking:
+    if across_splits:
         yield Finding(
             level="warning",
-            topic="same_in_splits",
-            text=f"{_count(len(leaking), 'picture')} in more than one split",
-            advice="keep each in one, or what is measured looks better than it is",
-            items=tuple(leaking),
+            topic="duplicate_across_splits",
+            text=f"{_count(len(across_splits), 'image')} with duplicates in another split",
+            advice="keep each image in one split; otherwise scores are too high",
+            items=tuple(across_splits),
         )
     if contradicting:
         yield Finding(
             level="warning",
-            topic="same_with_other_labels",
-            text=f"{_count(len(contradicting), 'picture')} more than once, with different labels",
+            topic="duplicate_with_other_labels",
+            text=f"{_count(len(contradicting), 'image')} with duplicates that have other labels",
             advice="keep one file of each, with the right labels",
             items=tuple(contradicting),
         )
     if others:
         yield Finding(
             level="note",
-            topic="same",
-            text=f"{_count(len(others), 'picture')} more than once",
-            advice="nothing, or keep one file of each (copies count several times)",
+            topic="duplicate",
+            text=f"{_count(len(others), 'image')} with duplicates",
+            advice="nothing, or keep one file of each (duplicates have more weight in training)",
             items=tuple(others),
         )
 
@@ -289,15 +293,15 @@ def _splits(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             level="error",
             topic="no_training_split",
-            text=f"no image in split '{dataset.train_split}' (there are images in: {list_names(others)})",
-            advice="call one of them 'train', or name it to the commands: --split",
+            text=f"no image in split '{dataset.train_split}' (splits with images: {list_names(others)})",
+            advice="rename one of them to 'train', or give its name with --split",
         )
     if dataset.val_split is None:
         yield Finding(
             level="note",
             topic="no_validation_split",
             text="no validation split",
-            advice="nothing, or put some images with true masks into split 'val', to measure the networks on",
+            advice="nothing, or put some images with ground-truth masks into a split 'val', to evaluate the networks",
         )
 
 
@@ -315,7 +319,7 @@ def _classes(facts: Facts) -> Iterator[Finding]:
             level="warning" if learnable or len(nowhere) < len(names) else "error",
             topic="class_in_no_image",
             text=f"{_count(len(nowhere), 'class')} in no image of the training split",
-            advice="add images of such a class, or take it off the list of classes",
+            advice="add images of the class, or remove it from the list of classes",
             items=nowhere,
         )
     if everywhere := tuple(name for name, count in images.items() if count == total):
@@ -323,36 +327,36 @@ def _classes(facts: Facts) -> Iterator[Finding]:
             level="warning" if learnable else "error",
             topic="class_in_every_image",
             text=f"{_count(len(everywhere), 'class')} in every image of the training split, which cannot be learnt",
-            advice="add images without it that show the same surroundings (an empty cell 'labels', or a folder "
+            advice="add images of the same surroundings without the class (an empty cell 'labels', or a folder "
             "'background')",
             items=everywhere,
         )
-    if rare := tuple(f"{name} ({count})" for name, count in images.items() if 0 < count < min(RARE, total)):
+    if rare := tuple(f"{name} ({count})" for name, count in images.items() if 0 < count < min(RARE_IMAGES, total)):
         yield Finding(
             level="warning",
             topic="rare_class",
-            text=f"{_count(len(rare), 'class')} in fewer than {RARE} images of the training split",
-            advice="add images of such a class, or expect little of it",
+            text=f"{_count(len(rare), 'class')} in fewer than {RARE_IMAGES} images of the training split",
+            advice="add images of the class; otherwise its masks may be poor",
             items=rare,
         )
-    if pairs := pairs_together(together, total):
+    if pairs := co_occurring_pairs(together, total):
         yield Finding(
             level="warning",
             topic="classes_together",
-            text=f"{_count(len(pairs), 'pair')} of classes of which one hardly ever comes alone, so that image labels "
-            "do not tell them apart",
-            advice="add images that show one without the other, or make them one class",
+            text=f"{_count(len(pairs), 'pair')} of classes that nearly always occur together, so that image labels "
+            "cannot tell them apart",
+            advice="add images that show one without the other, or merge them into one class",
             items=tuple(
                 f"{names[pair.one - 1]} with {names[pair.other - 1]} ({pair.shared} of {pair.images})" for pair in pairs
             ),
         )
     without = sum(not sample.classes for sample in samples)
-    if len(names) == 1 and 0 < without < RARE:
+    if len(names) == 1 and 0 < without < RARE_IMAGES:
         yield Finding(
             level="warning",
             topic="few_negatives",
-            text=f"only {_count(without, 'training image')} without the one class",
-            advice="add images of the same surroundings without it: only they say what does not belong to it",
+            text=f"only {_count(without, 'training image')} without the only class",
+            advice="add images of the same surroundings without the class: they teach what is background",
         )
 
 
@@ -365,10 +369,10 @@ def _names(paths: Sequence[Path], dataset: Dataset) -> tuple[str, ...]:
 
 
 def _below(messages: Sequence[str], dataset: Dataset) -> tuple[str, ...]:
-    """Messages that begin with a path, with that path as seen from the data set."""
+    """Make the paths at the beginning of messages relative to the data set."""
     return tuple(message.removeprefix(f"{dataset.root}/") for message in messages)
 
 
 def _count(number: int, thing: str) -> str:
-    """For example '1 class' and '2 classes'."""
+    """Return for example '1 class' or '2 classes'."""
     return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('s') else 's'}"

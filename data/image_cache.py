@@ -1,4 +1,4 @@
-"""Images as training takes them, kept on disk where the user likes, so that each file is decoded once."""
+"""A cache on disk of the reduced images used in training, so that each file is decoded only once."""
 
 import hashlib
 import os
@@ -10,18 +10,18 @@ import PIL
 from PIL import Image, features
 
 from data.atomic_write import atomic_write
-from data.dataset import DataError
+from data.errors import DataError, reason
 from data.images import read_reduced
 
-FORMAT = 1  # to be raised when `read_reduced` gives other pixels, or entries hold them in another way
-DECODER = f"{PIL.__version__} {features.version('jpg')}"  # others may give other pixels
+ENTRY_FORMAT = 1  # increase it when the pixels of `read_reduced` or the format of entries change
+DECODER = f"{PIL.__version__} {features.version('jpg')}"  # other versions may decode other pixels
 
 
 def open_cache(folder: str | None) -> Path | None:
-    """Make the folder of a cache, and see whether files can be made in it; None for none.
+    """Create the folder of a cache and check that it is writable; None gives None, no cache.
 
     Raises:
-        DataError: They cannot.
+        DataError: The folder cannot be created or written to.
     """
     if folder is None:
         return None
@@ -31,82 +31,83 @@ def open_cache(folder: str | None) -> Path | None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        reason = "it is no folder" if path.is_file() else error.strerror
+        cause = "it is not a folder" if path.is_file() else reason(error)
         raise DataError(
-            f"images cannot be kept in {folder} ({reason}): give another --cache, or leave it out"
+            f"images cannot be cached in {folder} ({cause}): give another folder, or omit --cache"
         ) from error
     return path
 
 
 class TrainingImages:
-    """Reads images reduced to what training needs; from a cache, if there is one, into which it puts what is not there.
+    """Reads images at the reduced size that training needs, through a cache if there is one.
 
-    An entry is a NumPy file of the pixels, (h, w, 3) uint8, named after the image's path, size in bytes, time of
-    change, `side` and the decoder's version; whatever changes, another entry is made. Any number of processes may use
-    one cache. Picklable.
+    An entry is a NumPy file of the pixels, (h, w, 3) uint8. Its name is a hash of the image's path, size in bytes and
+    modification time, of `side`, and of the decoder's version. If one of them changes, a new entry is made; the old one
+    stays. Several processes may use one cache. Picklable.
     """
 
     def __init__(self, side: int, cache: Path | None = None) -> None:
         """Set up.
 
         Args:
-            side: Pixels of the longer side that are needed, as for `read_reduced`.
-            cache: What `open_cache` gives.
+            side: Number of pixels needed on the longer side, see `read_reduced`.
+            cache: The folder, from `open_cache`; None for no cache.
         """
         self.side = side
         self.cache = cache
-        self.refuses_more = False
+        self.write_failed = False
         self._warnings: list[str] = []
 
     def read(self, path: Path) -> Image.Image:
-        """Return what `read_reduced` does, bit for bit.
+        """Return the same pixels as `read_reduced`.
 
         Raises:
-            DataError: as `read_image`.
+            DataError: See `read_image`.
         """
         entry = self._entry(path)
-        image = None if entry is None else _kept(entry)
+        image = None if entry is None else _read_entry(entry)
         if image is None:
             image = read_reduced(path, self.side)
-            if entry is not None and not self.refuses_more:
-                self._keep(image, entry)
+            if entry is not None and not self.write_failed:
+                self._write_entry(image, entry)
         return image
 
     def take_warnings(self) -> tuple[str, ...]:
-        """Return what the user is to hear since this was last called."""
+        """Return the warnings since the last call."""
         taken = tuple(self._warnings)
         self._warnings.clear()
         return taken
 
     def _entry(self, path: Path) -> Path | None:
-        """The file of an image in the cache; None where there is no cache, or no image."""
+        """Return the cache file of an image; None if there is no cache or no image."""
         if self.cache is None:
             return None
         try:
             status = path.stat()
         except OSError:
-            return None  # reading it will say so
-        key = f"{FORMAT} {DECODER} {self.side} {status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(
+            return None  # reading the image will raise the error
+        key = f"{ENTRY_FORMAT} {DECODER} {self.side} {status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(
             path.resolve()
         )
         digest = hashlib.sha256(key).hexdigest()
-        return self.cache / digest[:2] / f"{digest[2:]}.npy"  # 256 folders: file systems slow down with huge ones
+        return self.cache / digest[:2] / f"{digest[2:]}.npy"  # 256 folders: very large folders are slow
 
-    def _keep(self, image: Image.Image, entry: Path) -> None:
+    def _write_entry(self, image: Image.Image, entry: Path) -> None:
         try:
             with atomic_write(entry) as temporary, temporary.open("wb") as file:
                 np.lib.format.write_array(file, np.asarray(image), allow_pickle=False)
-        except OSError as error:  # of use to nobody, but training can go on
-            self.refuses_more = True
-            reason = error.strerror or error
-            self._warnings.append(f"{self.cache} takes no more images ({reason}): those are decoded again each time")
+        except OSError as error:  # most likely the disk is full; training can continue without the cache
+            self.write_failed = True
+            self._warnings.append(
+                f"no more images are cached in {self.cache} ({reason(error)}): the others are decoded each time"
+            )
 
 
-def _kept(entry: Path) -> Image.Image | None:
-    """An entry's image; None where there is none, or it is damaged."""
+def _read_entry(entry: Path) -> Image.Image | None:
+    """Read an entry of the cache; None if it is missing or damaged."""
     try:
         with entry.open("rb") as file:
             image = Image.fromarray(np.lib.format.read_array(file, allow_pickle=False))
-    except Exception:  # a damaged file is met with nearly any
+    except Exception:  # NumPy raises almost any exception for damaged files
         return None
     return image if image.mode == "RGB" else None

@@ -1,4 +1,4 @@
-"""Picture files: any image as RGB, any mask as class indices, and what lies in a folder."""
+"""Image files: read any image as RGB and any mask as class numbers, and list the images and masks in a folder."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from data.dataset import DataError
+from data.errors import DataError, reason
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
-# What a file may contain, whatever its suffix says.
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+# Accepted contents of a file; its suffix may name another format.
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
-# `read_reduced` leaves images that are larger by no more than this: resizing would cost more than it saves, and
-# 4032 pixels, as telephones have, come out of a JPEG's decoder at 1008.
-SPARE = 1.25
+# `read_reduced` does not resize images that are larger than asked for by less than this factor: that would cost more
+# time than it saves. Photographs of 4032 pixels, usual for phones, leave the JPEG decoder with 1008.
+REDUCTION_TOLERANCE = 1.25
 
-# Pillow warns of and then refuses pictures above some number of pixels, to guard servers against uploaded
-# 'bombs'. The files here are the user's own, and satellite and microscope tiles pass that limit, so it is
-# switched off for this process.
+# Pillow refuses images above some number of pixels, to protect servers from 'decompression bombs'. Here the files are
+# the user's own, and satellite and microscope images exceed the limit. It is therefore switched off in this process.
 Image.MAX_IMAGE_PIXELS = None
 
-TRANSPOSITIONS = {  # EXIF orientation -> what turns the stored picture upright
+# EXIF orientation -> operation that turns the stored pixels upright. Cameras store the pixels as the sensor reads them,
+# and note how the camera was held. Orientation 1 is upright; 5 to 8 swap width and height.
+TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,25 +41,27 @@ TRANSPOSITIONS = {  # EXIF orientation -> what turns the stored picture upright
 
 
 def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
-    """Return the picture in RGB as a viewer shows it.
+    """Return the image in RGB as an image viewer shows it.
 
-    EXIF rotation is applied, palettes and grey become colours, transparency shows white, 16 bits are scaled
-    to 8. Of a file with several pictures the first is taken.
+    The EXIF orientation is applied. Palette and grey images become RGB, transparent pixels white, 16 bits are scaled to
+    8. If a file has several images, the first one is read.
 
     Args:
         path: The file.
-        at_least: Pixels of the longer side that are enough. A JPEG is then decoded at a half, a quarter or an eighth
-            of its size, sides rounded up, where that leaves so many; all else comes in its own size.
+        at_least: Number of pixels on the longer side that is sufficient. If a JPEG has this many at a half, a quarter
+            or an eighth of its size, it is decoded at the smallest such size, sides rounded up, which is faster than
+            decoding all pixels. Other formats are always decoded at full size.
 
     Raises:
-        DataError: the file is missing, damaged or of a kind that has no agreed look in 8 bits.
+        DataError: The file is missing or damaged, or its pixels have no standard conversion to 8 bits.
     """
-    # Plug-ins meet a damaged file with nearly any exception, so nothing narrower will do.
+    # Pillow's plug-ins raise almost any exception for damaged files, so that no narrower class will do here.
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             turn = _transposition(image)
             if at_least is not None:
-                # Pillow takes the smallest size with so many pixels on either side; here the shorter one is free.
+                # draft() takes the smallest size with at least the given width and height. Only the longer side counts
+                # here, so that the shorter one gets the limit 1. Both are those of the stored pixels, before `turn`.
                 image.draft(None, (at_least, 1) if image.width >= image.height else (1, at_least))
             rgb = _to_rgb(image)
             return rgb if turn is None else rgb.transpose(turn)
@@ -67,30 +70,30 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
 
 
 def read_reduced(path: Path, side: int) -> Image.Image:
-    """Return the picture as `read_image` does, reduced so that its longer side has about `side` pixels.
+    """Return the image as `read_image` does, reduced so that its longer side has about `side` pixels.
 
-    A picture of up to `SPARE` times as many comes as it is.
+    An image is not resized if its longer side has at most `REDUCTION_TOLERANCE` times `side` pixels.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: See `read_image`.
     """
     image = read_image(path, at_least=side)
     longer = max(image.size)
-    if longer <= SPARE * side:
+    if longer <= REDUCTION_TOLERANCE * side:
         return image
     width, height = (max(1, round(one * side / longer)) for one in image.size)
-    # The filter of the training views, which at this very size are then the same as from the whole picture.
+    # The same filter as in the training views: a view of this size has the same pixels as one made from the full image.
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of what `read_image` gives, from the file's header alone.
+    """Return (height, width) of the upright image in pixels; only the header of the file is read.
 
     Raises:
-        DataError: the file is missing or its header is damaged.
+        DataError: The file is missing or its header is damaged.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             width, height = image.size
             turned = _transposition(image) in {TRANSPOSITIONS[code] for code in (5, 6, 7, 8)}
     except Exception as error:
@@ -99,13 +102,13 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def shorter_side(path: Path) -> int:
-    """Return the shorter side in pixels; cheaper than `image_size`, since rotation does not matter to it.
+    """Return the shorter side in pixels; faster than `image_size`, since the EXIF orientation is not needed.
 
     Raises:
-        DataError: the file is missing or its header is damaged.
+        DataError: The file is missing or its header is damaged.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             size: tuple[int, int] = image.size
     except Exception as error:
         raise _unreadable(path, error) from error
@@ -113,13 +116,13 @@ def shorter_side(path: Path) -> int:
 
 
 def is_upright_jpeg(path: Path) -> bool:
-    """Tell whether a file is a JPEG that programs which know nothing of EXIF rotation show like `read_image`.
+    """Tell whether a file is a JPEG whose pixels are stored upright, so that it needs no EXIF orientation.
 
     Raises:
-        DataError: the file is missing or its header is damaged.
+        DataError: The file is missing or its header is damaged.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             return image.format == "JPEG" and _transposition(image) is None
     except Exception as error:
         raise _unreadable(path, error) from error
@@ -127,49 +130,51 @@ def is_upright_jpeg(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """A mask in a palette or grey picture whose pixels are class indices."""
+    """A mask file: a palette or grey image whose pixels are class numbers."""
 
     path: Path
 
     def __str__(self) -> str:
-        """Name the mask in messages."""
+        """Return the name of the mask for messages."""
         return str(self.path)
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the indices (h, w) as stored; the colours of a palette play no part.
+        """Return the stored values (h, w); the colours of a palette are ignored.
 
         Raises:
-            DataError: the file is missing, damaged, or holds colours or values above 255.
+            DataError: The file is missing, is damaged, is an RGB image, or has values outside 0..255.
         """
         try:
-            with Image.open(self.path, formats=FORMATS) as image:
+            with Image.open(self.path, formats=IMAGE_FORMATS) as image:
                 mode, values = image.mode, np.array(image)
         except Exception as error:
             raise _unreadable(self.path, error) from error
         if mode not in ("P", "L", "1", "I") and not mode.startswith("I;16"):
             raise DataError(
-                f"{self.path} is a picture in '{mode}': a mask must be a palette or grey PNG whose values "
-                "are class indices (0 background, 1.. the classes, 255 ignore)"
+                f"{self.path} is an image of mode '{mode}': a mask must be a palette or grey PNG whose values "
+                "are class numbers (0 background, 1 and above the classes, 255 ignored)"
             )
         if values.max(initial=0) > 255 or values.min(initial=0) < 0:
-            raise DataError(f"{self.path} has the value {values.max()}: masks hold values from 0 to 255")
+            raise DataError(
+                f"{self.path} has values from {values.min()} to {values.max()}: masks hold values from 0 to 255"
+            )
         return values.astype(np.uint8)
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Return the image files below a folder by their relative path (with '/'), sorted, without hidden ones.
+    """Return {relative path with '/': file} of all images below a folder, sorted; hidden files are skipped.
 
     Raises:
-        DataError: a folder cannot be listed.
+        DataError: A folder cannot be listed.
     """
     return _find_files(folder, IMAGE_SUFFIXES)
 
 
 def find_masks(folder: Path) -> dict[str, MaskFile]:
-    """Return the PNG masks below a folder by image id; none if there is no such folder.
+    """Return {image id: mask} of all PNGs below a folder; empty if the folder does not exist.
 
     Raises:
-        DataError: a folder cannot be listed.
+        DataError: A folder cannot be listed.
     """
     if not folder.is_dir():
         return {}
@@ -177,12 +182,12 @@ def find_masks(folder: Path) -> dict[str, MaskFile]:
 
 
 def image_id(relative: str) -> str:
-    """Return the id of the image at a path relative to the images' folder: the path without extension."""
+    """Return the id of an image: its path relative to the folder of images, without extension."""
     return posixpath.splitext(relative)[0]
 
 
-def leads_out(relative: str) -> bool:
-    """Tell whether a path from a data set's own files would leave the folder it is relative to."""
+def escapes_folder(relative: str) -> bool:
+    """Tell whether a relative path, read from a file of a data set, leads out of its folder."""
     return relative.startswith("/") or ".." in relative.split("/")
 
 
@@ -190,8 +195,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         return _from_16_bits(image)
     if image.mode == "F":
-        raise DataError("it holds floating-point values, which have no agreed look; save it with 8 or 16 bits")
-    if image.mode == "La":  # premultiplied grey, which converts only by way of its plain form
+        raise DataError("it has floating-point values, which have no standard range; save it with 8 or 16 bits")
+    if image.mode == "La":  # premultiplied grey, which Pillow converts only to LA
         image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -204,18 +209,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _from_16_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.max(initial=0) > 0xFFFF or values.min(initial=0) < 0:
-        raise DataError("it holds 32-bit or negative values, which have no agreed look; save it with 8 or 16 bits")
+        raise DataError("it has 32-bit or negative values, which have no standard range; save it with 8 or 16 bits")
     return Image.fromarray((values // 256).astype(np.uint8)).convert("RGB")
 
 
 def _transposition(image: Image.Image) -> Image.Transpose | None:
-    """Return what turns an image, opened but not loaded, upright."""
-    if image.format == "TIFF":  # Pillow turns these itself, in the size and on loading
+    """Return the operation that turns an opened image upright; None if it is upright. Decodes no pixels."""
+    if image.format == "TIFF":  # Pillow turns TIFFs itself: `size` and the loaded pixels are upright
         return None
     try:
-        # A PNG's own getexif decodes the whole picture to look behind it; this reads what stands before.
+        # The getexif of PNG files decodes all pixels, to find EXIF data behind them. The method of the base class reads
+        # only what comes before the pixels.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except Exception:  # a damaged EXIF block does not keep viewers from showing the picture either
+    except Exception:  # with a damaged EXIF block, image viewers show the stored pixels
         return None
     return TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
 
@@ -226,17 +232,16 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, UnidentifiedImageError):
         if path.stat().st_size == 0:
             return DataError(f"{path} is empty")
-        return DataError(f"{path} holds no readable JPEG, PNG, BMP, TIFF or WebP picture")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return DataError(f"{path} cannot be read: {reason or type(error).__name__}")
+        return DataError(f"{path} is not a readable JPEG, PNG, BMP, TIFF or WebP image")
+    return DataError(f"{path} cannot be read: {reason(error)}")
 
 
 def _find_files(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:
     def fail(error: OSError) -> NoReturn:
-        raise DataError(f"{error.filename} cannot be listed: {error.strerror}")
+        raise DataError(f"{error.filename} cannot be listed: {reason(error)}")
 
     found: dict[str, Path] = {}
-    visited: set[tuple[int, int]] = set()  # links to folders are followed, but not in circles
+    visited: set[tuple[int, int]] = set()  # links to folders are followed; this ends loops of links
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in visited:

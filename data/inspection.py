@@ -1,4 +1,7 @@
-"""Reads every picture of a data set whole, as no reader does, and keeps what it showed, never the picture."""
+"""Decode every image and ground-truth mask of a data set and record sizes, digests and problems, but no pixels.
+
+The readers only look at file names; `check_images` reads headers. Damage behind a header is found here.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,26 @@ from pathlib import Path
 from PIL import Image
 
 from data.cores import cores
-from data.dataset import DataError, Dataset, Sample
+from data.dataset import Dataset, Sample
+from data.errors import DataError
 from data.images import find_images, find_masks, read_image
 from data.readers import read_mask
 
 DIGEST_BYTES = 16
-MOST_THREADS = 8  # each holds a picture, which may be large
+MOST_THREADS = 8  # each holds one image, which may be large
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """What one image and its true mask showed.
+    """Results for one image and its ground-truth mask.
 
     Attributes:
-        image: the image file.
-        size: (h, w) in pixels, upright; None where the image cannot be read.
-        digest: the same for pictures of the same size and pixels; empty where the image cannot be read.
-        problem: what is wrong with the image, in one line.
-        mask_problem: what is wrong with its true mask, in one line; not looked for without a readable image.
+        image: The image file.
+        size: (h, w) of the upright image in pixels; None if it cannot be read.
+        digest: Hash of size and pixels, the same for duplicates; empty if the image cannot be read.
+        problem: What is wrong with the image, in one line; None if it is good.
+        mask_problem: What is wrong with its ground-truth mask, in one line; None if it is good, if there is no mask, or
+            if the image cannot be read.
     """
 
     image: Path
@@ -40,42 +45,42 @@ class Inspection:
 
 @dataclass(frozen=True, kw_only=True)
 class UnusedMasks:
-    """Pictures in masks/ that no image gets as its true mask, by their paths below it."""
+    """Images in masks/ that are not used as ground-truth masks, by their paths relative to masks/."""
 
-    other_formats: tuple[str, ...] = ()  # only PNG is read
-    without_image: tuple[str, ...] = ()  # a PNG that no image is named like
+    other_formats: tuple[str, ...] = ()  # only PNGs are read
+    without_image: tuple[str, ...] = ()  # PNGs without an image of the same name
 
 
 def inspect_samples(samples: Sequence[Sample], num_classes: int) -> Iterator[Inspection]:
-    """Yield what each image and its true mask show, in the samples' order; memory holds one picture a thread."""
-    with ThreadPoolExecutor(min(MOST_THREADS, cores())) as executor:  # Pillow and hashlib let other threads work
+    """Yield the inspection of each sample, in order; at most one image per thread is in memory."""
+    with ThreadPoolExecutor(min(MOST_THREADS, cores())) as executor:  # Pillow and hashlib release the GIL
         try:
             yield from executor.map(lambda sample: inspect_sample(sample, num_classes), samples)
-        finally:  # after Ctrl-C, too
+        finally:  # also after Ctrl-C
             executor.shutdown(wait=False, cancel_futures=True)
 
 
 def inspect_sample(sample: Sample, num_classes: int) -> Inspection:
-    """Decode an image and its true mask, if it has one; nothing is raised for bad ones."""
+    """Decode an image and its ground-truth mask, if any; problems are returned, not raised."""
     try:
-        picture = read_image(sample.image)
+        image = read_image(sample.image)
     except DataError as error:
         return Inspection(image=sample.image, problem=str(error))
-    size = (picture.height, picture.width)
+    size = (image.height, image.width)
     mask_problem = None
     if sample.mask is not None:
         try:
             read_mask(sample, size, num_classes)
         except DataError as error:
             mask_problem = str(error)
-    return Inspection(image=sample.image, size=size, digest=_digest(picture), mask_problem=mask_problem)
+    return Inspection(image=sample.image, size=size, digest=_digest(image), mask_problem=mask_problem)
 
 
 def find_unused_masks(dataset: Dataset) -> UnusedMasks:
-    """Look through masks/ of a data set for pictures that are not used.
+    """List the images in masks/ that are not used.
 
     Raises:
-        DataError: a folder cannot be listed.
+        DataError: A folder cannot be listed.
     """
     folder = dataset.root / "masks"
     if dataset.layout not in ("custom", "class_folders") or not folder.is_dir():
@@ -89,7 +94,7 @@ def find_unused_masks(dataset: Dataset) -> UnusedMasks:
     )
 
 
-def _digest(picture: Image.Image) -> bytes:
-    digest = hashlib.blake2b(f"{picture.width} x {picture.height}".encode(), digest_size=DIGEST_BYTES)
-    digest.update(picture.tobytes())
+def _digest(image: Image.Image) -> bytes:
+    digest = hashlib.blake2b(f"{image.width} x {image.height}".encode(), digest_size=DIGEST_BYTES)
+    digest.update(image.tobytes())
     return digest.digest()

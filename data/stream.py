@@ -1,4 +1,8 @@
-"""The order of training samples, a function of the seed: nothing to save, and any run can go on anywhere."""
+"""The order of training samples as a pure function of the seed and the position.
+
+Nothing needs to be saved: a run that is resumed at any iteration, with any number of processes and workers, loads the
+same samples in the same random views.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -8,31 +12,32 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 
 
 class LoadedBatch(NamedTuple):
-    """A batch, and what was wrong with images on the way."""
+    """A batch, with the problems and warnings of its images."""
 
-    value: Any | None  # stacked samples; None where a bad image ended it
-    problems: list[str]
-    warnings: tuple[str, ...] = ()  # what else the user is to hear
+    value: Any | None  # stacked samples; None if an image could not be read
+    problems: list[str]  # one for each image that could not be read
+    warnings: tuple[str, ...] = ()  # other messages for the user
 
     def checked(self) -> Any:
         """Return the stacked samples.
 
         Raises:
-            DataError: An image was bad, and bad images are not to be skipped.
+            DataError: An image could not be read, and bad images are not skipped.
         """
         if self.value is None:
-            raise DataError(f"{self.problems[0]}; mend or remove it, or go on without it: --skip-bad")
+            raise DataError(f"{self.problems[0]}: fix or remove it, or skip it with --skip-bad")
         return self.value
 
 
 class SampleStream(TorchDataset[LoadedBatch]):
-    """Training samples by position in an endless stream: one random permutation of the images after another.
+    """An endless stream of training samples: one random permutation of the images after another.
 
-    Position p gives the same image in the same random views whatever process asks, and whatever came before.
+    The sample at a position depends on the seed and the position alone, not on the process or on earlier samples.
     """
 
     def __init__(
@@ -49,12 +54,12 @@ class SampleStream(TorchDataset[LoadedBatch]):
 
         Args:
             samples: The images.
-            load: Reads and transforms one; may draw from torch's global generator.
-            seed: Order and views depend on this and on the position alone.
-            skip_bad: Take the next image in place of one that cannot be read.
-            stack: Makes a batch of what `load` gave.
-            take_warnings: Gives what the user is to hear of loading since it was last called; batches take it along
-                from process to process.
+            load: Reads and transforms one sample; may use torch's global generator.
+            seed: Seed of the order and of the random views.
+            skip_bad: Replace an image that cannot be read by the next one.
+            stack: Makes a batch from the results of `load`.
+            take_warnings: Returns the warnings of `load` since the last call. Batches carry them from the workers to
+                the training process.
         """
         self.samples = samples
         self.load = load
@@ -66,24 +71,27 @@ class SampleStream(TorchDataset[LoadedBatch]):
         self._order: np.ndarray[Any, Any] = np.empty(0)
 
     def __getitem__(self, position: int) -> LoadedBatch:
-        """Load the one sample at a position."""
+        """Load the sample at a position, 0 or more."""
         epoch, index = divmod(position, len(self.samples))
+        # One generator per epoch, so that any epoch's order is known without drawing those before it.
         if epoch != self._epoch:
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
             self._epoch = epoch
         problems: list[str] = []
+        # `load` uses the global generator. It is seeded for this position and restored afterwards, so that loading in
+        # the training process (no workers) does not change the random numbers of the training step.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.seed, position))
             for attempt in range(len(self.samples) if self.skip_bad else 1):
                 try:
                     sample = self.samples[self._order[(index + attempt) % len(self.samples)]]
                     return LoadedBatch(self.load(sample), problems, tuple(self.take_warnings()))
-                except DataError as error:  # not raised here: a worker would wrap it in its own traceback
+                except DataError as error:  # not raised: a worker would send its traceback as text
                     problems.append(str(error))
         return LoadedBatch(None, problems)
 
     def collate(self, loaded: list[LoadedBatch]) -> LoadedBatch:
-        """Stack samples."""
+        """Stack samples to a batch, and join their problems and warnings."""
         problems = [problem for one in loaded for problem in one.problems]
         warnings = tuple(warning for one in loaded for warning in one.warnings)
         if any(one.value is None for one in loaded):
@@ -92,27 +100,39 @@ class SampleStream(TorchDataset[LoadedBatch]):
 
 
 def mixed_seed(*numbers: int) -> int:
-    """Mix numbers of any size, 0 or above, into a seed for torch."""
+    """Return a seed for torch, 0 to 2**63 - 1, from integers that are 0 or more.
+
+    Sums or products would give equal seeds to different numbers, for example to seed 0 at position 1 and seed 1 at
+    position 0. A SeedSequence gives unrelated seeds also to neighbouring numbers.
+    """
     high, low = np.random.SeedSequence(numbers).generate_state(2).tolist()
     return int(high) << 31 ^ int(low)
 
 
 class StreamBatches:
-    """LoadedBatch sampler: the positions that one process loads, iteration by iteration."""
+    """LoadedBatch sampler: the positions that one process loads in each iteration."""
 
     def __init__(self, *, start: int, iterations: int, batch_size: int, rank: int = 0, processes: int = 1) -> None:
-        """Set up for iterations `start` to `iterations`; `batch_size` counts all processes together."""
+        """Set up for the iterations from `start` up to, but not including, `iterations`.
+
+        Args:
+            start: First iteration, from 0.
+            iterations: End of training.
+            batch_size: Number of samples per iteration in all processes together.
+            rank: Number of this process, from 0.
+            processes: Number of processes.
+        """
         self.range = range(start, iterations)
         self.batch_size = batch_size
         self.rank = rank
         self.processes = processes
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the positions of each batch."""
+        """Yield the positions of each batch; processes take turns, so that together they load consecutive positions."""
         for iteration in self.range:
             first = iteration * self.batch_size
             yield list(range(first + self.rank, first + self.batch_size, self.processes))
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return len(self.range)

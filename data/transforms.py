@@ -1,7 +1,8 @@
-"""Training views: what an image goes through before a network learns from it (METHOD section 7).
+"""Random views of training images: rescaling, flips, crops and colour changes (METHOD section 7).
 
-All randomness comes from torch's global generator, which `data.stream` seeds for each training sample.
-Boxes are (y0, y1, x0, x1) in pixels, half open.
+All randomness comes from torch's global generator, which `data.stream` seeds for each training sample. The order of the
+draws is part of the result: changing it changes all seeded runs. Boxes are (y0, y1, x0, x1) in pixels; y1 and x1 are
+exclusive. s is the side of the square views.
 """
 
 import math
@@ -16,34 +17,40 @@ from torchvision.transforms import v2
 
 from data.dataset import IGNORE_INDEX
 
-# Padding takes ImageNet's mean colour: a normalised zero to the networks.
+# Padding has ImageNet's mean colour, which is zero after normalisation.
 PADDING = (124, 116, 104)
 
 
 class CamViews(NamedTuple):
-    """The views of one image that a CAM training step needs, uint8 red, green, blue."""
+    """The views of one image for a CAM training step; uint8, channels red, green, blue."""
 
     image: Tensor  # (3, s, s): the training image, which is also the first global view
     second: Tensor  # (3, s, s): the second global view, another crop
-    local: Tensor  # (3, s, s): the training image in other colours, to cut local crops from
+    local: Tensor  # (3, s, s): the training image with other colour changes; local crops are cut from it
     box: Tensor  # (4,) int64: the part of `image` and `local` that is not padding
 
 
 class SegViews(NamedTuple):
-    """An image, its mask and how sure that is, in the same random view, uint8."""
+    """An image, its mask and the confidence of the mask, in the same random view; uint8."""
 
     image: Tensor  # (3, s, s): red, green, blue
-    mask: Tensor  # (s, s): as given, and 255 where the image does not reach
-    confidence: Tensor  # (s, s): 0 unsure to 255 sure; 255 where nothing was given
+    mask: Tensor  # (s, s): class numbers; 255 in the padding
+    confidence: Tensor  # (s, s): 0 to 255 (certain); 255 everywhere if none was given
 
 
 def colour_jitter() -> v2.Transform:
-    """Changed brightness, contrast, saturation and hue, four times out of five."""
+    """Return the random change of brightness, contrast, saturation and hue, applied with probability 0.8."""
     return v2.RandomApply([v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)], p=0.8)
 
 
 def photometric(size: int, *, blur: float, solarise: float = 0.0) -> v2.Transform:
-    """Colour changes of a view of `size` pixels: jitter, grey, and blur and solarise with the given probabilities."""
+    """Return the colour changes of a view: jitter, grey, blur, solarise.
+
+    Args:
+        size: Side of the view, in pixels.
+        blur: Probability of the blur.
+        solarise: Probability of inverting all values from 128 on.
+    """
     return v2.Compose(
         [
             colour_jitter(),
@@ -55,9 +62,10 @@ def photometric(size: int, *, blur: float, solarise: float = 0.0) -> v2.Transfor
 
 
 class _Blur(nn.Module):
-    """Gaussian blur of radius 0.1 to 2 pixels at the paper's 448; Pillow's is many times faster than a convolution.
+    """Gaussian blur with a radius of 0.1 to 2 pixels at the paper's view of 448 pixels.
 
-    The radius goes with the size of the view: two pixels of a small picture are whole textures.
+    The radius is proportional to the side of the view: in small views, two pixels would erase all texture. Pillow's
+    blur is many times faster than torchvision's convolution.
     """
 
     def __init__(self, probability: float, largest: float) -> None:
@@ -73,17 +81,17 @@ class _Blur(nn.Module):
 
 
 class CamTransform:
-    """Make the views of one image."""
+    """Make the views of one image for a CAM training step."""
 
     def __init__(self, size: int, *, long_side: int | None = None, rescale: tuple[float, float] = (0.5, 2.0)) -> None:
         """Set up.
 
         Args:
             size: Side of the square views, in pixels.
-            long_side: Images are first resized so that their longer side has this many pixels. The published
-                program takes images as they are, which for VOC is 500 pixels at crops of 448; the default
-                keeps that relation for images and crops of any size.
-            rescale: Range of the random rescale factor after that.
+            long_side: Images are first resized so that their longer side has this many pixels. The published program
+                does not resize: VOC's images have 500 pixels at crops of 448. The default keeps this ratio for images
+                and crops of any size.
+            rescale: Range of the random factor by which the image is rescaled afterwards.
         """
         self.size = size
         self.long_side = long_side or round(size * 500 / 448)
@@ -100,17 +108,18 @@ class CamTransform:
 
     @property
     def needed_side(self) -> int:
-        """Pixels of an image's longer side beyond which its views are hardly any sharper.
+        """Longer side in pixels that an image needs for sharp views; more pixels make hardly any difference.
 
-        Twice the view's: the second view may show four tenths of an image, of 4:3 as little as 0.47 of its width.
+        At least twice the side of the view: the second view may show only 0.4 of the area, which in images of 4:3 can
+        be 0.47 of the width.
         """
         return max(2 * self.size, needed_side(self.long_side, self.rescale))
 
     def __call__(self, image: Image.Image) -> CamViews:
-        """Draw the views of an RGB image."""
+        """Make random views of an RGB image."""
         crop, box = self._training_crop(image)
-        # One mirroring, before the crop: the published program mirrors the first global view once more,
-        # and its box and local crops not.
+        # The published program flips the first global view a second time, but not its box and local crops. Here there
+        # is one flip, before the crop, so that image, box and local crops always match.
         return CamViews(
             image=v2.functional.pil_to_tensor(self.first(crop)),
             second=v2.functional.pil_to_tensor(self.second(self.second_crop(image))),
@@ -128,7 +137,7 @@ class CamTransform:
 
 
 class SegTransform:
-    """Make the training view of one image and its mask: rescaled, mirrored, cropped, in other colours."""
+    """Make the training view of one image and its mask: rescale, horizontal flip, crop, colour jitter."""
 
     def __init__(self, size: int, *, long_side: int, rescale: tuple[float, float] = (0.5, 2.0)) -> None:
         """Set up.
@@ -136,7 +145,7 @@ class SegTransform:
         Args:
             size: Side of the square view, in pixels.
             long_side: Images are first resized so that their longer side has this many pixels.
-            rescale: Range of the random rescale factor after that.
+            rescale: Range of the random factor by which the image is rescaled afterwards.
         """
         self.size = size
         self.long_side = long_side
@@ -145,17 +154,20 @@ class SegTransform:
 
     @property
     def needed_side(self) -> int:
-        """Pixels of an image's longer side beyond which its view is no sharper."""
+        """Longer side in pixels that an image needs; more pixels do not change the sharpness of its view."""
         return needed_side(self.long_side, self.rescale)
 
     def __call__(
         self, image: Image.Image, mask: NDArray[np.uint8], confidence: NDArray[np.uint8] | None = None
     ) -> SegViews:
-        """Draw the view of an RGB image, its mask and its confidence (h, w); the image may be a reduced one."""
-        # The planes go together, as the two channels of one picture.
+        """Make a random view of an RGB image with its mask and confidence (h, w).
+
+        The image may be a reduced copy, smaller than the mask: all are resized to the same size.
+        """
+        # Mask and confidence become the two channels of one image, so that they are resized and cut together.
         indices = Image.fromarray(mask)
-        sureness = Image.new("L", indices.size, 255) if confidence is None else Image.fromarray(confidence)
-        planes = Image.merge("LA", [indices, sureness])
+        confidences = Image.new("L", indices.size, 255) if confidence is None else Image.fromarray(confidence)
+        planes = Image.merge("LA", [indices, confidences])
         size = rescaled_size(planes.size, self.long_side, self.rescale)
         image = image.resize(size, Image.Resampling.BILINEAR)
         planes = planes.resize(size, Image.Resampling.NEAREST)
@@ -168,40 +180,40 @@ class SegTransform:
 
 
 def needed_side(long_side: int, rescale: tuple[float, float]) -> int:
-    """Pixels of the longer side of the largest image that `rescaled_size` asks for."""
+    """Return the longer side, in pixels, of the largest image that `rescaled_size` can return."""
     return math.ceil(long_side * rescale[1])
 
 
 def rescaled_size(size: tuple[int, int], long_side: int, rescale: tuple[float, float]) -> tuple[int, int]:
-    """Width and height after the resize to `long_side` and a random rescale within the given range."""
+    """Return (width, height) after the resize to `long_side` and the random rescale within the given range."""
     factor = long_side / max(size) * float(torch.empty(()).uniform_(*rescale))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 class CropPlace(NamedTuple):
-    """Where a square is cut; an image that is smaller lands at a random place of a padded square."""
+    """Position of a square crop in an image. A smaller image is put at a random position in a padded square."""
 
-    size: int  # side of the square
-    left: int  # where the cut begins in the image
-    top: int
-    box: Tensor  # (4,) int64: the part of the square that is image
+    size: int  # side of the square, in pixels
+    left: int  # left edge of the crop in the image
+    top: int  # upper edge of the crop in the image
+    box: Tensor  # (4,) int64: the part of the square that is not padding
 
     @classmethod
     def draw(cls, image_size: tuple[int, int], size: int) -> "CropPlace":
-        """Choose a place at random in an image of the given width and height."""
-        left, x0, x1 = _place(image_size[0], size)
-        top, y0, y1 = _place(image_size[1], size)
+        """Choose a random position in an image of the given (width, height)."""
+        left, x0, x1 = _random_span(image_size[0], size)
+        top, y0, y1 = _random_span(image_size[1], size)
         return cls(size=size, left=left, top=top, box=torch.tensor([y0, y1, x0, x1]))
 
-    def cut(self, picture: Image.Image, padding: tuple[int, ...]) -> Image.Image:
-        """Cut the square out of a picture."""
+    def cut(self, image: Image.Image, padding: tuple[int, ...]) -> Image.Image:
+        """Return the square, with the given colour as padding."""
         y0, y1, x0, x1 = self.box.tolist()
-        square = Image.new(picture.mode, (self.size, self.size), padding)
-        square.paste(picture.crop((self.left, self.top, self.left + x1 - x0, self.top + y1 - y0)), (x0, y0))
+        square = Image.new(image.mode, (self.size, self.size), padding)
+        square.paste(image.crop((self.left, self.top, self.left + x1 - x0, self.top + y1 - y0)), (x0, y0))
         return square
 
 
-def _place(side: int, size: int) -> tuple[int, int, int]:
-    """Where a crop starts in the image, and where the image starts and ends in the crop."""
+def _random_span(side: int, size: int) -> tuple[int, int, int]:
+    """Return a random position on one axis: start of the crop in the image, start and end of the image in the crop."""
     slack = int(torch.randint(abs(side - size) + 1, ()))
     return (slack, 0, size) if side >= size else (0, slack, slack + side)

@@ -1,11 +1,12 @@
-"""Pascal VOC: JPEGImages/, ImageSets/, Annotations/ and SegmentationClass[Aug]/."""
+"""Pascal VOC: JPEGImages/, ImageSets/, Annotations/, SegmentationClass/ and SegmentationClassAug/."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
-from data.dataset import DataError, Dataset, Sample, list_names
+from data.dataset import Dataset, Sample, list_names
+from data.errors import DataError, reason
 from data.images import find_masks
 
 CLASS_NAMES = (
@@ -32,7 +33,7 @@ CLASS_NAMES = (
 )
 CLASS_INDEX = {name: index for index, name in enumerate(CLASS_NAMES, start=1)}
 
-# The list of 10,582 images with the masks of Hariharan et al. (ICCV 2011) goes by both names.
+# Both names of train_aug are in use: 10,582 images, with the additional masks of Hariharan et al. (ICCV 2011).
 LIST_FILES = {
     "train": ("train.txt",),
     "train_aug": ("train_aug.txt", "trainaug.txt"),
@@ -41,7 +42,7 @@ LIST_FILES = {
 
 
 def find_voc(root: Path) -> Path | None:
-    """Return the folder with JPEGImages/ and ImageSets/: root itself, one in it, or one in its VOCdevkit/."""
+    """Return the folder that has JPEGImages/ and ImageSets/: `root`, a folder in it, or one in its VOCdevkit/."""
     folders = (root, *_newest_first(root), *_newest_first(root / "VOCdevkit"))
     return next(
         (folder for folder in folders if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir()),
@@ -50,12 +51,13 @@ def find_voc(root: Path) -> Path | None:
 
 
 def read_voc(folder: Path) -> Dataset:
-    """Read the folder found by `find_voc`: image labels from the boxes, masks where there are any.
+    """Read the folder found by `find_voc`.
 
-    Labels are the classes of all boxes, those marked difficult included, as is usual in weak supervision.
+    Image labels are the classes of all boxes, including those marked as difficult, as is usual in weak supervision.
+    Masks are optional; those in SegmentationClassAug/ take precedence.
 
     Raises:
-        DataError: no list of images, or one of its images has no annotation or an unknown class.
+        DataError: There are no lists of images, or a listed image has no annotation or an unknown class.
     """
     lists = _find_lists(folder)
     masks = find_masks(folder / "SegmentationClass") | find_masks(folder / "SegmentationClassAug")
@@ -64,7 +66,7 @@ def read_voc(folder: Path) -> Dataset:
     for split, path in lists.items():
         ids = _read_list(path)
         for sample_id in ids:
-            if sample_id not in samples:  # the splits share images; each annotation is read once
+            if sample_id not in samples:  # splits share images: read each annotation once
                 samples[sample_id] = Sample(
                     id=sample_id,
                     image=folder / "JPEGImages" / f"{sample_id}.jpg",
@@ -102,7 +104,7 @@ def _find_lists(folder: Path) -> dict[str, Path]:
 
 
 def _read_list(path: Path) -> tuple[str, ...]:
-    """Return the ids of a list; lines are an id, or an image's path with anything behind it."""
+    """Return the ids of a list. A line is an id or the path of an image; text after it is ignored."""
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     return tuple(PurePosixPath(line.split()[0]).stem for line in lines if line.strip())
 
@@ -111,14 +113,14 @@ def _read_classes(path: Path) -> tuple[int, ...]:
     try:
         root = ElementTree.parse(path).getroot()
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: the image labels come from there") from error
+        raise DataError(f"{path} is missing: add it, since it has the labels of the image") from error
     except (ElementTree.ParseError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
     names = {name.strip() for name in (item.findtext("name", "") for item in root.iterfind("object"))}
     unknown = sorted(names.difference(CLASS_INDEX))
     if unknown:
         raise DataError(
-            f"{path}: '{unknown[0]}' is none of the classes ({list_names(CLASS_NAMES)}): for classes of your "
-            "own use images/ with labels.csv"
+            f"{path}: '{unknown[0]}' is not a class of Pascal VOC ({list_names(CLASS_NAMES)}): for other classes "
+            "use images/ with labels.csv"
         )
     return tuple(sorted(CLASS_INDEX[name] for name in names))

@@ -1,6 +1,6 @@
-"""`toco check`: what a data set holds, what is odd about it, and what to do.
+"""`toco check`: the contents of a data set, its problems, and what to do about them.
 
-In: the folder of a data set, every picture of which is decoded. Out: counts and findings.
+In: the folder of a data set; every image and mask is decoded. Out: counts and findings.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset, Sample
-from data.findings import Facts, Finding, co_occurrence, find_all, pairs_together, split_images
+from data.findings import Facts, Finding, co_occurrence, co_occurring_pairs, find_all, split_images
 from data.inspection import Inspection, find_unused_masks, inspect_samples
 from data.readers import open_dataset
 from stages.runtime.monitor import Monitor
@@ -18,7 +18,7 @@ from stages.runtime.monitor import Monitor
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """(h, w) of the smallest, median and largest image by its pixels."""
+    """(h, w) of the images with the fewest, the median and the most pixels."""
 
     smallest: tuple[int, int]
     median: tuple[int, int]
@@ -27,7 +27,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCounts:
-    """How many images of a split there are, show none of the classes, and have a true mask."""
+    """Numbers of images of a split: all, those that show none of the classes, and those with a ground-truth mask."""
 
     images: int
     negatives: int
@@ -36,7 +36,13 @@ class SplitCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCounts:
-    """How many images of each split show a class, and which classes nearly always come with it in training."""
+    """One class.
+
+    Attributes:
+        name: Its name.
+        images: Number of images that show it, by split.
+        together: Classes that nearly every training image of this class also shows.
+    """
 
     name: str
     images: dict[str, int]
@@ -45,7 +51,7 @@ class ClassCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What was found; `sizes` is None where no image can be read."""
+    """The result; `sizes` is None if no image can be read."""
 
     dataset: Dataset
     sizes: Sizes | None
@@ -55,11 +61,11 @@ class Check:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """What would stop training, or make it useless."""
+        """The findings that would stop training or make it useless."""
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for --json; nothing is cut."""
+        """Return the complete result as plain values, for --json."""
         dataset = self.dataset
         return {
             "root": str(dataset.root),
@@ -81,10 +87,12 @@ class Check:
 
 
 def check(root: Path, monitor: Monitor) -> Check:
-    """Read a data set whole, and say what is odd about it.
+    """Read all files of a data set and return counts and findings.
+
+    Images and masks that cannot be read are findings; only labels that cannot be read are errors.
 
     Raises:
-        DataError: No data set is found in the folder, or its labels contradict each other.
+        DataError: The folder is not a data set, or its labels contradict each other.
     """
     dataset = open_dataset(root, skip_bad=True)
     samples = (*split_images(dataset).values(), *dataset.unlabelled)
@@ -105,13 +113,13 @@ def check(root: Path, monitor: Monitor) -> Check:
 
 
 def sizes_of(sizes: Collection[tuple[int, int]]) -> Sizes | None:
-    """Pick three of the sizes (h, w), None if there are none; of two in the middle, the larger one."""
+    """Return the smallest, median (of two, the larger) and largest of sizes (h, w); None if there are none."""
     ordered = sorted(sizes, key=lambda size: size[0] * size[1])
     return Sizes(smallest=ordered[0], median=ordered[len(ordered) // 2], largest=ordered[-1]) if ordered else None
 
 
 def count_split(samples: Collection[Sample]) -> SplitCounts:
-    """Count what a split holds."""
+    """Count the images of a split."""
     return SplitCounts(
         images=len(samples),
         negatives=sum(not sample.classes for sample in samples),
@@ -120,10 +128,10 @@ def count_split(samples: Collection[Sample]) -> SplitCounts:
 
 
 def count_classes(dataset: Dataset) -> tuple[ClassCounts, ...]:
-    """Count the images of each class, in the order of the classes."""
+    """Count the images of each class, in the order of the class numbers."""
     names = dataset.class_names
     training = dataset.splits.get(dataset.train_split, ())
-    pairs = pairs_together(co_occurrence(training, len(names)), len(training))
+    pairs = co_occurring_pairs(co_occurrence(training, len(names)), len(training))
     shown = {
         split: Counter(number for sample in dataset.splits[split] for number in sample.classes)
         for split in dataset.split_names()
@@ -139,7 +147,7 @@ def count_classes(dataset: Dataset) -> tuple[ClassCounts, ...]:
 
 
 def _named_pairs(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """How many training images show two classes, {one: {other: images}}; only pairs that there are."""
+    """Return the number of training images that show two classes, {one: {other: images}}, without zeros."""
     names = dataset.class_names
     rows = co_occurrence(dataset.splits.get(dataset.train_split, ()), len(names)).tolist()
     return {

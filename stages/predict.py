@@ -83,7 +83,7 @@ def predict(
         for batch in read_ahead(batches(mine, segmenter.batch_size), threads, bad):
             results = segmenter.segment([to_tensor(picture) for _, picture in batch])
             for (sample, picture), result in zip(batch, results, strict=True):
-                write_results(files_of(out, sample, config.outputs), picture, result)
+                write_results(files_of(out, sample, config.outputs), picture, result, network.class_names)
                 monitor.advance(fabric.world_size)  # the others' shares are as large
         fabric.barrier()
         monitor.finish()

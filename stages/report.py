@@ -1,6 +1,6 @@
-"""`toco report`: one page that shows what a run did, how well, and on which images it fails.
+"""`toco report`: one HTML page with the scores, the charts and a gallery of a run.
 
-In: a run folder, whatever of its stages is finished, and its data set. Out: RUN/report.html.
+In: a run folder, with any of its stages finished, and its data set. Out: RUN/report.html.
 """
 
 import json
@@ -25,23 +25,24 @@ from stages.runtime.monitor import Monitor
 from stages.sweep import Sweep, sweep
 
 REPORT = "report.html"
-SMOOTHNESS_IMAGES = 16
+SMOOTHNESS_IMAGES = 16  # number of images on which over-smoothing is measured
 
 
 def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset | None = None) -> Path:
-    """Write RUN/report.html; what the run has not made yet is left out.
+    """Write RUN/report.html. Parts that need an unfinished stage or ground-truth masks are left out.
 
     Args:
         run: A run folder in which `toco train-cam` finished.
         config: Settings.
-        monitor: Told of progress, and of what is left out.
-        data: The data set's present folder if it was moved, or the open data set.
+        monitor: Receives the progress, and notes about parts that are left out.
+        data: The present folder of the data set if it was moved, or the open data set.
 
     Returns:
         The page.
 
     Raises:
-        ValueError: An image or mask is bad, or this machine lacks the device.
+        DataError: There is no data set, or an image or mask cannot be used.
+        SettingsError: This machine does not have the device.
         ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
     """
     cam = open_stage(run, "cam")
@@ -71,8 +72,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset 
         evaluation=evaluation,
         image_counts=_image_counts(dataset, cam.settings["split"]),
         entries=entries,
-        by_truth=any(sample.mask is not None for sample in samples),
-        mask_title=gallery.pseudo_mask_title(products),
+        by_ground_truth=any(sample.mask is not None for sample in samples),
         background=products.background_threshold,
         sweep=curve,
         charts=_charts(folders, evaluation, curve),
@@ -110,7 +110,7 @@ def _sweep(products: RunProducts, config: Report, monitor: Monitor) -> Sweep | N
 
 
 def _shown_samples(products: RunProducts) -> list[Sample]:
-    """The images with a pseudo mask, if any of them has a true one only these."""
+    """List the images with a pseudo mask; only those with ground truth, if there are any."""
     masks = products.masks
     if masks is None:
         return []
@@ -119,7 +119,7 @@ def _shown_samples(products: RunProducts) -> list[Sample]:
 
 
 def _image_counts(dataset: Dataset, split: str | None) -> list[int]:
-    """Training images that show each class."""
+    """Count the training images of each class."""
     counts = Counter(number for sample in dataset.split(split) for number in sample.classes)
     return [counts[number] for number in range(1, len(dataset.class_names) + 1)]
 
@@ -127,7 +127,7 @@ def _image_counts(dataset: Dataset, split: str | None) -> list[int]:
 def _facts(stage: str, folder: StageFolder, trained: Mapping[str, Any]) -> StageFacts:
     sessions = read_sessions(folder.path)
     settings = {name: value for name, value in folder.settings.items() if value is not None}
-    # What labels take over from the training is there resolved.
+    # A setting whose default is None takes its value from the training.
     defaults = {
         one.name: trained.get(one.name) if one.default is None else one.default for one in fields(SETTINGS[stage])
     }
@@ -151,24 +151,26 @@ def _charts(folders: dict[str, StageFolder], evaluation: Evaluation | None, curv
                 f"Losses of the {name}",
                 charts.losses(trained),
                 f"The loss is {trained[0]['loss']:.3g} at iteration {trained[0]['iteration']} and "
-                f"{trained[-1]['loss']:.3g} at iteration {trained[-1]['iteration']}; what joins in later adds to it. "
-                "Each point is a mean over the iterations since the one before.",
+                f"{trained[-1]['loss']:.3g} at iteration {trained[-1]['iteration']}. Parts that start later add to it. "
+                "Each point is the mean over the iterations since the previous point.",
             )
         scored = [line for line in lines if any("miou" in key for key in line)]
-        if len(scored) > 1:  # one point is no curve
+        if len(scored) > 1:  # one point does not make a curve
             last = ", ".join(
-                f"{key} {100 * value:.1f} %" for key, value in scored[-1].items() if "miou" in key and value
+                f"{key.removesuffix('_miou').replace('_', ' ')} {100 * value:.1f} %"
+                for key, value in scored[-1].items()
+                if "miou" in key and value is not None
             )
             found[f"scores_{stage}"] = Chart(
                 f"mIoU of the {name} during training", charts.measurements(scored), f"At the end: {last}."
             )
     if curve is not None:
         found["threshold"] = Chart(
-            "mIoU of the CAM's masks by background score",
+            "mIoU of the CAM masks by background threshold",
             charts.threshold_curve(curve),
-            f"Highest, {100 * curve.mious[curve.best]:.1f} %, at {curve.backgrounds[curve.best]:g}; the labels were "
-            f"made with {curve.used:g}. Measured with true masks of {curve.images} images of split '{curve.split}': a "
-            "score chosen here is chosen on these.",
+            f"The highest mIoU is {100 * curve.mious[curve.best]:.1f} %, at {curve.backgrounds[curve.best]:g}; "
+            f"the labels were made with {curve.used:g}. Measured on the ground-truth masks of {curve.images} images of "
+            f"split '{curve.split}': a threshold chosen by this curve is fitted to these images.",
         )
     if evaluation is not None:
         column = evaluation.columns[-1]
@@ -176,22 +178,22 @@ def _charts(folders: dict[str, StageFolder], evaluation: Evaluation | None, curv
             f"Confusion matrix of the {column.name}",
             charts.confusion_matrix(column.counts, evaluation.class_names),
             f"On {column.images} images of split '{column.split}': {100 * column.scores.pixel_accuracy:.1f} % of all "
-            f"pixels are right. {_worst_confusions(column.counts.tolist(), evaluation.class_names)}",
+            f"pixels are predicted correctly. {_worst_confusions(column.counts.tolist(), evaluation.class_names)}",
         )
     return found
 
 
 def _worst_confusions(counts: list[list[int]], names: Sequence[str]) -> str:
-    """The three true classes of which another class takes most, in words."""
+    """Name the three pairs of classes with the largest share of a ground-truth class predicted as the other class."""
     pairs = [
-        (row[other] / sum(row), names[true], names[other])
-        for true, row in enumerate(counts)
-        for other in range(len(names))
-        if other != true and any(row)
+        (row[predicted] / sum(row), names[actual], names[predicted])
+        for actual, row in enumerate(counts)
+        for predicted in range(len(names))
+        if predicted != actual and any(row)
     ]
     worst = sorted(pairs, reverse=True)[:3]
-    return "Most often mistaken: " + "; ".join(
-        f"{true} for {other} ({100 * share:.0f} %)" for share, true, other in worst
+    return "Most frequent confusions: " + "; ".join(
+        f"{actual} predicted as {predicted} ({100 * share:.0f} %)" for share, actual, predicted in worst
     )
 
 

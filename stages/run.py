@@ -36,7 +36,7 @@ from stages.runtime.monitor import Monitor, Titled
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
 
-Settings = TrainCam | MakeLabels | TrainSeg
+StageSettings = TrainCam | MakeLabels | TrainSeg
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
 
 FOLDERS = {producer: stage for stage, producer in PRODUCERS.items()}
@@ -75,7 +75,7 @@ def run(
     config = replace(config, cache=config.cache and absolute_path(config.cache))
     cam, seg = with_absolute_paths(cam), with_absolute_paths(seg)
     labels = with_training_defaults(labels, asdict(cam))
-    settings: dict[str, Settings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
+    settings: dict[str, StageSettings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
     again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
     for name, one in settings.items():
         refuse_other_devices(config, name, one)
@@ -121,7 +121,7 @@ def check_student(settings: TrainSeg, dataset: Dataset) -> None:
         raise SettingsError(f"train-seg: {error} (options of it begin with --train-seg.)") from error
 
 
-def refuse_other_devices(config: Run, name: str, settings: Settings) -> None:
+def refuse_other_devices(config: Run, name: str, settings: StageSettings) -> None:
     """Refuse a stage other devices than the run has: the same processes go through all stages.
 
     Raises:
@@ -136,7 +136,7 @@ def refuse_other_devices(config: Run, name: str, settings: Settings) -> None:
             )
 
 
-def refuse_other_settings(out: Path, name: str, settings: Settings) -> None:
+def refuse_other_settings(out: Path, name: str, settings: StageSettings) -> None:
     """Refuse settings other than those that a stage was begun with, and what it was made from if that was replaced.
 
     Args:
@@ -190,7 +190,7 @@ def about_the_run(path: Path, dataset: Dataset, monitor: Monitor, *, anew: bool)
 
 
 def write_config(
-    path: Path, dataset: Dataset, config: Run, settings: Mapping[str, Settings], about: Mapping[str, Any]
+    path: Path, dataset: Dataset, config: Run, settings: Mapping[str, StageSettings], about: Mapping[str, Any]
 ) -> None:
     """Write all settings as resolved, and what the run was begun with."""
     document = tomlkit.document()

@@ -1,6 +1,6 @@
-"""`toco view`: one PNG with all that a run makes of an image, side by side.
+"""`toco view`: one PNG with all products of a run for one image, side by side.
 
-In: a run folder and an image, of its data set or any other. Out: a PNG.
+In: a run folder and an image, from its data set or any other. Out: a PNG.
 """
 
 from collections.abc import Mapping
@@ -13,39 +13,40 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from data.atomic_write import atomic_write
-from data.dataset import Dataset, Sample
+from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.palette import class_colours
 from stages.config import View
 from stages.reporting.charts import missing_glyphs_allowed
 from stages.reporting.gallery import panels
-from stages.reporting.pictures import class_colours
 from stages.reporting.products import Products, open_products
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data, with_skip_bad
 from stages.runtime.monitor import Monitor
 
-PANEL_INCHES = 4.0  # inches of a panel
+PANEL_INCHES = 4.0  # longer side of a panel
 DPI = 110
 
 
 def view(
     image: Path, run: Path, out: Path, config: View, monitor: Monitor, *, data: Path | Dataset | None = None
 ) -> Path:
-    """Draw an image, its CAMs, its masks and, where there is one, its true mask.
+    """Draw an image, its CAMs, its masks and, if available, its ground-truth mask.
 
     Args:
-        image: An image file. One of the data set has its given classes and its stored mask; for any other, the
-            network says which classes there are.
+        image: An image file. An image of the data set is shown with its image labels and its stored mask. For any
+            other image, the network predicts the classes.
         run: A run folder in which `toco train-cam` finished.
-        out: The PNG.
+        out: The PNG to write.
         config: Settings.
-        monitor: Told of what is left out.
-        data: The data set's present folder if it was moved, or the open data set.
+        monitor: Receives warnings about products that are left out.
+        data: The present folder of the data set if it was moved, or the open data set.
 
     Returns:
-        The PNG.
+        `out`.
 
     Raises:
-        ValueError: The image is bad, or this machine lacks the device.
+        DataError: There is no data set, or the image or its ground-truth mask cannot be used.
+        SettingsError: This machine does not have the device.
         ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
     """
     cam = open_stage(run, "cam")
@@ -54,15 +55,14 @@ def view(
     products = open_products(run, dataset, config, monitor)
     made = products.of(find_sample(image, dataset))
     background = products.background_threshold if config.background_threshold is None else config.background_threshold
-    colours = class_colours(len(dataset.class_names))
-    pictures = panels(made, products, colours, background)
+    pictures = panels(made, products, class_colours(len(dataset.class_names)), background)
     with atomic_write(out) as temporary, missing_glyphs_allowed():
         _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
     return out
 
 
 def find_sample(image: Path, dataset: Dataset) -> Sample:
-    """The data set's sample of an image file, or one of its own whose classes nobody knows."""
+    """Return the data set's sample of an image file, or a new sample with unknown classes."""
     wanted = image.resolve()
     for sample in dataset.by_id().values():
         if sample.image.name == image.name and sample.image.resolve() == wanted:
@@ -70,23 +70,32 @@ def find_sample(image: Path, dataset: Dataset) -> Sample:
     return Sample(id=str(wanted), image=image, classes=(), mask=None, labelled=False)
 
 
+def _shown_classes(made: Products) -> list[int]:
+    """List the classes of an image, 1..C ascending, and those that the student predicts."""
+    classes = set(made.classes)
+    if made.student is not None:
+        classes |= set(np.unique(made.student).tolist()) - {0, IGNORE_INDEX}
+    return sorted(classes)
+
+
 def _sheet(pictures: Mapping[str, Image.Image], made: Products, dataset: Dataset, image: Path) -> Figure:
+    """Draw the pictures in rows of at most four, with a legend of the classes below."""
     width, height = (PANEL_INCHES * side / max(made.image.size) for side in made.image.size)
     columns = min(4, len(pictures))
     rows = -(-len(pictures) // columns)
     with matplotlib.rc_context({"font.size": 10, "text.parse_math": False}):
         figure = Figure(figsize=(columns * (width + 0.1), rows * (height + 0.35) + 0.8), layout="constrained")
-        for (title, picture), axes in zip(
-            pictures.items(), figure.subplots(rows, columns, squeeze=False).flat, strict=False
-        ):
+        figure.subplots(rows, columns, squeeze=False)
+        for (title, picture), axes in zip(pictures.items(), figure.axes, strict=False):
             axes.imshow(np.asarray(picture))
             axes.set_title(title)
-        for axes in figure.axes:
+        for axes in figure.axes:  # also those without a picture
             axes.set_axis_off()
         figure.suptitle(image.name)
-        present = sorted({*made.classes, *(() if made.student is None else set(np.unique(made.student)) - {0, 255})})
         colours = class_colours(len(dataset.class_names)) / 255
-        if present:
-            handles = [Patch(color=colours[number - 1], label=dataset.class_names[number - 1]) for number in present]
+        handles = [
+            Patch(color=colours[number - 1], label=dataset.class_names[number - 1]) for number in _shown_classes(made)
+        ]
+        if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
     return figure

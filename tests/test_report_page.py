@@ -1,4 +1,4 @@
-"""The report in a real browser: Debian's chromium, or the one that TOCO_CHROMIUM names."""
+"""Tests of the report in a real browser: Debian's chromium, or the program in TOCO_CHROMIUM."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ def browser() -> Iterator[Browser]:
     program = os.environ.get("TOCO_CHROMIUM") or shutil.which("chromium")
     if program is None:
         if os.environ.get("CI"):
-            pytest.fail("there is no chromium: install it, or name one with TOCO_CHROMIUM")
-        pytest.skip("there is no chromium (Debian: apt-get install chromium, or name one with TOCO_CHROMIUM)")
+            pytest.fail("chromium is missing: install it, or set TOCO_CHROMIUM to its path")
+        pytest.skip("chromium is missing: apt-get install chromium (Debian), or set TOCO_CHROMIUM to its path")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=OFFLINE)
         yield browser
@@ -26,12 +26,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, whole_run: Path) -> Iterator[Page]:
-    """The report, open; at its end nothing may have been complained of, or fetched from anywhere."""
+    """Open the report. After the test, check that the console is empty and nothing was fetched from the network."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    complaints: list[str] = []
+    messages: list[str] = []
     fetched: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: fetched.append(request.url))
     page.goto((whole_run / "report.html").as_uri())
     # A canvas takes the size of its photograph when it is first drawn.
@@ -41,12 +41,12 @@ def page(browser: Browser, whole_run: Path) -> Iterator[Page]:
     )
     yield page
     page.close()
-    assert complaints == []
+    assert messages == []
     assert [address for address in fetched if not address.startswith(("data:", "file:"))] == []
 
 
 def first_mask(page: Page) -> str:
-    """What the mask of the first image that has a class looks like."""
+    """Return the slider's mask of the first image that has a class, as a data URL."""
     return str(page.evaluate("document.querySelector('.entry:not([data-classes=\"\"]) canvas').toDataURL()"))
 
 
@@ -54,13 +54,21 @@ def visible(page: Page) -> list[str]:
     return [str(one.get_attribute("data-classes")) for one in page.locator(".entry:visible").all()]
 
 
-def test_page__opens_and_can_be_pictured(page: Page, tmp_path: Path) -> None:
+def test_page__opens_without_broken_images_or_overflow(page: Page, tmp_path: Path) -> None:
     page.screenshot(path=tmp_path / "report.png", full_page=True)
     assert (tmp_path / "report.png").stat().st_size > 50_000
     broken = page.evaluate("[...document.images].filter(one => !one.naturalWidth).length")
     assert broken == 0
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0
+
+
+def test_page__fits_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    output = page.locator("#background-value").bounding_box()
+    assert output is not None
+    assert output["x"] + output["width"] <= 390
 
 
 def test_slider__changes_the_masks_at_once(page: Page) -> None:
@@ -75,14 +83,14 @@ def test_slider__changes_the_masks_at_once(page: Page) -> None:
     assert first_mask(page) == before
 
 
-def test_slider__obeys_the_keyboard(page: Page) -> None:
+def test_slider__works_with_the_keyboard(page: Page) -> None:
     page.locator("#background").focus()
     before = page.locator("#background").input_value()
     page.keyboard.press("ArrowRight")
     assert float(page.locator("#background").input_value()) == pytest.approx(float(before) + 0.01)
 
 
-def test_filters__show_what_was_asked_for(page: Page) -> None:
+def test_filters__show_only_matching_images(page: Page) -> None:
     entries = len(visible(page))
     assert page.locator("#shown").inner_text() == f"{entries} of {entries} images"
     page.locator("#class-filter").select_option("2")
@@ -97,7 +105,7 @@ def test_filters__show_what_was_asked_for(page: Page) -> None:
     assert ranks == {"worst"}
 
 
-def test_page__can_be_used_without_a_mouse_and_read_aloud(page: Page) -> None:
+def test_page__works_without_a_mouse_and_with_a_screen_reader(page: Page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     unnamed = page.evaluate(

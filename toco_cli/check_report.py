@@ -1,4 +1,4 @@
-"""What 'toco check' says on a terminal; apart from the other tables, since it needs no torch and answers at once."""
+"""The output of 'toco check' on a terminal; a file of its own, since it must not import torch, which is slow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +9,13 @@ from rich.text import Text
 from data.findings import split_images
 from stages.check import Check
 
-SHOWN_ITEMS = 8  # of a finding; --json has all
-SHOWN_CHARACTERS = 240  # of an item
+SHOWN_ITEMS = 8  # per finding; --json has all
+SHOWN_CHARACTERS = 240  # per item
 LEVELS = {"error": ("Errors", "bold red"), "warning": ("Warnings", "bold yellow"), "note": ("Notes", "bold")}
 
 
 def class_table(found: Check) -> Table:
-    """Images of each class by split, with the images of no class and of all below."""
+    """Return a table of images per class and split; below, images without a class, all images, and masks."""
     table = Table(title="images that show each class")
     table.add_column("class")
     for split in found.splits:
@@ -26,12 +26,12 @@ def class_table(found: Check) -> Table:
     table.add_section()
     table.add_row("none of them", *(str(counts.negatives) for counts in found.splits.values()))
     table.add_row("all images", *(str(counts.images) for counts in found.splits.values()))
-    table.add_row("with a true mask", *(str(counts.masks) for counts in found.splits.values()))
+    table.add_row("with a ground-truth mask", *(str(counts.masks) for counts in found.splits.values()))
     return table
 
 
 def summary_line(found: Check) -> str:
-    """Say in one line what lies in the folder."""
+    """Return one line about the folder: layout, numbers of classes and images, sizes."""
     layout = found.dataset.layout.replace("_", " ")
     images = len(split_images(found.dataset))
     parts = [f"{found.dataset.root}: layout {layout}", f"classes: {len(found.classes)}", f"images: {images}"]
@@ -42,7 +42,7 @@ def summary_line(found: Check) -> str:
 
 
 def finding_lines(found: Check) -> Iterator[Text]:
-    """One line a finding, grouped by level, each with the first of its items below."""
+    """Yield one line per finding, grouped by level, and below it a line with its first items."""
     for level, (heading, style) in LEVELS.items():
         findings = [finding for finding in found.findings if finding.level == level]
         if findings:
@@ -60,10 +60,10 @@ def _shortened(items: tuple[str, ...]) -> str:
 
 
 def closing_line(found: Check, data: Path) -> str:
-    """Say what to do next with the data set in a folder."""
-    following = f"toco run {data} --out RUN"
+    """Return the next step for the data set in the folder `data`."""
+    next_command = f"toco run {data} --out RUN"
     if not found.errors:
-        return f"Nothing stands in the way. Next: {following}"
+        return f"The data set is ready for training. Next: {next_command}"
     if all(finding.skippable for finding in found.errors):
-        return f"Mend the errors first, or go on without these files: {following} --skip-bad"
-    return "Mend the errors first; --skip-bad passes over those only that name it."
+        return f"Fix the errors first, or skip these files: {next_command} --skip-bad"
+    return "Fix the errors first. --skip-bad skips only the files of errors whose advice mentions it."

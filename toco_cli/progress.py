@@ -1,30 +1,29 @@
-"""What a terminal or a log file shows of a stage's progress: on stderr, so that stdout holds results only."""
+"""Progress of a stage on stderr, as a bar in a terminal or as lines in a log file. Stdout holds results only."""
 
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_REDRAWS = 0.25
 RATE_WINDOW_SECONDS = 60.0
 BAR_WIDTH = 30
+SHOWN_FIGURES = 4  # in training: the loss and three of its parts
 
 
 class RichMonitor:
-    """A bar where a person watches; elsewhere (a pipe, a log file) a plain line at start, end and every 30 s.
+    """Show a bar in a terminal, and elsewhere (a pipe, a log file) a plain line at start, at end and every 30 s.
 
-    Used with `with`, so that the terminal is put right again when a stage fails. Nothing runs in a thread of
-    its own: what is shown changes when the stage advances, and worker processes can be forked at any time.
+    Use it in a `with` block, so that the terminal is restored if a stage fails. No thread refreshes the bar: it changes
+    only when the stage calls a method, so worker processes can be forked at any time.
     """
 
     def __init__(
@@ -34,20 +33,19 @@ class RichMonitor:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Listen, and show nothing yet.
+        """Show nothing until the first call of a method.
 
         Args:
             quiet: Show warnings only.
-            stream: Where to write; stderr if not given.
-            clock: What tells the time, in seconds.
+            stream: Where to write; stderr by default.
+            clock: Returns the time in seconds.
         """
         self._quiet = quiet
         self._stream = stream or sys.stderr
         self._clock = clock
-        self._console = Console(file=self._stream)  # follows NO_COLOR and TERM by itself
-        self._draws = self._stream.isatty() and not self._console.is_dumb_terminal
-        self._task: _Task | None = None
-        self._bar: _Bar | None = None
+        self._console = Console(file=self._stream)  # obeys NO_COLOR and TERM
+        self._draws = not quiet and self._stream.isatty() and self._console.is_interactive
+        self._progress: _Progress | None = None
         self._shown_at = 0.0
 
     def __enter__(self) -> "RichMonitor":
@@ -61,138 +59,129 @@ class RichMonitor:
     def start(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
         """Begin a task, as in `stages.runtime.monitor.Monitor`."""
         self.finish()
-        self._task = _Task(title, total, done, unit, self._clock)
+        self._progress = _Progress(self._console, self._clock, disable=not self._draws)
+        self._progress.add_task(title, total=total, completed=done, unit=unit, done_before=done, figures={})
+        self._progress.start()
         self._shown_at = self._clock()
-        if self._quiet:
-            return
-        if self._draws:
-            self._bar = _Bar(self._console, self._task)
-        else:
-            self._line(self._task.opening())
+        if not self._draws:
+            already = f" ({done} done already)" if done else ""
+            self.note(f"{title}: {total} {unit}{already}")
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        """Count steps; the bar is redrawn at most four times a second."""
-        if self._task is None:
+        """Count steps. The bar is redrawn at most four times a second."""
+        if self._progress is None:
             raise RuntimeError("advance() before start()")
-        self._task.advance(steps, figures)
-        if self._quiet:
-            return
+        task = self._progress.advance_by(steps, figures)
         waited = self._clock() - self._shown_at
-        if waited >= (SECONDS_BETWEEN_REDRAWS if self._bar else SECONDS_BETWEEN_LINES):
-            self._shown_at = self._clock()
-            if self._bar:
-                self._bar.draw(self._task)
-            else:
-                self._line(self._task.running())
+        if waited < (SECONDS_BETWEEN_REDRAWS if self._draws else SECONDS_BETWEEN_LINES):
+            return
+        self._shown_at = self._clock()
+        if self._draws:
+            self._progress.refresh()
+        else:
+            self.note(_joined(f"{task.description}: {_counts(task)}", _pace(task), _figures(task)))
 
     def note(self, text: str) -> None:
-        """Print a line above the bar; nothing where quiet."""
+        """Print a line, above the bar if there is one; print nothing if quiet."""
         if not self._quiet:
-            self._line(text)
+            self._print(text)
 
     def warn(self, text: str) -> None:
-        """Print a line above the bar, quiet or not."""
-        self._line(f"warning: {text}")
+        """Print a line, above the bar if there is one, even if quiet."""
+        self._print(f"warning: {text}")
 
     def finish(self) -> None:
-        """End the task with one line that says how much was done and how long it took."""
-        if self._task is None:
+        """End the task with one line: how much was done, and how long it took."""
+        if self._progress is None:
             return
-        task, self._task = self._task, None
-        if self._bar:
-            self._bar.remove()
-            self._bar = None
-        if not self._quiet:
-            self._line(task.closing())
+        progress, self._progress = self._progress, None
+        progress.stop()
+        self.note(_summary(progress.tasks[0]))
 
-    def _line(self, text: str) -> None:
-        if self._bar:
+    def _print(self, text: str) -> None:
+        if self._draws and self._progress:
             self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         else:
             print(text, file=self._stream, flush=True)
 
 
-class _Task:
-    """What is known of a running task: counts, figures and pace."""
+class _Progress(Progress):
+    """One task in two lines at the bottom of the terminal: title, bar, counts and pace; below them the figures."""
 
-    def __init__(self, title: str, total: int, done: int, unit: str, clock: Callable[[], float]) -> None:
-        self.title, self.total, self.done, self.unit = title, total, done, unit
-        self._first = done
-        self._clock = clock
-        self._started = clock()
-        self._recent = deque([(self._started, done)])  # (time, done); the first is as old as the window, or older
-        self._figures: dict[str, float] = {}
-
-    def advance(self, steps: int, figures: dict[str, float]) -> None:
-        # No more than there are: the first of several processes counts for the others, whose shares may be smaller.
-        self.done = min(self.done + steps, self.total)
-        self._figures.update(figures)
-        now = self._clock()
-        self._recent.append((now, self.done))
-        while len(self._recent) > 2 and now - self._recent[1][0] >= RATE_WINDOW_SECONDS:
-            self._recent.popleft()
-
-    def rate(self) -> float | None:
-        """Steps a second over the last minute; None before the first step."""
-        (since, done_then), (until, done_now) = self._recent[0], self._recent[-1]
-        return (done_now - done_then) / (until - since) if until > since and done_now > done_then else None
-
-    def pace(self) -> str:
-        """For example '12.3 images/s, 0:01:10 left'."""
-        rate = self.rate()
-        if rate is None:
-            return ""
-        left = timedelta(seconds=round(max(self.total - self.done, 0) / rate))
-        return f"{_short(rate)} {self.unit}/s, {left} left"
-
-    def figures(self) -> str:
-        """For example 'loss 0.512, loss ptc 0.081'."""
-        named = ((name.replace("_", " "), value) for name, value in self._figures.items())
-        return ", ".join(f"{name} {_figure(value)}" for name, value in named)
-
-    def opening(self) -> str:
-        already = f" ({self.done} done already)" if self.done else ""
-        return f"{self.title}: {self.total} {self.unit}{already}"
-
-    def running(self) -> str:
-        parts = (f"{self.title}: {self.done}/{self.total} {self.unit}", self.pace(), self.figures())
-        return ", ".join(filter(None, parts))
-
-    def closing(self) -> str:
-        seconds = self._clock() - self._started
-        rate = f" ({_short((self.done - self._first) / seconds)} {self.unit}/s)" if seconds > 0 else ""
-        counts = f"{self.done}/{self.total} {self.unit}{rate} in {timedelta(seconds=round(seconds))}"
-        return ", ".join(filter(None, (f"{self.title}: {counts}", self.figures())))
-
-
-class _Bar:
-    """The two lines at the bottom of the terminal, drawn over and over: bar, counts and pace; the figures."""
-
-    def __init__(self, console: Console, task: _Task) -> None:
-        self._live = Live(
-            console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False, transient=True
+    def __init__(self, console: Console, clock: Callable[[], float], *, disable: bool) -> None:
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None, table_column=Column(max_width=BAR_WIDTH)),  # narrower in a narrow terminal
+            _CountsColumn(Column(no_wrap=True, overflow="ellipsis")),
+            console=console,
+            auto_refresh=False,  # True would start a thread
+            speed_estimate_period=RATE_WINDOW_SECONDS,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            get_time=clock,
+            disable=disable,
         )
-        self._live.start()
-        self.draw(task)
 
-    def draw(self, task: _Task) -> None:
-        counts = ", ".join(filter(None, (f"{task.done}/{task.total} {task.unit}", task.pace())))
-        room = self._live.console.width - len(task.title) - len(counts) - 2
-        bar = [ProgressBar(task.total, task.done, width=min(room, BAR_WIDTH))] if room >= 4 else []
-        line = Table.grid(padding=(0, 1, 0, 0))
-        line.add_row(Text(task.title), *bar, Text(counts, no_wrap=True, overflow="ellipsis"))
-        figures = Text(task.figures(), style="dim", no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(line, figures), refresh=True)
+    def advance_by(self, steps: int, figures: dict[str, float]) -> Task:
+        (task,) = self.tasks
+        # Not beyond the total: rank 0 also counts for the other ranks, whose shares may be smaller.
+        done = min(task.completed + steps, task.total or 0)
+        self.update(task.id, completed=done, figures={**task.fields["figures"], **figures})
+        return task
 
-    def remove(self) -> None:
-        self._live.stop()
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            yield Text(_figures(task), style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def _short(rate: float) -> str:
-    """Three digits are enough: 0.0123, 1.23, 12.3, 1234."""
+class _CountsColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_joined(_counts(task), _pace(task)))
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _counts(task: Task) -> str:
+    return f"{task.completed:.0f}/{task.total:.0f} {task.fields['unit']}"
+
+
+def _pace(task: Task) -> str:
+    """For example '12.3 images/s, 0:01:10 left'; empty before the first step."""
+    rate = task.speed or _mean_rate(task)  # rich needs two steps within the window
+    if not rate:
+        return ""
+    return f"{_rate_text(rate)} {task.fields['unit']}/s, {timedelta(seconds=round((task.remaining or 0) / rate))} left"
+
+
+def _summary(task: Task) -> str:
+    rate = _mean_rate(task)
+    rate_text = "" if rate is None else f" ({_rate_text(rate)} {task.fields['unit']}/s)"
+    duration = timedelta(seconds=round(task.elapsed or 0))
+    return _joined(f"{task.description}: {_counts(task)}{rate_text} in {duration}", _figures(task))
+
+
+def _mean_rate(task: Task) -> float | None:
+    """Steps per second since the start of the task, without those that an earlier run did."""
+    return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else None
+
+
+def _rate_text(rate: float) -> str:
+    """Three digits: 0.0123, 1.23, 12.3, 1234."""
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _figure(value: float) -> str:
-    """Three decimals, or three digits where that would say nothing: 0.512, 6e-05, 1.23e+04."""
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.3g}"
+def _figures(task: Task) -> str:
+    """The first figures that are not exactly 0, for example 'loss 0.512, loss ptc 0.081'."""
+    shown = [
+        f"{name.replace('_', ' ')} {_figure_text(value)}" for name, value in task.fields["figures"].items() if value
+    ]
+    return ", ".join(shown[:SHOWN_FIGURES])
+
+
+def _figure_text(value: float) -> str:
+    """Three decimals, or three digits if the value is very small or large: 0.512, 6e-05, 1.23e+04."""
+    return f"{value:.3f}" if 0.01 <= abs(value) < 1000 else f"{value:.3g}"

@@ -1,16 +1,21 @@
-"""Results as tables for a terminal."""
+"""Tables of results for a terminal."""
+
+import math
 
 from rich.table import Table
 
 from stages.evaluate import SOURCE_TITLES, UNLABELLED, Column, Evaluation
 from stages.sweep import Sweep
 
-BAR = 40  # characters of the highest bar
+LONGEST_BAR = 40  # characters
 
 
 def score_table(evaluation: Evaluation) -> Table:
-    """IoU in percent: a row a class and the means, a column a product; a dash where the truth has no such pixel."""
-    table = Table(title="IoU in %, against true masks", caption=UNLABELLED, caption_justify="left")
+    """Show the IoU in percent: one row per class, then the means; one column per product.
+
+    A dash stands for a class that has no pixel in the ground truth.
+    """
+    table = Table(title="IoU in % against the ground truth", caption=UNLABELLED, caption_justify="left")
     table.add_column("class")
     for column in evaluation.columns:
         table.add_column(f"{column.name}\n{column.split}, {column.images} images", justify="right")
@@ -24,25 +29,26 @@ def score_table(evaluation: Evaluation) -> Table:
 
 
 def sweep_table(curve: Sweep) -> Table:
-    """MIoU in percent at each background score, as figures and as bars."""
+    """Show the mIoU in percent at each background threshold, as numbers and as bars."""
     table = Table(
-        title=f"mIoU in % of the {SOURCE_TITLES[curve.source]} by background score",
+        title=f"mIoU in % of the {SOURCE_TITLES[curve.source]} by background threshold",
         caption=(
-            f"measured with true masks of {curve.images} images of split '{curve.split}': a score chosen here is "
-            f"chosen on these; the labels were made with {curve.used:g}"
+            f"the labels were made with {curve.used:g}; measured on the ground-truth masks of {curve.images} images of "
+            f"split '{curve.split}': a threshold chosen by this table is fitted to these images"
         ),
         caption_justify="left",
     )
-    for heading, side in (("background", "right"), ("mIoU", "right"), ("", "left")):
+    for heading, side in (("threshold", "right"), ("mIoU", "right"), ("", "left")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     highest = max(curve.mious[curve.best], 1e-9)
     for place, (background, miou) in enumerate(zip(curve.backgrounds, curve.mious, strict=True)):
-        bar = "\u2588" * round(BAR * miou / highest)
-        table.add_row(f"{background:.2f}", _percent(miou), bar + (" best" if place == curve.best else ""))
+        bar = "\u2588" * round(LONGEST_BAR * miou / highest)
+        table.add_row(f"{background:.2f}", _percent(miou), f"{bar} best" if place == curve.best else bar)
     return table
 
 
 def _summary(columns: tuple[Column, ...]) -> dict[str, list[float]]:
+    """Return the rows below the classes: one value, 0..1, per column."""
     scores = [column.scores for column in columns]
     return {
         "mean (mIoU)": [one.miou for one in scores],
@@ -52,4 +58,4 @@ def _summary(columns: tuple[Column, ...]) -> dict[str, list[float]]:
 
 
 def _percent(value: float) -> str:
-    return "-" if value != value else f"{100 * value:.1f}"
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"

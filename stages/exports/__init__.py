@@ -1,1 +1,1 @@
-"""What `toco export` writes: one file a format, named as `--format` names it."""
+"""The formats of `toco export`: one module per value of `--format`, named after it."""

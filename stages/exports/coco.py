@@ -1,12 +1,12 @@
-"""`--format coco`: one file of instances as in COCO.
+"""`--format coco`: one file of instances in the format of COCO.
 
     annotations/instances_<split>.json      categories 1..C, images, annotations
 
-The images stay where they are: `file_name` is relative to the data set's images' folder.
+The images are not copied: `file_name` is relative to the image folder of the data set.
 
-Each connected patch of a class is an instance whose segmentation is a compressed run-length code, exact to the pixel.
-`iscrowd` is 0: pycocotools tells polygons from run lengths by the segmentation itself, while trainers take 1 for a
-crowd and leave such instances out. Ignored pixels (255) belong to no instance.
+Each connected component of a class is one instance. Its segmentation is a compressed run-length code, exact to the
+pixel. `iscrowd` is 0, although COCO uses run lengths for crowds: trainers skip instances with `iscrowd` 1, and
+pycocotools recognises run lengths from the segmentation itself. Ignored pixels (255) belong to no instance.
 """
 
 import json
@@ -25,7 +25,13 @@ from stages.exports.labelled_images import LabelledImages
 
 
 def export_coco(images: LabelledImages, out: Path) -> list[Path]:
-    """Write the file; returns it alone. Memory holds the codes of all instances, but no masks."""
+    """Write the annotation file, and return its path as the only item of a list.
+
+    Memory holds the run-length codes of all instances, but only one mask at a time.
+
+    Raises:
+        DataError: An image is missing or unreadable, or its size differs from the size of its mask.
+    """
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(images, start=1):
@@ -43,7 +49,7 @@ def export_coco(images: LabelledImages, out: Path) -> list[Path]:
     file = out / "annotations" / f"instances_{flat_name(images.split)}.json"
     with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         json.dump(content, stream)
-    images.monitor.note(f"the image files' names are relative to {images.folder}")
+    images.monitor.note(f"file_name is relative to the image folder {images.folder}")
     return [file]
 
 
@@ -60,14 +66,15 @@ def _annotations(mask: NDArray[np.uint8]) -> Iterator[Mapping[str, Any]]:
 
 
 def _counts(component: Component, shape: tuple[int, ...]) -> str:
-    # Runs are counted in the cut-out: an image of (h, w) for each of its patches would be most of the work.
+    """Encode a component as COCO's compressed run lengths in a mask of shape (h, w)."""
+    # The runs are counted in the component's bounding box. A full mask (h, w) for each component is much slower.
     height, width = shape
     columns, rows = np.nonzero(component.pixels.T)
-    places = (component.left + columns) * height + component.top + rows  # column by column, ascending
+    places = (component.left + columns) * height + component.top + rows  # COCO counts column by column; ascending
     gaps = np.flatnonzero(np.diff(places) != 1)
     starts, ends = places[[0, *(gaps + 1)]], places[[*gaps, -1]] + 1
     borders = np.stack([starts, ends], axis=1).ravel()
-    counts = np.diff(borders, prepend=0, append=height * width).tolist()  # of 0, 1, 0, ...
+    counts = np.diff(borders, prepend=0, append=height * width).tolist()  # lengths of runs of 0, 1, 0, ...
     if counts[-1] == 0:
         counts.pop()
     plain: Any = {"size": [height, width], "counts": counts}

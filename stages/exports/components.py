@@ -1,4 +1,4 @@
-"""Objects of a mask: each connected patch of a class counts as one."""
+"""The objects in a mask: each connected component of a class is one object."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,29 +9,29 @@ from scipy import ndimage
 
 from stages.exports.labelled_images import classes_in_mask
 
-# Pixels that touch at a corner belong together, as in the outlines that OpenCV draws.
+# 8-connectivity, as in OpenCV's contours: pixels that touch at a corner belong together.
 NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 class Component(NamedTuple):
-    """One connected patch, cut out of its mask."""
+    """One connected component, cropped to its bounding box."""
 
     class_number: int  # 1..C
-    top: int  # row of the cut-out's first pixel, from 0
-    left: int  # column of the same
-    pixels: NDArray[np.bool_]  # (h, w) of the cut-out, which touches the patch on all sides
+    top: int  # first row of the bounding box, from 0
+    left: int  # first column of the bounding box, from 0
+    pixels: NDArray[np.bool_]  # (h, w) of the bounding box
 
     @property
     def area(self) -> int:
-        """Its number of pixels."""
+        """Number of pixels."""
         return int(self.pixels.sum())
 
 
 def components(mask: NDArray[np.uint8]) -> Iterator[Component]:
-    """Yield the connected patches of each class, in the order of classes, from top to bottom.
+    """Yield the connected components, sorted by class, then from top to bottom.
 
     Args:
-        mask: (h, w): 0 background, 1..C classes, 255 ignored. Neither background nor ignored pixels are objects.
+        mask: (h, w): 0 background, 1..C classes, 255 ignored. Background and ignored pixels belong to no component.
     """
     for class_number in classes_in_mask(mask):
         numbers, _ = ndimage.label(mask == class_number, structure=NEIGHBOURS)

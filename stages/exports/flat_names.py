@@ -1,19 +1,17 @@
-"""Names without folders, for formats that keep all images in one."""
+"""File names for formats that keep all images in one folder."""
 
 
 def flat_name(image_id: str) -> str:
-    """Turn an image id into a file name that no other id has: 'line 1/a.b' is 'line%201%2Fa%2Eb'.
+    """Turn an image id into a unique file name without folders: 'line 1/a.b' becomes 'line%201%2Fa%2Eb'.
 
-    Letters and digits of any script, '-' and '_' stay; of everything else each byte of UTF-8 becomes '%' and two
-    hexadecimal digits, as in web addresses. Blanks and dots are among that since lists of names are read up to a
-    blank, and what follows a dot is taken for an extension. `urllib.parse.unquote` gives the id back.
+    Letters and digits of any script, '-' and '_' stay. Every other character is percent-encoded, as in a URL: '%' and
+    two hexadecimal digits for each byte of UTF-8. Spaces are encoded because readers of name lists stop at a space,
+    dots because readers take the part after a dot for an extension. `urllib.parse.unquote` returns the id.
     """
-    return "".join(character if _stays(character) else _escape(character) for character in image_id)
+    return "".join(
+        character if character.isalnum() or character in "-_" else _percent_encoded(character) for character in image_id
+    )
 
 
-def _stays(character: str) -> bool:
-    return character.isalnum() or character in "-_"
-
-
-def _escape(character: str) -> str:
+def _percent_encoded(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode())

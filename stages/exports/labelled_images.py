@@ -1,14 +1,13 @@
-"""The images that have pseudo masks, with their files: what the formats that need images are written from."""
+"""The images that have a pseudo mask, for the formats that need the image files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data.dataset import IGNORE_INDEX, DataError, Sample
-from data.errors import ArtifactError
+from data.dataset import IGNORE_INDEX, Mask, Sample, checked_mask
+from data.errors import ArtifactError, DataError
 from data.images import image_size
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import StageFolder
@@ -20,23 +19,23 @@ from stages.runtime.monitor import Monitor
 class LabelledImage:
     """One image and its pseudo mask."""
 
-    id: str  # its path below the images' folder, without extension
+    id: str  # path below the image folder, without extension
     file: Path
-    mask: NDArray[np.uint8]  # (h, w): 0 background, 1..C classes, 255 ignored
+    mask: Mask
 
     @property
     def file_name(self) -> str:
-        """The image's path below the images' folder, with '/' between folders."""
+        """Path below the image folder, with '/' between folders."""
         return self.id + self.file.suffix
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """All of them, read one by one as they are asked for, so that memory does not grow with their number."""
+    """All images that have a pseudo mask. Iteration reads one mask at a time."""
 
     labels: LabelFile
-    samples: tuple[Sample, ...]  # in the order of the label file; at least one
-    split: str  # the one that the masks were made for
+    samples: tuple[Sample, ...]  # at least one, in the order of the label file
+    split: str  # the split that was labelled
     monitor: Monitor
 
     @property
@@ -46,15 +45,16 @@ class LabelledImages:
 
     @property
     def folder(self) -> Path:
-        """The images' folder, which the ids are relative to."""
+        """The image folder, to which the ids are relative."""
         first = self.samples[0]
         return first.image.parents[first.id.count("/")].resolve()
 
     def __iter__(self) -> Iterator[LabelledImage]:
-        """Yield every image, and tell the monitor.
+        """Yield every image with its mask, and report the progress to the monitor.
 
         Raises:
-            DataError: An image is missing or unreadable, or of another size than its mask.
+            DataError: An image is missing or unreadable, its size differs from the size of its mask, or a mask has a
+                value that is not a class.
         """
         self.monitor.start("writing masks", len(self.samples))
         for sample in self.samples:
@@ -62,18 +62,14 @@ class LabelledImages:
             self.monitor.advance()
         self.monitor.finish()
 
-    def _mask(self, sample: Sample) -> NDArray[np.uint8]:
-        mask: NDArray[np.uint8] = self.labels.read(sample.id)
-        where = f"the mask of '{sample.id}' in {self.labels.path}"
-        if mask.shape != (size := image_size(sample.image)):
-            raise DataError(
-                f"{where} is {mask.shape[0]} x {mask.shape[1]} (height x width), the image {sample.image} is "
-                f"{size[0]} x {size[1]}: give the data set of that run with --data"
-            )
-        odd = (mask > len(self.class_names)) & (mask != IGNORE_INDEX)
-        if odd.any():
-            raise DataError(f"{where} has the value {mask[odd][0]}, but there are {len(self.class_names)} classes")
-        return mask
+    def _mask(self, sample: Sample) -> Mask:
+        return checked_mask(
+            self.labels.read(sample.id),
+            image_size(sample.image),
+            len(self.class_names),
+            f"the mask of '{sample.id}' in {self.labels.path}",
+            remedy="give the data set of that run with --data",
+        )
 
 
 def open_labelled_images(
@@ -83,24 +79,24 @@ def open_labelled_images(
 
     Args:
         folder: RUN/labels.
-        labels: Its label file.
-        monitor: Told of progress.
-        data: The data set's present folder if it was moved, or the open data set.
+        labels: The label file in `folder`.
+        monitor: Receives the progress.
+        data: The present folder of the data set, if it was moved.
 
     Raises:
         ArtifactError: The label file holds no masks, or the data set has other classes.
-        DataError: There is no data set, or it lacks an image that has a mask.
+        DataError: There is no data set, or the image of a mask is missing.
     """
     if not labels.ids:
         raise ArtifactError(f"{labels.path} holds no masks: run 'toco make-labels --overwrite' again")
-    # A row without an image is no matter here, unless the image has a mask: then it is lost, and said so below.
+    # A missing image is an error only if it has a mask; this is checked below.
     dataset = open_run_data(folder, data, skip_bad=True)
     known = dataset.by_id()
-    lost = [image_id for image_id in labels.ids if image_id not in known]
-    if lost:
+    missing = [image_id for image_id in labels.ids if image_id not in known]
+    if missing:
         raise DataError(
-            f"{labels.path} has masks of {len(lost)} images that {dataset.root} lacks, first '{lost[0]}': "
-            "give the data set of that run with --data, or run 'toco make-labels' again"
+            f"{dataset.root} lacks {len(missing)} of the {len(labels.ids)} images that have a mask in {labels.path}, "
+            f"first '{missing[0]}': give the data set of that run with --data, or run 'toco make-labels' again"
         )
     return LabelledImages(
         labels=labels,
@@ -110,6 +106,6 @@ def open_labelled_images(
     )
 
 
-def classes_in_mask(mask: NDArray[np.uint8]) -> list[int]:
-    """List the classes that a mask (h, w) shows, 1..C ascending, without background (0) and ignored pixels (255)."""
+def classes_in_mask(mask: Mask) -> list[int]:
+    """List the classes in a mask (h, w): 1..C ascending, without background (0) and ignored pixels (255)."""
     return [number for number in np.unique(mask).tolist() if number not in (0, IGNORE_INDEX)]

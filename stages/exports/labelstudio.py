@@ -1,14 +1,14 @@
-"""`--format labelstudio`: tasks with the masks as predictions, to be corrected with the brush of Label Studio.
+"""`--format labelstudio`: tasks with the masks as predictions, for correction with the brush of Label Studio.
 
-    tasks.json      a list of tasks: the image's address, and a brush region for each class that the mask shows
-    config.xml      the labelling interface to paste into the project's settings
+    tasks.json      a list of tasks: the URL of an image, and one brush region for each class in its mask
+    config.xml      the labelling interface, to paste into the project's settings
 
-The images stay where they are; the addresses are those of Label Studio's local storage and begin with the name of the
-images' folder. Ignored pixels (255) belong to no region.
+The images are not copied. Their URLs are those of Label Studio's local storage, and start with the name of the image
+folder. Ignored pixels (255) belong to no region.
 
-The run-length code is that of rle-pack (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack). It is
-written here: label-studio-sdk, which has an encoder, brings 45 packages (pandas, nltk, a code generator, OpenCV) and an
-older numpy for these few lines, and label-studio-converter is not kept up. The tests decode with the latter.
+The run-length code is the format of rle-pack (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack). It is
+encoded here because the encoder of label-studio-sdk would add 45 packages (pandas, nltk, a code generator, OpenCV) and
+an older numpy, and label-studio-converter is no longer maintained. The tests decode with label-studio-converter.
 """
 
 import json
@@ -22,16 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.atomic_write import atomic_write
-from data.palette import COLOURS
+from data.palette import class_colours
 from stages.exports.labelled_images import LabelledImage, LabelledImages, classes_in_mask
 
-LENGTH_BITS = (3, 4, 8, 16)  # of the four kinds of runs
-CHANNELS = 4  # the brush is a picture of red, green, blue and alpha, all alike
-BRUSH, PICTURE = "brush", "image"  # names of the interface's parts
+LENGTH_BITS = (3, 4, 8, 16)  # bits for the length of a run, for each of the four kinds of runs
+CHANNELS = 4  # Label Studio stores a brush region as RGBA, with four equal channels
+BRUSH, PICTURE = "brush", "image"  # names of the tags in the labelling interface
 
 
 def export_labelstudio(images: LabelledImages, out: Path) -> list[Path]:
-    """Write tasks, one image after the other, and the interface; returns both files."""
+    """Write the tasks and the labelling interface, and return both files.
+
+    Raises:
+        DataError: An image is missing or unreadable, or its size differs from the size of its mask.
+    """
     tasks, config = out / "tasks.json", out / "config.xml"
     with atomic_write(tasks) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for number, image in enumerate(images):
@@ -40,7 +44,7 @@ def export_labelstudio(images: LabelledImages, out: Path) -> list[Path]:
         stream.write("\n]\n")
     with atomic_write(config) as temporary:
         _interface(images.class_names).write(temporary, encoding="utf-8")
-    images.monitor.note(f"the tasks' addresses are relative to {images.folder.parent}")
+    images.monitor.note(f"the image URLs in the tasks are relative to {images.folder.parent}")
     return [tasks, config]
 
 
@@ -76,17 +80,18 @@ def _interface(class_names: tuple[str, ...]) -> ElementTree.ElementTree:
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=PICTURE, value=f"${PICTURE}", zoom="true", zoomControl="true")
     brush = ElementTree.SubElement(view, "BrushLabels", name=BRUSH, toName=PICTURE)
-    for name, colour in zip(class_names, COLOURS[1:].tolist(), strict=False):
+    for name, colour in zip(class_names, class_colours(len(class_names)).tolist(), strict=True):
         ElementTree.SubElement(brush, "Label", value=name, background="#{:02x}{:02x}{:02x}".format(*colour))
     ElementTree.indent(view)
     return ElementTree.ElementTree(view)
 
 
 def brush_code(pixels: NDArray[np.bool_]) -> bytes:
-    """Encode the pixels (h, w) of a brush region, row by row.
+    """Encode the pixels (h, w) of a brush region, row by row, as rle-pack.
 
-    In bits, the highest first: the number of values (32), bits of a value less 1 (5), bits of each kind of run less 1
-    (4 x 4); then for each run a 1, its kind (2), its length less 1, and the value (8), which is 0 or 255.
+    Numbers are written with the highest bit first. The header holds the number of values (32 bits), the bits per value
+    minus 1 (5 bits), and for each of the four kinds of runs its LENGTH_BITS minus 1 (4 bits). Each run then holds a 1,
+    its kind (2 bits), its length minus 1 (LENGTH_BITS of its kind), and its value, 0 or 255 (8 bits).
     """
     flat = pixels.ravel()
     borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1

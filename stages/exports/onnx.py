@@ -1,12 +1,12 @@
-"""`--format onnx`: the student as one file that ONNX runtimes run, without toco or torch.
+"""`--format onnx`: the student as one file for any ONNX runtime, without toco or torch.
 
-    student.onnx    input    image   uint8 (batch, 3, height, width): red, green, blue from 0 to 255, any size
+    student.onnx    input    image   uint8 (batch, 3, height, width): RGB from 0 to 255, any size
                     outputs  labels  uint8 (batch, height, width): 0 background, 1..C classes
-                             logits  float32 (batch, classes, height, width): the background's first
-    classes.txt     line c is class c
+                             logits  float32 (batch, C + 1, height, width): background first
+    classes.txt     one class name per line: line c is class c
 
-The file's metadata: class_names (JSON; class c is class_names[c - 1]), long_side (what the longer side of images was
-resized to in training, in pixels) and toco (its version).
+Metadata of the file: class_names (JSON; class c is class_names[c - 1]), long_side (the length in pixels to which the
+longer side of an image was resized in training) and toco (the version).
 """
 
 import io
@@ -23,32 +23,31 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from data.atomic_write import atomic_write
-from data.errors import SettingsError
+from data.errors import SettingsError, reason
 from stages.networks.student import STRIDE, Student, load_student
 from stages.run_folder.artifacts import StageFolder
 from stages.runtime.monitor import Monitor
 
-OPSET = 18  # of 2023: runtimes since then know it
+OPSET = 18  # released in 2023; newer runtimes support it
 
 
 def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
-    """Write the student of RUN/seg, and its classes' names; returns the files.
+    """Write the student of RUN/seg and its class names, and return both files.
 
     Raises:
-        ArtifactError: The folder's parts do not fit together.
-        SettingsError: The network uses something that ONNX lacks.
+        ArtifactError: The weights in `folder` do not fit its config.
+        SettingsError: The network contains an operation that cannot be exported as ONNX.
     """
     student = load_student(folder)
     network, classes = out / "student.onnx", out / "classes.txt"
     monitor.start("writing the student", 2, unit="files")
     try:
         model = as_onnx(student)
-    except Exception as error:  # what is raised depends on which part of which network refuses
+    except Exception as error:  # the exporter raises many types, depending on the operation that fails
         spec = folder.config["model"]
-        reason = " ".join(str(error.__cause__ or error).split("\n\n")[0].split())
         raise SettingsError(
             f"{folder.path}: --arch {spec['arch']} with --encoder {spec['encoder']} cannot be exported as ONNX "
-            f"({reason}): train the student with others, 'toco train-seg --overwrite'"
+            f"({reason(error.__cause__ or error)}): train another student with 'toco train-seg --overwrite'"
         ) from error
     metadata = {
         "class_names": json.dumps(folder.class_names),
@@ -67,30 +66,32 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
 
 
 class LabelsAndLogits(nn.Module):
-    """What is exported: the student, and the labels by its logits."""
+    """The exported network: returns labels beside the student's logits."""
 
     def __init__(self, student: Student) -> None:
-        """Wrap a student."""
+        """Wrap `student`."""
         super().__init__()
         self.student = student
 
     def forward(self, image: UInt8[Tensor, "b 3 h w"]) -> tuple[UInt8[Tensor, "b h w"], Float[Tensor, "b classes h w"]]:
-        """Labels, and logits."""
+        """Return the likeliest class of each pixel (0 background, 1..C classes), and the logits."""
         logits = self.student(image)
         return logits.argmax(dim=1).to(torch.uint8), logits
 
 
 def as_onnx(student: Student) -> onnx.ModelProto:
-    """Turn a student in evaluation mode, which is changed by it, into an ONNX model for images of any size and number.
+    """Convert a student in evaluation mode to an ONNX model for any batch size and image size.
+
+    Changes `student` in place: its padding no longer depends on the image size.
 
     Raises:
-        Exception: Of many kinds: the network cannot be turned.
+        Exception: The network cannot be converted. The type depends on the operation that fails.
     """
-    student.network.requires_divisible_input_shape = False  # a question about sizes, which the student answers
+    student.network.requires_divisible_input_shape = False  # the check cannot be exported; the student pads its input
     _fix_padding(student)
     free = {0: "batch", 2: "height", 3: "width"}
-    chatter = io.StringIO()  # of the exporter, which prints the whole network where it fails
-    with redirect_stdout(chatter), redirect_stderr(chatter):
+    printed = io.StringIO()  # if the export fails, the exporter prints the whole network
+    with redirect_stdout(printed), redirect_stderr(printed):
         program = torch.onnx.export(
             LabelsAndLogits(student).eval(),
             (torch.zeros(2, 3, 3 * STRIDE - 1, 2 * STRIDE + 1, dtype=torch.uint8),),
@@ -102,14 +103,14 @@ def as_onnx(student: Student) -> onnx.ModelProto:
             verbose=False,
         )
     if program is None:
-        raise ValueError("the exporter gave nothing")
+        raise ValueError("the exporter returned no model")
     model: onnx.ModelProto = program.model_proto
     (image,), (labels, logits) = model.graph.input, model.graph.output
     if [dim.dim_param for dim in _dims(image)] != ["batch", "", "height", "width"]:
-        raise ValueError("it takes images of one size only")
+        raise ValueError("the exported network accepts only one image size")
     for value, named in ((labels, ("batch", "height", "width")), (logits, ("batch", "", "height", "width"))):
         for dim, name in zip(_dims(value), named, strict=True):
-            if name:  # in the place of what the exporter worked out, which is the same
+            if name:  # replaces a formula of the exporter that has the same value
                 dim.dim_param = name
     return model
 
@@ -119,10 +120,10 @@ def _dims(value: onnx.ValueInfoProto) -> Any:
 
 
 def _fix_padding(student: Student) -> None:
-    """Put constant padding where TensorFlow's networks pad by the size of what comes in.
+    """Replace padding that depends on the input size (the 'SAME' padding of TensorFlow's networks) by constant padding.
 
-    At sides that are multiples of STRIDE, strides divide what they meet, and the padding does not depend on the size.
-    The exporter would take it for a growing formula of height and width, for many minutes.
+    The sides of the input are multiples of STRIDE. Each stride therefore divides its input evenly, and the padding is
+    the same for all sizes. Without this, the exporter spends many minutes on growing formulas of height and width.
     """
     for name, convolution in list(student.named_modules()):
         if isinstance(convolution, Conv2dSame):

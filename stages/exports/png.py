@@ -1,4 +1,4 @@
-"""`--format png`: one palette PNG an image, in folders as the image ids say.
+"""`--format png`: one palette PNG per image, in the same folders as the images.
 
 Pixels are class numbers: 0 background, 1..C classes, 255 ignored.
 """
@@ -7,21 +7,24 @@ from pathlib import Path
 
 from data.atomic_write import atomic_write
 from data.errors import ArtifactError
-from data.images import leads_out
+from data.images import escapes_folder
 from data.palette import palette_image
 from stages.labels.store import LabelFile
 from stages.runtime.monitor import Monitor
 
 
 def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:
-    """Write the mask of image 'a/b' to OUT/a/b.png; the images themselves are not needed.
+    """Write the mask of image 'a/b' to OUT/a/b.png, and return the files. The images are not needed.
 
     Raises:
-        ArtifactError: An id of the label file leads out of the folder.
+        ArtifactError: An image id leads out of `out`, for example '../b'.
     """
     for image_id in labels.ids:
-        if leads_out(image_id):
-            raise ArtifactError(f"{labels.path} names the image {image_id!r}, which leads out of {out}")
+        if escapes_folder(image_id):
+            raise ArtifactError(
+                f"{labels.path} holds the image id {image_id!r}, which leads out of {out}: "
+                "run 'toco make-labels --overwrite' again"
+            )
     files = []
     monitor.start("writing masks", len(labels.ids))
     for image_id in labels.ids:

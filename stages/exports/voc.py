@@ -1,13 +1,14 @@
-"""`--format voc`: a tree of folders as in Pascal VOC.
+"""`--format voc`: a folder tree in the format of Pascal VOC.
 
     JPEGImages/<name>.jpg                   the images
     SegmentationClass/<name>.png            palette PNGs: 0 background, 1..C classes, 255 ignored
-    Annotations/<name>.xml                  the classes and boxes of the connected patches
-    ImageSets/Segmentation/<split>.txt      the names
-    classes.txt                             one class a line: line c is class c
+    Annotations/<name>.xml                  class and bounding box of each connected component
+    ImageSets/Segmentation/<split>.txt      one <name> per line
+    classes.txt                             one class name per line: line c is class c
+    labelmap.txt                            the colours of the classes, for CVAT and Datumaro, which read colours
 
-Names are flat, see flat_names.py. Readers of this format look for .jpg and know nothing of rotations in EXIF blocks:
-a JPEG that is stored upright is copied byte for byte, every other image is turned upright and saved as a JPEG.
+Each <name> is a flat name, see flat_names.py. Readers of this format expect .jpg files and ignore the rotation in EXIF
+data. An upright JPEG is therefore copied byte for byte; every other image is turned upright and saved as a JPEG.
 """
 
 import shutil
@@ -16,17 +17,22 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from data.atomic_write import atomic_write
+from data.dataset import IGNORE_INDEX
 from data.images import is_upright_jpeg, read_image
-from data.palette import palette_image
+from data.palette import colour_map, palette_image
 from stages.exports.components import Component, components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImage, LabelledImages
 
-JPEG_QUALITY = 95  # above, files grow and nothing more is seen; and no subsampling, so that colours keep their edges
+JPEG_QUALITY = 95  # higher values give larger files without a visible difference
 
 
 def export_voc(images: LabelledImages, out: Path) -> list[Path]:
-    """Write the tree; returns its files."""
+    """Write the folder tree, and return its files.
+
+    Raises:
+        DataError: An image is missing or unreadable, or its size differs from the size of its mask.
+    """
     files = []
     names = []
     encoded = 0
@@ -43,10 +49,13 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
             _annotation(picture.name, image, images.class_names).write(temporary, encoding="utf-8")
         files += [picture, mask, annotation]
     if encoded:
-        images.monitor.note(f"saved as JPEG of quality {JPEG_QUALITY}, since the format asks for it: {encoded} images")
+        images.monitor.note(
+            f"converted to JPEG (quality {JPEG_QUALITY}), as the format requires: {encoded} of {len(names)} images"
+        )
     lists = {
         out / "ImageSets" / "Segmentation" / f"{flat_name(images.split)}.txt": names,
         out / "classes.txt": images.class_names,
+        out / "labelmap.txt": _label_map(images.class_names),
     }
     for path, lines in lists.items():
         with atomic_write(path) as temporary:
@@ -54,13 +63,22 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
     return [*files, *lists]
 
 
+def _label_map(class_names: Sequence[str]) -> list[str]:
+    """Return one line 'name:red,green,blue:parts:actions' for each colour of the masks."""
+    colours = colour_map().tolist()
+    numbered = [(0, "background"), *enumerate(class_names, start=1), (IGNORE_INDEX, "ignored")]
+    lines = [f"{name.replace(':', '_')}:{','.join(map(str, colours[number]))}::" for number, name in numbered]
+    return ["# label:color_rgb:parts:actions", *lines]
+
+
 def _write_jpeg(source: Path, target: Path) -> bool:
-    """Copy or encode an image; tells whether it was encoded."""
+    """Copy an upright JPEG, or convert another image; return True if it was converted."""
     copied = is_upright_jpeg(source)
     with atomic_write(target) as temporary:
         if copied:
             shutil.copyfile(source, temporary)
         else:
+            # Without chroma subsampling, which would blur the edges of colours.
             read_image(source).save(temporary, format="jpeg", quality=JPEG_QUALITY, subsampling=0)
     return not copied
 
@@ -87,7 +105,7 @@ def _object(component: Component, class_name: str) -> ElementTree.Element:
         _add(element, key, value)
     height, width = component.pixels.shape
     box = ElementTree.SubElement(element, "bndbox")
-    # Pixels count from 1, and the last one belongs to the box.
+    # VOC counts pixels from 1, and xmax and ymax are the last pixels inside the box.
     corners = (component.left + 1, component.top + 1, component.left + width, component.top + height)
     for key, number in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
         _add(box, key, number)

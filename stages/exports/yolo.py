@@ -1,12 +1,12 @@
-"""`--format yolo`: polygons as YOLO programs train on.
+"""`--format yolo`: polygons for the training programs of the YOLO family.
 
     images/<split>/<name>.<extension>       copies of the images, byte for byte
-    labels/<split>/<name>.txt               a line a patch: class from 0, then x y x y ... from 0 to 1
-    data.yaml                               where these are, and the classes' names
+    labels/<split>/<name>.txt               one line per polygon: class from 0, then x y x y ... from 0 to 1
+    data.yaml                               the folders and the class names
 
-Names are flat, see flat_names.py. Outlines come from supervision: they run through the centres of the border's pixels
-and are not simplified. A hole is joined to the outline by a seam that goes there and back and encloses nothing. Ignored
-pixels (255) belong to no polygon, which trainers take for background.
+Each <name> is a flat name, see flat_names.py. The package supervision draws the outlines: they run through the centres
+of the border pixels and are not simplified. A seam joins each hole to the outline; it runs to the hole and back, and
+encloses no area. Ignored pixels (255) belong to no polygon, so trainers take them for background.
 """
 
 import shutil
@@ -24,12 +24,11 @@ from stages.exports.components import components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImages
 
-# supervision and OpenCV write the numbers of pixels (0, 1, ...) over the width or height. Rounding readers get the same
-# number back from a point a quarter of a pixel further on, and so do those that cut off what is behind the point.
+# Polygon corners are integer pixel positions, and a label file divides them by the width or height. A reader multiplies
+# again, and then either rounds or truncates. With a quarter of a pixel added, both give the same integer.
 SHIFT = 0.25
 
-NO_OTHER_SPLIT = "# 'val' must name something: put images with true masks there to measure on.\n"
-
+VAL_COMMENT = "# 'val' is required, so it repeats 'train': replace it by images with ground-truth masks.\n"
 
 Points = NDArray[np.number[Any]]  # (n, 2): x, y in pixels
 
@@ -38,24 +37,28 @@ class Polygon(NamedTuple):
     """One line of a label file."""
 
     class_number: int  # 1..C
-    points: Points  # at least three
+    points: Points  # (n, 2), n >= 3
 
     def line(self, shape: tuple[int, ...]) -> str:
-        """Write it, relative to an image of shape (h, w)."""
+        """Format the polygon relative to an image of shape (h, w)."""
         height, width = shape
         relative = (self.points + SHIFT) / (width, height)
         return " ".join([str(self.class_number - 1), *(f"{number:.6f}" for number in relative.ravel())])
 
 
 class Polygons(NamedTuple):
-    """What a mask gives."""
+    """The polygons of one mask."""
 
     drawn: list[Polygon]
-    lost: int  # pixels and straight lines of one pixel's width have no polygon
+    lost: int  # single pixels and straight lines one pixel wide, which have fewer than three corners
 
 
 def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
-    """Write labels, copies of the images and data.yaml; returns the files."""
+    """Write the labels, copies of the images, and data.yaml; return the files.
+
+    Raises:
+        DataError: An image is missing or unreadable, or its size differs from the size of its mask.
+    """
     files = []
     lost = 0
     split = flat_name(images.split)
@@ -72,7 +75,7 @@ def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
             temporary.write_text("".join(lines), encoding="utf-8")
         files += [picture, label]
     if lost:
-        images.monitor.note(f"left out, since less than three corners are no polygon: {lost} specks and thin lines")
+        images.monitor.note(f"specks and thin lines left out, because a polygon needs at least three corners: {lost}")
     content = {
         "train": f"images/{split}",
         "val": f"images/{split}",
@@ -80,12 +83,12 @@ def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
     }
     with atomic_write(out / "data.yaml") as temporary:
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-        temporary.write_text(NO_OTHER_SPLIT + text, encoding="utf-8")
+        temporary.write_text(VAL_COMMENT + text, encoding="utf-8")
     return [*files, out / "data.yaml"]
 
 
 def mask_polygons(mask: NDArray[np.uint8]) -> Polygons:
-    """Outline the connected patches of a mask (h, w); drawn and filled, the polygons cover the same pixels."""
+    """Outline the connected components of a mask (h, w). The filled polygons cover the same pixels."""
     drawn: list[Polygon] = []
     lost = 0
     for component in components(mask):
@@ -98,14 +101,14 @@ def mask_polygons(mask: NDArray[np.uint8]) -> Polygons:
 
 
 def outlines(pixels: NDArray[np.bool_]) -> Iterator[Points]:
-    """Outline one connected patch (h, w) by x, y in pixels, shape (n, 2).
+    """Outline one connected component (h, w): arrays (n, 2) of x, y in pixels.
 
-    Where no straight seam leads from a hole to the outline without leaving the patch (one in a thousand of very ragged
-    ones), it is cut in two. What has no polygon, a whole patch or a piece that was cut off, gives an empty array.
+    The component is cut in two if no straight seam inside it joins a hole to the outline (one in a thousand very ragged
+    components). A component or piece with fewer than three corners gives an empty array.
     """
     try:
         polygons = approximate_mask_with_polygons(pixels, approximation_percentage=0.0, bridge_holes=True)
-    except ValueError:  # no such seam
+    except ValueError:  # no seam was found
         yield from _outlines_of_halves(pixels)
         return
     yield from polygons or [np.empty((0, 2), dtype=np.int32)]

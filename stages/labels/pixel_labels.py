@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 
-from data.dataset import IGNORE_INDEX, Sample
+from data.dataset import IGNORE_INDEX, Mask, Sample
 from stages.config import MakeLabels
 from stages.networks.inference import resize_maps
 from stages.toco.cam import to_class_numbers
@@ -27,8 +26,6 @@ from stages.toco.refine import (
     most_likely,
     with_background,
 )
-
-Mask = NDArray[np.uint8]  # (h, w)
 
 
 def with_training_defaults(config: MakeLabels, trained: Mapping[str, Any]) -> MakeLabels:

@@ -34,7 +34,7 @@ from stages.run_folder.saving import atomic_stream
 FILE_GROUPS = {"cams.h5": ("cams",), "labels.h5": ("masks", "confidence")}
 OPTIONAL = ("confidence",)  # groups that exist only if an image has data for them
 # The file format of HDF5 1.10 (2016): single chunks and large groups take less space than in older formats.
-FORMAT = ("v110", "v110")
+HDF5_VERSIONS = ("v110", "v110")
 OPEN_SHARDS = 64  # files open at the same time while shards are joined
 
 
@@ -64,7 +64,7 @@ def write_shard(path: Path, labels: Sequence[ImageLabels], *, threads: int = 1) 
     """
     # HDF5 writes to memory. On a full disk, HDF5 would flood the terminal and crash; a plain write raises OSError.
     memory = io.BytesIO()
-    with h5py.File(memory, "w", libver=FORMAT) as file, ExitStack() as stack:
+    with h5py.File(memory, "w", libver=HDF5_VERSIONS) as file, ExitStack() as stack:
         pack_all = map if threads == 1 else stack.enter_context(ThreadPoolExecutor(threads)).map
         for group in ("cams", "masks"):  # also if all images of the shard were bad
             file.create_group(group)
@@ -137,7 +137,7 @@ def join_shards(shards: Sequence[Path], folder: Path, attributes: Mapping[str, A
         OSError: A product could not be written completely.
     """
     for name, groups in FILE_GROUPS.items():
-        with atomic_stream(folder / name) as stream, h5py.File(stream, "w", libver=FORMAT) as product:
+        with atomic_stream(folder / name) as stream, h5py.File(stream, "w", libver=HDF5_VERSIONS) as product:
             for key, value in attributes.items():
                 product.attrs[key] = value
             for group in groups:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.errors import ArtifactError, SettingsError
+from data.errors import ArtifactError, SettingsError, reason
 from stages.config import NO_FILES, TrainCam
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.saving import load_weights
@@ -45,7 +45,7 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
             raise SettingsError(_no_download(config.backbone, error)) from error
         shape = f" and --backbone-option {' '.join(config.backbone_option)}" if config.backbone_option else ""
         raise SettingsError(
-            f"--backbone {config.backbone!r} with --weights {config.weights}{shape} cannot be built: {_reason(error)}"
+            f"--backbone {config.backbone!r} with --weights {config.weights}{shape} cannot be built: {reason(error)}"
         ) from error
     if config.weights not in NO_FILES:
         path = Path(config.weights).expanduser()
@@ -85,7 +85,7 @@ def load_cam_model(folder: StageFolder) -> ToCo:
         model.load_state_dict(load_weights(path))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ArtifactError(
-            f"{path} does not fit {folder.path / 'config.json'} ({_reason(error)}): "
+            f"{path} does not fit {folder.path / 'config.json'} ({reason(error)}): "
             "run 'toco train-cam --overwrite' again"
         ) from error
     return model.eval()
@@ -125,11 +125,6 @@ def _no_download(name: str, error: Exception) -> str:
         return f"timm has no pretrained weights of {name!r}: give a file with --weights FILE, or --weights none"
     where = f"'{config.hf_hub_id}' on the Hugging Face hub" if config.hf_hub_id else f"{config.url}"
     return (
-        f"timm's weights of {name!r} could not be downloaded ({_reason(error)}): download model.safetensors of "
+        f"timm's weights of {name!r} could not be downloaded ({reason(error)}): download model.safetensors of "
         f"{where} on a machine with network, and give it with --weights FILE; or train from scratch: --weights none"
     )
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:117] + "..."

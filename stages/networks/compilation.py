@@ -6,6 +6,7 @@ import torch
 import torch._dynamo
 from torch import nn
 
+from data.errors import reason
 from stages.runtime.monitor import Monitor
 
 
@@ -18,8 +19,7 @@ def compile_parts(parts: Iterable[nn.Module], device: torch.device, monitor: Mon
         _try_out(device)
     # A missing C++ compiler, Triton or Python header and an old GPU all raise different exceptions.
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        monitor.warn(f"--compile: torch cannot compile on this machine ({reason}); continuing without it")
+        monitor.warn(f"--compile: torch cannot compile on this machine ({reason(error)}); continuing without it")
         return
     # A ViT block needs one graph for each token grid and batch size of a step. Above torch's default limit of 8,
     # torch would run everything uncompiled.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from data.errors import SettingsError
+from data.errors import SettingsError, reason
 
 
 class Normalisation(NamedTuple):
@@ -68,9 +68,8 @@ def normalisation_of(name: str, downloaded: Download | None = None) -> Normalisa
 
 def no_download(name: str, download: Download, error: Exception) -> str:
     """Error text for a failed download: how to provide the weights."""
-    reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
     return (
-        f"the weights of --encoder {name!r} could not be downloaded ({reason}): download model.safetensors "
+        f"the weights of --encoder {name!r} could not be downloaded ({reason(error)}): download model.safetensors "
         f"of {download.repository!r} on the Hugging Face hub on a machine with network, and give it with "
         "--weights FILE; or train from scratch: --weights none"
     )

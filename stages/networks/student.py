@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from data.dataset import list_names
-from data.errors import ArtifactError, SettingsError
+from data.errors import ArtifactError, SettingsError, reason
 from stages.config import TrainSeg
 from stages.networks.encoder_weights import (
     IMAGENET,
@@ -112,9 +112,9 @@ def load_student(folder: StageFolder) -> Student:
         student = Student(_network(spec), long_side=spec.long_side)
         student.load_state_dict(load_weights(path))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise ArtifactError(
-            f"{path} does not fit {folder.path / 'config.json'} ({reason}): run 'toco train-seg --overwrite' again"
+            f"{path} does not fit {folder.path / 'config.json'} ({reason(error)}): "
+            "run 'toco train-seg --overwrite' again"
         ) from error
     return student.eval()
 
@@ -228,8 +228,7 @@ def _no_network(spec: StudentSpec, side: int, error: Exception) -> str:
             + (f"timm has no {name!r}" if from_timm else "'tu-NAME' takes timm's NAME")
             + (f"; similar names: {list_names(close)}" if close else "")
         )
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"--arch {spec.arch} with --encoder {spec.encoder} at --image-size {side} does not work ({reason}): "
+        f"--arch {spec.arch} with --encoder {spec.encoder} at --image-size {side} does not work ({reason(error)}): "
         "choose others"
     )

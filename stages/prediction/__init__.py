@@ -1,1 +1,1 @@
-"""The inputs and the output folder of 'toco predict'."""
+"""The inputs and the output folder of `toco predict`."""

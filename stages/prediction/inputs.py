@@ -1,11 +1,12 @@
-"""Which images `toco predict` is given: files, folders and patterns, each image under a name of its own."""
+"""The images that `toco predict` is given as files, folders and patterns. Each image gets a unique name."""
 
 import glob
 from collections.abc import Iterator, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.images import IMAGE_SUFFIXES, find_images, image_id
 from stages.prediction.output_folder import SUFFIXES
 from stages.runtime.monitor import Monitor
@@ -14,20 +15,20 @@ KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
 def find_inputs(paths: Sequence[Path], out: Path, monitor: Monitor) -> list[Sample]:
-    """List the images to predict; their ids are the names to write under, and unique.
+    """List the images to predict. Their ids are unique; the results of an image are written under its id.
 
-    What lies below `out` is left out: it may be in a folder of images, and hold an earlier run's.
+    Results that an earlier prediction wrote to `out` are not inputs, even if `out` is inside a given folder.
 
     Args:
-        paths: Files; folders, which are searched to the bottom; and patterns as for `glob`, with ** for any folders.
-            What exists is no pattern, whatever its name.
-        out: Folder that the results go to.
-        monitor: Told of images that get another name than their own.
+        paths: Files, folders (searched recursively), and patterns of `glob`, where ** stands for any folders. A path
+            that exists is never read as a pattern.
+        out: Folder for the results.
+        monitor: Receives a note for each image that is renamed because its name is taken.
 
     Raises:
-        DataError: A path does not exist, or a folder or pattern holds no images.
+        DataError: A path does not exist, a folder or pattern holds no images, or no path was given.
     """
-    names: set[str] = set()  # in one case: some file systems do not tell case apart
+    names: set[str] = set()  # in lower case, because some file systems ignore case
     seen: set[Path] = set()
     samples = []
     for name, path in _named_files(paths, [(out / kind).resolve() for kind in SUFFIXES]):
@@ -40,7 +41,7 @@ def find_inputs(paths: Sequence[Path], out: Path, monitor: Monitor) -> list[Samp
                 break
             unique = f"{name}-{number}"
         if unique != name:
-            monitor.note(f"{path} is written as {unique!r}: another image is named {name!r}")
+            monitor.note(f"{path} is written as {unique!r}, because another image is named {name!r}")
         names.add(unique.casefold())
         samples.append(Sample(id=unique, image=path, classes=(), mask=None))
     if not samples:
@@ -49,30 +50,29 @@ def find_inputs(paths: Sequence[Path], out: Path, monitor: Monitor) -> list[Samp
 
 
 def _named_files(paths: Sequence[Path], results: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Pairs of the path that names an image, without extension, and its file."""
+    """Yield the name of each image, a path without extension, and its file; skip files below `results`."""
     for given in paths:
         if given.is_file():
             yield image_id(given.name), given
             continue
         if given.is_dir():
-            found, nothing = find_images(given), f"{given} holds no images ({KINDS})"
+            found, nothing = find_images(given), f"{given} holds no images ({KINDS}): check the path"
         elif glob.has_magic(str(given)):
             found, nothing = _matches(given), f"the pattern {str(given)!r} matches no images ({KINDS}): check it"
         else:
             raise DataError(f"there is no file or folder {given}: check the path")
-        inputs = {
-            name: path
+        inputs = [
+            (image_id(name), path)
             for name, path in found.items()
             if not any(path.resolve().is_relative_to(folder) for folder in results)
-        }
+        ]
         if not inputs:
             raise DataError(nothing)
-        for name, path in inputs.items():
-            yield image_id(name), path
+        yield from inputs
 
 
 def _matches(pattern: Path) -> dict[str, Path]:
-    """The image files that a pattern matches, by their path below the folders before its first * (or ? or [)."""
+    """Find the images that match a pattern, by their path below the folder before its first *, ? or [."""
     folder = Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     paths = (Path(match) for match in sorted(glob.glob(str(pattern), recursive=True)))
     return {

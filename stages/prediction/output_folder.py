@@ -1,10 +1,10 @@
-"""The folder that `toco predict` writes: an image's files, and the record of what they were made with.
+"""The folder that `toco predict` writes: the results of each image, and a record of how they were made.
 
-DIR/predict.json         the network's digest, the settings, the classes' names, and the images they were used for
-DIR/masks/NAME.png       palette PNGs whose pixels are class numbers, 0 background
-DIR/overlays/NAME.png    the image with its mask's colours laid over it
-DIR/numpy/NAME.npy       uint8 (h, w): class numbers
-DIR/probabilities/NAME.npy    float16 (classes, h, w): the background's first
+DIR/predict.json              the digest of the network's weights, the settings, the class names, and the images
+DIR/masks/NAME.png            palette PNG: 0 background, 1..C classes
+DIR/overlays/NAME.png         the image with the colours of its mask; a legend below names the classes in the mask
+DIR/numpy/NAME.npy            uint8 (h, w): 0 background, 1..C classes
+DIR/probabilities/NAME.npy    float16 (C + 1, h, w): probabilities, background first
 """
 
 import json
@@ -29,9 +29,14 @@ from stages.networks.segmenter import Segmentation
 from stages.run_folder.artifacts import StageFolder, as_plain, check_same_settings, file_digest
 from stages.run_folder.saving import write_json
 
-SUFFIXES = {"masks": ".png", "overlays": ".png", "numpy": ".npy", "probabilities": ".npy"}  # by kind, and folder
+SUFFIXES = {
+    "masks": ".png",
+    "overlays": ".png",
+    "numpy": ".npy",
+    "probabilities": ".npy",
+}  # kind, which is also the folder -> extension
 RECORD = "predict.json"
-# Settings that may differ when predicting goes on. Which network `source` means is told by its digest.
+# Settings that may differ on --resume. The network itself is compared by the digest of its weights, not by `source`.
 PREDICT_MAY_CHANGE = (
     "source",
     "outputs",
@@ -48,12 +53,12 @@ Record = Mapping[str, Any]
 
 
 def files_of(out: Path, sample: Sample, kinds: Sequence[str] = tuple(SUFFIXES)) -> dict[str, Path]:
-    """Where an image's results are written, by kind."""
+    """List the files for the results of one image, by kind."""
     return {kind: out / kind / f"{sample.id}{SUFFIXES[kind]}" for kind in kinds}
 
 
 def new_record(samples: Sequence[Sample], config: Predict, folder: StageFolder) -> Record:
-    """Write down what images are to be segmented with."""
+    """Make the record of a prediction: the network, the settings and the images."""
     record: Record = as_plain(
         {
             "toco": version("toco"),
@@ -68,10 +73,10 @@ def new_record(samples: Sequence[Sample], config: Predict, folder: StageFolder) 
 
 
 def read_record(out: Path) -> Record | None:
-    """Read the record of a folder; None if it has none.
+    """Read the record of an output folder; None if the folder has no record.
 
     Raises:
-        ArtifactError: It is damaged.
+        ArtifactError: The record is damaged.
     """
     path = out / RECORD
     if not path.is_file():
@@ -79,7 +84,7 @@ def read_record(out: Path) -> Record | None:
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
         if not all(isinstance(record[name], dict) for name in ("settings", "images")):
-            raise TypeError("'settings' and 'images' are no objects")
+            raise TypeError("'settings' and 'images' must be objects")
         str(record["weights"])
         return {**record, "settings": {**as_plain(asdict(Predict())), **upgraded(Predict, record["settings"])}}
     except (ValueError, KeyError, TypeError) as error:
@@ -89,87 +94,110 @@ def read_record(out: Path) -> Record | None:
 def finished_images(
     out: Path, samples: Sequence[Sample], kinds: Sequence[str], record: Record, earlier: Record | None, *, resume: bool
 ) -> set[str]:
-    """Tell which images need nothing more, and refuse to replace files.
+    """Find the images whose results are complete, and refuse to replace any other result.
 
     Args:
-        out: Folder of the results.
-        samples: The images.
-        kinds: What is to be written.
-        record: Of what is asked for now.
-        earlier: Of what the folder was begun with, if it was.
-        resume: Go on with it: files that were made from the same image, with the same, are kept.
+        out: Folder for the results.
+        samples: The images to predict.
+        kinds: The kinds of results to write.
+        record: Record of this prediction.
+        earlier: Record of the earlier prediction in `out`, if there is one.
+        resume: Keep the results of the earlier prediction that were made from the same image files.
 
     Returns:
-        Ids of images all of whose files are there.
+        Ids of the images whose results all exist.
 
     Raises:
-        ArtifactError: To go on, other settings or another network are given than before.
-        SettingsError: Files exist that are not to go on with.
+        ArtifactError: The earlier prediction had other settings or another network, so it cannot be resumed.
+        SettingsError: A result exists that would be replaced.
     """
-    made: Mapping[str, str] = {}
+    made: Mapping[str, str] = {}  # image id -> image file
     if resume and earlier is not None:
         check_same_settings(earlier, record["settings"], out, PREDICT_MAY_CHANGE)
         if earlier["weights"] != record["weights"]:
             raise ArtifactError(
-                f"{out} was begun with another network than {record['network']} is now: use --overwrite to start "
-                "again, or another folder"
+                f"{out} was started with another network than the present {record['network']}: "
+                "use --overwrite to start again, or another folder"
             )
         made = earlier["images"]
-    strangers = [
+    conflicts = [
         file
         for sample in samples
         if made.get(sample.id) != record["images"][sample.id]
         for file in files_of(out, sample).values()
         if file.exists()
     ]
-    if strangers:
-        more = f" (and {len(strangers) - 1} more)" if len(strangers) > 1 else ""
-        how = ", and was made from another image" if resume else ""
-        go_on = "" if resume else "--resume to go on, "
-        raise SettingsError(
-            f"{strangers[0]} exists{how}{more}: use {go_on}--overwrite to replace it, or another folder"
-        )
-    return {
-        sample.id for sample in samples if made and all(file.exists() for file in files_of(out, sample, kinds).values())
-    }
+    if conflicts:
+        more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+        if resume:
+            problem, options = f"exists, and was made from another image{more}", "--overwrite to replace it"
+        else:
+            problem, options = f"exists{more}", "--resume to continue, --overwrite to replace it"
+        raise SettingsError(f"{conflicts[0]} {problem}: use {options}, or another folder")
+    if not made:
+        return set()
+    return {sample.id for sample in samples if all(file.exists() for file in files_of(out, sample, kinds).values())}
 
 
 def begin(out: Path, samples: Sequence[Sample], record: Record, earlier: Record | None, *, overwrite: bool) -> None:
-    """Write the record; with `overwrite`, first delete what the images have, so that going on does not keep it."""
-    for file in (file for sample in samples if overwrite for file in files_of(out, sample).values()):
-        file.unlink(missing_ok=True)
-    for partial in (path for kind in SUFFIXES for path in (out / kind).rglob(".*.partial")):
-        partial.unlink()  # of a run that was killed while it wrote
-    before: Mapping[str, str] = earlier["images"] if earlier is not None and _made_alike(record, earlier) else {}
-    write_json(out / RECORD, {**record, "images": {**before, **record["images"]}})
+    """Prepare the output folder: delete leftovers, and write the record.
+
+    Args:
+        out: Folder for the results.
+        samples: The images to predict.
+        record: Record of this prediction.
+        earlier: Record of the earlier prediction in `out`. Its images are kept in the new record if it had the same
+            network and settings.
+        overwrite: Delete all results of `samples` first, so that a later --resume does not keep old ones.
+    """
+    if overwrite:
+        for sample in samples:
+            for file in files_of(out, sample).values():
+                file.unlink(missing_ok=True)
+    for kind in SUFFIXES:
+        for partial in (out / kind).rglob(".*.partial"):  # left by a prediction that was killed
+            partial.unlink()
+    kept: Mapping[str, str] = {}
+    if earlier is not None and _same_network_and_settings(record, earlier):
+        kept = earlier["images"]
+    write_json(out / RECORD, {**record, "images": {**kept, **record["images"]}})
 
 
-def _made_alike(record: Record, earlier: Record) -> bool:
-    settings = [
-        {key: value for key, value in one["settings"].items() if key not in PREDICT_MAY_CHANGE}
-        for one in (record, earlier)
-    ]
-    return record["weights"] == earlier["weights"] and settings[0] == settings[1]
+def _same_network_and_settings(first: Record, second: Record) -> bool:
+    return first["weights"] == second["weights"] and _fixed_settings(first) == _fixed_settings(second)
 
 
-def write_results(files: Mapping[str, Path], picture: Image.Image, result: Segmentation) -> None:
-    """Write an image's results, each whole or not at all."""
+def _fixed_settings(record: Record) -> dict[str, Any]:
+    return {name: value for name, value in record["settings"].items() if name not in PREDICT_MAY_CHANGE}
+
+
+def write_results(
+    files: Mapping[str, Path], picture: Image.Image, result: Segmentation, class_names: Sequence[str]
+) -> None:
+    """Write the results of an image, each with an atomic write.
+
+    Args:
+        files: The file for each kind of result.
+        picture: The image, RGB.
+        result: Its labels, and its probabilities if they are written.
+        class_names: Names of the classes 1..C for the legend of the overlay.
+    """
     mask = result.label.numpy()
     for kind, file in files.items():
         with atomic_write(file) as temporary:
             if kind == "masks":
                 palette_image(mask).save(temporary, format="PNG")
             elif kind == "overlays":
-                overlay(picture, mask).save(temporary, format="PNG")
+                overlay(picture, mask, legend=class_names).save(temporary, format="PNG")
             elif kind == "numpy":
                 with temporary.open("wb") as opened:
                     np.save(opened, mask)
-            elif result.probabilities is not None:  # never in windows: the settings refuse it
+            elif result.probabilities is not None:  # None only with --window, which excludes probabilities
                 _save_probabilities(temporary, result.probabilities, mask.shape)
 
 
 def _save_probabilities(path: Path, probabilities: Float[Tensor, "classes _h _w"], size: tuple[int, ...]) -> None:
-    """Save probabilities at the image's size (h, w), class by class: all together may not fit into memory."""
+    """Resize probabilities to (h, w) and save them, class by class, because all together may not fit into memory."""
     shape = (len(probabilities), *size)
     with path.open("wb") as opened:
         np.lib.format.write_array_header_1_0(opened, {"descr": "<f2", "fortran_order": False, "shape": shape})

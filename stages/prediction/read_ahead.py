@@ -1,4 +1,4 @@
-"""Images in batches of one size, read in the background while the network is busy."""
+"""Batches of images of equal size, read in the background while the network computes."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,30 +7,32 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.images import image_size, read_image
 
-PIXELS_IN_MEMORY = 2**27  # of all images that are read and not done yet: about 1 GB; a larger one comes alone
+# Limit for all images that are read and not yet predicted, about 1 GB. A larger image is read alone.
+PIXELS_IN_MEMORY = 2**27
 
 
 class ImageBatch(NamedTuple):
-    """Images that go through the network together."""
+    """Images of equal size for one forward pass."""
 
     samples: list[Sample]
-    pixels: int  # of all of them
+    pixels: int  # h * w, summed over the images
 
 
 class Loaded(NamedTuple):
-    """An image and its picture."""
+    """A sample and its pixels."""
 
     sample: Sample
     picture: Image.Image  # RGB
 
 
 def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[ImageBatch]:
-    """Put images of one size together, in the order in which batches are full; what is left over comes last.
+    """Group images of equal size. Full batches come first, in the order in which they fill up; then the others.
 
-    A batch holds up to `batch_size` images, and fewer where these are so large that half of PIXELS_IN_MEMORY is full.
+    A batch holds at most `batch_size` images, and fewer if they would exceed half of PIXELS_IN_MEMORY.
     """
     begun: dict[tuple[int, int], list[Sample]] = {}
     for sample in samples:
@@ -47,17 +49,20 @@ def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[ImageBatch]:
 def _size(sample: Sample) -> tuple[int, int]:
     try:
         return image_size(sample.image)
-    except DataError:  # which is told when the image is read
+    except DataError:  # reported later, when the image is read
         return (0, 0)
 
 
-def read_ahead(every: Iterable[ImageBatch], threads: int, bad: Callable[[DataError], None]) -> Iterator[list[Loaded]]:
-    """Read batches, some ahead of the one that is asked for, as far as memory allows.
+def read_ahead(
+    image_batches: Iterable[ImageBatch], threads: int, on_error: Callable[[DataError], None]
+) -> Iterator[list[Loaded]]:
+    """Yield loaded batches, and read the next ones in threads, as far as PIXELS_IN_MEMORY allows.
 
     Args:
-        every: The batches.
-        threads: That read.
-        bad: Told of each image that cannot be read; if it returns, the batch comes without that image.
+        image_batches: The batches, in the order in which they are yielded.
+        threads: Number of reading threads.
+        on_error: Called for each image that cannot be read. It may raise; if it returns, the image is skipped. A batch
+            without any image left is not yielded.
     """
     waiting: deque[tuple[ImageBatch, list[Future[Image.Image]]]] = deque()
 
@@ -68,12 +73,12 @@ def read_ahead(every: Iterable[ImageBatch], threads: int, bad: Callable[[DataErr
             try:
                 loaded.append(Loaded(sample, reading.result()))
             except DataError as error:
-                bad(error)
+                on_error(error)
         if loaded:
             yield loaded
 
     with ThreadPoolExecutor(threads) as pool:
-        for batch in every:
+        for batch in image_batches:
             while waiting and (
                 len(waiting) > threads or batch.pixels + sum(one.pixels for one, _ in waiting) > PIXELS_IN_MEMORY
             ):

@@ -1,1 +1,1 @@
-"""The parts of `toco report`: charts, the gallery, over-smoothing, and the page that shows them."""
+"""The parts of `toco report` (charts, gallery, over-smoothing, HTML page); `toco view` uses the gallery's pictures."""

@@ -1,4 +1,4 @@
-"""Charts of a report, as SVG: curves, a confusion matrix."""
+"""The charts of a report as SVG text: curves, and a confusion matrix."""
 
 import io
 import warnings
@@ -15,13 +15,13 @@ from torch import Tensor
 from stages.reporting.oversmoothing import Smoothness
 from stages.sweep import Sweep
 
-LINES = ("-", "--", ":", "-.")  # lines differ in more than their colour
-LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, the dark ones first
-NAMED_CLASSES = 40  # a confusion matrix of more has no room for names
+LINE_STYLES = ("-", "--", ":", "-.")  # so that lines differ not only in colour
+LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, dark ones first
+NAMED_CLASSES = 40  # a confusion matrix with more classes has no space for their names
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: smaller, and in any script
-    "svg.hashsalt": "toco",  # the same chart is the same file
-    "text.parse_math": False,  # a name with dollars in it is a name
+    "svg.fonttype": "none",  # text stays text: smaller files, and the browser has fonts for all scripts
+    "svg.hashsalt": "toco",  # the same chart always gives the same text
+    "text.parse_math": False,  # dollar signs in a name do not start a formula
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -32,17 +32,26 @@ STYLE: dict[Any, Any] = {
 
 
 def losses(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the losses of a metrics.jsonl over the iterations, each in a field of its own, since their sizes differ."""
+    """Draw the losses over the iterations, one small chart per loss because their ranges differ.
+
+    Args:
+        lines: Lines of metrics.jsonl that hold losses.
+    """
     names = [name for name in _names(lines) if name not in ("iteration", "learning_rate") and "miou" not in name]
-    return _fields(lines, names)
+    return _grid(lines, names)
 
 
 def measurements(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the mIoU measured during training over the iterations."""
+    """Draw each mIoU measured during training over the iterations.
+
+    Args:
+        lines: Lines of metrics.jsonl that hold an mIoU, 0 to 1.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.subplots()
-        for number, name in enumerate(name for name in _names(lines) if "miou" in name):
+        names = [name for name in _names(lines) if "miou" in name]
+        for number, name in enumerate(names):
             _line(axes, *_series(lines, name, factor=100.0), number, _words(name.removesuffix("_miou")), marker="o")
         axes.set(xlabel="iteration", ylabel="mIoU in %")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -50,7 +59,7 @@ def measurements(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def threshold_curve(curve: Sweep) -> str:
-    """Draw the mIoU of the CAM's masks over the background score."""
+    """Draw the mIoU of the CAM masks over the background threshold, and mark the threshold of the labels."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.subplots()
@@ -60,18 +69,20 @@ def threshold_curve(curve: Sweep) -> str:
             f" used: {curve.used:g}", (curve.used, 0), xycoords=("data", "axes fraction"), va="bottom",
             color=LINE_COLOURS[1],
         )  # fmt: skip
-        axes.set(xlabel="background score", ylabel="mIoU in %")
+        axes.set(xlabel="background threshold", ylabel="mIoU in %")
         return _svg(figure)
 
 
 def confusion_matrix(counts: Tensor, class_names: Sequence[str]) -> str:
-    """Draw what pixels of each true class are taken for: shares of each row.
+    """Draw a confusion matrix in percent of each row's pixels.
 
     Args:
-        counts: int64 (classes, classes + 1), by truth and prediction; the last column is 'ignored'.
-        class_names: Background first.
+        counts: int64 (classes, classes + 1): pixels by ground truth (row) and prediction (column); the last column
+            counts the pixels predicted as ignored (255).
+        class_names: Names of the rows, background first.
     """
-    used = list(range(counts.shape[1] if counts[:, -1].any() else counts.shape[1] - 1))
+    columns = counts.shape[1] if counts[:, -1].any() else counts.shape[1] - 1  # no empty column for ignored pixels
+    used = list(range(columns))
     shares = counts.double() / counts.sum(dim=1, keepdim=True).clamp_min(1)
     side = float(np.clip(0.36 * len(class_names) + 1.5, 3.5, 14))
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
@@ -82,36 +93,36 @@ def confusion_matrix(counts: Tensor, class_names: Sequence[str]) -> str:
             names = [*class_names, "(ignored)"]
             axes.set_xticks(used, [names[index] for index in used], rotation=90)
             axes.set_yticks(range(len(class_names)), class_names)
-        axes.set(xlabel="taken for", ylabel="true class")
-        figure.colorbar(image, ax=axes, label="% of the true class's pixels", shrink=0.7)
+        axes.set(xlabel="predicted class", ylabel="ground-truth class")
+        figure.colorbar(image, ax=axes, label="% of the ground-truth class", shrink=0.7)
         return _svg(figure)
 
 
 def smoothness(curves: Sequence[Smoothness]) -> str:
-    """Draw the mean absolute cosine similarity between patch tokens over the blocks, one line a network."""
+    """Draw the mean absolute cosine similarity between patch tokens over the blocks, one line per network."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.subplots()
         for number, curve in enumerate(curves):
             _line(axes, range(1, len(curve.values) + 1), curve.values, number, curve.name, marker="o")
-        blocks = max(len(curve.values) for curve in curves) - 1
+        blocks = max(len(curve.values) for curve in curves) - 1  # the last value belongs to the final LayerNorm
         axes.set_xticks(range(1, blocks + 2), [*map(str, range(1, blocks + 1)), "norm"])
         axes.set(xlabel="block", ylabel="mean |cosine|", ylim=(0, 1.02))
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         return _svg(figure)
 
 
-def _fields(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+def _grid(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Draw one small chart per name, in rows of three."""
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * columns, 2.1 * rows), layout="constrained")
-        for number, (name, axes) in enumerate(
-            zip(names, figure.subplots(rows, columns, squeeze=False).flat, strict=False)
-        ):
+        figure.subplots(rows, columns, squeeze=False)
+        for number, (name, axes) in enumerate(zip(names, figure.axes, strict=False)):
             _line(axes, *_series(lines, name), 0, None, marker=".")
             axes.set_title(_words(name), fontsize=10)
-            if number + columns >= len(names):
+            if number + columns >= len(names):  # the lowest chart of its column
                 axes.set_xlabel("iteration")
         for axes in figure.axes[len(names) :]:
             axes.set_visible(False)
@@ -119,17 +130,19 @@ def _fields(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
 
 
 def _names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List the keys of all lines once, in the order of their first appearance."""
     return list(dict.fromkeys(name for line in lines for name in line))
 
 
 def _series(lines: Sequence[Mapping[str, Any]], name: str, factor: float = 1.0) -> tuple[list[int], list[float]]:
+    """Return the iterations and the values of one key, without lines that lack it."""
     pairs = [(line["iteration"], factor * line[name]) for line in lines if line.get(name) is not None]
     return [iteration for iteration, _ in pairs], [value for _, value in pairs]
 
 
-def _line(axes: Axes, across: Any, up: Any, number: int, label: str | None, marker: str = "") -> None:
-    colour, style = LINE_COLOURS[number % len(LINE_COLOURS)], LINES[number % len(LINES)]
-    axes.plot(across, up, label=label, color=colour, linestyle=style, marker=marker, markersize=3)
+def _line(axes: Axes, x: Any, y: Any, number: int, label: str | None, marker: str = "") -> None:
+    colour, style = LINE_COLOURS[number % len(LINE_COLOURS)], LINE_STYLES[number % len(LINE_STYLES)]
+    axes.plot(x, y, label=label, color=colour, linestyle=style, marker=marker, markersize=3)
 
 
 def _words(name: str) -> str:
@@ -138,14 +151,14 @@ def _words(name: str) -> str:
 
 def _svg(figure: Figure) -> str:
     stream = io.StringIO()
-    with missing_glyphs_allowed():  # the browser has them
+    with missing_glyphs_allowed():  # the browser has fonts with these letters
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
 
 
 @contextmanager
 def missing_glyphs_allowed() -> Iterator[None]:
-    """Keep quiet about letters that matplotlib's own font lacks."""
+    """Suppress matplotlib's warnings about letters that its font lacks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield

@@ -1,4 +1,4 @@
-"""The gallery of a report: which images it shows, and what the page needs of each."""
+"""The gallery of a report: the choice of images, and the pictures of each image."""
 
 import base64
 import io
@@ -13,41 +13,46 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.dataset import Sample
+from data.palette import class_colours
 from data.readers import read_mask
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
-from stages.reporting.pictures import class_colours, coloured, heat
+from stages.reporting.pictures import coloured, heat
 from stages.reporting.products import Products, RunProducts, best_score
 from stages.run_folder.run_data import skipping
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 
-PICTURE_SIDE = 200  # pixels of the longer side, in the page
-SLIDER_SIDE = 128  # of what the slider works on
-EACH_CLASS = 3  # images shown of a class at least, as far as there are any
+PICTURE_SIDE = 200  # pixels; longer side of a picture on the page
+SLIDER_SIDE = 128  # pixels; longer side of the masks that follow the slider
+EACH_CLASS = 3  # at least this many images of each class, if there are any
 
 CAM_NAMES = {"cam": "CAM", "aux": "auxiliary CAM"}  # by --source
 Rank = Literal["best", "median", "worst"]
 
 
 class Ranked(NamedTuple):
-    """An image to be shown, and why."""
+    """An image and how good its pseudo mask is."""
 
     sample: Sample
-    score: float  # mIoU of its pseudo mask: against the true mask, or else against the mask of its CAM alone
+    score: float  # 0..1: mIoU of its pseudo mask against the ground truth, or else against the mask of the CAM alone
     rank: Rank
 
 
 def rank(samples: Sequence[Sample], products: RunProducts, monitor: Monitor, *, skip_bad: bool) -> list[Ranked]:
-    """Order images by how good their pseudo masks are, best first, and say of each which third it is in.
+    """Sort images by the quality of their pseudo masks, best first, and divide them into three ranks of equal size.
 
-    Where there are no true masks, a good mask is one that the CAM alone would have given nearly as well.
+    The quality is the mIoU against the ground truth. For an image without ground truth, it is the mIoU against the mask
+    of the CAM alone, so a mask that the refinement hardly changed counts as good.
 
     Args:
         samples: Images with a pseudo mask.
-        products: Their run.
-        monitor: Told of progress.
-        skip_bad: Leave out those whose true mask is bad.
+        products: Products of the run; its labels must be finished.
+        monitor: Receives the progress and warnings.
+        skip_bad: Skip images whose ground-truth mask cannot be used.
+
+    Raises:
+        DataError: A ground-truth mask cannot be used, and `skip_bad` is false.
     """
     assert products.masks is not None
     assert products.labels_folder is not None
@@ -65,15 +70,18 @@ def rank(samples: Sequence[Sample], products: RunProducts, monitor: Monitor, *, 
 
 
 def choose(ranked: Sequence[Ranked], count: int, num_classes: int) -> list[Ranked]:
-    """Choose the best, the median and the worst third of `count` images, then those that a class still lacks.
+    """Choose the images of the gallery.
+
+    One third of `count` images are the best, one third are in the middle, one third are the worst. Then images are
+    added until each class is shown in EACH_CLASS images, if it has this many.
 
     Args:
-        ranked: Best first.
-        count: How many in all, without those for the classes.
-        num_classes: Foreground classes.
+        ranked: All images, best first.
+        count: Number of images, without those added for the classes.
+        num_classes: Number of foreground classes.
 
     Returns:
-        Best first.
+        The chosen images, best first.
     """
     third, total = -(-count // 3), len(ranked)
     middle = max(0, (total - third) // 2)
@@ -84,7 +92,7 @@ def choose(ranked: Sequence[Ranked], count: int, num_classes: int) -> list[Ranke
     }
     for number in range(1, num_classes + 1):
         having = [place for place, one in enumerate(ranked) if number in one.sample.classes]
-        # The best, the worst, the one in the middle: as long as too few are chosen.
+        # Add the best, the worst and the middle one, until there are enough.
         for index in (0, len(having) - 1, len(having) // 2):
             if having and sum(place in places for place in having) < EACH_CLASS:
                 places.add(having[index])
@@ -105,7 +113,10 @@ def _reference(sample: Sample, mask: NDArray[np.uint8], cams: LabelFile, product
 
 
 def _likeness(mask: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    """Mean IoU of one image over the labels that either has; ignored pixels of the mask count as wrong."""
+    """Return the IoU, averaged over the labels in either of two masks (h, w); background is a label, too.
+
+    Pixels that are 255 in `reference` are left out. Other pixels that are 255 in `mask` count as wrong.
+    """
     confusion = Confusion(int(max(mask[mask < 255].max(initial=0), reference[reference < 255].max(initial=0))) + 1)
     confusion.add(torch.from_numpy(mask), torch.from_numpy(reference))
     counts = confusion.counts.double()
@@ -116,18 +127,24 @@ def _likeness(mask: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One image of the gallery, as the page takes it; pictures are data URLs."""
+    """One image of the gallery, as the page shows it. Pictures are data URLs."""
 
     name: str
     classes: tuple[int, ...]
     rank: Rank
-    score: float
-    pictures: Mapping[str, str]  # heading -> picture; the moving mask's place is between the CAMs and the rest
-    slider: Mapping[str, Any]  # width, height, scores and labels (base64 of bytes), for the moving mask
+    score: float  # as in Ranked
+    pictures: Mapping[str, str]  # title -> picture; the page puts the slider's mask after the third, the CAMs
+    slider: Mapping[
+        str, Any
+    ]  # for the slider's mask: width, height, scores and labels (base64 of bytes), see `_slider`
 
 
 def entries(chosen: Sequence[Ranked], products: RunProducts, monitor: Monitor, *, skip_bad: bool) -> Iterator[Entry]:
-    """Run the networks on the chosen images."""
+    """Run the networks on the chosen images, and yield their entries.
+
+    Raises:
+        DataError: An image or its ground-truth mask cannot be used, and `skip_bad` is false.
+    """
     colours = class_colours(len(products.dataset.class_names))
     monitor.start("making the gallery", len(chosen))
     for one in chosen:
@@ -146,28 +163,34 @@ def entries(chosen: Sequence[Ranked], products: RunProducts, monitor: Monitor, *
 
 
 def pseudo_mask_title(products: RunProducts) -> str:
-    """How the stored masks were refined, in a heading."""
+    """Return a title that says how the pseudo masks were refined."""
     settings = products.label_settings
-    refined = [] if settings is None else ["PAR"] * settings.uses_par + ["CRF"] * settings.uses_crf
-    return f"pseudo mask ({' and '.join(refined) if refined else 'not refined'})"
+    steps = []
+    if settings is not None and settings.uses_par:
+        steps.append("PAR")
+    if settings is not None and settings.uses_crf:
+        steps.append("CRF")
+    return f"pseudo mask ({' and '.join(steps) or 'not refined'})"
 
 
 def panels(
     made: Products, products: RunProducts, colours: NDArray[np.uint8], background: float | None = None
 ) -> dict[str, Image.Image]:
-    """Pictures of all that there is of an image, by their headings.
+    """Draw all products of an image, by title.
 
     Args:
-        made: What the run makes of it.
-        products: The run.
-        colours: Of the classes 1..C, shape (C, 3).
-        background: Also show the mask of the CAM alone at this score.
+        made: Products of the image.
+        products: Products of the run.
+        colours: Colours of the classes 1..C, shape (C, 3).
+        background: Background threshold for an additional panel with the mask of the CAM alone; None for no such panel.
     """
-    masks = {
-        **({} if background is None else {f"{CAM_NAMES[made.source]} above {background:g}": made.at(background)}),
+    masks: dict[str, NDArray[np.uint8] | None] = {}
+    if background is not None:
+        masks[f"{CAM_NAMES[made.source]} above {background:g}"] = made.at(background)
+    masks |= {
         pseudo_mask_title(products): made.pseudo_mask,
         "student": made.student,
-        "true mask": made.truth,
+        "ground truth": made.truth,
     }
     return {
         "image": made.image,
@@ -183,37 +206,36 @@ def _pictures(made: Products, products: RunProducts, colours: NDArray[np.uint8])
 
 
 def _reduced(made: Products, side: int) -> Products:
-    """All of it with a longer side of at most `side` pixels."""
+    """Resize all products so that the longer side has at most `side` pixels."""
     factor = min(1.0, side / max(made.image.size))
     width, height = (max(1, round(length * factor)) for length in made.image.size)
 
-    def mask(of: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
-        resized = None if of is None else Image.fromarray(of).resize((width, height), Image.Resampling.NEAREST)
-        return None if resized is None else np.asarray(resized)
+    def resized_mask(mask: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+        if mask is None:
+            return None
+        return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
-    def maps(of: torch.Tensor) -> torch.Tensor:
-        return (
-            F.interpolate(of[None], size=(height, width), mode="bilinear")[0]
-            if len(of)
-            else of.new_zeros(0, height, width)
-        )
+    def resized_maps(maps: torch.Tensor) -> torch.Tensor:
+        if not len(maps):  # `interpolate` refuses an image without classes
+            return maps.new_zeros(0, height, width)
+        return F.interpolate(maps[None], size=(height, width), mode="bilinear")[0]
 
     return Products(
         image=made.image.resize((width, height), Image.Resampling.LANCZOS),
         classes=made.classes,
-        cam=maps(made.cam),
-        auxiliary_cam=maps(made.auxiliary_cam),
+        cam=resized_maps(made.cam),
+        auxiliary_cam=resized_maps(made.auxiliary_cam),
         source=made.source,
-        pseudo_mask=mask(made.pseudo_mask),
-        student=mask(made.student),
-        truth=mask(made.truth),
+        pseudo_mask=resized_mask(made.pseudo_mask),
+        student=resized_mask(made.student),
+        truth=resized_mask(made.truth),
     )
 
 
 def _slider(made: Products) -> dict[str, Any]:
-    """Each pixel's best class and its score in percent: all that a moving threshold needs to know.
+    """Return each pixel's best class and its score in percent, from which the page draws the mask at any threshold.
 
-    Scores are rounded up, so that those above a whole percent stay above it.
+    Scores are rounded up, so that a score above a whole percent stays above it.
     """
     small = _reduced(made, SLIDER_SIDE)
     scores = (100 * best_score(small.scores)).ceil().byte().numpy()

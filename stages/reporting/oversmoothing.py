@@ -1,4 +1,4 @@
-"""How much alike a run's network makes its patch tokens, beside the network that it started from and others."""
+"""Over-smoothing: how similar the patch tokens of a run's network are, compared with other networks."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +10,8 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from data.dataset import DataError, Sample
-from data.errors import ArtifactError
+from data.dataset import Sample
+from data.errors import ArtifactError, DataError
 from stages.config import TrainCam
 from stages.networks.cam_model import load_cam_model, new_cam_model
 from stages.networks.inference import load_image
@@ -24,7 +24,7 @@ class Smoothness(NamedTuple):
     """One network's curve."""
 
     name: str
-    values: tuple[float, ...]  # mean |cosine| after each block, and after the final LayerNorm, 0..1
+    values: tuple[float, ...]  # 0..1: mean |cosine similarity| after each block, and after the final LayerNorm
 
 
 def smoothness_curves(
@@ -39,14 +39,14 @@ def smoothness_curves(
 
     Args:
         cam: RUN/cam of the run.
-        trained: Its network.
+        trained: Network of the run.
         others: Other run folders.
-        samples: Images to measure on.
-        fabric: Where.
-        monitor: Told of progress, and of what is left out.
+        samples: Images to measure on. Images that cannot be read are skipped.
+        fabric: Device and precision.
+        monitor: Receives the progress, and a warning if the network before training is not available.
 
     Raises:
-        ArtifactError: Another run has no finished `toco train-cam`.
+        ArtifactError: `toco train-cam` did not finish in another run.
     """
     folders = [open_stage(Path(other), "cam") for other in others]
     curves = []
@@ -61,11 +61,11 @@ def smoothness_curves(
 def _networks(
     cam: StageFolder, trained: ToCo, others: Sequence[StageFolder], monitor: Monitor
 ) -> Iterator[tuple[str, ToCo, int]]:
-    """Name, network and the side of its images; one at a time, so that memory holds one."""
+    """Yield the name, the network and the side of its input; one at a time, to save memory."""
     start = _starting_network(cam, monitor)
     if start is not None:
-        scratch = cam.settings["weights"] == "none"
-        yield "before training (from scratch)" if scratch else "pretrained", start, cam.settings["image_size"]
+        from_scratch = cam.settings["weights"] == "none"
+        yield "before training (from scratch)" if from_scratch else "pretrained", start, cam.settings["image_size"]
         del start
     yield _name(cam, "after training"), trained, cam.settings["image_size"]
     for other in others:
@@ -73,12 +73,12 @@ def _networks(
 
 
 def _name(folder: StageFolder, name: str) -> str:
-    return name + " (PTC off)" * (not folder.settings["ptc_weight"])
+    return name if folder.settings["ptc_weight"] else f"{name} (PTC off)"
 
 
 def _starting_network(cam: StageFolder, monitor: Monitor) -> ToCo | None:
     config = cam.typed_settings(TrainCam)
-    torch.manual_seed(config.seed)  # as in training: what is from scratch is the same
+    torch.manual_seed(config.seed)  # as in training, so that random weights are the same
     try:
         return new_cam_model(config, len(cam.class_names))[0].eval()
     except (ValueError, ArtifactError) as error:
@@ -93,7 +93,7 @@ def _curve(model: ToCo, samples: Sequence[Sample], side: int, fabric: Fabric, mo
         monitor.advance()
         try:
             image = load_image(sample, side).squashed[None].to(fabric.device)
-        except DataError:  # the gallery tells of it
+        except DataError:  # the gallery reports it
             continue
         with fabric.autocast():
             tokens = model.backbone.block_tokens(model.backbone.normalise(image.float()))
@@ -103,14 +103,16 @@ def _curve(model: ToCo, samples: Sequence[Sample], side: int, fabric: Fabric, mo
 
 
 def mean_absolute_cosine(tokens: Float[Tensor, "b d h w"]) -> Float[Tensor, " b"]:
-    """Mean |cosine similarity| between two different patch tokens of an image: 1 where all point one way.
+    """Return the mean |cosine similarity| over all pairs of different patch tokens of an image.
+
+    It is 0..1; 1 means that all tokens point in the same or the opposite direction.
 
     Raises:
-        ValueError: There is but one token.
+        ValueError: There is only one token.
     """
     vectors = F.normalize(tokens.float().flatten(2), dim=1)  # (b, d, n)
     count = vectors.shape[-1]
     if count < 2:
-        raise ValueError("one token has no other to be compared with")
+        raise ValueError("there is only one token, and no other to compare it with")
     cosines = torch.einsum("bdn,bdm->bnm", vectors, vectors).abs()
     return (cosines.sum(dim=(1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(dim=1)) / (count * (count - 1))

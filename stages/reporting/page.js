@@ -1,16 +1,16 @@
 "use strict";
-// The gallery: a slider that moves the threshold of all masks at once, and two filters.
+// The gallery: a slider that sets the threshold of all masks at once, and two filters.
 (() => {
   const background = document.getElementById("background");
-  if (!background) return; // a report without a gallery
+  if (!background) return; // the report has no gallery
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const entries = [...document.querySelectorAll(".entry")];
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const strength = Math.round(0.65 * 255);
+  const opacity = Math.round(facts.strength * 255);
 
   const masks = entries.map((entry, index) => {
     const { width, height, scores, labels } = facts.sliders[index];
-    const layer = document.createElement("canvas"); // the mask alone, at its own size
+    const layer = document.createElement("canvas"); // the mask without the photograph, at the size of its scores
     layer.width = width;
     layer.height = height;
     return {
@@ -30,7 +30,7 @@
       const label = mask.labels[place];
       if (!label || mask.scores[place] <= threshold) continue;
       const colour = facts.colours[label - 1];
-      pixels.data.set([colour[0], colour[1], colour[2], strength], 4 * place);
+      pixels.data.set([colour[0], colour[1], colour[2], opacity], 4 * place);
     }
     context.putImageData(pixels, 0, 0);
     canvas.width = photograph.naturalWidth;
@@ -76,6 +76,6 @@
   });
   for (const name of ["class-filter", "rank-filter"]) document.getElementById(name).addEventListener("change", filter);
   filter();
-  // Pictures in the page itself are there at once, but need not be decoded yet.
+  // The photographs are data URLs: they are loaded, but perhaps not decoded yet.
   Promise.all(masks.map((mask) => mask.photograph.decode())).then(move);
 })();

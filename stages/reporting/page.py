@@ -1,7 +1,8 @@
-"""The page of a report: one HTML file with all that it needs."""
+"""The HTML page of a report: one file that needs no other file and no network."""
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,20 +12,21 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.dataset import Dataset
+from data.palette import class_colours
 from stages.evaluate import UNLABELLED, Evaluation
 from stages.option import flag
 from stages.reporting.gallery import Entry
-from stages.reporting.pictures import class_colours
+from stages.reporting.pictures import STRENGTH
 from stages.run_folder.provenance import Session
 from stages.sweep import Sweep
 
 FOLDER = Path(__file__).parent
-RANKS_BY_TRUTH = {"best": "best", "median": "median", "worst": "worst"}
+RANKS_BY_GROUND_TRUTH = {"best": "best", "median": "median", "worst": "worst"}
 RANKS_BY_CHANGE = {"best": "changed least", "median": "changed", "worst": "changed most"}
 
 
 class Chart(NamedTuple):
-    """A chart and what it shows in words, for those who cannot see it."""
+    """A chart, and a description in words, also for people who cannot see it."""
 
     title: str
     svg: str
@@ -32,40 +34,39 @@ class Chart(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The picture as a data URL: names inside of different SVGs then do not meet."""
+        """The SVG as a data URL. Embedded directly, the ids of several SVGs would collide."""
         return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
 class StageFacts(NamedTuple):
-    """What is said of a stage."""
+    """The facts about one stage."""
 
     name: str
     seconds: float
     sessions: Sequence[Session]
-    settings: Mapping[str, Any]  # by field names; those that are None are left out
-    changed: Mapping[str, Any]  # those that differ from the defaults
+    settings: Mapping[str, Any]  # by field name, without those that are None
+    changed: Mapping[str, Any]  # the settings that differ from their defaults
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """All that the page shows; None and empty where there is nothing to show."""
+    """The content of the page. None or empty means that this part is not shown."""
 
     run: Path
     dataset: Dataset
     stages: Sequence[StageFacts]
     evaluation: Evaluation | None
-    image_counts: Sequence[int]  # training images that show each class
+    image_counts: Sequence[int]  # number of training images of each class
     entries: Sequence[Entry]
-    by_truth: bool  # whether the gallery's order is by true masks
-    mask_title: str
-    background: float
+    by_ground_truth: bool  # whether the gallery is ranked by ground-truth masks
+    background: float  # background threshold of the labels
     sweep: Sweep | None
     charts: Mapping[str, Chart]
     smoothness: Chart
 
 
 def render(page: Page) -> str:
-    """Make the HTML."""
+    """Return the HTML text."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -81,12 +82,13 @@ def render(page: Page) -> str:
         class_names=page.dataset.class_names,
         colours=["#" + colour.tobytes().hex() for colour in colours],
         rule=UNLABELLED,
-        rank_names=RANKS_BY_TRUTH if page.by_truth else RANKS_BY_CHANGE,
+        rank_names=RANKS_BY_GROUND_TRUTH if page.by_ground_truth else RANKS_BY_CHANGE,
         facts=json.dumps(
             {
                 "colours": colours.tolist(),
                 "sliders": [entry.slider for entry in page.entries],
                 "curve": page.sweep.as_dict()["curve"] if page.sweep else [],
+                "strength": STRENGTH,
             }
         ),
         style=(FOLDER / "page.css").read_text(encoding="utf-8"),
@@ -95,12 +97,19 @@ def render(page: Page) -> str:
 
 
 def _option(name: str, value: Any = None) -> str:
-    """An option, with its value as the user would give it: a list one by one, a switch alone."""
+    """Format a setting as on the command line: a list as repeated options, a switch without a value.
+
+    Args:
+        name: Name of the field.
+        value: Value of the field; None for the name alone.
+    """
     if isinstance(value, list):
         return " ".join(_option(name, item) for item in value)
     if value is False:
         return flag(f"no_{name}")
-    return flag(name) if value in (None, True) else f"{flag(name)} {value}"
+    if value is None or value is True:  # not `in (None, True)`: 1 and 1.0 are equal to True
+        return flag(name)
+    return f"{flag(name)} {value}"
 
 
 def _duration(seconds: float) -> str:
@@ -108,4 +117,4 @@ def _duration(seconds: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return "-" if share != share else f"{100 * share:.1f}"
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"

@@ -1,4 +1,4 @@
-"""All that a run makes of one image, for people to look at: used by `toco report` and `toco view`."""
+"""All products of a run for one image (CAMs, masks), to be shown by `toco report` and `toco view`."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,9 +11,8 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
-from data.dataset import Dataset, Sample
+from data.dataset import Dataset, Mask, Sample
 from data.images import read_image
-from data.palette import Mask
 from data.readers import read_mask
 from stages.config import Machine, MakeLabels, Precision, Predict
 from stages.labels.pixel_labels import at_image_size, pixel_labels, resolved, with_class_numbers
@@ -29,36 +28,36 @@ from stages.toco.model import ToCo
 
 
 class Products(NamedTuple):
-    """What a run makes of an image; what it has not made yet is None."""
+    """The products of one image; those that the run does not have yet are None."""
 
     image: Image.Image
-    classes: tuple[int, ...]  # 1-based: given, or else predicted
-    cam: Float[Tensor, "k h w"]  # on the CPU, 0..1
+    classes: tuple[int, ...]  # 1..C: from the image labels, or else predicted; of the maps below in this order
+    cam: Float[Tensor, "k h w"]  # on the CPU, 0..1, at the size of the image
     auxiliary_cam: Float[Tensor, "k h w"]
-    source: str  # the CAM that thresholds are for, that of the labels: cam or aux
-    pseudo_mask: Mask | None  # as stored; for an image that was not labelled, as it would be
+    source: str  # the CAM from which the labels were made and to which thresholds apply: cam or aux
+    pseudo_mask: Mask | None  # as stored; made now for an image that is not in the labels
     student: Mask | None
     truth: Mask | None
 
     def at(self, background: float) -> Mask:
-        """The mask of the CAM alone: background where its score is at most this."""
+        """The mask of the CAM alone: pixels whose best score is at most `background` are background."""
         mask: Mask = to_class_numbers(labels_at(self.scores, background), self.classes).byte().numpy()
         return mask
 
     @property
     def scores(self) -> Float[Tensor, "k h w"]:
-        """The CAM that thresholds are for."""
+        """The CAM to which thresholds apply."""
         return self.auxiliary_cam if self.source == "aux" else self.cam
 
 
 def best_score(cam: Float[Tensor, "k h w"]) -> Float[Tensor, "h w"]:
-    """The best class's score at each pixel; 0 for an image without classes."""
+    """The score of the best class at each pixel; 0 for an image without classes."""
     return cam.amax(dim=0) if len(cam) else cam.new_zeros(cam.shape[1:])
 
 
 @dataclass(frozen=True)
 class RunProducts:
-    """A run's networks and labels, as far as they are finished and made from one another."""
+    """The networks and labels of a run. Those that are not finished or are outdated are None."""
 
     run: Path
     dataset: Dataset
@@ -70,13 +69,13 @@ class RunProducts:
 
     @property
     def background_threshold(self) -> float:
-        """The background score of the labels, or of the training where there are none."""
+        """The background threshold of the labels, or of the training if there are no labels."""
         score = self.labels_folder.config["background_threshold"] if self.labels_folder else None
         return float(self.cam_folder.settings["background_threshold"] if score is None else score)
 
     @property
     def source(self) -> str:
-        """The CAM that the labels were made from, 'cam' or 'aux'; 'cam' where they are the decoder's, or none."""
+        """The CAM of the labels: 'cam' or 'aux'. 'cam' if there are no labels, or the decoder made them."""
         return "aux" if self.labels_folder and self.labels_folder.settings["source"] == "aux" else "cam"
 
     @cached_property
@@ -86,23 +85,27 @@ class RunProducts:
 
     @cached_property
     def label_settings(self) -> MakeLabels | None:
-        """How the pseudo masks were made."""
+        """The settings of the pseudo masks, with all thresholds filled in."""
         if self.labels_folder is None:
             return None
         asked = self.labels_folder.typed_settings(MakeLabels)
         return resolved(asked, self.cam_folder.settings, self.labels_folder.config["background_threshold"])
 
     def segmenters(self, precision: Precision) -> dict[NetworkName, Segmenter]:
-        """The run's networks as they segment images, without loading them again."""
+        """The networks of the run as segmenters. They are not loaded again."""
         config = Predict(source="decoder", device="auto", precision=precision)
-        decoder = decoder_segmenter(self.cam_folder, self.model, config, self.fabric)
-        return {"decoder": decoder, **({"student": self.student} if self.student else {})}
+        found: dict[NetworkName, Segmenter] = {
+            "decoder": decoder_segmenter(self.cam_folder, self.model, config, self.fabric)
+        }
+        if self.student:
+            found["student"] = self.student
+        return found
 
     def of(self, sample: Sample) -> Products:
         """Run the networks on an image.
 
         Raises:
-            DataError: The image or its true mask is bad.
+            DataError: The image or its ground-truth mask cannot be used.
         """
         image = read_image(sample.image)
         size, pixels = (image.height, image.width), to_tensor(image)
@@ -124,8 +127,8 @@ class RunProducts:
         )
 
     def _cams(self, image: Image.Image, sample: Sample) -> tuple[tuple[Tensor, Tensor], tuple[int, ...]]:
-        """Final and auxiliary CAM, (k, s, s) each, and the classes that they are of."""
-        made = self.labels_folder or self.cam_folder  # CAMs are those that the labels were made from
+        """Return the final and the auxiliary CAM, (k, s, s) each, and their k classes."""
+        made = self.labels_folder or self.cam_folder  # the CAMs with the settings of the labels, if there are labels
         side = made.settings["image_size"]
         square = squash(image, side)[None].to(self.fabric.device)
         with self.fabric.autocast():
@@ -141,18 +144,18 @@ class RunProducts:
         if sample.id in self.masks:
             stored: Mask = self.masks.read(sample.id)
             return stored
-        if self.label_settings.source == "decoder":  # which is asked for when labels are made, and not here
+        if self.label_settings.source == "decoder":  # masks from the decoder are made only by `toco make-labels`
             return None
         (labels,) = pixel_labels([maps.cpu()], [pixels], self.label_settings)
         return with_class_numbers(labels.mask, replace(sample, classes=classes))
 
 
 def open_products(run: Path, dataset: Dataset, config: Machine, monitor: Monitor) -> RunProducts:
-    """Open what a run has; what was made from something that has been replaced since is left out, with a warning.
+    """Open the networks and labels of a run. What is outdated is left out, with a warning.
 
     Raises:
-        ArtifactError: `toco train-cam` did not finish, or a part is damaged.
-        ValueError: This machine lacks the device.
+        ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
+        SettingsError: This machine does not have the device.
     """
     cam_folder = open_stage(run, "cam")
     labels = current(run, "labels", monitor, "left out")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.atomic_write import atomic_write
-from data.errors import ArtifactError
+from data.errors import ArtifactError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,8 +154,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about unusual pickles: if it matters, an error follows
             value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files cause nearly any exception
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch's own message advises to load the file unsafely
-            reason = "it holds more than tensors and plain values"
-        raise ArtifactError(f"{path} is damaged ({reason}): start again with --overwrite") from error
+        # torch's own message for an UnpicklingError advises to load the file unsafely.
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        why = "it holds more than tensors and plain values" if unsafe else reason(error)
+        raise ArtifactError(f"{path} is damaged ({why}): start again with --overwrite") from error
     return value

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.dataset import DataError
-from data.errors import ArtifactError, SettingsError
+from data.errors import ArtifactError, SettingsError, reason
 from data.stream import LoadedBatch, SampleStream, StreamBatches
 from stages.config import TrainingSettings
 from stages.run_folder.saving import load_checkpoint, save_checkpoint, save_weights
@@ -141,9 +141,8 @@ class TrainingLoop:
             self.optimizer.load_state_dict(state["optimizer"])
             self.iteration = int(state["iteration"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ArtifactError(
-                f"{self.checkpoint} does not fit this network ({reason}): start again with --overwrite"
+                f"{self.checkpoint} does not fit this network ({reason(error)}): start again with --overwrite"
             ) from error
 
     def save(self, *, together: bool = True) -> None:

@@ -15,7 +15,7 @@ from toco_cli.main import main
 
 
 def photographs(root: Path, *names: str) -> Path:
-    """Pictures of noise, each another."""
+    """Write images of noise, all different."""
     for seed, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,12 +41,12 @@ def test_check__text_says_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
     assert re.search(r"cat +│ +1 │", said.out)
     assert "Warnings" in lines
     assert "Errors" not in lines
-    assert lines[-1] == f"Nothing stands in the way. Next: toco run {tmp_path} --out RUN"
+    assert lines[-1] == f"The data set is ready for training. Next: toco run {tmp_path} --out RUN"
     assert said.err.startswith("reading the images: 2 images\n")
     assert "\x1b" not in said.out + said.err
 
 
-def test_check__errors_that_skip_bad_passes_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check__errors_that_skip_bad_skips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = custom(tmp_path, "image,labels\na.jpg,cat\nb.jpg,dog\nc.jpg,cat\n")
     cut = root / "images" / "b.jpg"
     cut.write_bytes(cut.read_bytes()[:700])
@@ -55,18 +55,20 @@ def test_check__errors_that_skip_bad_passes_over(tmp_path: Path, capsys: pytest.
     lines = said.out.splitlines()
     errors = lines[lines.index("Errors") + 1 : lines.index("Warnings")]
     assert [line.split(":")[0] for line in errors] == [
-        "- 1 image with labels, but without a file",
+        "- 1 image with labels but without a file",
         "    c.jpg",
         "- 1 image that cannot be read",
         "    images/b.jpg cannot be read",
     ]
-    assert lines[-1] == (f"Mend the errors first, or go on without these files: toco run {root} --out RUN --skip-bad")
+    assert lines[-1] == (f"Fix the errors first, or skip these files: toco run {root} --out RUN --skip-bad")
     assert said.err == ""
 
 
-def test_check__errors_that_must_be_mended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check__errors_that_must_be_fixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(custom(tmp_path, "image,labels\na.jpg,cat\nb.jpg,cat\n"))]) == 1
-    assert capsys.readouterr().out.endswith("Mend the errors first; --skip-bad passes over those only that name it.\n")
+    assert capsys.readouterr().out.endswith(
+        "Fix the errors first. --skip-bad skips only the files of errors whose advice mentions it.\n"
+    )
 
 
 def test_check__long_lists_are_cut_in_the_text_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +98,7 @@ def test_check__a_table_by_windows_and_odd_names(tmp_path: Path, capsys: pytest.
     ("table", "message"),
     [
         ("img,labels\na.jpg,cat\n", "line 1: no column 'image' among 'img', 'labels': write image,labels[,split]"),
-        ("image,labels\n# a.jpg,cat\n", "has no rows yet below its header: write one an image"),
+        ("image,labels\n# a.jpg,cat\n", "has no rows below its header: write one per image"),
         ("image,labels\nx.jpg,cat\n", "none of the 1 rows names an image in images/"),
     ],
 )
@@ -113,7 +115,7 @@ def test_check__a_table_that_says_nothing_is_one_line(
 
 def test_check__a_wrong_path_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "fotos")]) == 1
-    assert capsys.readouterr().err.startswith(f"toco: error: {tmp_path / 'fotos'} is no folder: give the folder of")
+    assert capsys.readouterr().err.startswith(f"toco: error: {tmp_path / 'fotos'} is not a folder: give the folder of")
 
 
 def test_check__write_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +124,7 @@ def test_check__write_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         f"The labels are in {tmp_path / 'out' / 'labels.csv'}.",
-        f"Nothing stands in the way. Next: toco run {tmp_path / 'out'} --out RUN",
+        f"The data set is ready for training. Next: toco run {tmp_path / 'out'} --out RUN",
     ]
     assert [sample.id for sample in open_dataset(tmp_path / "out").split()] == ["cats/a", "dogs/b"]
     assert main(words) == 1

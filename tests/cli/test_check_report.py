@@ -33,7 +33,7 @@ def found(*findings: Finding) -> Check:
 
 
 def finding(**changes: object) -> Finding:
-    values: dict[str, object] = {"level": "note", "topic": "same", "text": "something", "advice": "nothing"}
+    values: dict[str, object] = {"level": "note", "topic": "duplicate", "text": "something", "advice": "nothing"}
     return Finding(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -50,7 +50,7 @@ def test_class_table__counts_and_names_as_they_are() -> None:
         ["dog", "7", "2", ""],
         ["none of them", "2", "0", ""],
         ["all images", "9", "5", ""],
-        ["with a true mask", "1", "4", ""],
+        ["with a ground-truth mask", "1", "4", ""],
     ]
 
 
@@ -77,6 +77,9 @@ def test_finding_lines__by_level_and_cut() -> None:
 
 def test_closing_line__what_to_do_next() -> None:
     skippable, other = finding(level="error", skippable=True), finding(level="error")
-    assert closing_line(found(finding()), Path("pets")) == "Nothing stands in the way. Next: toco run pets --out RUN"
+    assert (
+        closing_line(found(finding()), Path("pets"))
+        == "The data set is ready for training. Next: toco run pets --out RUN"
+    )
     assert closing_line(found(skippable), Path("pets")).endswith(": toco run pets --out RUN --skip-bad")
-    assert closing_line(found(skippable, other), Path("pets")).startswith("Mend the errors first; --skip-bad passes")
+    assert closing_line(found(skippable, other), Path("pets")).startswith("Fix the errors first. --skip-bad skips only")

@@ -15,7 +15,7 @@ def test_init__a_new_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         f"Next: toco check {root}\n"
     )
     assert main(["check", str(root)]) == 1
-    assert "labels.csv has no rows yet below its header" in capsys.readouterr().err
+    assert "labels.csv has no rows below its header" in capsys.readouterr().err
 
 
 def test_init__images_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
 import io
+import threading
 
 import pytest
 
@@ -28,7 +29,7 @@ def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(monitor: Monitor, clock: Clock, steps: int = 100, done: int = 0) -> None:
-    """One second a step."""
+    """Advance by one step per second."""
     monitor.start("training", done + steps, done=done, unit="steps")
     for step in range(steps):
         clock.now += 1.0
@@ -150,8 +151,26 @@ def test_rich_monitor__figures_stay_readable() -> None:
     stream, clock = io.StringIO(), Clock()
     with RichMonitor(stream=stream, clock=clock) as monitor:
         monitor.start("training", 1)
-        monitor.advance(rate=6e-5, loss=float("nan"), pixels=123_456.0, zero=0.0)
-    assert stream.getvalue().endswith("rate 6e-05, loss nan, pixels 1.23e+05, zero 0.000\n")
+        monitor.advance(rate=6e-5, loss=float("nan"), pixels=123_456.0)
+    assert stream.getvalue().endswith("rate 6e-05, loss nan, pixels 1.23e+05\n")
+
+
+@pytest.mark.parametrize("stream_class", [io.StringIO, Terminal])
+def test_rich_monitor__shows_the_loss_and_the_first_three_parts_that_are_not_zero(
+    stream_class: type[io.StringIO],
+) -> None:
+    stream, clock = stream_class(), Clock()
+    with RichMonitor(stream=stream, clock=clock) as monitor:
+        monitor.start("training", 2)
+        monitor.advance(loss=0.75, classification=0.5, ptc=0.0, ctc=0.0, segmentation=0.25)
+        clock.now += 30.0
+        monitor.advance(loss=0.5)
+        assert "loss 0.500, classification 0.500, segmentation 0.250" in stream.getvalue()
+        assert "ctc" not in stream.getvalue()
+        clock.now += 30.0
+        monitor.advance(ptc=0.125, ctc=0.0625)
+        assert "loss 0.500, classification 0.500, ptc 0.125, ctc 0.062" in stream.getvalue()
+    assert stream.getvalue().count("segmentation") == 1
 
 
 def test_rich_monitor__a_new_task_ends_the_one_before() -> None:
@@ -162,6 +181,14 @@ def test_rich_monitor__a_new_task_ends_the_one_before() -> None:
     monitor.finish()
     titles = [line.split(":")[0] for line in stream.getvalue().splitlines()]
     assert titles == ["one", "one", "two", "two"]
+
+
+def test_rich_monitor__starts_no_thread() -> None:
+    before = threading.active_count()
+    with RichMonitor(stream=Terminal()) as monitor:
+        monitor.start("making labels", 2)
+        monitor.advance()
+        assert threading.active_count() == before
 
 
 def test_rich_monitor__an_empty_task() -> None:

@@ -10,7 +10,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
+def test_atomic_write__appears_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     with atomic_write(path) as temporary:
         temporary.write_text("whole")
@@ -20,7 +20,7 @@ def test_whole_file__appears_at_the_end(tmp_path: Path) -> None:
     assert names(path.parent) == {"file.txt"}
 
 
-def test_whole_file__may_be_read_as_other_files(tmp_path: Path) -> None:
+def test_atomic_write__may_be_read_as_other_files(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("")
     with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("")
@@ -34,7 +34,7 @@ def write_half(path: Path, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-def test_whole_file__leaves_nothing_behind_on_an_error(tmp_path: Path, error: BaseException) -> None:
+def test_atomic_write__leaves_nothing_behind_on_an_error(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(type(error)):
@@ -43,7 +43,7 @@ def test_whole_file__leaves_nothing_behind_on_an_error(tmp_path: Path, error: Ba
     assert names(tmp_path) == {"file.txt"}
 
 
-def test_whole_file__disk_full_at_the_end(tmp_path: Path, full_disk: None) -> None:
+def test_atomic_write__disk_full_at_the_end(tmp_path: Path, full_disk: None) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(OSError, match="No space left on device"), atomic_write(path) as temporary:

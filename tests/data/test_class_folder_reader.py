@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from data.class_folder_reader import read_class_folders
-from data.dataset import DataError, Dataset
+from data.dataset import Dataset
+from data.errors import DataError
 
 
 def build(root: Path, *names: str) -> Path:
@@ -37,7 +38,7 @@ def test_read_class_folders__splits(tmp_path: Path) -> None:
         "val": {"Val/dogs/c": (2,)},
     }
     assert (dataset.train_split, dataset.val_split) == ("train", "val")
-    assert dataset.warnings == ("images outside the class folders, left out: 1",)
+    assert dataset.warnings == ("images outside the class folders, skipped: 1",)
 
 
 @pytest.mark.parametrize("name", ["train/b.jpg", "train/steam/b.jpg"])
@@ -59,7 +60,7 @@ def test_read_class_folders__masks(tmp_path: Path) -> None:
 
 def test_read_class_folders__images_beside_the_folders_are_counted(tmp_path: Path) -> None:
     dataset = read_class_folders(build(tmp_path, "cats/a.jpg", "dogs/b.jpg", "c.jpg"))
-    assert dataset.warnings == ("images outside the class folders, left out: 1",)
+    assert dataset.warnings == ("images outside the class folders, skipped: 1",)
 
 
 def test_read_class_folders__same_id_twice(tmp_path: Path) -> None:
@@ -70,12 +71,12 @@ def test_read_class_folders__same_id_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "found"),
     [
-        ((), "none"),
-        (("a.jpg",), "none"),
-        (("pets/a.jpg",), "only 'pets'"),
-        (("train/pets/a.jpg",), "only 'pets'"),
+        ((), "no folder with images"),
+        (("a.jpg",), "no folder with images"),
+        (("pets/a.jpg",), "only one folder with images, 'pets'"),
+        (("train/pets/a.jpg",), "only one folder with images, 'pets'"),
     ],
 )
 def test_read_class_folders__too_few(tmp_path: Path, names: tuple[str, ...], found: str) -> None:
-    with pytest.raises(DataError, match=f"one a class, there is {found}: at least two are needed"):
+    with pytest.raises(DataError, match=f"holds {found}: class folders need at least two, one per class"):
         read_class_folders(build(tmp_path, *names))

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from data.coco_reader import find_coco, read_coco
-from data.dataset import DataError
+from data.errors import DataError
 
 CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
 
@@ -70,7 +70,7 @@ def test_read_coco__labels_in_the_order_of_category_numbers(tmp_path: Path, caps
     assert (sample.id, sample.classes) == ("COCO_1", (1, 3))
     assert sample.image == tmp_path / "train2014" / "COCO_1.jpg"
     assert (dataset.layout, dataset.train_split, dataset.val_split) == ("coco", "train", None)
-    assert dataset.warnings == ("images without annotation in instances_train2014.json, left out: 1",)
+    assert dataset.warnings == ("images without annotation in instances_train2014.json, skipped: 1",)
     assert capsys.readouterr() == ("", "")
 
 
@@ -154,11 +154,11 @@ def test_read_coco__split_without_images_is_left_out(tmp_path: Path) -> None:
     build(tmp_path, [entry(1, 4, square(0, 0, 2), image=2)], file_names={2: "COCO_2.jpg"})
     dataset = read_coco(tmp_path)
     assert list(dataset.splits) == ["train"]
-    assert dataset.warnings == ("annotations/instances_val2014.json is left out: its images are not there",)
+    assert dataset.warnings == ("annotations/instances_val2014.json is skipped: its images are missing",)
 
 
 def test_read_coco__no_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has annotations/ but no images for them: put the images into one of '"):
+    with pytest.raises(DataError, match=r"has annotations/ but no images: put the images into one of '"):
         read_coco(build(tmp_path, [], folder="elsewhere"))
 
 
@@ -175,11 +175,11 @@ def test_read_coco__other_categories(tmp_path: Path) -> None:
         ([entry(2, 4, square(0, 0, 2))], r"train2014\.json: image 'COCO_1\.jpg' has the unknown category 2"),
         (
             [{"image_id": 1, "category_id": 1, "segmentation": square(0, 0, 2)}],
-            "entry lacks or misuses 'area'",
+            r"a key or value is missing or wrong \('area'\)",
         ),
-        ([{"image_id": 1}], "is no file of COCO instances: an entry lacks or misuses 'category_id'"),
-        ([entry(1, 4, {"size": [8, 6], "counts": [0, 48]})], "a region has not the image's size of 6 x 8"),
-        ([entry(1, 4, {"size": [6, 8], "counts": [0, 4]})], "a region has not the image's size of 6 x 8"),
+        ([{"image_id": 1}], r"is not a file of COCO instances: a key or value is missing or wrong \('category_id'\)"),
+        ([entry(1, 4, {"size": [8, 6], "counts": [0, 48]})], "a region does not have the size of the image, 6 x 8"),
+        ([entry(1, 4, {"size": [6, 8], "counts": [0, 4]})], "a region does not have the size of the image, 6 x 8"),
     ],
 )
 def test_read_coco__bad_annotation(tmp_path: Path, annotations: list[dict[str, Any]], message: str) -> None:
@@ -187,15 +187,15 @@ def test_read_coco__bad_annotation(tmp_path: Path, annotations: list[dict[str, A
         read_coco(build(tmp_path, annotations))
 
 
-def test_read_coco__path_leads_out(tmp_path: Path) -> None:
+def test_read_coco__path_outside_the_folder(tmp_path: Path) -> None:
     root = build(tmp_path / "data", [entry(1, 4, [])], file_names={1: "../../a.jpg"})
-    with pytest.raises(DataError, match=r"image '\.\./\.\./a\.jpg' leads out of .*train2014"):
+    with pytest.raises(DataError, match=r"image '\.\./\.\./a\.jpg' is outside .*train2014"):
         read_coco(root)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is damaged: "), ("[]", "is no file of COCO instances: it lacks 'images', 'ann")],
+    [("{", "is damaged: "), ("[]", "is not a file of COCO instances: it lacks 'images', 'ann")],
 )
 def test_read_coco__damaged_file(tmp_path: Path, content: str, message: str) -> None:
     root = build(tmp_path, [])

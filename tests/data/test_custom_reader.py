@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data.custom_reader import read_custom
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 
 
 def build(
@@ -117,14 +118,14 @@ def test_read_custom__masks_for_some(tmp_path: Path) -> None:
 def test_read_custom__masks_for_none_is_a_warning(tmp_path: Path) -> None:
     table = "image,labels\na.jpg,cat\nb.jpg,cat\n"
     dataset = read_custom(build(tmp_path, table, masks=("a_mask.png",)))
-    assert dataset.warnings == ("masks/ holds no PNG with the name of an image: its files are not used",)
+    assert dataset.warnings == ("masks/ has no PNG with the name of an image: its files are not used",)
 
 
 def test_read_custom__images_without_row_are_counted(tmp_path: Path) -> None:
     dataset = read_custom(build(tmp_path, "image,labels\na.jpg,cat\n", ("a.jpg", "b.jpg", "a.png")))
     assert [sample.id for sample in dataset.split()] == ["a"]
     assert dataset.warnings == (
-        "images in images/ without a row in labels.csv, left out (but for make-labels --image-labels predicted): 2",
+        "images in images/ without a row in labels.csv, skipped (make-labels --image-labels predicted uses them): 2",
     )
 
 
@@ -133,12 +134,12 @@ def test_read_custom__missing_image(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=r"labels\.csv line 3: image 'b\.jpg' is missing in images/ \(there is 'b\.png'\): "
-        r"add it, correct the row, or go on without it with --skip-bad$",
+        r"add it, correct the row, or skip it with --skip-bad$",
     ):
         read_custom(root)
     dataset = read_custom(root, skip_bad=True)
     assert [sample.id for sample in dataset.split()] == ["a"]
-    assert dataset.warnings[1] == "rows in labels.csv whose image is missing, left out: 1"
+    assert dataset.warnings[1] == "rows in labels.csv whose image is missing, skipped: 1"
     assert dataset.missing == ("b.jpg",)
 
 
@@ -153,61 +154,61 @@ def test_read_custom__unknown_label(tmp_path: Path) -> None:
     root = build(tmp_path, "image,labels\na.jpg,cat\nb.jpg,Cat;dog\n", classes="cat\ndog\n")
     with pytest.raises(
         DataError,
-        match=r"labels\.csv line 3: label 'Cat' of image 'b\.jpg' is no class of classes\.txt \('cat', "
-        r"'dog'\): correct it or add it there$",
+        match=r"labels\.csv line 3: label 'Cat' of image 'b\.jpg' is not in classes\.txt \('cat', "
+        r"'dog'\): correct it, or add it there$",
     ):
         read_custom(root)
 
 
 def test_read_custom__same_id_in_two_rows(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"lines 2 and 3 both give image 'a' \('a\.jpg', 'a'\): keep one row"):
+    with pytest.raises(DataError, match=r"lines 2 and 3 both name image 'a' \('a\.jpg', 'a'\): keep one row"):
         read_custom(build(tmp_path, "image,labels\na.jpg,cat\na,dog\n"))
 
 
 def test_read_custom__same_id_in_two_files(tmp_path: Path) -> None:
     root = build(tmp_path, "image,labels\na.jpg,cat\na.png,dog\n", ("a.jpg", "a.png"))
-    with pytest.raises(DataError, match=r"both give image 'a' \('a\.jpg', 'a\.png'\): keep one row, or rename"):
+    with pytest.raises(DataError, match=r"both name image 'a' \('a\.jpg', 'a\.png'\): keep one row, or rename"):
         read_custom(root)
 
 
 def test_read_custom__ambiguous_without_extension(tmp_path: Path) -> None:
     root = build(tmp_path, "image,labels\na,cat\n", ("a.jpg", "a.png"))
-    with pytest.raises(DataError, match=r"line 2: image 'a' may be any of 'a\.jpg', 'a\.png': write the ext"):
+    with pytest.raises(DataError, match=r"line 2: image 'a' could be any of 'a\.jpg', 'a\.png': add the ext"):
         read_custom(root)
 
 
 @pytest.mark.parametrize("image", ["../secret.jpg", "x/../../secret.jpg", "..\\secret.jpg", "/etc/secret.jpg"])
-def test_read_custom__path_leads_out(tmp_path: Path, image: str) -> None:
+def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> None:
     root = build(tmp_path / "data", f"image,labels\n{image},cat\n")
     Image.new("RGB", (2, 2)).save(tmp_path / "secret.jpg")
-    with pytest.raises(DataError, match=r"labels\.csv line 2: image '.*secret\.jpg' leads out of images/"):
+    with pytest.raises(DataError, match=r"labels\.csv line 2: image '.*secret\.jpg' is outside images/"):
         read_custom(root, skip_bad=True)
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("", "has no rows: write a header 'image,labels' and one row an image"),
-        ("image,labels\n", "has no rows yet below its header: write one an image"),
-        ("# my table\nimage,labels\n# a.jpg,cat\n", "has no rows yet below its header"),
+        ("", "has no rows: write a header 'image,labels' and one row per image"),
+        ("image,labels\n", "has no rows below its header: write one per image"),
+        ("# my table\nimage,labels\n# a.jpg,cat\n", "has no rows below its header"),
         ("file,labels\na.jpg,cat\n", "line 1: no column 'image' among 'file', 'labels'"),
-        ("image;labels\na.jpg;cat\n", "line 1: the columns are separated by ';': save it with commas"),
-        ("image\tlabels\na.jpg\tcat\n", "line 1: the columns are separated by .*: save it with commas"),
-        ("image,label\na.jpg,cat\n", "line 1: there is a column 'label', but none 'labels': rename it"),
-        ("image,labels,spilt\na.jpg,cat,val\n", "line 1: there is a column 'spilt', but none 'split': rename it"),
-        ("image,split\na.jpg,train\n", "line 1: neither a column 'labels' nor one 0/1 column a class"),
+        ("image;labels\na.jpg;cat\n", "line 1: the columns are separated by ';': separate them by commas"),
+        ("image\tlabels\na.jpg\tcat\n", "line 1: the columns are separated by .*: separate them by commas"),
+        ("image,label\na.jpg,cat\n", "line 1: there is a column 'label' but no column 'labels': rename it"),
+        ("image,labels,spilt\na.jpg,cat,val\n", "line 1: there is a column 'spilt' but no column 'split': rename it"),
+        ("image,split\na.jpg,train\n", "line 1: there is no column 'labels' and no 0/1 column of a class"),
         ("image,labels,Labels\na.jpg,cat,cat\n", "line 1: column 'Labels' occurs twice"),
         (",image,labels\n0,a.jpg,cat\n", "line 1: column 1 has no name"),
         (
             "image,labels\na.jpg,cat,dog\n",
-            "line 2 has 3 cells, the header has 2: separate several labels by ';'",
+            "line 2 has 3 cells, the header has 2: separate labels by ';'",
         ),
         ("image,labels,split\na.jpg,cat\n", "line 2 has 2 cells, the header has 3"),
         ("image,labels\n,cat\n", "line 2 has an empty cell 'image'"),
-        ('image,labels\na.jpg,"cat\n', "line 2 is no valid CSV: unexpected end of data"),
+        ('image,labels\na.jpg,"cat\n', "line 2 is not valid CSV: unexpected end of data"),
         ("image,cat,dog\na.jpg,1,2\n", "line 2: '2' in column 'dog' must be 0 or 1"),
         ("image,cat,dog\na.jpg,1,\n", "line 2: '' in column 'dog' must be 0 or 1"),
-        ("image,labels\na.jpg,\n", "names no class: at least one image needs a label"),
+        ("image,labels\na.jpg,\n", "has no classes: label at least one image"),
         ("image,labels\na.jpg,background\n", "lists 'background' as a class"),
         (b"image,labels\na.jpg,B\xe4r\n", r"is not in UTF-8 \(byte 20\): save it as UTF-8 text"),
     ],
@@ -220,7 +221,7 @@ def test_read_custom__bad_table(tmp_path: Path, table: str | bytes, message: str
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ("\n", r"classes\.txt is empty: write one class a line, or remove it"),
+        ("\n", r"classes\.txt is empty: write one class per line, or remove it"),
         ("cat\ndog\ncat\n", "class names: 'cat' occurs twice"),
         ("background\ncat\ndog\n", "lists 'background' as a class"),
     ],

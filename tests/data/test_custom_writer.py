@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data.custom_writer import begin_custom, write_custom
-from data.dataset import DataError, Dataset
+from data.dataset import Dataset
+from data.errors import DataError
 from data.readers import open_dataset
 
 
@@ -38,7 +39,7 @@ def test_begin_custom__an_empty_folder(tmp_path: Path) -> None:
     first, *others = (tmp_path / "new" / "labels.csv").read_text().splitlines()
     assert first == "image,labels,split"
     assert all(line.startswith("#") for line in others)
-    with pytest.raises(DataError, match=r"labels\.csv has no rows yet below its header: write one an image"):
+    with pytest.raises(DataError, match=r"labels\.csv has no rows below its header: write one per image"):
         open_dataset(tmp_path / "new")
 
 
@@ -49,7 +50,7 @@ def test_begin_custom__lists_the_images_and_claims_nothing(tmp_path: Path) -> No
     table = tmp_path / "labels.csv"
     text = table.read_text(encoding="utf-8")
     assert text.endswith('"#./#c, d.jpg",,train\n#a.JPG,,train\n#deep/Bär 1.png,,train\n')
-    with pytest.raises(DataError, match="has no rows yet"):
+    with pytest.raises(DataError, match="has no rows below its header"):
         open_dataset(tmp_path)
     filled = text.replace("#a.JPG,,", "a.JPG,cat,").replace('"#./#c, d', '"./#c, d').replace("#deep", "deep")
     table.write_text(filled, encoding="utf-8")
@@ -65,7 +66,9 @@ def test_begin_custom__overwrites_nothing(tmp_path: Path) -> None:
     begin_custom(tmp_path)
     assert (tmp_path / "classes.txt").read_text() == "dog\ncat\n"
     (tmp_path / "labels.csv").write_text("mine")
-    with pytest.raises(DataError, match=r"labels\.csv exists already, and nothing was written: 'toco check "):
+    with pytest.raises(
+        DataError, match=r"labels\.csv exists already, and nothing was written: check it with 'toco check "
+    ):
         begin_custom(tmp_path)
     assert (tmp_path / "labels.csv").read_text() == "mine"
 
@@ -73,7 +76,9 @@ def test_begin_custom__overwrites_nothing(tmp_path: Path) -> None:
 def test_begin_custom__images_elsewhere(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     picture(tmp_path / "b" / "b.jpg")
-    with pytest.raises(DataError, match=r"holds images \(2\), but no folder images/: move them into .*/images, with"):
+    with pytest.raises(
+        DataError, match=r"has images \(2\) but no folder images/: move them with their folders into .*/images, and"
+    ):
         begin_custom(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b"]
 
@@ -153,7 +158,9 @@ def test_write_custom__coco(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cat;dog", "#cat", " cat", "cat\ndog"])
 def test_write_custom__class_names_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     dataset = replace(class_folders(tmp_path / "photos"), class_names=(name, "dogs"))
-    with pytest.raises(DataError, match=r"(?s)^class '.*' cannot stand in labels\.csv and classes\.txt, where ';' sep"):
+    with pytest.raises(
+        DataError, match=r"(?s)^class '.*' cannot be written to labels\.csv and classes\.txt, where ';'"
+    ):
         write_custom(dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -170,10 +177,10 @@ def test_write_custom__overwrites_nothing(tmp_path: Path, name: str) -> None:
 
 def test_write_custom__of_a_custom_folder(tmp_path: Path) -> None:
     write_custom(class_folders(tmp_path / "photos"), tmp_path / "out")
-    with pytest.raises(DataError, match=r"out has a labels\.csv already: there is nothing to write$"):
+    with pytest.raises(DataError, match=r"out already has a labels\.csv: there is nothing to write$"):
         write_custom(open_dataset(tmp_path / "out"), tmp_path / "again")
 
 
 def test_write_custom__without_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no image with labels: there is nothing to write"):
+    with pytest.raises(DataError, match="has no labelled images: there is nothing to write"):
         write_custom(replace(class_folders(tmp_path / "photos"), splits={"train": ()}), tmp_path / "out")

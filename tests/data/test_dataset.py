@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from data.dataset import DataError, Dataset, Sample, first_present, list_names
+from data.dataset import Dataset, Sample, checked_mask, first_present, list_names
+from data.errors import DataError
 
 
 def sample(sample_id: str) -> Sample:
@@ -55,10 +59,10 @@ def test_split__empty() -> None:
 @pytest.mark.parametrize(
     ("class_names", "message"),
     [
-        ((), "pets names no class: at least one image needs a label"),
+        ((), "pets has no classes: label at least one image"),
         (("cat", "cat"), "pets, class names: 'cat' occurs twice"),
         (("cat", "Background"), "pets lists 'background' as a class: list the foreground classes only"),
-        (tuple(map(str, range(255))), "pets has 255 classes: masks of 8 bits can tell 254 apart"),
+        (tuple(map(str, range(255))), "pets has 255 classes: the limit is 254, since masks have 8 bits"),
     ],
 )
 def test_dataset__impossible_class_names(class_names: tuple[str, ...], message: str) -> None:
@@ -83,6 +87,29 @@ def test_dataset__id_is_folder_of_another() -> None:
 def test_dataset__id_in_another_encoding() -> None:
     with pytest.raises(DataError, match=r"pets: the name of image 'B\\udce4r' is not in UTF-8: rename the file"):
         dataset(train=("B\udce4r",))
+
+
+def test_checked_mask__good() -> None:
+    mask = np.array([[0, 3, 255]], np.uint8)
+    assert checked_mask(mask, (1, 3), 3, "the mask of 'a'") is mask
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((3, 1)), "the mask of 'a' is 3 x 1 (height x width), its image is 1 x 3: use other data"),
+        (np.zeros((1, 3, 1)), "the mask of 'a' is 1 x 3 x 1 (height x width), its image is 1 x 3: use other data"),
+        (
+            np.array([[4, 254, 255]]),
+            "the mask of 'a' has the value 4 in 2 pixels: "
+            "allowed are 0 (background), 1 to 3 (classes) and 255 (ignored)",
+        ),
+    ],
+)
+def test_checked_mask__bad(values: NDArray[Any], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        checked_mask(values.astype(np.uint8), (1, 3), 3, "the mask of 'a'", remedy="use other data")
+    assert str(caught.value) == message
 
 
 def test_first_present__prefers_earlier() -> None:

@@ -10,9 +10,9 @@ from data.findings import (
     Finding,
     Pair,
     co_occurrence,
+    co_occurring_pairs,
+    duplicates,
     find_all,
-    pairs_together,
-    same_pictures,
     split_images,
 )
 from data.images import MaskFile
@@ -31,12 +31,12 @@ def sample(name: str, classes: tuple[int, ...] = (1,), *, mask: bool = True) -> 
 
 
 def several(*rows: tuple[int, tuple[int, ...]], prefix: str = "t") -> tuple[Sample, ...]:
-    """So many samples of these classes each."""
+    """Return `count` samples of each row's classes."""
     classes = [shown for count, shown in rows for _ in range(count)]
     return tuple(sample(f"{prefix}{number:03d}", shown) for number, shown in enumerate(classes))
 
 
-GOOD = several((30, (1,)), (30, (2,)), (5, ()))  # nothing to say of these
+GOOD = several((30, (1,)), (30, (2,)), (5, ()))  # a data set without findings
 
 
 def dataset(
@@ -78,7 +78,7 @@ def only(found: Facts) -> Finding:
     return finding
 
 
-def test_find_all__nothing_to_say() -> None:
+def test_find_all__a_good_data_set() -> None:
     assert find_all(facts(dataset())) == ()
 
 
@@ -100,20 +100,20 @@ def test_co_occurrence__holds_no_matrix_of_images_and_classes() -> None:
 
 def test_pairs_together__at_the_limits() -> None:
     samples = several((17, (1, 2)), (3, (1,)), (9, (2,)), (4, (3, 4)), (6, (4,)))  # 17 of 20 are 0.85; 4 are too few
-    assert pairs_together(co_occurrence(samples, 4), len(samples)) == (Pair(one=1, other=2, shared=17, images=20),)
+    assert co_occurring_pairs(co_occurrence(samples, 4), len(samples)) == (Pair(one=1, other=2, shared=17, images=20),)
     samples = several((16, (1, 2)), (4, (1,)), (9, (2,)))
-    assert pairs_together(co_occurrence(samples, 2), len(samples)) == ()
+    assert co_occurring_pairs(co_occurrence(samples, 2), len(samples)) == ()
 
 
 def test_pairs_together__a_class_that_is_in_every_image_is_left_out() -> None:
     samples = several((10, (1, 2)), (10, (2,)))
-    assert pairs_together(co_occurrence(samples, 2), 20) == ()
+    assert co_occurring_pairs(co_occurrence(samples, 2), 20) == ()
 
 
 def test_find_all__missing_images() -> None:
-    finding = only(facts(dataset(missing=("x.jpg", "y.jpg"), warnings=("rows ... left out: 2",))))
+    finding = only(facts(dataset(missing=("x.jpg", "y.jpg"), warnings=("rows ... skipped: 2",))))
     assert (finding.level, finding.topic, finding.skippable) == ("error", "missing", True)
-    assert finding.text == "2 images with labels, but without a file"
+    assert finding.text == "2 images with labels but without a file"
     assert finding.items == ("x.jpg", "y.jpg")
 
 
@@ -131,9 +131,9 @@ def test_find_all__unreadable_images() -> None:
     assert (unlabelled.level, unlabelled.items) == ("warning", ("images/u.jpg",))
 
 
-def test_find_all__what_other_layouts_left_out() -> None:
-    finding = only(facts(dataset(layout="coco", warnings=("images without annotation, left out: 3",))))
-    assert (finding.level, finding.text) == ("warning", "images without annotation, left out: 3")
+def test_find_all__what_other_layouts_skipped() -> None:
+    finding = only(facts(dataset(layout="coco", warnings=("images without annotation, skipped: 3",))))
+    assert (finding.level, finding.text) == ("warning", "images without annotation, skipped: 3")
 
 
 @pytest.mark.parametrize(
@@ -158,14 +158,14 @@ def test_find_all__bad_masks() -> None:
     bad = Inspection(image=path, size=(60, 80), digest=b"t000", mask_problem="pets/masks/t000.png is empty")
     finding = only(facts(dataset(), bad))
     assert (finding.level, finding.topic, finding.skippable) == ("error", "bad_mask", True)
-    assert finding.text == "1 true mask not as a mask must be"
+    assert finding.text == "1 ground-truth mask that cannot be used"
     assert finding.items == ("masks/t000.png is empty",)
 
 
 def test_find_all__masks_in_jpeg() -> None:
     finding = only(facts(dataset(), unused_masks=UnusedMasks(other_formats=("a.jpg", "b.tif"))))
-    assert (finding.level, finding.text) == ("warning", "2 pictures in masks/ not in PNG, and so not used")
-    assert "JPEG blurs class numbers" in finding.advice
+    assert (finding.level, finding.text) == ("warning", "2 images in masks/ not used, since they are not PNGs")
+    assert "JPEG changes class numbers" in finding.advice
     finding = only(facts(dataset(), unused_masks=UnusedMasks(other_formats=("b.tif",))))
     assert finding.advice == "save them as PNG"
 
@@ -203,26 +203,26 @@ def test_find_all__duplicates() -> None:
         for name, digest in group
     ]
     found = facts(dataset(), *shown)
-    assert [[path.stem for path in group] for group in same_pictures(found)] == [
+    assert [[path.stem for path in group] for group in duplicates(found)] == [
         [name for name, _ in group] for group in same
     ]
     leaking, contradicting, other = find_all(found)
-    assert (leaking.level, leaking.text) == ("warning", "1 picture in more than one split")
+    assert (leaking.level, leaking.text) == ("warning", "1 image with duplicates in another split")
     assert leaking.items == ("images/t000.jpg (train) = images/v.jpg (val)",)
-    assert (contradicting.level, contradicting.topic) == ("warning", "same_with_other_labels")
+    assert (contradicting.level, contradicting.topic) == ("warning", "duplicate_with_other_labels")
     assert contradicting.items == ("images/t001.jpg (train) = images/t040.jpg (train)",)
-    assert (other.level, other.text) == ("note", "1 picture more than once")
+    assert (other.level, other.text) == ("note", "1 image with duplicates")
     assert other.items == ("images/t002.jpg (train) = images/t003.jpg (train) = images/t004.jpg (train)",)
 
 
-def test_find_all__one_file_in_two_lists_is_no_duplicate() -> None:
+def test_find_all__one_file_in_two_lists_is_not_a_duplicate() -> None:
     assert find_all(facts(dataset(others={"train_aug": GOOD[:3]}))) == ()
 
 
 def test_find_all__no_training_split() -> None:
     finding = only(facts(dataset(train=())))
     assert (finding.level, finding.skippable) == ("error", False)
-    assert finding.text == "no image in split 'train' (there are images in: 'val')"
+    assert finding.text == "no image in split 'train' (splits with images: 'val')"
 
 
 def test_find_all__a_class_in_no_training_image() -> None:
@@ -248,7 +248,7 @@ def test_find_all__the_one_class_in_every_training_image() -> None:
 
 def test_find_all__one_class_and_few_images_without_it() -> None:
     finding = only(facts(dataset(train=several((30, (1,)), (19, ())), class_names=("cat",))))
-    assert (finding.level, finding.text) == ("warning", "only 19 training images without the one class")
+    assert (finding.level, finding.text) == ("warning", "only 19 training images without the only class")
     assert find_all(facts(dataset(train=several((30, (1,)), (20, ())), class_names=("cat",)))) == ()
 
 

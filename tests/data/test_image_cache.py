@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 import data.image_cache
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.image_cache import TrainingImages, open_cache
 from data.images import read_reduced
 from data.stream import SampleStream
@@ -145,7 +146,7 @@ def test_read__what_is_wrong_with_an_image_is_said_as_without_a_cache(tmp_path: 
     assert entries(tmp_path) == []
 
 
-def test_read__full_disk_is_told_once(
+def test_read__full_disk_is_one_warning(
     tmp_path: Path, small_disk: Callable[[], AbstractContextManager[None]], decoded: list[Path]
 ) -> None:
     photos = [write_noise(tmp_path / f"{number}.png", seed=number, size=(200, 200)) for number in range(2)]
@@ -154,10 +155,10 @@ def test_read__full_disk_is_told_once(
         for photo in photos * 2:
             assert cache.read(photo).tobytes() == read_reduced(photo, 200).tobytes()
     (warning,) = cache.take_warnings()
-    assert warning.startswith(f"{tmp_path / 'cache'} takes no more images (")
+    assert warning.startswith(f"no more images are cached in {tmp_path / 'cache'} (")
     assert "\n" not in warning
     assert cache.take_warnings() == ()
-    assert entries(tmp_path) == []  # no halves either
+    assert entries(tmp_path) == []  # no partial files either
     assert decoded == photos * 2
 
 
@@ -175,7 +176,7 @@ def test_open_cache__makes_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_open_cache__cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        DataError, match=r"^images cannot be kept in .*file/cache \(Not a directory\): give another --c"
+        DataError, match=r"^images cannot be cached in .*file/cache \(Not a directory\): give another fol"
     ):
         open_cache(str(tmp_path / "file" / "cache"))
 
@@ -183,7 +184,7 @@ def test_open_cache__cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied", str(dir))
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    with pytest.raises(DataError, match=r"^images cannot be kept in .*cache \(Permission denied\)"):
+    with pytest.raises(DataError, match=r"^images cannot be cached in .*cache \(Permission denied\)"):
         open_cache(str(tmp_path / "cache"))
 
 

@@ -63,9 +63,12 @@ def test_inspect_sample__a_file_that_is_cut_off(tmp_path: Path) -> None:
     ("values", "problem"),
     [
         (np.zeros((3, 4), np.uint8), None),
-        (np.zeros((4, 4), np.uint8), "mask.png is 4 x 4 (height x width), its image 3 x 4: give the mask the size of"),
+        (
+            np.zeros((4, 4), np.uint8),
+            "mask.png is 4 x 4 (height x width), its image is 3 x 4: give the mask the ",
+        ),
         (np.full((3, 4), 2, np.uint8), "mask.png has the value 2 in 12 pixels: allowed are 0 (background), 1 to 1 "),
-        (np.zeros((3, 4, 3), np.uint8), "mask.png is a picture in 'RGB': a mask must be a palette or grey PNG"),
+        (np.zeros((3, 4, 3), np.uint8), "mask.png is an image of mode 'RGB': a mask must be a palette or grey PNG"),
     ],
 )
 def test_inspect_sample__masks(
@@ -84,7 +87,7 @@ def test_inspect_samples__keeps_the_order(tmp_path: Path) -> None:
     assert found[-1].problem == f"{tmp_path / 'gone.png'} is missing"
 
 
-def test_inspect_samples__stops_when_nobody_listens(tmp_path: Path) -> None:
+def test_inspect_samples__stops_when_it_is_closed(tmp_path: Path) -> None:
     found = inspect_samples([sample(picture(tmp_path / "a.png"))] * 1000, num_classes=1)
     next(found)
     found.close()  # type: ignore[attr-defined]

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.images import MaskFile
 from data.readers import check_images, open_dataset, read_mask
 
@@ -69,7 +70,7 @@ def test_open_dataset__coco(tmp_path: Path) -> None:
 
 
 def test_open_dataset__no_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none is no folder: give the folder of a data set \(images/ with labels"):
+    with pytest.raises(DataError, match=r"none is not a folder: give the folder of a data set \(images/ with labels"):
         open_dataset(tmp_path / "none")
 
 
@@ -82,7 +83,7 @@ def test_open_dataset__images_without_table(tmp_path: Path) -> None:
 def test_open_dataset__nothing_known(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
-        match=r"holds no data set: expected images/ with labels\.csv, or one folder of images a class, or "
+        match=r"is not a data set: expected images/ with labels\.csv, or one folder of images per class, or "
         r"Pascal VOC \(JPEGImages/, ImageSets/, Annotations/\), or COCO \(annotations/instances_\*\.json\)$",
     ):
         open_dataset(tmp_path)
@@ -104,7 +105,7 @@ def test_read_mask__none(tmp_path: Path) -> None:
 
 
 def test_read_mask__other_size(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.png is 1 x 3 \(height x width\), its image 3 x 1: give the mask the size"):
+    with pytest.raises(DataError, match=r"a\.png is 1 x 3 \(height x width\), its image is 3 x 1: give the mask the "):
         read_mask(masked(tmp_path / "a.png", [[0, 0, 0]]), (3, 1), 3)
 
 
@@ -127,8 +128,8 @@ def test_check_images__missing(tmp_path: Path) -> None:
     given = samples(picture(tmp_path / "a.png"), tmp_path / "b.png", tmp_path / "c.png")
     with pytest.raises(
         DataError,
-        match=r"b\.png is missing \(and 1 more of 3 images\): mend or remove it, or go on "
-        r"without it with --skip-bad$",
+        match=r"b\.png is missing \(and 1 more of 3 images\): fix or remove it, or "
+        r"skip it with --skip-bad$",
     ):
         check_images(given, 1)
     good, problems = check_images(given, 1, skip_bad=True)
@@ -138,13 +139,13 @@ def test_check_images__missing(tmp_path: Path) -> None:
 
 def test_check_images__unreadable(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_text("text")
-    with pytest.raises(DataError, match=r"b\.jpg holds no readable JPEG, PNG, BMP, TIFF or WebP picture: mend"):
+    with pytest.raises(DataError, match=r"b\.jpg is not a readable JPEG, PNG, BMP, TIFF or WebP image: fix"):
         check_images(samples(picture(tmp_path / "a.png"), tmp_path / "b.jpg"), 1)
 
 
 def test_check_images__too_small(tmp_path: Path) -> None:
     given = samples(picture(tmp_path / "a.png", 16, 16), picture(tmp_path / "b.png", 40, 15))
-    with pytest.raises(DataError, match=r"b\.png is too small: its shorter side is 15 pixels, 16 are needed: mend"):
+    with pytest.raises(DataError, match=r"b\.png is too small: its shorter side has 15 pixels, 16 are needed: fix"):
         check_images(given, 16)
 
 

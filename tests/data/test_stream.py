@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.stream import LoadedBatch, SampleStream, StreamBatches, mixed_seed
 
 # Loaders fork on Linux, of which Python 3.12 and later warn where threads run; torch warns of more loaders than cores.
@@ -85,7 +86,7 @@ def test_stream__bad_image(workers: int) -> None:
     assert len(bad) == 1
     with pytest.raises(DataError) as caught:
         bad[0].checked()
-    assert str(caught.value) == "3.jpg is bad; mend or remove it, or go on without it: --skip-bad"
+    assert str(caught.value) == "3.jpg is bad: fix or remove it, or skip it with --skip-bad"
 
 
 @LOADERS
@@ -105,7 +106,7 @@ def test_stream__skips_bad_images(workers: int) -> None:
 
 
 def test_stream__all_images_bad() -> None:
-    with pytest.raises(DataError, match=r"\.jpg is bad; mend"):
+    with pytest.raises(DataError, match=r"\.jpg is bad: fix"):
         stream_of(3, 0, 1, 2, skip_bad=True)[0].checked()
 
 

@@ -85,17 +85,17 @@ def test_cam_transform__local_view_is_the_training_view_in_other_colours() -> No
     assert not torch.equal(views.image, views.second)
 
 
-def test_cam_transform__mirrors_half_of_the_images() -> None:
+def test_cam_transform__flips_half_of_the_images() -> None:
     transform = without_colours(CamTransform(32, long_side=32, rescale=(1.0, 1.0)))
     image = picture((32, 32))
     straight = v2.functional.pil_to_tensor(image)
-    mirrored = 0
+    flipped = 0
     for seed in range(100):
         torch.manual_seed(seed)
         view = transform(image).image
         assert torch.equal(view, straight) or torch.equal(view, straight.flip(-1))
-        mirrored += torch.equal(view, straight.flip(-1))
-    assert 30 < mirrored < 70
+        flipped += torch.equal(view, straight.flip(-1))
+    assert 30 < flipped < 70
 
 
 def test_cam_transform__default_long_side_is_that_of_the_published_sizes() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
+from data.errors import DataError
 from data.voc_reader import CLASS_NAMES, find_voc, read_voc
 
 LISTS = {"train": "a\n", "train_aug": "a\nb\n", "val": "c\n"}
@@ -96,7 +96,7 @@ def test_read_voc__no_lists(tmp_path: Path) -> None:
 
 
 def test_read_voc__missing_annotation(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Annotations/d\.xml is missing: the image labels come from there"):
+    with pytest.raises(DataError, match=r"Annotations/d\.xml is missing: add it, since it has the labels of the image"):
         read_voc(build(tmp_path, {"train": "d\n"}))
 
 
@@ -110,7 +110,7 @@ def test_read_voc__damaged_annotation(tmp_path: Path) -> None:
 def test_read_voc__unknown_class(tmp_path: Path) -> None:
     root = build(tmp_path)
     (root / "Annotations" / "a.xml").write_text(annotation("dog", "zebra"))
-    with pytest.raises(DataError, match=r"a\.xml: 'zebra' is none of the classes \('aeroplane', .*'tvmonitor'\)"):
+    with pytest.raises(DataError, match=r"a\.xml: 'zebra' is not a class of Pascal VOC \('aeroplane', .*'tvmonitor'\)"):
         read_voc(root)
 
 

@@ -55,7 +55,7 @@ def test_check__as_dict_is_whole(tmp_path: Path) -> None:
         "missing": 1,
         "sizes": {name: {"height": 32, "width": 40} for name in ("smallest", "median", "largest")},
         "classes": [
-            {"number": 1, "name": "cat", "images": {"train": 6}, "together": []},  # dog is in all: said once
+            {"number": 1, "name": "cat", "images": {"train": 6}, "together": []},  # dog is in all images
             {"number": 2, "name": "dog", "images": {"train": 10}, "together": []},
         ],
         "co_occurrence": {"cat": {"dog": 6}, "dog": {"cat": 6}},
@@ -84,5 +84,5 @@ def test_check__no_image_can_be_read(tmp_path: Path) -> None:
 
 
 def test_check__no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere is no folder"):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
         check(tmp_path / "nowhere", SilentMonitor())

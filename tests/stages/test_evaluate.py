@@ -128,7 +128,7 @@ def test_label_columns__no_masks(run: Path, data: Path) -> None:
 
 def test_label_columns__bad_mask(run: Path, data: Path, listener: Any) -> None:
     save(data / "masks" / "deep" / "b.png", [[2], [0]])
-    with pytest.raises(DataError, match=r"b\.png is 2 x 1 \(height x width\), its image 1 x 2"):
+    with pytest.raises(DataError, match=r"b\.png is 2 x 1 \(height x width\), its image is 1 x 2"):
         columns_of(run, data)
     monitor = listener()
     columns = label_columns(run, open_dataset(data), monitor, skip_bad=True)

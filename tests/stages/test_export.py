@@ -9,7 +9,6 @@ from PIL import Image
 
 from data.dataset import DataError
 from data.errors import ArtifactError
-from data.palette import COLOURS, overlay, palette_image
 from stages.export import FORMATS, export
 from stages.runtime.monitor import SilentMonitor
 
@@ -34,7 +33,7 @@ def test_export__refuses_a_folder_that_is_not_empty(format: str, labelled_run: A
 @pytest.mark.parametrize("format", [format for format in OF_LABELS if format != "png"])
 def test_export__moved_data(format: str, labelled_run: Any, tmp_path: Path) -> None:
     moved = labelled_run.data.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="data is no folder"):
+    with pytest.raises(DataError, match="data is not a folder"):
         export(labelled_run.run, tmp_path / "out", SilentMonitor(), format=format)
     assert not (tmp_path / "out").exists()
     assert export(labelled_run.run, tmp_path / "out", SilentMonitor(), format=format, data=moved)
@@ -114,30 +113,3 @@ def test_export__onnx_of_a_run_without_a_student(labelled_run: Any, tmp_path: Pa
     with pytest.raises(ArtifactError, match=r"has no seg/config.json: run 'toco train-seg' first"):
         export(labelled_run.run, tmp_path / "out", SilentMonitor(), format="onnx")
     assert not (tmp_path / "out").exists()
-
-
-def test_colours__are_those_of_the_voc() -> None:
-    # From the colour map that comes with the VOC development kit.
-    assert COLOURS[[0, 1, 2, 3, 15, 20, 255]].tolist() == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [0, 128, 0],
-        [128, 128, 0],
-        [192, 128, 128],
-        [0, 64, 128],
-        [224, 224, 192],
-    ]
-    assert len({tuple(colour) for colour in COLOURS.tolist()}) == 256
-
-
-def test_palette_image__keeps_all_numbers(tmp_path: Path) -> None:
-    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    palette_image(mask).save(tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as image:
-        np.testing.assert_array_equal(np.array(image), mask)
-
-
-def test_overlay__colours_objects_and_leaves_background() -> None:
-    image = Image.new("RGB", (2, 1), (100, 100, 100))
-    result = np.array(overlay(image, np.array([[0, 1]], np.uint8), strength=0.5))
-    assert result.tolist() == [[[100, 100, 100], [114, 50, 50]]]

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from stages.config import MakeLabels, Report
 from stages.make_labels import make_labels
 from stages.report import report
@@ -20,7 +19,7 @@ CONFIG = Report(device="cpu")
 
 
 class Reader(HTMLParser):
-    """Collects what a page refers to, its ids and headings, and checks that its tags are closed in order."""
+    """Collects the references, ids and text of a page, and checks that its tags are closed in order."""
 
     VOID = frozenset({"meta", "link", "img", "input", "br"})
 
@@ -55,7 +54,7 @@ def read(page: Path) -> Reader:
     return reader
 
 
-def test_report__needs_nothing_from_elsewhere(whole_run: Path) -> None:
+def test_report__refers_to_no_other_file_or_address(whole_run: Path) -> None:
     found = read(whole_run / "report.html")
     inside = {f"#{name}" for name in found.ids}
     assert all(address.startswith("data:") or address in inside for address in found.addresses)
@@ -68,11 +67,11 @@ def test_report__needs_nothing_from_elsewhere(whole_run: Path) -> None:
 def test_report__shows_each_part(whole_run: Path) -> None:
     found = read(whole_run / "report.html")
     assert {"run", "scores", "gallery", "training", "confusion", "smoothing", "settings"} <= set(found.ids)
-    for words in ("pseudo mask (CRF)", "student", "true mask", "auxiliary CAM", "--iterations 4", "finished after"):
+    for words in ("pseudo mask (CRF)", "student", "ground truth", "auxiliary CAM", "--iterations 4", "finished after"):
         assert words in found.text, words
 
 
-def test_report__slider_data_are_those_of_the_gallery(whole_run: Path) -> None:
+def test_report__slider_has_the_data_of_each_gallery_image(whole_run: Path) -> None:
     page = (whole_run / "report.html").read_text(encoding="utf-8")
     match = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page)
     assert match is not None
@@ -83,33 +82,33 @@ def test_report__slider_data_are_those_of_the_gallery(whole_run: Path) -> None:
     assert facts["curve"][0]["background"] == 0.02
 
 
-def test_report__of_a_network_alone(cam_run: Path, listener: Callable[[], Any]) -> None:
+def test_report__of_a_run_with_only_train_cam(cam_run: Path, listener: Callable[[], Any]) -> None:
     found = read(report(cam_run, CONFIG, listener()))
     assert "gallery" not in found.ids
     assert {"scores", "smoothing"} <= set(found.ids)
 
 
-def test_report__without_true_masks(
+def test_report__without_ground_truth(
     draw_pictures: Callable[[Path], Path], cam_run: Path, tmp_path: Path, listener: Callable[[], Any]
 ) -> None:
     data = draw_pictures(tmp_path / "data")
     shutil.rmtree(data / "masks")
     make_labels(cam_run, MakeLabels(device="cpu", workers=1), SilentMonitor(), data=data)
-    heard = listener()
-    found = read(report(cam_run, CONFIG, heard, data=data))
+    monitor = listener()
+    found = read(report(cam_run, CONFIG, monitor, data=data))
     assert "gallery" in found.ids
     assert not {"scores", "confusion"} & set(found.ids)
-    assert "there are no true masks" in found.text
+    assert "There are no ground-truth masks" in found.text
     assert "changed least" in found.text
-    assert any(note.startswith("no scores: ") for note in heard.notes)
+    assert any(note.startswith("no scores: ") for note in monitor.notes)
 
 
-def test_report__passes_over_bad_images_as_the_training_did(
+def test_report__skips_bad_images_if_the_training_did(
     draw_pictures: Callable[[Path], Path], whole_run: Path, tmp_path: Path
 ) -> None:
     data, run = draw_pictures(tmp_path / "data"), tmp_path / "run"
     shutil.copytree(whole_run, run)
-    (data / "images/w.jpg").write_bytes(b"")  # which a network is measured on
+    (data / "images/w.jpg").write_bytes(b"")  # an image on which the networks are measured
     with pytest.raises(DataError, match=r"w\.jpg is empty"):
         report(run, CONFIG, SilentMonitor(), data=data)
     config = json.loads((run / "cam/config.json").read_text())
@@ -118,17 +117,16 @@ def test_report__passes_over_bad_images_as_the_training_did(
     report(run, CONFIG, SilentMonitor(), data=data)
 
 
-def test_report__leaves_out_what_was_made_from_something_else(
-    whole_run: Path, tmp_path: Path, listener: Callable[[], Any]
-) -> None:
+def test_report__leaves_out_an_outdated_student(whole_run: Path, tmp_path: Path, listener: Callable[[], Any]) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
     config = json.loads((run / "seg/config.json").read_text())
     (run / "seg/config.json").write_text(json.dumps({**config, "made_from": "0" * 64}))
-    heard = listener()
-    page = report(run, CONFIG, heard).read_text(encoding="utf-8")
+    monitor = listener()
+    page = report(run, CONFIG, monitor).read_text(encoding="utf-8")
     assert "<figcaption>student</figcaption>" not in page
-    assert any("left out" in warning and "seg was made from another" in warning for warning in heard.warnings)
+    cause = "seg was made from a labels/labels.h5 that has been replaced since"
+    assert any("left out" in warning and cause in warning for warning in monitor.warnings)
 
 
 def test_report__compares_with_another_run(whole_run: Path, cam_run: Path, tmp_path: Path) -> None:
@@ -139,7 +137,7 @@ def test_report__compares_with_another_run(whole_run: Path, cam_run: Path, tmp_p
     assert f"{open_stage(cam_run, 'cam').path.parent.name}: 0." in found.text
 
 
-def test_report__names_and_paths_are_text_and_not_markup(
+def test_report__escapes_names_and_paths(
     draw_pictures: Callable[[Path], Path], whole_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "<b>run & co"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
+from data.errors import DataError
 from data.readers import open_dataset
 from stages.config import View
 from stages.runtime.monitor import SilentMonitor
@@ -28,11 +28,11 @@ def test_view__any_other_image(whole_run: Path, pictures: Path, tmp_path: Path) 
     assert view(other, whole_run, tmp_path / "out.png", CONFIG, SilentMonitor()).is_file()
 
 
-def test_view__of_a_network_alone(cam_run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_view__of_a_run_with_only_train_cam(cam_run: Path, pictures: Path, tmp_path: Path) -> None:
     assert view(pictures / "images/a.jpg", cam_run, tmp_path / "out.png", CONFIG, SilentMonitor()).is_file()
 
 
-def test_view__a_bad_image_is_one_line(whole_run: Path, tmp_path: Path) -> None:
+def test_view__a_missing_image(whole_run: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is missing"):
         view(tmp_path / "gone.jpg", whole_run, tmp_path / "out.png", CONFIG, SilentMonitor())
     assert not (tmp_path / "out.png").exists()
@@ -42,6 +42,6 @@ def test_find_sample__by_the_file_not_the_name(pictures: Path, tmp_path: Path) -
     dataset = open_dataset(pictures)
     assert find_sample(pictures / "deep/../images/a.jpg", dataset).id == "a"
     shutil.copy(pictures / "images/a.jpg", tmp_path / "a.jpg")
-    stranger = find_sample(tmp_path / "a.jpg", dataset)
-    assert not stranger.labelled
-    assert stranger.id not in dataset.by_id()
+    other = find_sample(tmp_path / "a.jpg", dataset)
+    assert not other.labelled
+    assert other.id not in dataset.by_id()

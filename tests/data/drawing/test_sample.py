@@ -10,7 +10,7 @@ from data.dataset import DataError
 from data.drawing.kinds import DEMO_KINDS, Kind
 from data.drawing.sample import draw_sample
 from data.drawing.scene import draw_scene
-from data.palette import COLOURS
+from data.palette import colour_map
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -48,7 +48,7 @@ def test_draw_sample__files(sample: Path) -> None:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (48, 48))
     with Image.open(sample / "masks" / "00000.png") as mask:
         assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (48, 48))
-        assert mask.getpalette() == COLOURS.ravel().tolist()
+        assert mask.getpalette() == colour_map().ravel().tolist()
 
 
 def test_draw_sample__every_class_in_both_splits(sample: Path) -> None:

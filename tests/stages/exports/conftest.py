@@ -1,4 +1,4 @@
-"""A run whose masks have what exports stumble over, and odd names: folders, blanks, dots, other scripts."""
+"""A run with masks that are hard to export, and with odd image names: folders, spaces, dots, other scripts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ExportRun:
     run: Path
     data: Path
     masks: dict[str, Mask]  # by image id, as in RUN/labels/labels.h5
-    files: dict[str, Path]  # the images
+    files: dict[str, Path]  # the image files, by image id
     class_names: tuple[str, ...]
 
 
@@ -34,7 +34,7 @@ def disc(mask: Mask, centre: tuple[int, int], radius: float, number: int) -> Non
 
 
 def holes_and_islands() -> Mask:
-    """A disc with holes, an object of another class in one hole and of its own in the other, and unsure borders."""
+    """A disc with an ignored border and holes: one holds another class, one an object of the same class."""
     mask = np.zeros((90, 120), np.uint8)
     disc(mask, (45, 60), 42, 255)
     disc(mask, (45, 60), 40, 1)
@@ -47,7 +47,7 @@ def holes_and_islands() -> Mask:
 
 
 def touching_and_borders() -> Mask:
-    """Classes side by side, patches at all borders and in corners, patches that touch at a corner only."""
+    """Classes side by side, components at all borders and corners, and components that touch only at a corner."""
     mask = np.zeros((64, 81), np.uint8)
     mask[:20, :30] = 1
     mask[:20, 30:50] = 2
@@ -60,7 +60,7 @@ def touching_and_borders() -> Mask:
 
 
 def specks() -> Mask:
-    """Large patches with single pixels and thin lines beside and as holes in them."""
+    """A large component with single pixels as holes, and single pixels and thin lines beside it."""
     mask = np.zeros((70, 50), np.uint8)
     mask[5:60, 5:40] = 2
     draws = np.random.default_rng(0)
@@ -72,7 +72,7 @@ def specks() -> Mask:
 
 
 def noise() -> Mask:
-    """What a threshold makes of a smooth noisy map."""
+    """Thresholds of smoothed noise."""
     values = np.random.default_rng(1).random((80, 80))
     for axis in (0, 1):
         values = np.mean([np.roll(values, shift, axis) for shift in range(-3, 4)], axis=0)
@@ -96,7 +96,7 @@ SUFFIXES = {"a": ".jpg", "deep/d": ".JPG", "deep_d": ".bmp"}  # others are .png
 
 @pytest.fixture
 def make_export_run(tmp_path: Path) -> Callable[..., ExportRun]:
-    """Draws a custom folder with noise for images, and writes RUN/labels with these masks."""
+    """Write a custom folder with noise as images, and RUN/labels with the given masks."""
 
     def make(masks: Mapping[str, Mask], class_names: tuple[str, ...] = CLASS_NAMES) -> ExportRun:
         data, run = tmp_path / "data", tmp_path / "run"
@@ -129,7 +129,7 @@ def export_run(make_export_run: Callable[..., ExportRun]) -> ExportRun:
 
 @pytest.fixture
 def voc_run(make_export_run: Callable[..., ExportRun]) -> ExportRun:
-    """The same with the classes that toco's own reader of this layout knows."""
+    """The same masks with the class names that toco's VOC reader expects."""
     from data.voc_reader import CLASS_NAMES as names
 
     return make_export_run(all_masks(), names)

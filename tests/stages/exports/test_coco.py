@@ -14,7 +14,7 @@ from stages.export import export
 from stages.exports.components import components
 from stages.runtime.monitor import SilentMonitor
 
-# pycocotools 2.0.11 has not caught up with a change in numpy 2.
+# pycocotools 2.0.11 does not yet support the `copy` argument of numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
 
@@ -46,7 +46,7 @@ def test_export_coco__pycocotools_reads_the_stored_masks(export_run: Any, tmp_pa
         assert len(coco.imgToAnns[image["id"]]) == len(list(components(mask)))
 
 
-def test_export_coco__codes_are_those_of_pycocotools(export_run: Any, tmp_path: Path) -> None:
+def test_export_coco__run_lengths_equal_those_of_pycocotools(export_run: Any, tmp_path: Path) -> None:
     (file,) = export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco")
     coco: Any = read(file)
     for annotation in coco.anns.values():
@@ -62,10 +62,10 @@ def test_export_coco__ids_are_unique(export_run: Any, tmp_path: Path) -> None:
         assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_export_coco__names_the_folder_of_the_images(export_run: Any, tmp_path: Path, listener: Any) -> None:
+def test_export_coco__notes_the_image_folder(export_run: Any, tmp_path: Path, listener: Any) -> None:
     monitor = listener()
     export(export_run.run, tmp_path / "out", monitor, format="coco")
-    assert monitor.notes == [f"the image files' names are relative to {(export_run.data / 'images').resolve()}"]
+    assert monitor.notes == [f"file_name is relative to the image folder {(export_run.data / 'images').resolve()}"]
 
 
 def test_export_coco__toco_reads_it(export_run: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from stages.exports.flat_names import flat_name
         ("a\n~", "a%0A%7E"),
     ],
 )
-def test_flat_name__can_be_undone(image_id: str, name: str) -> None:
+def test_flat_name__can_be_decoded(image_id: str, name: str) -> None:
     assert flat_name(image_id) == name
     assert unquote(name) == image_id
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from stages.exports.labelled_images import LabelledImages, classes_in_mask, open_labelled_images
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage
@@ -19,7 +18,7 @@ def open_images(run: Path, data: Path | None = None) -> LabelledImages:
     return open_labelled_images(open_stage(run, "labels"), labels, SilentMonitor(), data=data)
 
 
-def test_labelled_images__come_with_file_and_mask(export_run: Any, listener: Any) -> None:
+def test_labelled_images__have_file_and_mask(export_run: Any) -> None:
     images = open_images(export_run.run)
     assert images.split == "train"
     assert images.folder == (export_run.data / "images").resolve()
@@ -42,18 +41,20 @@ def test_labelled_images__progress(export_run: Any, listener: Any) -> None:
 
 def test_open_labelled_images__moved_data(export_run: Any, tmp_path: Path) -> None:
     moved = export_run.data.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="data is no folder"):
+    with pytest.raises(DataError, match="data is not a folder"):
         open_images(export_run.run)
     assert open_images(export_run.run, moved).folder == (moved / "images").resolve()
 
 
-def test_open_labelled_images__a_lost_image(export_run: Any) -> None:
+def test_open_labelled_images__a_missing_image(export_run: Any) -> None:
     export_run.files["a"].unlink()
-    with pytest.raises(DataError, match=r"masks of 1 images that .*data lacks, first 'a': .* --data"):
+    with pytest.raises(
+        DataError, match=r"data lacks 1 of the 7 images that have a mask in .*labels.h5, first 'a': .* --data"
+    ):
         open_images(export_run.run)
 
 
-def test_open_labelled_images__an_image_without_mask_may_be_lost(labelled_run: Any) -> None:
+def test_open_labelled_images__an_image_without_mask_may_be_missing(labelled_run: Any) -> None:
     (labelled_run.data / "images" / "v1.png").unlink()
     assert [image.id for image in open_images(labelled_run.run)] == list(labelled_run.masks)
 
@@ -76,18 +77,20 @@ def test_open_labelled_images__no_masks(make_export_run: Any) -> None:
 def test_labelled_images__a_mask_of_another_size(export_run: Any) -> None:
     Image.new("RGB", (7, 9)).save(export_run.files["empty"])
     with pytest.raises(
-        DataError, match=r"the mask of 'empty' in .* is 33 x 32 \(height x width\), .* 9 x 7: .* --data"
+        DataError, match=r"the mask of 'empty' in .* is 33 x 32 \(height x width\), its image is 9 x 7: .* --data"
     ):
         list(open_images(export_run.run))
 
 
-def test_labelled_images__a_class_that_there_is_not(make_export_run: Any) -> None:
+def test_labelled_images__a_value_that_is_not_a_class(make_export_run: Any) -> None:
     made = make_export_run({"a": np.full((8, 8), 4, np.uint8)})
-    with pytest.raises(DataError, match="has the value 4, but there are 3 classes"):
+    with pytest.raises(
+        DataError, match=r"the mask of 'a' in .*labels.h5 has the value 4 in 64 pixels: allowed are 0 .*, 1 to 3"
+    ):
         list(open_images(made.run))
 
 
-def test_labelled_images__folder_of_class_folders(labelled_run: Any) -> None:
+def test_labelled_images__image_folder_of_the_layout_with_class_folders(labelled_run: Any) -> None:
     root = labelled_run.data.parent / "folders"
     for name, image_id in (("red", "a"), ("blue", "b")):
         (root / name).mkdir(parents=True)
@@ -100,6 +103,6 @@ def test_labelled_images__folder_of_class_folders(labelled_run: Any) -> None:
     assert images.folder == root.resolve()
 
 
-def test_classes_in_mask__neither_background_nor_ignored() -> None:
+def test_classes_in_mask__without_background_and_ignored_pixels() -> None:
     assert classes_in_mask(np.array([[0, 255, 3], [1, 3, 254]], np.uint8)) == [1, 3, 254]
     assert classes_in_mask(np.array([[0, 255]], np.uint8)) == []

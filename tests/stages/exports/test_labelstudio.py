@@ -13,7 +13,7 @@ from stages.exports.labelstudio import brush_code
 from stages.runtime.monitor import SilentMonitor
 
 
-def test_export_labelstudio__its_own_decoder_reads_the_stored_masks(export_run: Any, tmp_path: Path) -> None:
+def test_export_labelstudio__label_studios_decoder_reads_the_stored_masks(export_run: Any, tmp_path: Path) -> None:
     tasks, _ = export(export_run.run, tmp_path / "out", SilentMonitor(), format="labelstudio")
     read = json.loads(tasks.read_text(encoding="utf-8"))
     assert len(read) == len(export_run.masks)
@@ -23,7 +23,7 @@ def test_export_labelstudio__its_own_decoder_reads_the_stored_masks(export_run: 
         (prediction,) = task["predictions"]
         for region in prediction["result"]:
             assert (region["original_height"], region["original_width"]) == mask.shape
-            # As the converter lays out what Label Studio exports.
+            # The converter expects the flat layout of an export from Label Studio.
             flat = {**region, **region["value"]}
             (pixels,) = decode_from_annotation("brush", [flat]).values()
             assert set(np.unique(pixels)) <= {0, 255}
@@ -32,14 +32,14 @@ def test_export_labelstudio__its_own_decoder_reads_the_stored_masks(export_run: 
         np.testing.assert_array_equal(drawn, np.where(mask == 255, 0, mask))
 
 
-def test_export_labelstudio__addresses_lead_to_the_images(export_run: Any, tmp_path: Path, listener: Any) -> None:
+def test_export_labelstudio__urls_point_to_the_images(export_run: Any, tmp_path: Path, listener: Any) -> None:
     monitor = listener()
     tasks, _ = export(export_run.run, tmp_path / "out", monitor, format="labelstudio")
     for task in json.loads(tasks.read_text(encoding="utf-8")):
         address = urlsplit(task["data"]["image"])
         assert address.path == "/data/local-files/"
         assert export_run.data / parse_qs(address.query)["d"][0] == export_run.files[task["data"]["image_id"]]
-    assert monitor.notes == [f"the tasks' addresses are relative to {export_run.data.resolve()}"]
+    assert monitor.notes == [f"the image URLs in the tasks are relative to {export_run.data.resolve()}"]
 
 
 def test_export_labelstudio__interface(export_run: Any, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_export_labelstudio__interface(export_run: Any, tmp_path: Path) -> None:
     (brush,) = view.iterfind("BrushLabels")
     (picture,) = view.iterfind("Image")
     assert tuple(label.attrib["value"] for label in brush) == export_run.class_names
-    assert [label.attrib["background"] for label in brush] == ["#800000", "#008000", "#808000"]
+    assert [label.attrib["background"] for label in brush] == ["#e69f00", "#56b4e9", "#009e73"]
     assert brush.attrib["toName"] == picture.attrib["name"]
     first = json.loads(tasks.read_text(encoding="utf-8"))[0]
     assert picture.attrib["value"].removeprefix("$") in first["data"]
@@ -60,8 +60,8 @@ def test_export_labelstudio__interface(export_run: Any, tmp_path: Path) -> None:
     "pixels",
     [
         np.zeros((1, 1), bool),
-        np.ones((300, 200), bool),  # longer than the longest run
-        np.ones((128, 128), bool),  # as long as it
+        np.ones((300, 200), bool),  # longer than the longest possible run
+        np.ones((128, 128), bool),  # exactly the longest possible run
         np.eye(17, dtype=bool),
         np.random.default_rng(0).random((40, 33)) > 0.5,
         np.indices((200, 300))[1] < 150,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import stages.exports.onnx
+from data.errors import SettingsError
 from data.readers import open_dataset
 from stages.config import TrainSeg
 from stages.exports.onnx import as_onnx, export_onnx
@@ -19,7 +20,11 @@ from stages.run_folder.artifacts import StageFolder, begin_stage, open_stage
 from stages.run_folder.saving import save_weights
 from stages.runtime.monitor import SilentMonitor
 
-SIZES = [(1, 33, 70), (2, 100, 45), (3, 64, 131)]  # batch, height, width; the example of the export has another one
+SIZES = [
+    (1, 33, 70),
+    (2, 100, 45),
+    (3, 64, 131),
+]  # batch, height, width; all differ from the example image of the export
 
 
 def untrained(arch: str, encoder: str) -> tuple[TrainSeg, Student, Any]:
@@ -77,7 +82,7 @@ def test_export_onnx__runs_at_any_size_as_torch_does(seg_folder: StageFolder, tm
     assert metadata["long_side"] == "80"
     assert metadata["toco"].startswith("0.")
     student = load_student(seg_folder)
-    assert len(student(images_of(SIZES[0])).argmax(dim=1).unique()) > 1  # there is something to compare
+    assert len(student(images_of(SIZES[0])).argmax(dim=1).unique()) > 1  # otherwise the comparison would show nothing
     assert_equal_to_torch(session, student)
 
 
@@ -97,17 +102,17 @@ def test_as_onnx__other_networks(arch: str, encoder: str) -> None:
 
 
 class _Odd(nn.Module):
-    """Its work depends on what is in the image, which no graph can show."""
+    """Its output shape depends on the pixel values, which an ONNX graph cannot express."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images if images.sum().item() > 0 else images[:, :2]
 
 
-def test_export_onnx__a_network_that_cannot(
+def test_export_onnx__a_network_that_cannot_be_exported(
     seg_folder: StageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stages.exports.onnx, "load_student", lambda _: Student(_Odd(), long_side=64))
-    with pytest.raises(ValueError, match="--arch Unet with --encoder resnet18 cannot be exported as ONNX") as caught:
+    with pytest.raises(SettingsError, match="--arch Unet with --encoder resnet18 cannot be exported as ONNX") as caught:
         export_onnx(seg_folder, tmp_path / "out", SilentMonitor())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500

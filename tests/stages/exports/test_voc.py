@@ -9,9 +9,10 @@ from PIL import Image
 from torchvision.datasets import VOCDetection, VOCSegmentation
 
 from data.images import read_image
-from data.palette import COLOURS
+from data.palette import colour_map
 from data.readers import open_dataset, read_mask
 from stages.export import export
+from stages.exports.flat_names import flat_name
 from stages.runtime.monitor import SilentMonitor
 
 
@@ -19,7 +20,7 @@ from stages.runtime.monitor import SilentMonitor
 def tree(export_run: Any, tmp_path: Path) -> Path:
     export(export_run.run, tmp_path / "out", SilentMonitor(), format="voc")
     (tmp_path / "VOCdevkit").mkdir()
-    (tmp_path / "VOCdevkit" / "VOC2012").symlink_to(tmp_path / "out")  # where torchvision looks
+    (tmp_path / "VOCdevkit" / "VOC2012").symlink_to(tmp_path / "out")  # where torchvision expects it
     return tmp_path
 
 
@@ -29,8 +30,22 @@ def test_export_voc__torchvision_reads_the_stored_masks(export_run: Any, tree: P
     for index, (image, mask) in enumerate(read):
         image_id = unquote(Path(read.masks[index]).stem)
         np.testing.assert_array_equal(np.array(mask), export_run.masks[image_id])
-        np.testing.assert_array_equal(np.array(mask.convert("RGB")), COLOURS[export_run.masks[image_id]])
+        np.testing.assert_array_equal(np.array(mask.convert("RGB")), colour_map()[export_run.masks[image_id]])
         assert image.size == mask.size
+
+
+def test_export_voc__label_map_names_every_colour(export_run: Any, tree: Path) -> None:
+    lines = (tree / "out/labelmap.txt").read_text(encoding="utf-8").splitlines()
+    names = {}
+    for name, colour, *others in (line.split(":") for line in lines if not line.startswith("#")):
+        assert others == ["", ""]  # Datumaro asks for four fields
+        names[tuple(map(int, colour.split(",")))] = name
+    expected = {0: "background", 255: "ignored", **dict(enumerate(export_run.class_names, start=1))}
+    for image_id, mask in export_run.masks.items():
+        with Image.open(tree / f"out/SegmentationClass/{flat_name(image_id)}.png") as image:
+            colours = np.array(image.convert("RGB"))
+        for number in np.unique(mask):
+            assert {names[tuple(pixel)] for pixel in colours[mask == number].tolist()} == {expected[number]}
 
 
 def test_export_voc__boxes_count_from_one(export_run: Any, tree: Path) -> None:
@@ -54,7 +69,7 @@ def test_export_voc__images(export_run: Any, tree: Path) -> None:
     with Image.open(tree / "out/JPEGImages/deep%2Fer%2Fmy%20photo%2Ev2.jpg") as image:
         assert image.format == "JPEG"
         original = np.array(read_image(export_run.files["deep/er/my photo.v2"]), int)
-        assert abs(np.array(image) - original).mean() < 5  # and it is noise, the worst case
+        assert abs(np.array(image) - original).mean() < 5  # noise is the worst case for JPEG
 
 
 def test_export_voc__a_rotated_jpeg_is_turned_upright(make_export_run: Any, tmp_path: Path) -> None:
@@ -63,7 +78,7 @@ def test_export_voc__a_rotated_jpeg_is_turned_upright(make_export_run: Any, tmp_
     made = make_export_run({"a": mask})
     upright = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).convert("RGB")
     exif = Image.Exif()
-    exif[0x0112] = 8  # to be turned by 90 degrees against the clock
+    exif[0x0112] = 8  # to be rotated by 90 degrees counter-clockwise
     upright.transpose(Image.Transpose.ROTATE_270).save(made.files["a"], exif=exif)
     assert read_image(made.files["a"]).size == (24, 40)
     export(made.run, tmp_path / "out", SilentMonitor(), format="voc")
@@ -79,7 +94,7 @@ def test_export_voc__files(export_run: Any, tmp_path: Path, listener: Any) -> No
     assert sorted(files) == sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert (tmp_path / "out/classes.txt").read_text(encoding="utf-8").splitlines() == list(export_run.class_names)
     ElementTree.parse(tmp_path / "out/Annotations/a.xml")
-    assert monitor.notes == ["saved as JPEG of quality 95, since the format asks for it: 5 images"]
+    assert monitor.notes == ["converted to JPEG (quality 95), as the format requires: 5 of 7 images"]
 
 
 def test_export_voc__toco_reads_it(voc_run: Any, tmp_path: Path) -> None:

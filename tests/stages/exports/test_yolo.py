@@ -18,12 +18,12 @@ from stages.runtime.monitor import SilentMonitor
 
 
 def is_thin(pixels: NDArray[np.bool_]) -> bool:
-    """Whether these are a pixel or a straight line of one pixel's width, which have less than three corners."""
+    """Whether a component is a single pixel or a straight line one pixel wide, with fewer than three corners."""
     return 1 in pixels.shape or any(np.array_equal(way, np.eye(*pixels.shape)) for way in (pixels, pixels[::-1]))
 
 
 def shown(mask: NDArray[np.uint8], number: int) -> NDArray[np.bool_]:
-    """The pixels of a class that polygons can show."""
+    """The pixels of a class that polygons can describe."""
     result = np.zeros(mask.shape, bool)
     for one in components(mask):
         if one.class_number == number and not is_thin(one.pixels):
@@ -34,7 +34,7 @@ def shown(mask: NDArray[np.uint8], number: int) -> NDArray[np.bool_]:
 def fill(polygons: list[NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     drawn = np.zeros(shape, np.uint8)
     for points in polygons:
-        cv2.fillPoly(drawn, [points.astype(np.int32)], 1)  # which cuts off what is behind the point
+        cv2.fillPoly(drawn, [points.astype(np.int32)], 1)  # astype truncates
     return drawn > 0
 
 
@@ -58,7 +58,7 @@ def test_export_yolo__supervision_reads_the_masks(export_run: Any, tmp_path: Pat
             np.testing.assert_array_equal(found, shown(mask, number))
 
 
-def test_mask_polygons__little_is_lost(export_run: Any) -> None:
+def test_mask_polygons__cover_nearly_the_same_pixels(export_run: Any) -> None:
     for image_id in ("a", "deep/er/my photo.v2"):
         mask = export_run.masks[image_id]
         polygons = mask_polygons(mask).drawn
@@ -68,7 +68,7 @@ def test_mask_polygons__little_is_lost(export_run: Any) -> None:
                 assert (found & expected).sum() / (found | expected).sum() >= 0.97
 
 
-def test_export_yolo__readers_that_cut_off_get_the_same(export_run: Any, tmp_path: Path) -> None:
+def test_export_yolo__readers_that_truncate_get_the_same_pixels(export_run: Any, tmp_path: Path) -> None:
     export(export_run.run, tmp_path / "out", SilentMonitor(), format="yolo")
     for image_id in ("a", "deep/d", "deep_d"):
         mask = export_run.masks[image_id]
@@ -96,8 +96,8 @@ def test_export_yolo__files(export_run: Any, tmp_path: Path, listener: Any) -> N
     assert content["names"] == dict(enumerate(export_run.class_names))
     assert (out / content["train"]).is_dir()
     lost = sum(mask_polygons(mask).lost for mask in export_run.masks.values())
-    assert lost >= 3  # a pixel, a pair and a line among the specks
-    assert monitor.notes == [f"left out, since less than three corners are no polygon: {lost} specks and thin lines"]
+    assert lost >= 3  # a single pixel, a pair and a line in `specks`
+    assert monitor.notes == [f"specks and thin lines left out, because a polygon needs at least three corners: {lost}"]
 
 
 def test_mask_polygons__specks_and_straight_lines_are_counted() -> None:
@@ -111,12 +111,12 @@ def test_mask_polygons__specks_and_straight_lines_are_counted() -> None:
     np.testing.assert_array_equal(fill([drawn[0].points], mask.shape), (np.indices((9, 9)) // 2 == 3).all(axis=0))
 
 
-def test_mask_polygons__of_nothing() -> None:
+def test_mask_polygons__an_ignored_mask_has_none() -> None:
     assert mask_polygons(np.full((9, 9), 255, np.uint8)) == ([], 0)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_mask_polygons__drawn_again_are_the_mask(seed: int) -> None:
+def test_mask_polygons__filled_polygons_equal_the_mask(seed: int) -> None:
     draws = np.random.default_rng(seed)
     values = ndimage.gaussian_filter(draws.random((60, 60)), draws.uniform(0.3, 3))
     mask = (values > np.quantile(values, draws.uniform(0.1, 0.9))).astype(np.uint8)
@@ -125,7 +125,9 @@ def test_mask_polygons__drawn_again_are_the_mask(seed: int) -> None:
     assert not (found & ~expected).any()
     thin = sum(is_thin(one.pixels) for one in components(mask))
     assert lost >= thin
-    assert (expected & ~found).sum() <= (0 if lost == thin else 0.01 * expected.sum())  # a patch that had to be cut
+    assert (expected & ~found).sum() <= (
+        0 if lost == thin else 0.01 * expected.sum()
+    )  # a component that was cut in two
 
 
 WITHOUT_SEAM = """
@@ -143,7 +145,7 @@ WITHOUT_SEAM = """
 """
 
 
-def test_outlines__cut_in_two_where_no_seam_leads_to_a_hole() -> None:
+def test_outlines__cuts_a_component_in_two_if_no_seam_reaches_a_hole() -> None:
     pixels = np.array([[character == "#" for character in line] for line in WITHOUT_SEAM.split()])
     with pytest.raises(ValueError, match="No foreground-contained seam"):
         approximate_mask_with_polygons(pixels, bridge_holes=True)
@@ -151,4 +153,4 @@ def test_outlines__cut_in_two_where_no_seam_leads_to_a_hole() -> None:
     assert len(polygons) > 1
     found = fill(polygons, pixels.shape)
     assert not (found & ~pixels).any()
-    assert found.sum() >= pixels.sum() - 3  # a piece may be too thin for a polygon
+    assert found.sum() >= pixels.sum() - 3  # a piece may have fewer than three corners

@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 
-from data.dataset import DataError
+from data.errors import DataError
 from stages.prediction.inputs import find_inputs
 from stages.runtime.monitor import SilentMonitor
 
 
 @pytest.fixture
 def tiles(tmp_path: Path) -> Path:
-    """Images by their names alone: nothing here opens them."""
+    """Empty files with the names of images; nothing in these tests opens them."""
     folder = tmp_path / "tiles"
     for name in ("a.png", "a.jpg", "north/b.TIF", "north/far/c.tif", "south/c.tif", "notes.txt", ".hidden.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,9 @@ def test_find_inputs__a_folder_keeps_its_tree(tiles: Path) -> None:
         ("*", ["a", "a-2"]),  # neither folders nor other files
     ],
 )
-def test_find_inputs__names_of_a_pattern_start_where_it_does(pattern: str, names: list[str], tiles: Path) -> None:
+def test_find_inputs__names_start_at_the_first_wildcard_of_a_pattern(
+    pattern: str, names: list[str], tiles: Path
+) -> None:
     assert sorted(found([tiles / pattern])) == names
 
 
@@ -52,7 +54,7 @@ def test_find_inputs__a_relative_pattern(tiles: Path, monkeypatch: pytest.Monkey
     assert found([Path("south/*.tif")]) == {"c": Path("south/c.tif")}
 
 
-def test_find_inputs__what_exists_is_no_pattern(tiles: Path) -> None:
+def test_find_inputs__an_existing_path_is_not_a_pattern(tiles: Path) -> None:
     odd = tiles / "[a].png"
     odd.touch()
     assert found([odd]) == {"[a]": odd}
@@ -61,24 +63,24 @@ def test_find_inputs__what_exists_is_no_pattern(tiles: Path) -> None:
     assert found([tiles / "b*"]) == {"d": tiles / "b*" / "d.png"}
 
 
-def test_find_inputs__each_image_once_and_not_what_was_written(tiles: Path, listener: Any) -> None:
+def test_find_inputs__each_image_once_and_no_earlier_results(tiles: Path, listener: Any) -> None:
     monitor = listener()
     out = tiles / "north"
     (out / "masks").mkdir()
-    (out / "masks/c.tif").touch()  # results lie in such folders, others beside them are the user's
+    (out / "masks/c.tif").touch()  # an earlier result; files outside such folders belong to the user
     samples = find_inputs([tiles / "south", tiles / "**/c.tif", tiles / "south/c.tif"], out, monitor)
     expected = [("c", tiles / "south/c.tif"), ("north/far/c", out / "far/c.tif")]
     assert [(sample.id, sample.image) for sample in samples] == expected
     samples = find_inputs([out / "far/c.tif", tiles / "south"], tiles / "out", monitor)
     assert [sample.id for sample in samples] == ["c", "c-2"]
-    assert monitor.notes == [f"{tiles / 'south/c.tif'} is written as 'c-2': another image is named 'c'"]
+    assert monitor.notes == [f"{tiles / 'south/c.tif'} is written as 'c-2', because another image is named 'c'"]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("nowhere.png", "there is no file or folder .*nowhere.png: check the path"),
-        ("empty", "empty holds no images"),
+        ("empty", r"empty holds no images \(.*\): check the path"),
         ("*.tiff", r"the pattern '.*\*.tiff' matches no images \(.bmp, .*\): check it"),
         ("*.txt", "matches no images"),
     ],

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data.dataset import Sample
-from data.errors import ArtifactError
+from data.errors import ArtifactError, SettingsError
 from data.palette import palette_image
 from stages.config import Predict
 from stages.networks.segmenter import Segmentation
@@ -30,20 +30,20 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def contents(out: Path) -> dict[str, bytes]:
+def file_contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def results(out: Path) -> dict[str, bytes]:
-    return {name: content for name, content in contents(out).items() if name != "predict.json"}
+    return {name: content for name, content in file_contents(out).items() if name != "predict.json"}
 
 
-def test_write_results__what_each_kind_holds(tmp_path: Path) -> None:
+def test_write_results__content_of_each_kind(tmp_path: Path) -> None:
     label = torch.tensor([[0, 1, 2], [2, 0, 0]], dtype=torch.uint8)
     probabilities = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
     files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING.outputs)
     assert files["numpy"] == tmp_path / "numpy" / "deep" / "a.npy"
-    write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities))
+    write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities), ("cat", "dog"))
     assert all(file.is_file() for file in files.values())
     with Image.open(files["masks"]) as mask:
         assert mask.getpalette() == palette_image(label.numpy()).getpalette()
@@ -59,20 +59,20 @@ def test_write_results__what_each_kind_holds(tmp_path: Path) -> None:
 def test_write_results__probabilities_at_the_image_s_size(tmp_path: Path) -> None:
     label, probabilities = torch.zeros(4, 6, dtype=torch.uint8), torch.ones(3, 2, 3)
     file = tmp_path / "a.npy"
-    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities))
+    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities), ())
     assert np.load(file).shape == (3, 4, 6)
 
 
-def test_resume__interrupted_and_gone_on_with_is_as_undisturbed(
+def test_resume__after_an_interruption_gives_the_results_of_an_undisturbed_run(
     student_run: Any, photos: Path, tmp_path: Path, listener: Any
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
-    predict(student_run.run, [photos], whole, CONFIG, SilentMonitor(), resume=True)  # with nothing to go on with
+    predict(student_run.run, [photos], whole, CONFIG, SilentMonitor(), resume=True)  # there is nothing to resume yet
     with pytest.raises(KeyboardInterrupt):
         predict(student_run.run, [photos], out, CONFIG, listener(stop=("advance", 2)))
     assert sorted(results(out)) == ["masks/a.png", "masks/b.png", "overlays/a.png", "overlays/b.png"]
-    (out / "overlays" / "b.png").unlink()  # stopped between an image's files
-    (out / "masks" / ".c.png.x.partial").touch()  # killed while it wrote
+    (out / "overlays" / "b.png").unlink()  # as if stopped between two files of an image
+    (out / "masks" / ".c.png.x.partial").touch()  # as if killed during a write
     before = (out / "masks" / "a.png").stat()
     monitor = listener()
     written = predict(student_run.run, [photos], out, CONFIG, monitor, resume=True)
@@ -84,13 +84,15 @@ def test_resume__interrupted_and_gone_on_with_is_as_undisturbed(
     assert monitor.notes == [f"{out} is finished already"]
 
 
-def test_resume__may_write_more_but_not_otherwise(student_run: Any, photos: Path, tmp_path: Path) -> None:
+def test_resume__may_add_outputs_but_not_change_settings_or_network(
+    student_run: Any, photos: Path, tmp_path: Path
+) -> None:
     run, out = student_run.run, tmp_path / "out"
     predict(run, [photos], out, CONFIG, SilentMonitor())
     predict(run, [photos], out, replace(CONFIG, outputs=("numpy",), batch_size=2), SilentMonitor(), resume=True)
     with Image.open(out / "masks" / "a.png") as mask:
         np.testing.assert_array_equal(np.load(out / "numpy" / "a.npy"), np.array(mask))
-    before = contents(out)
+    before = file_contents(out)
     for changes, message in (
         ({"flip_tta": False}, "out was started with --flip-tta True and cannot be resumed with False: give"),
         ({"window": 32}, "started with --window None and cannot be resumed with 32"),
@@ -100,29 +102,31 @@ def test_resume__may_write_more_but_not_otherwise(student_run: Any, photos: Path
             predict(run, [photos], out, replace(CONFIG, **changes), SilentMonitor(), resume=True)
     weights = run / "seg" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    with pytest.raises(ArtifactError, match=r"out was begun with another network than .*seg is now: use --overwrite"):
+    with pytest.raises(
+        ArtifactError, match=r"out was started with another network than the present .*seg: use --overwrite"
+    ):
         predict(run, [photos], out, CONFIG, SilentMonitor(), resume=True)
-    assert contents(out) == before
+    assert file_contents(out) == before
 
 
-def test_resume__not_with_results_of_other_images(student_run: Any, photos: Path, tmp_path: Path) -> None:
+def test_resume__refuses_results_of_other_images(student_run: Any, photos: Path, tmp_path: Path) -> None:
     run, out = student_run.run, tmp_path / "out"
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(photos / "a.png", other)
     predict(run, [other], out, CONFIG, SilentMonitor())
-    with pytest.raises(ValueError, match=r"masks/a.png exists, and was made from another image \(and 1 more\)"):
+    with pytest.raises(SettingsError, match=r"masks/a.png exists, and was made from another image \(and 1 more\)"):
         predict(run, [photos], out, CONFIG, SilentMonitor(), resume=True)
-    # Other settings for other images: from then on the folder is not to go on with the first.
+    # With other settings for other images, the first images can no longer be resumed.
     predict(run, [photos / "b.png"], out, replace(CONFIG, flip_tta=False), SilentMonitor())
-    with pytest.raises(ArtifactError, match="begun with --flip-tta False"):
+    with pytest.raises(ArtifactError, match="started with --flip-tta False"):
         predict(run, [other], out, CONFIG, SilentMonitor(), resume=True)
     record = read_record(out)
     assert record is not None
     assert list(record["images"]) == ["b"]
 
 
-def test_overwrite__interrupted_keeps_nothing_of_before(
+def test_overwrite__keeps_no_old_result_even_if_interrupted(
     student_run: Any, photos: Path, tmp_path: Path, listener: Any
 ) -> None:
     run, out = student_run.run, tmp_path / "out"
@@ -136,7 +140,7 @@ def test_overwrite__interrupted_keeps_nothing_of_before(
     assert results(out) == results(tmp_path / "fresh")
 
 
-def test_predict__a_second_folder_of_images_may_follow(student_run: Any, photos: Path, tmp_path: Path) -> None:
+def test_predict__more_images_can_be_added_to_the_same_folder(student_run: Any, photos: Path, tmp_path: Path) -> None:
     run, out = student_run.run, tmp_path / "out"
     for name in "ab":
         predict(run, [photos / f"{name}.png"], out, CONFIG, SilentMonitor())
@@ -156,7 +160,7 @@ def test_read_record__damaged(text: str, tmp_path: Path) -> None:
         read_record(tmp_path)
 
 
-def test_predict__a_file_in_the_place_of_the_folder(student_run: Any, photos: Path, tmp_path: Path) -> None:
+def test_predict__the_output_folder_is_a_file(student_run: Any, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(ValueError, match="out is no folder: give another one with --out"):
         predict(student_run.run, [photos], tmp_path / "out", CONFIG, SilentMonitor())

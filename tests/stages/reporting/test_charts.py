@@ -24,7 +24,7 @@ def texts(svg: str) -> list[str]:
     ]
 
 
-def test_losses__one_field_each_and_no_learning_rate() -> None:
+def test_losses__one_chart_each_and_no_learning_rate() -> None:
     words = texts(charts.losses(LINES))
     assert {"loss", "ptc"} <= set(words)
     assert "learning rate" not in words
@@ -35,32 +35,32 @@ def test_measurements__one_line_each() -> None:
     assert "cam" in texts(charts.measurements(LINES))
 
 
-def test_threshold_curve__says_which_score_was_used() -> None:
+def test_threshold_curve__marks_the_threshold_of_the_labels() -> None:
     assert "used: 0.5" in texts(charts.threshold_curve(CURVE))
 
 
 @pytest.mark.parametrize("ignored", [0, 3])
-def test_confusion_matrix__names_classes_in_any_script_and_the_ignored_if_any(ignored: int) -> None:
+def test_confusion_matrix__names_classes_in_any_script_and_ignored_pixels_if_any(ignored: int) -> None:
     counts = torch.tensor([[5, 1, ignored], [0, 4, 0]])
     words = texts(charts.confusion_matrix(counts, ("background", "傷")))
     assert {"background", "傷"} <= set(words)
     assert ("(ignored)" in words) == bool(ignored)
 
 
-def test_confusion_matrix__dollars_in_a_name_are_no_formula() -> None:
+def test_confusion_matrix__dollars_in_a_name_do_not_start_a_formula() -> None:
     assert r"$\frac$" in texts(charts.confusion_matrix(torch.eye(2, 3, dtype=torch.int64), ("background", r"$\frac$")))
 
 
-def test_confusion_matrix__many_classes_have_no_room_for_names() -> None:
+def test_confusion_matrix__many_classes_are_not_named() -> None:
     names = [f"class {number}" for number in range(80)]
     assert "class 7" not in texts(charts.confusion_matrix(torch.ones(80, 81, dtype=torch.int64), names))
 
 
-def test_smoothness__last_is_the_norm() -> None:
+def test_smoothness__the_last_point_is_the_norm() -> None:
     words = texts(charts.smoothness([Smoothness("after training", (0.2, 0.5, 0.6))]))
     assert {"1", "2", "norm", "after training"} <= set(words)
     assert "3" not in words
 
 
-def test_charts__the_same_chart_is_the_same_file() -> None:
+def test_charts__the_same_chart_gives_the_same_text() -> None:
     assert charts.threshold_curve(CURVE) == charts.threshold_curve(CURVE)

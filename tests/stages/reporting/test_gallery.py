@@ -28,12 +28,12 @@ def test_choose__best_median_and_worst() -> None:
     assert places(choose(ranked([(1,)] * 90), 6, 1)) == [0, 1, 44, 45, 88, 89]
 
 
-def test_choose__as_many_as_there_are() -> None:
+def test_choose__all_images_if_there_are_few() -> None:
     assert places(choose(ranked([(1,)] * 4), 24, 1)) == [0, 1, 2, 3]
     assert choose([], 24, 1) == []
 
 
-def test_choose__each_class_has_three_where_it_can() -> None:
+def test_choose__three_images_of_each_class_that_has_them() -> None:
     images = [(2,) if place in (10, 20, 30, 40) else (3,) if place == 50 else (1,) for place in range(90)]
     assert places(choose(ranked(images), 3, 4)) == [0, 10, 30, 40, 44, 50, 89]
 
@@ -43,8 +43,8 @@ def test_choose__each_class_has_three_where_it_can() -> None:
     [
         ([[0, 0, 1, 1]], [[0, 0, 1, 1]], 1.0),
         ([[0, 1, 1, 1]], [[0, 0, 1, 1]], (1 / 2 + 2 / 3) / 2),
-        ([[0, 0, 255, 1]], [[0, 0, 1, 1]], (1 + 1 / 2) / 2),  # ignored is wrong
-        ([[0, 0, 2, 2]], [[0, 0, 1, 1]], 1 / 3),  # background alone is right, of three labels that either has
+        ([[0, 0, 255, 1]], [[0, 0, 1, 1]], (1 + 1 / 2) / 2),  # ignored pixels count as wrong
+        ([[0, 0, 2, 2]], [[0, 0, 1, 1]], 1 / 3),  # of the three labels in either mask, only background is right
         ([[0, 0, 1, 1]], [[255, 0, 1, 1]], 1.0),
         ([[0, 1]], [[255, 255]], 0.0),
     ],

@@ -1,14 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from stages.reporting.pictures import class_colours, coloured, heat
-
-
-def test_class_colours__twenty_one_are_different() -> None:
-    colours = class_colours(30)
-    assert colours.shape == (30, 3)
-    assert len({tuple(colour) for colour in colours[:21].tolist()}) == 21
-    np.testing.assert_array_equal(colours[21:], colours[:9])
+from stages.reporting.pictures import coloured, heat
 
 
 def test_coloured__background_stays_grey_and_ignored_pixels_are_striped() -> None:

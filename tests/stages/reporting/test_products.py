@@ -15,30 +15,30 @@ from stages.runtime.monitor import SilentMonitor
 from stages.view import find_sample
 
 
-def made_by_hand(source: str = "cam") -> Products:
+def hand_made(source: str = "cam") -> Products:
     cam = torch.tensor([[[0.9, 0.1]], [[0.2, 0.4]]])
     return Products(Image.new("RGB", (2, 1)), (3, 7), cam, cam / 2, source, None, None, None)
 
 
-def test_products__at_a_score() -> None:
-    made = made_by_hand()
+def test_products__at_a_threshold() -> None:
+    made = hand_made()
     assert made.at(0.3).tolist() == [[3, 7]]
     assert made.at(0.4).tolist() == [[3, 0]]
     torch.testing.assert_close(best_score(made.cam), torch.tensor([[0.9, 0.4]]))
 
 
-def test_products__at_a_score_of_the_cam_that_labels_are_made_from() -> None:
-    assert made_by_hand("aux").at(0.3).tolist() == [[3, 0]]
+def test_products__thresholds_apply_to_the_cam_of_the_labels() -> None:
+    assert hand_made("aux").at(0.3).tolist() == [[3, 0]]
 
 
-def test_products__without_classes_all_is_background() -> None:
+def test_products__without_classes_every_pixel_is_background() -> None:
     none = torch.zeros(0, 1, 2)
     made = Products(Image.new("RGB", (2, 1)), (), none, none, "cam", None, None, None)
     assert made.at(0.0).tolist() == [[0, 0]]
     assert best_score(none).tolist() == [[0, 0]]
 
 
-def test_open_products__an_image_is_seen_as_the_stages_saw_it(whole_run: Path, pictures: Path) -> None:
+def test_open_products__gives_the_stored_cams_and_masks(whole_run: Path, pictures: Path) -> None:
     dataset = open_dataset(pictures)
     products = open_products(whole_run, dataset, Machine(device="cpu"), SilentMonitor())
     made = products.of(dataset.by_id()["c"])
@@ -52,14 +52,12 @@ def test_open_products__an_image_is_seen_as_the_stages_saw_it(whole_run: Path, p
     assert made.truth.shape == made.student.shape == (made.image.height, made.image.width)
 
 
-def test_open_products__an_image_that_was_not_labelled_gets_its_mask_in_the_same_way(
-    whole_run: Path, pictures: Path
-) -> None:
+def test_open_products__makes_the_mask_of_an_unlabelled_image_like_make_labels(whole_run: Path, pictures: Path) -> None:
     dataset = open_dataset(pictures)
     products = open_products(whole_run, dataset, Machine(device="cpu"), SilentMonitor())
     sample = dataset.by_id()["c"]
     stored = products.of(sample).pseudo_mask
-    # Under a name that is in no file, its mask is made anew.
+    # There is no stored mask under this id, so the mask is made now.
     object.__setattr__(sample, "id", "elsewhere")
     made = products.of(sample).pseudo_mask
     assert stored is not None
@@ -67,7 +65,9 @@ def test_open_products__an_image_that_was_not_labelled_gets_its_mask_in_the_same
     assert (stored == made).mean() > 0.99
 
 
-def test_open_products__a_stranger_has_no_truth(whole_run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_open_products__an_image_from_elsewhere_has_no_ground_truth(
+    whole_run: Path, pictures: Path, tmp_path: Path
+) -> None:
     dataset = open_dataset(pictures)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "x.png")
     products = open_products(whole_run, dataset, Machine(device="cpu"), SilentMonitor())
@@ -77,7 +77,7 @@ def test_open_products__a_stranger_has_no_truth(whole_run: Path, pictures: Path,
     assert made.pseudo_mask.shape == (30, 40)
 
 
-def test_open_products__an_image_in_which_nothing_is_found_is_ignored_as_by_make_labels(
+def test_open_products__an_image_without_predicted_classes_is_ignored_as_by_make_labels(
     whole_run: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("stages.reporting.products.predicted_classes", lambda model, images: [()])

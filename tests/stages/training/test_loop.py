@@ -199,7 +199,7 @@ def test_batches__tells_what_was_said_while_loading_once(tmp_path: Path, listene
 def test_batches__stops_at_a_bad_image(tmp_path: Path, listener: Any) -> None:
     monitor = listener()
     training = training_of(tmp_path, monitor, batch_size=2)
-    with pytest.raises(DataError, match=r"^x is bad; mend or remove it, or go on without it: --skip-bad$"):
+    with pytest.raises(DataError, match=r"^x is bad: fix or remove it, or skip it with --skip-bad$"):
         list(training.batches(stream_of("1", "x")))
     assert monitor.warnings == []
 
