@@ -1,6 +1,6 @@
-"""`toco evaluate`: CAM, pseudo masks, decoder and student against true masks (METHOD section 8).
+"""`toco evaluate`: measure CAMs, pseudo masks, decoder and student against the ground truth (METHOD section 8).
 
-In: a run folder and its data set's masks, which no training ever sees. Out: one table.
+In: a run folder and the ground-truth masks of its data set, which training never uses. Out: one table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,46 +17,46 @@ from data.images import read_image
 from data.readers import read_mask
 from stages.config import Evaluate, Predict
 from stages.labels.store import LabelFile
+from stages.labels.stored_cams import stored_label
 from stages.networks.inference import to_tensor
 from stages.networks.segmenter import NetworkName, Segmenter, open_segmenter
 from stages.run_folder.artifacts import StageFolder, current, open_stage
 from stages.run_folder.run_data import open_run_data, skipping, spread, usable_samples, with_skip_bad
 from stages.runtime.monitor import Monitor
-from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.metrics import Confusion, Scores
-from stages.toco.refine import with_background
 
 NETWORKS: tuple[NetworkName, ...] = ("decoder", "student")
 SOURCE_TITLES = {"cam": "CAM", "aux": "auxiliary CAM", "decoder": "decoder for\ngiven classes"}  # by --source
 UNLABELLED = (
-    "pixels whose truth is 255 are left out; a pixel predicted 255 counts as wrong, but for 'mean where labelled'"
+    "pixels with ground truth 255 are not counted; pixels predicted as 255 count as wrong, except in 'mean where "
+    "labelled'"
 )
 
 
 class NoGroundTruthError(DataError):
-    """There is nothing to measure against."""
+    """There are no ground-truth masks to measure against."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One product's scores."""
+    """The scores of one product."""
 
     name: str
     split: str
     images: int
     scores: Scores
-    counts: Tensor  # int64 (classes, classes + 1): pixels by truth (row) and prediction; last column: 255
+    counts: Tensor  # int64 (classes, classes + 1): pixels by ground truth (row) and prediction; last column: 255
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The table: rows are the classes, columns the products as far as they exist."""
+    """The table: a row for each class, a column for each product that exists."""
 
     class_names: tuple[str, ...]  # background first
     columns: tuple[Column, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for --json; shares in 0..1, None for classes that the truth lacks."""
+        """Plain values for --json; scores in 0..1, None for classes absent from the ground truth."""
         return {
             "rule": UNLABELLED,
             "columns": [
@@ -92,19 +92,20 @@ def evaluate(
 ) -> Evaluation:
     """Measure all products of a run.
 
-    CAM and pseudo masks are measured on the images they were made for; the networks on `config.split`, by
-    default the validation split where the data set has one with masks.
+    CAMs and pseudo masks are measured on the images that they were made for. The networks are measured on
+    `config.split`: by default the validation split if it has masks, otherwise the split of the training.
 
     Args:
         run: The run folder.
         config: Settings.
-        monitor: Told of progress.
+        monitor: Receives progress and warnings.
         data: The data set's present folder if it was moved, or the open data set.
-        segmenters: The run's networks, if they are loaded already.
+        segmenters: The run's networks if they are loaded already.
 
     Raises:
-        DataError: There are no ground-truth masks to evaluate on.
-        ArtifactError: The run has no finished stage, or one that is damaged.
+        NoGroundTruthError: There are no ground-truth masks to measure against.
+        DataError: The data set, an image or a mask is bad.
+        ArtifactError: No stage of the run is finished, or a file of the run is damaged.
     """
     cam = open_stage(run, "cam")
     config = with_skip_bad(config, cam)
@@ -139,16 +140,16 @@ def _network_split(dataset: Dataset, cam: StageFolder) -> str:
 def with_ground_truth(
     samples: Sequence[Sample], split: str, dataset: Dataset, images: int | None = None
 ) -> list[Sample]:
-    """Keep the samples that have a true mask, of these at most `images`.
+    """Keep the samples that have a ground-truth mask; of these at most `images`.
 
     Raises:
-        NoGroundTruthError: None has.
+        NoGroundTruthError: No sample has one.
     """
     found = [sample for sample in samples if sample.mask is not None]
     if not found:
         raise NoGroundTruthError(
-            f"{dataset.root} has no true masks for split {split!r}: there is nothing to measure against; "
-            "put some into masks/, or look at the masks themselves: toco export RUN --out DIR"
+            f"{dataset.root} has no ground-truth masks for split {split!r} to measure against: put some into masks/, "
+            "or look at the pseudo masks with 'toco export RUN --out DIR'"
         )
     return found if images is None else spread(found, images)
 
@@ -162,12 +163,21 @@ def label_columns(
     images: int | None = None,
     skip_bad: bool = False,
 ) -> list[Column]:
-    """Measure the CAMs at one threshold (by default that of `toco make-labels`), and the pseudo masks as stored.
+    """Measure the stored pseudo masks, and the stored CAMs at one threshold.
 
-    Where the labels were made from the decoder, its likeliest class stands in the place of the CAM's.
+    For labels that were made from the decoder, its most likely class replaces the label of the CAM.
+
+    Args:
+        run: The run folder.
+        dataset: Its data set.
+        monitor: Receives progress and warnings.
+        background: Background threshold of the CAMs; by default that of the pseudo masks.
+        images: Measure on this many images; by default on all.
+        skip_bad: Skip images whose ground-truth mask is bad.
 
     Raises:
-        ValueError: None of the labelled images has a true mask.
+        NoGroundTruthError: No labelled image has a ground-truth mask.
+        DataError: A ground-truth mask is bad.
         ArtifactError: `toco make-labels` did not finish in the run.
     """
     labels = open_stage(run, "labels")
@@ -197,15 +207,8 @@ def label_columns(
     ]
 
 
-def stored_label(cams: LabelFile, image_id: str, background: float | None) -> Tensor:
-    """Label the stored scores by a threshold; without one they are probabilities beside a background of their own."""
-    scores = torch.from_numpy(cams.read(image_id)).float()
-    label = with_background(scores)[0].argmax(dim=0) if background is None else labels_at(scores, background)
-    return to_class_numbers(label, cams.classes(image_id))
-
-
 def read_ground_truth(sample: Sample, like: Tensor, num_classes: int) -> Tensor:
-    """Read an image's true mask, int64 (h, w), of the size of `like`, whose last axes are (h, w)."""
+    """Read an image's ground-truth mask, int64 (h, w). `like` has its size: the last two axes are h and w."""
     size = (like.shape[-2], like.shape[-1])
     return torch.from_numpy(read_mask(sample, size, num_classes)).long()
 
@@ -219,11 +222,12 @@ def network_columns(
     split: str,
     segmenters: Mapping[NetworkName, Segmenter],
 ) -> list[Column]:
-    """Measure the decoder, and the student where it is trained.
+    """Measure the decoder, and the student if it is trained.
 
     Raises:
-        ValueError: No image of the split has a true mask, or one is bad.
-        ArtifactError: A network is damaged.
+        NoGroundTruthError: No image of the split has a ground-truth mask.
+        DataError: An image or a mask is bad.
+        ArtifactError: A network's file is damaged.
     """
     usable = usable_samples(dataset, split, 1, config.skip_bad, monitor)
     samples = with_ground_truth(usable, split, dataset, config.images)

@@ -1,4 +1,4 @@
-"""Stage 2, `toco make-labels`: class scores of images, and pseudo masks from them (METHOD sections 2, 3, 8).
+"""Stage 2, `toco make-labels`: make CAMs of images, and pseudo masks from them (METHOD sections 2, 3, 8).
 
 In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.h5, sessions.jsonl.
 """
@@ -21,7 +21,7 @@ from stages.run_folder.run_data import open_run_data, usable_samples
 from stages.runtime.fabric import start
 from stages.runtime.monitor import Monitor
 
-SHARD = 16  # images in a shard, or --batch-size if that is more
+SHARD = 16  # images in a shard, or --batch-size if it is larger
 
 
 def make_labels(
@@ -38,23 +38,24 @@ def make_labels(
     Args:
         run: A run folder in which `toco train-cam` finished.
         config: Settings.
-        monitor: Told of progress.
+        monitor: Receives progress and warnings.
         data: The data set's present folder if it was moved, or the open data set.
-        resume: Keep what an interrupted run finished.
-        overwrite: Start again, deleting what RUN/labels has.
+        resume: Continue an interrupted run; its finished shards are kept.
+        overwrite: Delete RUN/labels and start again.
 
     Returns:
         The stage's folder.
 
     Raises:
-        ValueError: The data or the settings do not work out.
+        DataError: The data set or an image is bad.
+        SettingsError: The settings contradict each other, the data or the machine.
         ArtifactError: RUN/cam is not finished, or RUN/labels exists.
     """
     cam = open_stage(run, "cam")
     trained = cam.settings
     config = with_training_defaults(config, trained)
     folder = run / "labels"
-    # Before there are several processes, of which one begins to write.
+    # Before there are several processes, because rank 0 soon writes to this folder.
     if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
         return folder
     fabric, monitor, share = start(config, monitor)
@@ -66,13 +67,13 @@ def make_labels(
     samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
     maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
     background = None
-    if fabric.is_global_zero:  # which alone looks and chooses, so that all go by the same score
+    if fabric.is_global_zero:  # chooses for all ranks
         background = read_config(run, "labels").get("background_threshold") if resume and _begun(folder) else None
         if background is None and (config.background_threshold == "auto" or config.calibration_images):
             background = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
     maker.config = resolved(config, trained, fabric.broadcast(background))
     if fabric.is_global_zero:
-        extra = {"background_threshold": maker.config.background_threshold}  # what became of 'auto', and of none
+        extra = {"background_threshold": maker.config.background_threshold}  # the number used
         begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
     fabric.barrier()
     with session(folder, recorded=fabric.is_global_zero):
@@ -80,21 +81,21 @@ def make_labels(
     return folder
 
 
-def _label(folder: Path, samples: Sequence[Sample], maker: "LabelMaker", dataset: Dataset) -> None:
-    """Make the labels that are not there yet, shard by shard, and join all shards at the end."""
+def _label(folder: Path, samples: Sequence[Sample], maker: LabelMaker, dataset: Dataset) -> None:
+    """Make the missing labels, shard by shard, and join all shards at the end."""
     fabric, monitor = maker.fabric, maker.monitor
     shards = folder / "shards"
-    # By name and not by place: an image that was mended since moves all that come after it.
+    # By id, not by position: an image that was fixed since the interrupted run shifts all later images.
     done = stored_ids(sorted(shards.glob("*.h5")))
-    fabric.barrier()  # all processes have seen the same
-    # The same groups in every run, whoever takes them: what is batched together decides on the last bits.
+    fabric.barrier()  # no rank writes before all have listed the shards
+    # The groups do not depend on ranks or resuming, because the batch that an image is in changes its last bits.
     size = max(SHARD, maker.config.batch_size)
     groups = [samples[first : first + size] for first in range(0, len(samples), size)]
     mine = [[one for one in group if one.id not in done] for group in groups[fabric.global_rank :: fabric.world_size]]
     monitor.start("making labels", len(samples), done=sum(one.id in done for one in samples))
     for labels in maker.run([group for group in mine if group]):
         write_shard(free_name(shards, fabric.global_rank), labels, threads=maker.threads)
-        if fabric.world_size > 1:  # the other processes' share, which is as large
+        if fabric.world_size > 1:  # the other ranks do about as many
             monitor.advance(len(labels) * (fabric.world_size - 1))
     fabric.barrier()
     if fabric.is_global_zero:
@@ -106,15 +107,15 @@ def _label(folder: Path, samples: Sequence[Sample], maker: "LabelMaker", dataset
 
 
 def samples_to_label(dataset: Dataset, config: MakeLabels, patch_size: int, monitor: Monitor) -> list[Sample]:
-    """List the images that get a mask: those of the split, and on demand those without image labels.
+    """List the images to label: those of the split and, with --image-labels predicted, those without image labels.
 
     Raises:
-        DataError: The split is empty, or an image is bad and not to be skipped.
+        DataError: The split is empty, or an image is bad and bad images are not skipped.
     """
     samples = list(usable_samples(dataset, config.split, patch_size, config.skip_bad, monitor))
     if config.image_labels == "predicted":
         if not dataset.unlabelled:
-            monitor.warn("--image-labels predicted: there is no image without a row in labels.csv")
+            monitor.warn("--image-labels predicted has no effect: all images have a row in labels.csv")
         else:
             whole = replace(dataset, splits={"unlabelled": dataset.unlabelled}, warnings=())
             samples += usable_samples(whole, "unlabelled", patch_size, config.skip_bad, monitor)
@@ -126,6 +127,6 @@ def _begun(folder: Path) -> bool:
 
 
 def free_name(shards: Path, process: int) -> Path:
-    """A new shard's path; the names of different processes differ."""
+    """Path of a new shard; different processes (ranks) get different paths."""
     taken = [int(path.stem.partition("-")[2]) for path in shards.glob(f"{process:04d}-*.h5")]
     return shards / f"{process:04d}-{max(taken, default=-1) + 1:08d}.h5"

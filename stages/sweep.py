@@ -1,13 +1,11 @@
-"""`toco evaluate --sweep`: the mIoU of stored CAMs over the background score, against true masks.
+"""`toco evaluate --sweep`: mIoU of the stored CAMs at many background thresholds.
 
-In: RUN/labels and its data set's masks. Out: one curve.
+In: RUN/labels and the ground-truth masks of its data set. Out: one curve.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from data.dataset import Dataset
 from data.errors import SettingsError
@@ -15,6 +13,7 @@ from stages.config import Evaluate
 from stages.evaluate import NoGroundTruthError, read_ground_truth, with_ground_truth
 from stages.labels.choose_background import GRID
 from stages.labels.store import LabelFile
+from stages.labels.stored_cams import read_cam
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data, skipping, with_skip_bad
 from stages.runtime.monitor import Monitor
@@ -24,22 +23,22 @@ from stages.toco.metrics import Confusion
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """mIoU (0..1) at each background score, and on what it was measured."""
+    """mIoU (0..1) at each background threshold, and what it was measured on."""
 
     source: str  # cam or aux
     split: str
     images: int
     backgrounds: tuple[float, ...]
     mious: tuple[float, ...]
-    used: float  # the score that the labels were made with
+    used: float  # the threshold that the labels were made with
 
     @property
     def best(self) -> int:
-        """Where the curve is highest."""
+        """Index of the highest mIoU."""
         return max(range(len(self.mious)), key=self.mious.__getitem__)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for --json."""
+        """Plain values for --json."""
         return {
             "source": self.source,
             "split": self.split,
@@ -54,23 +53,25 @@ class Sweep:
 
 
 def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset | None = None) -> Sweep:
-    """Measure the stored CAMs at every score of a grid.
+    """Measure the stored CAMs at each threshold of a grid.
 
     Args:
         run: A run folder in which `toco make-labels` finished.
-        config: Settings; the split is always that of the labels.
-        monitor: Told of progress.
+        config: Settings. The split is always that of the labels.
+        monitor: Receives progress and warnings.
         data: The data set's present folder if it was moved, or the open data set.
 
     Raises:
-        SettingsError: There are no true masks of these images, or the labels are the decoder's, which has no threshold.
-        ArtifactError: The labels are not finished, or damaged.
+        SettingsError: The labels were made from the decoder, which has no threshold.
+        NoGroundTruthError: There are no ground-truth masks of the labelled images.
+        DataError: A ground-truth mask is bad.
+        ArtifactError: The labels are not finished, or a file is damaged.
     """
     labels = open_stage(run, "labels")
     config = with_skip_bad(config, labels)
     source = labels.settings["source"]
     if source == "decoder":
-        raise SettingsError(f"{labels.path} was made from the decoder, which needs no threshold: nothing to sweep")
+        raise SettingsError(f"{labels.path} was made from the decoder, which has no threshold to sweep over")
     dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
     split = labels.settings["split"] or dataset.train_split
     cams = LabelFile(labels.path / "cams.h5", "cams")
@@ -78,10 +79,10 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset
     samples = with_ground_truth(stored, split, dataset, config.images)
     confusions = [Confusion(len(dataset.class_names) + 1) for _ in GRID]
     measured = 0
-    monitor.start("measuring the CAMs at each score", len(samples))
+    monitor.start("measuring the CAMs at each threshold", len(samples))
     for sample in samples:
         with skipping(config.skip_bad, monitor):
-            cam = torch.from_numpy(cams.read(sample.id)).float()
+            cam = read_cam(cams, sample.id)
             classes = cams.classes(sample.id)
             truth = read_ground_truth(sample, cam, len(dataset.class_names))
             for confusion, background in zip(confusions, GRID, strict=True):
@@ -90,7 +91,9 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset
         monitor.advance()
     monitor.finish()
     if not measured:
-        raise NoGroundTruthError(f"{dataset.root}: no image with a true mask could be read: nothing to sweep over")
+        raise NoGroundTruthError(
+            f"{dataset.root}: no ground-truth mask could be read, so there is nothing to measure against"
+        )
     return Sweep(
         source=source,
         split=split,

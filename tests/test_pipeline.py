@@ -131,7 +131,8 @@ def test_readme__the_products_open(walk: Walk) -> None:
         assert sorted(masks["masks"]) == sorted(cams["cams"]) == [f"{index:05d}" for index in range(6)]
         for name, cam in cams["cams"].items():
             mask = masks["masks"][name][()]
-            assert mask.shape == cam.shape[1:] == (48, 48)
+            assert mask.shape == tuple(cam.attrs["size"]) == (48, 48)
+            assert cam.shape == (len(cam.attrs["classes"]), 32, 32)  # --image-size
             assert set(np.unique(mask)) <= {0, 255, *cam.attrs["classes"].tolist()}
             with Image.open(folder / "masks_png" / f"{name}.png") as exported:
                 np.testing.assert_array_equal(np.array(exported), mask)

@@ -1,16 +1,19 @@
-"""Choosing the background score of CAMs for `toco make-labels`: without any true mask, or by a handful of them.
+"""Choose the background threshold of CAMs for `toco make-labels`, with a few ground-truth masks or without any.
 
-Without masks: a good score gives masks that the image's own edges confirm, so that the labels and what a dense CRF
-makes of them agree; and masks that part the network's patch tokens into groups that are alike within and unlike
-between, as patch-token contrast wants them. The score with the largest product of the two is taken. Alone, the first
-prefers masks that cover everything, and the second is flat; others were measured beside them (bench/threshold.md).
+Without masks, two figures are multiplied, and the threshold with the largest product is chosen. The first says how
+well the labels agree with what a dense CRF makes of them: a good threshold gives masks that the image's edges confirm.
+The second says how well the labels divide the network's patch tokens into groups that are similar inside and different
+from each other, as patch-token contrast wants them (METHOD section 4). The first alone prefers masks that cover
+everything, the second alone hardly depends on the threshold. bench/threshold.md compares them with others.
+
+Letters: k classes of the image, n thresholds of the grid, h w pixels, d th tw patch tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float16, Int, UInt8
 from torch import Tensor
 
 from data.dataset import DataError, Sample
@@ -18,6 +21,7 @@ from data.images import image_size
 from data.readers import read_mask
 from stages.config import MakeLabels
 from stages.labels.maker import Scored
+from stages.labels.pixel_labels import at_image_size
 from stages.run_folder.run_data import spread
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import labels_at, to_class_numbers
@@ -26,11 +30,11 @@ from stages.toco.losses import patch_token_contrast
 from stages.toco.metrics import Confusion
 from stages.toco.refine import against_backgrounds
 
-# Finer where CAMs of a network that was trained for a short time have their best score.
+# Finer at low thresholds, which suit CAMs of briefly trained networks.
 GRID = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
 
-IMAGES = 60  # to choose on without masks
-LONG_SIDE_PIXELS = 500  # pixels
+IMAGES = 60  # number of images to choose on without masks
+LONG_SIDE_PIXELS = 500  # images are reduced to this longer side to choose without masks
 
 
 def choose_background(
@@ -40,96 +44,101 @@ def choose_background(
     config: MakeLabels,
     monitor: Monitor,
 ) -> float:
-    """Choose the score of the grid at which the labels are best, or seem to be.
+    """Choose the threshold of the grid that gives the best labels, measured or estimated.
 
     Args:
-        scores: Gives images with the scores of their classes; `LabelMaker.scores`.
+        scores: Yields images with the score maps of their classes; `LabelMaker.scores`.
         samples: The images to label.
-        num_classes: Foreground classes.
-        config: With `calibration_images` ground-truth masks to choose by, or background 'auto'.
-        monitor: Told of what was chosen.
+        num_classes: Number of foreground classes.
+        config: Settings: either `calibration_images` ground-truth masks, or the background threshold 'auto'.
+        monitor: Receives progress and the chosen threshold.
 
     Raises:
-        DataError: There are no true masks to calibrate by, or an image is bad.
+        DataError: No image has a ground-truth mask, or a class, to choose by; or an image or a mask is bad.
     """
-    known = [sample for sample in samples if sample.classes]
-    if config.calibration_images:
-        known = [sample for sample in known if sample.mask is not None]
+    calibrating = config.calibration_images > 0
+    known = [sample for sample in samples if sample.classes and (sample.mask is not None or not calibrating)]
     chosen = spread(known, config.calibration_images or IMAGES)
     if not chosen:
-        lack = "a true mask" if config.calibration_images else "a class"
-        raise DataError(f"no image has {lack} to choose a background by: give a number with --background-threshold")
-    for sample in chosen if config.calibration_images else ():  # now, and not after the network has run
-        read_mask(sample, image_size(sample.image), num_classes)
+        lack = "a ground-truth mask" if calibrating else "a class"
+        raise DataError(
+            f"no image has {lack} to choose the background threshold by: give a number with --background-threshold"
+        )
+    if calibrating:
+        for sample in chosen:  # report a bad mask before the network runs
+            read_mask(sample, image_size(sample.image), num_classes)
     confusions = [Confusion(num_classes + 1) for _ in GRID]
-    parted = torch.zeros(len(GRID))
-    monitor.start("choosing the background score", len(chosen))
-    for one in scores(chosen, details=not config.calibration_images):
-        if not config.calibration_images:
-            one = reduced(one)
+    contrast = torch.zeros(len(GRID))
+    monitor.start("choosing the background threshold", len(chosen))
+    for one in scores(chosen, tokens=not calibrating):
         classes = one.sample.classes
-        if config.calibration_images:
-            references = _true_mask(one, num_classes)
+        full = at_image_size(one.maps, (one.image.shape[-2], one.image.shape[-1]))
+        if calibrating:
+            cam = full.float()
+            references = _ground_truth(one.sample, cam, num_classes)
         else:
-            references = to_class_numbers(sharpened_labels(one, config), classes)
-        for confusion, background, reference in zip(confusions, GRID, references, strict=True):
-            confusion.add(to_class_numbers(labels_at(one.scores.float(), background).cpu(), classes), reference)
-        if not config.calibration_images:
-            parted += token_contrast(one)
+            image, cam = reduced(one.image, full)
+            references = to_class_numbers(sharpened_labels(image, cam, config), classes)
+            assert one.tokens is not None
+            contrast += token_contrast(one.tokens, cam)
+        for confusion, threshold, reference in zip(confusions, GRID, references, strict=True):
+            confusion.add(to_class_numbers(labels_at(cam, threshold).cpu(), classes), reference)
         monitor.advance()
     monitor.finish()
-    if config.calibration_images:
+    if calibrating:
         merits = [confusion.scores().miou for confusion in confusions]
     else:
-        merits = [agreement(confusion) * float(part) for confusion, part in zip(confusions, parted, strict=True)]
+        merits = [agreement(confusion) * float(part) for confusion, part in zip(confusions, contrast, strict=True)]
     background = GRID[max(range(len(GRID)), key=merits.__getitem__)]
-    how = "by the true masks of" if config.calibration_images else "without masks, on"
-    monitor.note(f"background score {background:g}, chosen {how} {len(chosen)} images")
+    how = "with" if calibrating else "without"
+    monitor.note(f"background threshold {background:g}, chosen {how} ground truth on {len(chosen)} images")
     return background
 
 
-def reduced(one: Scored) -> Scored:
-    """An image and its scores with a longer side of at most 500 pixels, which is enough to choose a score by."""
-    longest = max(one.image.shape[-2:])
+def reduced(
+    image: UInt8[Tensor, "3 _h _w"], cam: Float16[Tensor, "k _h _w"]
+) -> tuple[UInt8[Tensor, "3 h w"], Float[Tensor, "k h w"]]:
+    """Reduce an image and its CAM to a longer side of at most 500 pixels, which is enough to choose a threshold."""
+    height, width = image.shape[-2:]
+    longest = max(height, width)
     if longest <= LONG_SIDE_PIXELS:
-        return one
-    size = [max(1, round(side * LONG_SIDE_PIXELS / longest)) for side in one.image.shape[-2:]]
-    image = F.interpolate(one.image[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
-    scores = F.interpolate(one.scores[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-    return one._replace(image=image, scores=scores)
+        return image, cam.float()
+    size = [max(1, round(side * LONG_SIDE_PIXELS / longest)) for side in (height, width)]
+    small = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0].round().byte()
+    return small, F.interpolate(cam[None].float(), size=size, mode="bilinear", align_corners=False)[0]
 
 
-def sharpened_labels(one: Scored, config: MakeLabels) -> Int[Tensor, "scores h w"]:
-    """What a CRF at half resolution makes of an image's scores, against each background score of the grid."""
-    unaries = against_backgrounds(one.scores.float(), GRID)
-    (sharpened,) = sharpen([one.image], [unaries], FOR_PSEUDO_LABELS, config.crf_backend, fast=True)
+def sharpened_labels(
+    image: UInt8[Tensor, "3 h w"], cam: Float[Tensor, "k h w"], config: MakeLabels
+) -> Int[Tensor, "n h w"]:
+    """Labels 0..k of an image after a CRF at half the resolution, for each background threshold of the grid."""
+    (sharpened,) = sharpen([image], [against_backgrounds(cam, GRID)], FOR_PSEUDO_LABELS, config.crf_backend, fast=True)
     return sharpened.argmax(dim=1).cpu()
 
 
-def token_contrast(one: Scored) -> Float[Tensor, " scores"]:
-    """How well the labels at each score part the patch tokens: 1 less the loss of METHOD section 4.
+def token_contrast(tokens: Float[Tensor, "d th tw"], cam: Float[Tensor, "k h w"]) -> Float[Tensor, " n"]:
+    """How well the labels at each threshold divide the patch tokens: 1 minus the loss of METHOD section 4.
 
-    0.5 for labels at random, and for a score at which there is but one label, which parts nothing.
+    It is 0.5 for random labels. It is also set to 0.5 where all tokens have the same label.
     """
-    assert one.tokens is not None
-    labels = torch.stack([labels_at(one.scores.float(), background) for background in GRID])
-    size = (one.tokens.shape[-2], one.tokens.shape[-1])
+    labels = torch.stack([labels_at(cam, threshold) for threshold in GRID])
+    size = (tokens.shape[-2], tokens.shape[-1])
     small = F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
-    contrast = torch.stack([1 - patch_token_contrast(one.tokens[None], label[None]) for label in small])
-    alone = (small == small[:, :1, :1]).flatten(1).all(dim=1)
-    return contrast.masked_fill(alone, 0.5).cpu()
+    contrast = torch.stack([1 - patch_token_contrast(tokens[None], label[None]) for label in small])
+    same = (small == small[:, :1, :1]).flatten(1).all(dim=1)
+    return contrast.masked_fill(same, 0.5).cpu()
 
 
-def _true_mask(one: Scored, num_classes: int) -> Int[Tensor, "scores h w"]:
-    mask = read_mask(one.sample, (one.image.shape[-2], one.image.shape[-1]), num_classes)
+def _ground_truth(sample: Sample, like: Tensor, num_classes: int) -> Int[Tensor, "n h w"]:
+    """The ground-truth mask once for each threshold of the grid."""
+    mask = read_mask(sample, (like.shape[-2], like.shape[-1]), num_classes)
     return torch.from_numpy(mask).long().expand(len(GRID), -1, -1)
 
 
 def agreement(confusion: Confusion) -> float:
-    """How well two label maps agree: mean IoU over all labels.
+    """How well two label maps agree: mean IoU over all labels, 0..1.
 
-    A label that neither has counts as 0, for a score at which nothing is background, or nothing object, is no good
-    one, however well two maps agree on that.
+    Labels absent from both maps count as IoU 0. A threshold that gives only background, or none, therefore scores low.
     """
     counts = confusion.counts[:, :-1].double()
     both = counts.diagonal()

@@ -1,15 +1,19 @@
-"""From the scores of an image's classes to its mask."""
+"""From the scores of an image's classes to its mask.
+
+Letters: k classes of the image, u alternatives, h w pixels of the image.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from data.dataset import IGNORE_INDEX, Mask, Sample
 from stages.config import MakeLabels
+from stages.networks.inference import resize_maps
 from stages.toco.cam import to_class_numbers
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
 from stages.toco.refine import (
@@ -22,50 +26,57 @@ from stages.toco.refine import (
     with_background,
 )
 
-ScoreMaps = NDArray[np.float16]  # (k, h, w), 0..1
+
+def at_image_size(maps: Float[Tensor, "k _h _w"], size: tuple[int, int]) -> Float16[Tensor, "k h w"]:
+    """Resize score maps bilinearly to an image's size (h, w), and round them to float16.
+
+    All thresholds are applied to scores that were rounded in this way.
+    """
+    return resize_maps(maps, size).half() if len(maps) else maps.new_zeros(0, *size).half()
 
 
 class PixelLabels(NamedTuple):
-    """The mask of one image, among its own classes."""
+    """The mask of one image, with labels 0..k."""
 
-    mask: Mask  # 0 background, 1..k the classes in order, 255 ignored
-    confidence: Mask | None  # 0..255
+    mask: Mask  # 0 background, 1..k the image's classes in order, 255 ignored
+    confidence: Mask | None  # 0..255 for 0..1; None unless it was asked for
 
 
-def pixel_labels(scores: Sequence[Tensor], images: Sequence[Tensor], config: MakeLabels) -> list[PixelLabels]:
-    """Make masks from the scores of the images' classes.
+def pixel_labels(
+    maps: Sequence[Float[Tensor, "_k _h _w"]], images: Sequence[UInt8[Tensor, "3 _h _w"]], config: MakeLabels
+) -> list[PixelLabels]:
+    """Make masks from the score maps of the images' classes.
 
     Args:
-        scores: For each image, shape (k, h, w), float16, 0..1.
-        images: Shape (3, h, w), uint8, on the same device.
-        config: As `label_settings.resolved` gives it.
+        maps: Scores of each image's classes, 0..1; any size.
+        images: The images, on the same device. Masks have their sizes.
+        config: As `label_settings.resolved` returns it.
     """
-    high, low = config.high_threshold, config.low_threshold
+    high, low, threshold = config.high_threshold, config.low_threshold, config.background_threshold
     assert high is not None
     assert low is not None
-    # An image without any of the classes is all background, and surely so.
-    found: dict[int, PseudoLabel] = {
-        place: PseudoLabel(cam.new_zeros(cam.shape[1:]).long(), cam.new_ones(cam.shape[1:]).float())
-        for place, cam in enumerate(scores)
-        if not len(cam)
-    }
-    rest = {place: cam.float() for place, cam in enumerate(scores) if len(cam)}
-    if config.uses_crf or config.uses_par or config.source == "decoder":
-        # The decoder knows a background of its own.
-        probabilities = {
-            place: with_background(cam) if config.source == "decoder" else against_backgrounds(cam, (high, low))
-            for place, cam in rest.items()
-        }
-        found |= _refined(probabilities, images, config)
-    elif config.ignore_uncertain:
-        found |= {place: by_two_thresholds(cam, high=high, low=low) for place, cam in rest.items()}
-    else:
-        assert isinstance(config.background_threshold, float | int)
-        found |= {place: by_threshold(cam, config.background_threshold) for place, cam in rest.items()}
-    return [_as_arrays(found[place], config) for place in range(len(scores))]
+    found: dict[int, PseudoLabel] = {}
+    probabilities: dict[int, Tensor] = {}  # of the images whose masks are refined together
+    for place, (own, image) in enumerate(zip(maps, images, strict=True)):
+        scores = at_image_size(own, (image.shape[-2], image.shape[-1])).float()
+        if not len(scores):  # an image without classes is background, with full confidence
+            empty = scores.new_zeros(scores.shape[1:])
+            found[place] = PseudoLabel(empty.long(), empty + 1)
+        elif config.source == "decoder":
+            probabilities[place] = with_background(scores)
+        elif config.uses_crf or config.uses_par:
+            probabilities[place] = against_backgrounds(scores, (high, low))
+        elif config.ignore_uncertain:
+            found[place] = by_two_thresholds(scores, high=high, low=low)
+        else:
+            assert isinstance(threshold, float | int)
+            found[place] = by_threshold(scores, threshold)
+    found |= _refined(probabilities, images, config)
+    return [_as_arrays(found[place], config) for place in range(len(maps))]
 
 
 def _refined(probabilities: dict[int, Tensor], images: Sequence[Tensor], config: MakeLabels) -> dict[int, PseudoLabel]:
+    """Refine class probabilities (u, k + 1, h, w) by PAR, CRF, both or neither; take the most likely labels."""
     if config.uses_par:
         probabilities = {place: average_with_par(one, images[place]) for place, one in probabilities.items()}
     if config.uses_crf and probabilities:
@@ -86,13 +97,16 @@ def _as_arrays(labels: PseudoLabel, config: MakeLabels) -> PixelLabels:
 
 
 def with_class_numbers(mask: Mask, sample: Sample) -> Mask:
-    """A mask among an image's own classes as one among all classes.
+    """Turn the labels 0..k of one image into the data set's class numbers.
 
     Args:
         mask: 0 background, 1..k the image's classes in order, 255 ignored.
-        sample: The image, with the classes that it has or is predicted to have.
+        sample: The image, with its known or predicted classes.
+
+    Returns:
+        The mask with class numbers. It is 255 everywhere if the image's classes are unknown and none was predicted.
     """
-    if not (sample.labelled or sample.classes):  # nobody said that there is nothing in it
+    if not (sample.labelled or sample.classes):
         return np.full_like(mask, IGNORE_INDEX)
     numbered: Mask = to_class_numbers(torch.from_numpy(mask).long(), sample.classes).byte().numpy()
     return numbered

@@ -1,4 +1,4 @@
-"""Images with their pseudo masks: which there are, and how one is loaded for training."""
+"""Pairs of image and pseudo mask for training: list them, and load one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +18,11 @@ from stages.runtime.monitor import Monitor
 
 
 def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monitor: Monitor) -> Dataset:
-    """Reduce a data set to the images that have a pseudo mask, in any split or in the one asked for.
+    """Reduce a data set to the images that have a pseudo mask, in `config.split` or in any split.
 
     Raises:
-        ArtifactError: The label file is damaged or holds no image.
-        DataError: An image with a mask is not in the data set, or none is in the split.
+        ArtifactError: The label file is damaged or holds no masks.
+        DataError: An image with a mask is missing from the data set, or the split has no image with a mask.
     """
     ids = LabelFile(label_file, "masks").ids
     if not ids:
@@ -33,10 +33,9 @@ def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monito
         message = f"{label_file} has masks of {len(lost)} images that {dataset.root} lacks, first '{lost[0]}'"
         if not config.skip_bad or len(lost) == len(ids):
             raise DataError(
-                f"{message}: use the data set of that run, or run "
-                "'toco make-labels' again, or go on without them: --skip-bad"
+                f"{message}: use the data set of that run, run 'toco make-labels' again, or skip them with --skip-bad"
             )
-        monitor.warn(f"left out: {message}")
+        monitor.warn(f"skipped: {message}")
     wanted = known if config.split is None else {sample.id for sample in dataset.split(config.split)}
     samples = tuple(known[image_id] for image_id in ids if image_id in known and image_id in wanted)
     if not samples:
@@ -45,23 +44,28 @@ def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monito
 
 
 def check_labelled(samples: Sequence[Sample], label_file: Path, *, confidence: bool = False) -> None:
-    """Refuse labels that say nothing, or lack the confidence that is asked for.
+    """Check that there is something to train on.
+
+    Args:
+        samples: Images that have a mask.
+        label_file: labels.h5.
+        confidence: Also require the confidence of the labels.
 
     Raises:
-        ArtifactError: All pixels of all masks are 255 (ignored), or no confidence was kept.
+        ArtifactError: All pixels of all masks are 255 (ignored), or the confidence was not stored.
     """
     if confidence:
-        LabelFile(label_file, "confidence")  # or an error
+        LabelFile(label_file, "confidence")  # raises ArtifactError if it is missing
     labels = LabelFile(label_file, "masks")
     if not any((labels.read(sample.id) != IGNORE_INDEX).any() for sample in samples):
         raise ArtifactError(
-            f"{label_file} labels not a single pixel (all are {IGNORE_INDEX}, ignored): run "
+            f"{label_file} has no labelled pixel (all are {IGNORE_INDEX}, ignored): run "
             "'toco make-labels --overwrite' again with a lower --high-threshold or a higher --low-threshold"
         )
 
 
 class LoadLabelled:
-    """Read an image and its pseudo mask and draw their training view; loaders' workers receive it."""
+    """Reads an image with its pseudo mask and draws a random training view; workers of a data loader receive it."""
 
     def __init__(self, label_file: Path, num_classes: int, long_side: int, config: TrainSeg) -> None:
         self.labels = LabelFile(label_file, "masks")
@@ -76,10 +80,10 @@ class LoadLabelled:
         """Load one sample.
 
         Raises:
-            DataError: Image or mask is unreadable, or they do not fit each other.
+            DataError: The image or its mask cannot be read, or their sizes differ.
         """
         image = self.images.read(sample.image)
-        size = image_size(sample.image)  # of the whole picture, as its mask's is
+        size = image_size(sample.image)  # full size, as of the mask; `image` may be reduced
         mask = self._mask(sample, size)
         confidence = None if self.confidence is None else self._plane(self.confidence, sample, size)
         return self.transform(image, mask, confidence)

@@ -15,8 +15,8 @@ from PIL import Image
 from data.dataset import Sample
 from data.palette import class_colours
 from data.readers import read_mask
-from stages.evaluate import stored_label
 from stages.labels.store import LabelFile
+from stages.labels.stored_cams import stored_label
 from stages.reporting.pictures import coloured, heat
 from stages.reporting.products import Products, RunProducts, best_score
 from stages.run_folder.run_data import skipping

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -16,10 +15,10 @@ from data.images import read_image
 from data.readers import read_mask
 from stages.config import Machine, MakeLabels, Precision, Predict
 from stages.labels.label_settings import resolved
-from stages.labels.pixel_labels import pixel_labels, with_class_numbers
+from stages.labels.pixel_labels import at_image_size, pixel_labels, with_class_numbers
 from stages.labels.store import LabelFile
 from stages.networks.cam_model import load_cam_model
-from stages.networks.inference import class_label_matrix, predicted_classes, resize_maps, square_cams, squash, to_tensor
+from stages.networks.inference import class_label_matrix, predicted_classes, square_cams, squash, to_tensor
 from stages.networks.segmenter import NetworkName, Segmenter, decoder_segmenter, open_segmenter
 from stages.run_folder.artifacts import StageFolder, current, open_stage
 from stages.runtime.fabric import make_fabric
@@ -115,14 +114,15 @@ class RunProducts:
         truth = None
         if sample.mask is not None:
             truth = read_mask(sample, size, len(self.dataset.class_names))
-        cam, auxiliary = (resize_maps(one, size).cpu() if len(classes) else torch.zeros(0, *size) for one in cams)
+        # Rounded as for masks, so that the CAM above its threshold is the pseudo mask of the CAM alone.
+        cam, auxiliary = (at_image_size(one, size).float().cpu() for one in cams)
         return Products(
             image=image,
             classes=classes,
             cam=cam,
             auxiliary_cam=auxiliary,
             source=self.source,
-            pseudo_mask=self._pseudo_mask(sample, classes, pixels, auxiliary if self.source == "aux" else cam),
+            pseudo_mask=self._pseudo_mask(sample, classes, pixels, cams[self.source == "aux"]),
             student=self.student(pixels).numpy().astype(np.uint8) if self.student else None,
             truth=truth,
         )
@@ -139,7 +139,7 @@ class RunProducts:
             cams = square_cams(self.model, square, present, made.settings["scales"])
         return (cams.final[0, : len(classes)], cams.auxiliary[0, : len(classes)]), classes
 
-    def _pseudo_mask(self, sample: Sample, classes: tuple[int, ...], pixels: Tensor, scores: Tensor) -> Mask | None:
+    def _pseudo_mask(self, sample: Sample, classes: tuple[int, ...], pixels: Tensor, maps: Tensor) -> Mask | None:
         if self.masks is None or self.label_settings is None:
             return None
         if sample.id in self.masks:
@@ -147,7 +147,7 @@ class RunProducts:
             return stored
         if self.label_settings.source == "decoder":  # masks from the decoder are made only by `toco make-labels`
             return None
-        (labels,) = pixel_labels([scores.half()], [pixels], self.label_settings)
+        (labels,) = pixel_labels([maps.cpu()], [pixels], self.label_settings)
         return with_class_numbers(labels.mask, replace(sample, classes=classes))
 
 

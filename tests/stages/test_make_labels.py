@@ -12,23 +12,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import stages.labels.maker
 import stages.make_labels
 from data.dataset import DataError, Sample
 from data.errors import ArtifactError
 from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.labels.choose_background import GRID
-from stages.labels.label_settings import resolved
-from stages.labels.pixel_labels import pixel_labels
-from stages.labels.store import ImageLabels, write_shard
+from stages.labels.store import ImageLabels, LabelFile, write_shard
+from stages.labels.stored_cams import read_cam
 from stages.make_labels import make_labels
 from stages.networks.cam_model import load_cam_model
-from stages.networks.inference import class_label_matrix, load_image, predicted_classes, resize_maps, square_cams
+from stages.networks.inference import load_image, predicted_classes
 from stages.run_folder.artifacts import open_stage
 from stages.runtime.monitor import SilentMonitor
-from stages.toco.cam import label_one_threshold, label_two_thresholds, present_classes
-from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
-from stages.toco.refine import against_backgrounds, most_likely
+from stages.toco.cam import Cams
+from stages.toco.model import ToCo
 
 # One image at a time: in batches, the last bits depend on which images are together.
 CONFIG = MakeLabels(device="cpu", workers=1, scales=(1.0, 0.5), batch_size=1)
@@ -62,13 +61,6 @@ def assert_same(folder: Path, other: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"config.json", "sessions.jsonl", "cams.h5", "labels.h5"}
 
 
-def numbered(label: torch.Tensor, classes: Sequence[int]) -> NDArray[np.uint8]:
-    """Labels 1..k among an image's classes to class numbers."""
-    table = np.array([0, *classes] + [255] * (255 - len(classes)))
-    numbers: NDArray[np.uint8] = table[label.numpy()].astype(np.uint8)
-    return numbers
-
-
 def run_with_cam(folder: Path, trained_run: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cam").symlink_to(trained_run / "cam")
@@ -89,12 +81,14 @@ def test_make_labels__writes_its_folder(labels: Path, pictures: Path) -> None:
     assert {path.name for path in labels.iterdir()} == {"config.json", "sessions.jsonl", "cams.h5", "labels.h5"}
     samples = samples_of(pictures)
     stored = stored_in(labels)
+    cams = LabelFile(labels / "cams.h5", "cams")
     assert stored.keys() == samples.keys() == {"a", "b", "c", "d", "deep/e", "deep/f", "deep/g", "h"}
     for image_id, (classes, cam, mask) in stored.items():
         size = tuple(load_image(samples[image_id], 8).original.shape[1:])
         assert classes == samples[image_id].classes
         assert cam.dtype == np.float16
-        assert cam.shape == (len(classes), *size)
+        assert cam.shape == (len(classes), 32, 32)  # the network's size
+        assert cams.image_size(image_id) == size
         assert mask.dtype == np.uint8
         assert mask.shape == size
         assert set(np.unique(mask)) <= {0, *classes}
@@ -117,58 +111,64 @@ def test_make_labels__attributes_say_how(labels: Path) -> None:
     assert config["background_threshold"] == 0.5
 
 
-def test_make_labels__cams_are_those_of_the_network(labels: Path, pictures: Path, trained_run: Path) -> None:
-    model = load_cam_model(open_stage(trained_run, "cam"))
-    samples = samples_of(pictures)
-    for image_id, (classes, cam, _) in stored_in(labels).items():
-        if not classes:
-            continue
-        loaded = load_image(samples[image_id], 32)
-        present = present_classes(class_label_matrix([samples[image_id]], 2))
-        maps = square_cams(model, loaded.squashed[None], present, CONFIG.scales).final[0]
-        expected = resize_maps(maps, (cam.shape[1], cam.shape[2]))
-        np.testing.assert_allclose(cam, expected.numpy(), atol=2e-3)
-        assert 0 <= cam.min() <= cam.max() <= 1
+def ramp(height: int, width: int) -> NDArray[np.float64]:
+    """Scores of a map of two rows, 0 above 1, resized bilinearly: 0 and 1 in the outer quarters, linear between."""
+    rows = (np.arange(height) + 0.5) / height
+    return np.broadcast_to((2 * rows - 0.5).clip(0, 1)[:, None], (height, width))
 
 
-def test_make_labels__masks_follow_the_rule(labels: Path) -> None:
-    for classes, cam, mask in stored_in(labels).values():
-        if classes:
-            label = label_one_threshold(torch.from_numpy(cam)[None].float(), 0.5)[0]
-            np.testing.assert_array_equal(mask, numbered(label, classes))
+@pytest.fixture
+def ramps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that sees class 1 below and class 2 above in every image; its auxiliary maps say the opposite."""
+
+    def raw_cams(model: ToCo, images: torch.Tensor) -> Cams:
+        maps = torch.tensor([[[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]]]).expand(len(images), 2, 2, 2)
+        return Cams(final=maps, auxiliary=maps.flip(1))
+
+    monkeypatch.setattr(ToCo, "raw_cams", raw_cams)
 
 
-def test_make_labels__two_thresholds(cam_run: Path, labels: Path) -> None:
+@pytest.mark.parametrize("source", ["cam", "aux"])
+def test_make_labels__cams_and_masks_by_hand(cam_run: Path, ramps: None, source: Any) -> None:
+    lower, upper = (1, 2) if source == "cam" else (2, 1)
+    below, above = ramp(32, 32), ramp(32, 32)[::-1]
+    sizes = set()
+    for classes, cam, mask in stored_in(make_labels(cam_run, replace(CONFIG, source=source), SilentMonitor())).values():
+        expected = np.zeros_like(mask)
+        for place, number in enumerate(classes):
+            np.testing.assert_allclose(cam[place], below if number == lower else above, atol=1e-3)
+            half = slice(len(mask) // 2, None) if number == lower else slice(None, len(mask) // 2)
+            expected[half] = number
+        np.testing.assert_array_equal(mask, expected)
+        sizes.add(mask.shape)
+        assert classes in {(), (1,), (2,), (lower, upper), (upper, lower)}
+    assert sizes == {(64, 64), (64, 48)}
+
+
+def test_make_labels__two_thresholds_by_hand(cam_run: Path, ramps: None) -> None:
     config = replace(CONFIG, ignore_uncertain=True, high_threshold=0.6, low_threshold=0.3)
-    folder = make_labels(cam_run, config, SilentMonitor())
-    ignored = 0
-    for classes, cam, mask in stored_in(folder).values():
-        if classes:
-            label = label_two_thresholds(torch.from_numpy(cam)[None].float(), high=0.6, low=0.3)[0]
-            np.testing.assert_array_equal(mask, numbered(label, classes))
-        else:
+    stored = stored_in(make_labels(cam_run, config, SilentMonitor()))
+    # Row r of h has the score 2 (r + 0.5) / h - 0.5, which is 0.3 at 0.4 h and 0.6 at 0.55 h.
+    for image_id, (classes, _, mask) in stored.items():
+        height = len(mask)
+        if classes == (1,):
+            low, high = round(0.4 * height), round(0.55 * height)
+            expected = np.repeat([0, 255, 1], [low, high - low, height - high])
+            np.testing.assert_array_equal(mask, np.broadcast_to(expected[:, None], mask.shape), err_msg=image_id)
+        elif not classes:
             assert not mask.any()
-        ignored += (mask == 255).sum()
-    assert ignored > 0
+    assert any(classes == (1,) for classes, _, _ in stored.values())
 
 
-@pytest.mark.parametrize("backend", ["torch", "pydensecrf"])
-def test_make_labels__crf(cam_run: Path, pictures: Path, labels: Path, backend: Any) -> None:
-    if backend == "pydensecrf":
-        pytest.importorskip("pydensecrf")
-    folder = make_labels(cam_run, replace(CONFIG, refine="crf", crf_backend=backend), SilentMonitor())
-    samples = samples_of(pictures)
+def test_make_labels__refining_changes_masks_and_keeps_cams(cam_run: Path, labels: Path) -> None:
+    folder = make_labels(cam_run, replace(CONFIG, refine="crf", crf_backend="torch"), SilentMonitor())
     without = stored_in(labels)
+    changed = 0
     for image_id, (classes, cam, mask) in stored_in(folder).items():
-        np.testing.assert_array_equal(cam, without[image_id][1])  # CAMs are kept as they were
-        if not classes:
-            assert not mask.any()
-            continue
-        image = load_image(samples[image_id], 32).original
-        unaries = against_backgrounds(torch.from_numpy(cam).float(), (0.7, 0.25))
-        label = most_likely(sharpen([image], [unaries], FOR_PSEUDO_LABELS, backend)[0]).label
-        np.testing.assert_array_equal(mask, numbered(label, classes))
+        np.testing.assert_array_equal(cam, without[image_id][1])
         assert set(np.unique(mask)) <= {0, *classes, 255}
+        changed += (mask != without[image_id][2]).sum()
+    assert changed > 0
 
 
 def test_make_labels__crf_in_other_processes(cam_run: Path, tmp_path: Path, trained_run: Path) -> None:
@@ -330,12 +330,12 @@ def test_make_labels__unreadable_image(
     with pytest.raises(DataError) as caught:
         make_labels(cam_run, CONFIG, SilentMonitor(), data=data)
     assert str(caught.value).startswith(f"{bad} cannot be read")
-    assert str(caught.value).endswith("mend or remove it, or go on without it: --skip-bad")
+    assert str(caught.value).endswith("; fix or remove it, or skip it with --skip-bad")
     assert "\n" not in str(caught.value)
     monitor = listener()
     skipping = replace(CONFIG, skip_bad=True)
     folder = make_labels(cam_run, skipping, monitor, data=data, resume=True)
-    assert [text.split(" cannot")[0] for text in monitor.warnings] == [f"left out: {bad}"]
+    assert [text.split(" cannot")[0] for text in monitor.warnings] == [f"skipped: {bad}"]
     mine, theirs = stored_in(folder), stored_in(labels)
     assert theirs.keys() - mine.keys() == {"deep/f"}
     for image_id in mine:
@@ -392,20 +392,22 @@ def test_make_labels__nothing_but_bad_images_in_a_shard(
 
 
 def test_make_labels__disk_full(
-    cam_run: Path, labels: Path, small_disk: Callable[[], AbstractContextManager[None]]
+    cam_run: Path, tmp_path: Path, trained_run: Path, small_disk: Callable[[], AbstractContextManager[None]]
 ) -> None:
+    config = replace(CONFIG, image_size=256)  # whose CAMs are large enough
     with small_disk(), pytest.raises(OSError, match="File too large"):
-        make_labels(cam_run, CONFIG, SilentMonitor())
+        make_labels(cam_run, config, SilentMonitor())
     assert not list((cam_run / "labels").rglob("*.h5"))
-    assert_same(make_labels(cam_run, CONFIG, SilentMonitor(), resume=True), labels)
+    undisturbed = make_labels(run_with_cam(tmp_path / "other", trained_run), config, SilentMonitor())
+    assert_same(make_labels(cam_run, config, SilentMonitor(), resume=True), undisturbed)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scales": (1.0, 0.1)}, r"--scales 0\.1 of --image-size 32 is less than a patch \(8 pixels\)"),
+        ({"scales": (1.0, 0.1)}, r"--scales 0\.1 of --image-size 32 is less than one patch \(8 pixels\)"),
         ({"low_threshold": 0.8}, r"--low-threshold 0\.8 must be below --high-threshold 0\.7"),
-        ({"device": "cuda"}, "--device cuda: torch sees no CUDA GPU"),
+        ({"device": "cuda"}, "--device cuda: torch finds no CUDA GPU"),
     ],
 )
 def test_make_labels__settings_that_do_not_work(
@@ -415,19 +417,6 @@ def test_make_labels__settings_that_do_not_work(
     with pytest.raises(ValueError, match=message):
         make_labels(cam_run, replace(CONFIG, **changes), SilentMonitor())
     assert not (cam_run / "labels").exists()
-
-
-def test_pixel_labels__without_classes() -> None:
-    config = replace(CONFIG, background_threshold=0.5, high_threshold=0.7, low_threshold=0.25, confidence=True)
-    images = [torch.zeros(3, 3, 4, dtype=torch.uint8)] * 2
-    scores = [torch.zeros(0, 3, 4).half(), torch.ones(2, 3, 4).half()]
-    ways: list[dict[str, Any]] = [{"ignore_uncertain": True}, {"refine": "crf"}, {"refine": "par+crf"}, {}]
-    for changes in ways:
-        empty, full = pixel_labels(scores, images, replace(config, **changes))
-        assert empty.mask.tolist() == [[0] * 4] * 3
-        assert empty.confidence is not None
-        assert (empty.confidence == 255).all()
-        assert full.mask.shape == (3, 4)
 
 
 @pytest.mark.parametrize("refine", ["none", "par", "crf", "par+crf"])
@@ -447,12 +436,6 @@ def test_make_labels__sources_and_refinements(cam_run: Path, pictures: Path, sou
                 assert scores.sum(axis=0).max(initial=0) < 1.01
                 assert 255 not in mask  # there is but one background
     assert any(mask.any() for _, _, mask in stored.values())
-
-
-def test_make_labels__auxiliary_maps_are_the_other_ones(cam_run: Path, labels: Path) -> None:
-    folder = make_labels(cam_run, replace(CONFIG, source="aux"), SilentMonitor())
-    mine, theirs = stored_in(folder), stored_in(labels)
-    assert any(not np.array_equal(mine[name][1], theirs[name][1]) for name in mine)
 
 
 def test_make_labels__images_without_labels_are_predicted(
@@ -500,10 +483,11 @@ def test_make_labels__a_chosen_background_is_kept(cam_run: Path, monkeypatch: py
         how = json.loads(file.attrs["made_by"])
     assert how["background_threshold"] == chosen
     assert (how["high_threshold"], how["low_threshold"]) == (min(1.4 * chosen, 0.95), 0.5 * chosen)
-    for classes, cam, mask in stored_in(folder).values():
+    cams = LabelFile(folder / "cams.h5", "cams")
+    for image_id, (classes, _, mask) in stored_in(folder).items():
         if classes:
-            label = label_one_threshold(torch.from_numpy(cam)[None].float(), chosen)[0]
-            np.testing.assert_array_equal(mask, numbered(label, classes))
+            best = read_cam(cams, image_id).amax(dim=0).numpy()
+            assert ((mask > 0) == (best > chosen)).mean() > 0.99
 
 
 class Stops(SilentMonitor):
@@ -550,25 +534,6 @@ def test_make_labels__uneven_processes_go_on_to_the_same_content(
     assert_same(make_labels(cam_run, config, SilentMonitor(), resume=True), whole)
 
 
-@pytest.mark.parametrize(
-    ("asked", "background", "bounds"),
-    [
-        ({}, None, (0.5, 0.7, 0.25)),  # as in training
-        ({"background_threshold": 0.5}, None, (0.5, 0.7, 0.25)),
-        ({"background_threshold": 0.2}, None, (0.2, 0.28, 0.1)),
-        ({"background_threshold": "auto"}, 0.3, (0.3, 0.42, 0.15)),
-        ({"background_threshold": 0.8}, None, (0.8, 0.95, 0.4)),
-        ({"background_threshold": 0.2, "high_threshold": 0.6, "low_threshold": 0.05}, None, (0.2, 0.6, 0.05)),
-    ],
-)
-def test_resolved__high_and_low_go_with_the_score(
-    asked: dict[str, Any], background: float | None, bounds: tuple[float, float, float]
-) -> None:
-    trained = {"background_threshold": 0.5, "high_threshold": 0.7, "low_threshold": 0.25}
-    config = resolved(MakeLabels(**asked), trained, background)
-    assert (config.background_threshold, config.high_threshold, config.low_threshold) == pytest.approx(bounds)
-
-
 def test_make_labels__the_decoder_is_asked_about_known_classes_alone(
     cam_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -578,7 +543,7 @@ def test_make_labels__the_decoder_is_asked_about_known_classes_alone(
         planes = torch.tensor([0.1, 0.3, 0.6])[None, :, None, None]
         return planes.expand(len(images), 3, *images.shape[-2:])
 
-    monkeypatch.setattr(stages.make_labels, "decoder_probabilities", decoder)
+    monkeypatch.setattr(stages.labels.maker, "decoder_probabilities", decoder)
     stored = stored_in(make_labels(cam_run, replace(CONFIG, source="decoder"), SilentMonitor()))
     for classes, scores, mask in stored.values():
         if classes == (1,):
@@ -593,7 +558,7 @@ def test_make_labels__unlabelled_images_in_which_nothing_is_found_are_ignored(
     data = draw_pictures(tmp_path / "data")
     rows = (data / "labels.csv").read_text().splitlines()
     (data / "labels.csv").write_text("\n".join(row for row in rows if not row.startswith("a.")) + "\n")
-    monkeypatch.setattr(stages.make_labels, "predicted_classes", lambda model, images: [()] * len(images))
+    monkeypatch.setattr(stages.labels.maker, "predicted_classes", lambda model, images: [()] * len(images))
     stored = stored_in(make_labels(cam_run, replace(CONFIG, image_labels="predicted"), SilentMonitor(), data=data))
     assert (stored["a"][2] == 255).all()
     assert not stored["d"][2].any()  # somebody said that nothing is in this one

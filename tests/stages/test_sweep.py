@@ -18,7 +18,7 @@ CONFIG = Evaluate(device="cpu")
 
 @pytest.fixture
 def swept(labelled_run: Any) -> Any:
-    """A run whose CAMs are 0.5 on the true object and 0.2 off it."""
+    """A run whose CAMs are 0.5 on the object and 0.2 elsewhere."""
     folder = labelled_run.run / "labels"
     labels = []
     for image_id, mask in labelled_run.masks.items():
@@ -52,15 +52,15 @@ def test_sweep__as_plain_values_and_as_a_table(swept: Any) -> None:
     assert text.count("best") == 1
 
 
-def test_sweep__without_true_masks(swept: Any) -> None:
+def test_sweep__without_ground_truth(swept: Any) -> None:
     for path in (swept.data / "masks").rglob("*.png"):
         path.unlink()
-    with pytest.raises(NoGroundTruthError, match="has no true masks for split 'train'"):
+    with pytest.raises(NoGroundTruthError, match="has no ground-truth masks for split 'train'"):
         sweep(swept.run, CONFIG, SilentMonitor())
 
 
 def test_sweep__the_decoder_has_no_threshold(swept: Any) -> None:
     path: Path = swept.run / "labels" / "config.json"
     path.write_text(path.read_text().replace('"source": "cam"', '"source": "decoder"'))
-    with pytest.raises(ValueError, match="was made from the decoder, which needs no threshold: nothing to sweep"):
+    with pytest.raises(ValueError, match="was made from the decoder, which has no threshold to sweep over"):
         sweep(swept.run, CONFIG, SilentMonitor())

@@ -186,7 +186,7 @@ def test_train_seg__before_labels_are_made(tmp_path: Path) -> None:
 
 def test_train_seg__all_pixels_ignored(make_labelled_run: Callable[..., Any]) -> None:
     run = make_labelled_run(fill=255).run
-    with pytest.raises(ArtifactError, match="labels not a single pixel"):
+    with pytest.raises(ArtifactError, match="has no labelled pixel"):
         train_seg(run, CONFIG, SilentMonitor())
     assert not (run / "seg").exists()
 
@@ -204,7 +204,7 @@ def test_train_seg__masks_without_their_images(labelled_run: Any) -> None:
         train_seg(labelled_run.run, CONFIG, SilentMonitor())
     monitor = Listener()
     train_seg(labelled_run.run, replace(CONFIG, iterations=1, skip_bad=True), monitor)
-    assert any(text.startswith("left out: ") and "'gone'" in text for text in monitor.said)
+    assert any(text.startswith("skipped: ") and "'gone'" in text for text in monitor.said)
 
 
 @pytest.mark.parametrize(

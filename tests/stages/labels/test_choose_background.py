@@ -12,7 +12,14 @@ from torch import Tensor
 from data.dataset import DataError, Sample
 from data.readers import open_dataset
 from stages.config import MakeLabels
-from stages.labels.choose_background import GRID, agreement, choose_background, sharpened_labels, token_contrast
+from stages.labels.choose_background import (
+    GRID,
+    agreement,
+    choose_background,
+    reduced,
+    sharpened_labels,
+    token_contrast,
+)
 from stages.labels.maker import Scored
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.metrics import Confusion
@@ -29,7 +36,7 @@ def object_mask() -> Tensor:
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    """Four images of an object of its own colour, with true masks."""
+    """Four images of an object of its own colour, with ground-truth masks."""
     generator = np.random.default_rng(0)
     inside = object_mask().numpy()
     for folder in ("images", "masks"):
@@ -48,15 +55,15 @@ def scores(chosen: Sequence[Sample], **more: object) -> Iterator[Scored]:
     for sample in chosen:
         image = torch.from_numpy(np.array(Image.open(sample.image))).permute(2, 0, 1)
         cam = torch.where(object_mask(), 0.5, 0.1) + 0.1 * torch.rand(SIZE, generator=generator)
-        tokens = F.interpolate(image[None].float(), size=(8, 12), mode="area")[0]  # colours are told apart
-        yield Scored(sample, image, cam[None].half(), tokens=tokens)
+        tokens = F.interpolate(image[None].float(), size=(8, 12), mode="area")[0]  # similar where colours are similar
+        yield Scored(sample, image, cam[None], tokens=tokens)
 
 
 def test_choose_background__without_masks(samples: list[Sample]) -> None:
     assert 0.2 <= choose_background(scores, samples, 1, CONFIG, SilentMonitor()) <= 0.5
 
 
-def test_choose_background__by_true_masks(samples: list[Sample], listener: Any) -> None:
+def test_choose_background__by_ground_truth(samples: list[Sample], listener: Any) -> None:
     config = MakeLabels(device="cpu", calibration_images=2)
     seen: list[str] = []
 
@@ -67,16 +74,16 @@ def test_choose_background__by_true_masks(samples: list[Sample], listener: Any) 
     monitor = listener()
     assert 0.2 <= choose_background(recorded, samples, 1, config, monitor) <= 0.5
     assert seen == ["a", "c"]
-    assert any("by the true masks of 2 images" in text for text in monitor.notes)
+    assert any(text.endswith("chosen with ground truth on 2 images") for text in monitor.notes)
 
 
 def test_choose_background__nothing_to_choose_by(samples: list[Sample], tmp_path: Path) -> None:
     for path in (tmp_path / "masks").iterdir():
         path.unlink()
     samples = list(open_dataset(tmp_path).split())
-    with pytest.raises(DataError, match="no image has a true mask to choose a background by: give a number"):
+    with pytest.raises(DataError, match="no image has a ground-truth mask to choose the background threshold by: give"):
         choose_background(scores, samples, 1, MakeLabels(calibration_images=3), SilentMonitor())
-    with pytest.raises(DataError, match="no image has a class to choose a background by"):
+    with pytest.raises(DataError, match="no image has a class to choose the background threshold by"):
         choose_background(scores, [], 1, CONFIG, SilentMonitor())
 
 
@@ -92,7 +99,8 @@ def test_choose_background__looks_at_the_masks_first(samples: list[Sample], tmp_
 
 def test_token_contrast__is_highest_where_labels_fit(samples: list[Sample]) -> None:
     (one,) = scores(samples[:1])
-    contrast = token_contrast(one)
+    assert one.tokens is not None
+    contrast = token_contrast(one.tokens, one.maps)
     assert contrast.shape == (len(GRID),)
     assert 0.2 <= GRID[int(contrast.argmax())] <= 0.5
     assert contrast.max() > contrast[0] + 0.1
@@ -100,9 +108,21 @@ def test_token_contrast__is_highest_where_labels_fit(samples: list[Sample]) -> N
 
 def test_sharpened_labels__one_for_each_score(samples: list[Sample]) -> None:
     (one,) = scores(samples[:1])
-    labels = sharpened_labels(one, CONFIG)
+    labels = sharpened_labels(one.image, one.maps, CONFIG)
     assert labels.shape == (15, *SIZE)
     assert labels[0].float().mean() > labels[-1].float().mean()
+
+
+def test_reduced__only_large_images() -> None:
+    image, cam = torch.full((3, 400, 500), 7, dtype=torch.uint8), torch.full((2, 400, 500), 0.25).half()
+    same_image, same_cam = reduced(image, cam)
+    assert same_image is image
+    assert (same_cam.dtype, same_cam.shape) == (torch.float32, (2, 400, 500))
+    large, cam = image.repeat(1, 2, 2), cam.repeat(1, 2, 2)
+    small_image, small_cam = reduced(large, cam)
+    assert (small_image.shape, small_cam.shape) == ((3, 400, 500), (2, 400, 500))
+    assert set(small_image.flatten().tolist()) == {7}
+    assert set(small_cam.flatten().tolist()) == {0.25}
 
 
 def test_grid__ascends_within_0_and_1() -> None:
