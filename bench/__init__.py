@@ -1,1 +1,1 @@
-"""Questions that only a measurement answers, one file each; nothing imports them."""
+"""Benches: questions that only a measurement answers, one per file."""

@@ -1,7 +1,6 @@
-"""What the benches of the CAM network work on: sizes, drawn pictures, and how many operations that should take."""
+"""Workload of the CAM network's benches: sizes, drawn pictures, and the operations that the method needs."""
 
 import argparse
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data.drawing.kinds import DEMO_KINDS
-from data.drawing.scene import draw_scene
+from data.drawing.scene import Scene, draw_scene
 from stages.config import TrainCam
 from stages.toco.backbone import Backbone
 from stages.toco.cam import most_classes
@@ -24,38 +23,43 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `chosen_config` reads, but for the batch size, which a bench may have several of."""
-    parser.add_argument("--size", choices=list(SIZES), help="preset [gpu where there is one]")
-    parser.add_argument("--backbone", help="timm's name")
-    parser.add_argument("--backbone-option", nargs="*", default=(), help="NAME=VALUE, as of toco train-cam")
+    """Add the options that `chosen_config` reads, except the batch size."""
+    parser.add_argument("--size", choices=list(SIZES), help="preset [gpu on a GPU, cpu elsewhere]")
+    parser.add_argument("--backbone", help="timm name of the ViT")
+    parser.add_argument("--backbone-option", nargs="*", default=(), help="NAME=VALUE, as in toco train-cam")
     parser.add_argument("--image-size", type=int, help="pixels")
 
 
 def chosen_config(options: argparse.Namespace, device: torch.device) -> TrainCam:
-    """The preset of a size, and what was asked for in place of it."""
-    asked = {name: getattr(options, name, None) for name in ("backbone", "image_size", "batch_size")}
-    sizes = SIZES[options.size or ("gpu" if device.type == "cuda" else "cpu")]
-    sizes = {**sizes, **{name: value for name, value in asked.items() if value}}
+    """Return the settings of the preset, with the options that the user gave in their place."""
+    given = {name: getattr(options, name, None) for name in ("backbone", "image_size", "batch_size")}
+    preset = SIZES[options.size or ("gpu" if device.type == "cuda" else "cpu")]
+    sizes = {**preset, **{name: value for name, value in given.items() if value}}
     return TrainCam(weights="none", backbone_option=tuple(options.backbone_option), **sizes)
 
 
+def draw_scenes(count: int, side: int, rng: np.random.Generator) -> list[Scene]:
+    """Draw square pictures with their masks; each shows one to three objects."""
+    return [draw_scene(DEMO_KINDS, side, rng, first_kind=place % len(DEMO_KINDS)) for place in range(count)]
+
+
+def stacked(scenes: list[Scene]) -> Tensor:
+    """Stack the pictures, (b, 3, h, w) in uint8."""
+    return torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2).contiguous()
+
+
 def drawn_batch(config: TrainCam, seed: int, classes: int = CLASSES) -> StepBatch:
-    """Drawn pictures with one to three of the classes each; every second one was padded to its square."""
+    """Draw a training batch. Images have one to three classes; every second image has padding at its left."""
     rng = np.random.default_rng(seed)
     count, side = config.batch_size, config.image_size
-
-    def pictures() -> Tensor:
-        scenes = [draw_scene(DEMO_KINDS, side, rng, first_kind=place % len(DEMO_KINDS)).image for place in range(count)]
-        return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).contiguous()
-
     labels = torch.zeros(count, classes)
     for place in range(count):
         labels[place, torch.from_numpy(rng.permutation(classes)[: 1 + place % 3])] = 1
     boxes = [[0, side, 0, side] if place % 2 else [0, side, side // 8, side] for place in range(count)]
-    image = pictures()
+    image = stacked(draw_scenes(count, side, rng))
     return StepBatch(
         image=image,
-        second=pictures(),
+        second=stacked(draw_scenes(count, side, rng)),
         local=image.clone(),
         box=torch.tensor(boxes),
         class_labels=labels,
@@ -63,22 +67,12 @@ def drawn_batch(config: TrainCam, seed: int, classes: int = CLASSES) -> StepBatc
     )
 
 
-@dataclass(frozen=True)
-class Operations:
-    """The encoder's operations in a step, two for each multiplication with its addition (METHOD.md section 9)."""
+def encoder_operations(config: TrainCam, backbone: Backbone) -> dict[str, float]:
+    """Operations of the encoder in one step, by shape; a multiply-add counts as two (METHOD.md section 9).
 
-    cam: float
-    forward: float
-    backward: float
-
-    @property
-    def total(self) -> float:
-        """All together."""
-        return self.cam + self.forward + self.backward
-
-
-def operations(config: TrainCam, backbone: Backbone, *, published: bool = False) -> Operations:
-    """Count them by the shapes: METHOD's 8.6 TFLOP, or 12.4 in the published order, at ViT-B, 448 pixels, batch 4."""
+    Returns:
+        Operations of 'cam', 'forward' and 'backward'; 8.6 TFLOP together for ViT-B, 448 pixels, batch 4.
+    """
     width, depth, patch = backbone.embed_dim, len(backbone.vit.blocks), backbone.patch_size
     mlp = backbone.vit.blocks[0].mlp.fc1.out_features
 
@@ -87,11 +81,9 @@ def operations(config: TrainCam, backbone: Backbone, *, published: bool = False)
         count: float = depth * (n * width * (8 * width + 4 * mlp) + 4 * n * n * width) + 6 * (n * patch * patch * width)
         return count
 
-    b, side = config.batch_size, config.image_size
-    crop = step_settings(config, patch).local_crop_size
-    cam = sum(2 * encode(int(scale * side)) for scale in config.scales)
-    views, local = 2 * encode(side), config.local_crops * encode(crop)
-    if published:
-        return Operations(b * cam, b * (encode(side) + 2 * views + local), 2 * b * (encode(side) + views + local))
-    known = encode(side) if 1.0 in config.scales else 0.0
-    return Operations(b * (cam - known), b * (views + local), 2 * b * (views + local))
+    batch, side = config.batch_size, config.image_size
+    passes = sum(2 * encode(int(scale * side)) for scale in config.scales)
+    if 1.0 in config.scales:  # the training pass provides the CAM of the unflipped image at scale 1
+        passes -= encode(side)
+    views = 2 * encode(side) + config.local_crops * encode(step_settings(config, patch).local_crop_size)
+    return {"cam": batch * passes, "forward": batch * views, "backward": 2 * batch * views}

@@ -22,7 +22,7 @@ from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
 from data.errors import DataError, reason
 from data.images import escapes_folder, image_id
 
-Entry = Mapping[str, Any]  # one object of the JSON file
+JsonObject = Mapping[str, Any]  # one object of the JSON file
 
 PARENTS = ("", "images", "JPEGImages")  # folders in which train2014/ and val2014/ are found in practice
 SECTIONS = ("images", "annotations", "categories")
@@ -214,7 +214,9 @@ def _samples(coco: COCO, folder: Path, path: Path) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
-def _mask(image: Entry, annotations: Sequence[Entry], class_of: dict[int, int], path: Path) -> CocoMask | None:
+def _mask(
+    image: JsonObject, annotations: Sequence[JsonObject], class_of: dict[int, int], path: Path
+) -> CocoMask | None:
     """Return the mask of an image; None if an object has only a box, since the mask would be incomplete."""
     if not all(annotation.get("segmentation") for annotation in annotations):
         return None

@@ -13,7 +13,7 @@ from data.atomic_write import atomic_write
 from data.errors import DataError, reason
 from data.images import read_reduced
 
-FORMAT = 1  # increase it when the pixels of `read_reduced` or the format of entries change
+ENTRY_FORMAT = 1  # increase it when the pixels of `read_reduced` or the format of entries change
 DECODER = f"{PIL.__version__} {features.version('jpg')}"  # other versions may decode other pixels
 
 
@@ -86,7 +86,7 @@ class TrainingImages:
             status = path.stat()
         except OSError:
             return None  # reading the image will raise the error
-        key = f"{FORMAT} {DECODER} {self.side} {status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(
+        key = f"{ENTRY_FORMAT} {DECODER} {self.side} {status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(
             path.resolve()
         )
         digest = hashlib.sha256(key).hexdigest()

@@ -17,7 +17,7 @@ from data.errors import DataError, reason
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 # Accepted contents of a file; its suffix may name another format.
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
 # `read_reduced` does not resize images that are larger than asked for by less than this factor: that would cost more
 # time than it saves. Photographs of 4032 pixels, usual for phones, leave the JPEG decoder with 1008.
@@ -57,7 +57,7 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
     """
     # Pillow's plug-ins raise almost any exception for damaged files, so that no narrower class will do here.
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             turn = _transposition(image)
             if at_least is not None:
                 # draft() takes the smallest size with at least the given width and height. Only the longer side counts
@@ -93,7 +93,7 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: The file is missing or its header is damaged.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             width, height = image.size
             turned = _transposition(image) in {TRANSPOSITIONS[code] for code in (5, 6, 7, 8)}
     except Exception as error:
@@ -108,7 +108,7 @@ def shorter_side(path: Path) -> int:
         DataError: The file is missing or its header is damaged.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             size: tuple[int, int] = image.size
     except Exception as error:
         raise _unreadable(path, error) from error
@@ -122,7 +122,7 @@ def is_upright_jpeg(path: Path) -> bool:
         DataError: The file is missing or its header is damaged.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             return image.format == "JPEG" and _transposition(image) is None
     except Exception as error:
         raise _unreadable(path, error) from error
@@ -145,7 +145,7 @@ class MaskFile:
             DataError: The file is missing, is damaged, is an RGB image, or has values outside 0..255.
         """
         try:
-            with Image.open(self.path, formats=FORMATS) as image:
+            with Image.open(self.path, formats=IMAGE_FORMATS) as image:
                 mode, values = image.mode, np.array(image)
         except Exception as error:
             raise _unreadable(self.path, error) from error

@@ -23,7 +23,7 @@ BASE_COLOURS = (
     (204, 121, 167),  # reddish purple
 )
 STRIPE = 4  # pixels; width of the stripes on ignored pixels
-PIXELS_AT_A_TIME = 2**22  # of an overlay; without parts, a large image would need several copies of itself in memory
+OVERLAY_PIXELS_AT_A_TIME = 2**22  # drawn at once; a large image as a whole would need several copies in memory
 
 FONT_SIZES = (11, 40)  # pixels; smallest and largest text of a legend
 IMAGE_WIDTHS_PER_FONT_SIZE = 50  # text of 20 pixels for an image that is 1000 pixels wide
@@ -83,7 +83,7 @@ def overlay(
     if strip:
         result.paste(strip, (0, image.height))
     colours = colour_map()
-    rows = max(1, PIXELS_AT_A_TIME // image.width)
+    rows = max(1, OVERLAY_PIXELS_AT_A_TIME // image.width)
     for top in range(0, image.height, rows):
         part = mask[top : top + rows]
         plain = image.crop((0, top, image.width, top + len(part)))

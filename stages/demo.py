@@ -6,10 +6,10 @@ from pathlib import Path
 
 from data.drawing.sample import draw_sample
 from data.readers import open_dataset
-from stages.before_start import DEMO_MARK, before_demo
 from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
+from stages.preflight.commands import DEMO_MARK, before_demo
 from stages.runtime.monitor import Monitor
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg

@@ -157,7 +157,7 @@ def _charts(folders: dict[str, StageFolder], evaluation: Evaluation | None, curv
         scored = [line for line in lines if any("miou" in key for key in line)]
         if len(scored) > 1:  # one point does not make a curve
             last = ", ".join(
-                f"{key.removesuffix('_miou')} {100 * value:.1f} %"
+                f"{key.removesuffix('_miou').replace('_', ' ')} {100 * value:.1f} %"
                 for key, value in scored[-1].items()
                 if "miou" in key and value is not None
             )

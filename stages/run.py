@@ -19,10 +19,10 @@ import tomlkit
 from data.atomic_write import atomic_write
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, UserError
-from stages.before_start import check_split, check_student_splits, check_training
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.option import flag
+from stages.preflight.training import check_split, check_student_splits, check_training
 from stages.run_folder.artifacts import (
     MAY_CHANGE,
     PRODUCERS,
@@ -35,7 +35,7 @@ from stages.run_folder.artifacts import (
 from stages.run_folder.run_data import open_data
 from stages.runtime.monitor import Monitor, Titled
 
-Settings = TrainCam | MakeLabels | TrainSeg
+StageSettings = TrainCam | MakeLabels | TrainSeg
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
 
 FOLDERS = {producer: stage for stage, producer in PRODUCERS.items()}
@@ -74,7 +74,7 @@ def run(
     config = replace(config, cache=config.cache and absolute_path(config.cache))
     cam, seg = with_absolute_paths(cam), with_absolute_paths(seg)
     labels = with_training_defaults(labels, asdict(cam))
-    settings: dict[str, Settings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
+    settings: dict[str, StageSettings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
     again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
     for name, one in settings.items():
         refuse_other_devices(config, name, one)
@@ -132,7 +132,7 @@ def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
         raise SettingsError("--train-seg.confidence-weighting needs --make-labels.confidence: give both")
 
 
-def check_stages(dataset: Dataset, settings: Mapping[str, Settings]) -> None:
+def check_stages(dataset: Dataset, settings: Mapping[str, StageSettings]) -> None:
     """Check splits, files of weights and caches of the stages that will run.
 
     Args:
@@ -167,7 +167,7 @@ def check_student(settings: TrainSeg, dataset: Dataset) -> None:
 
 
 @contextmanager
-def whole_option_names(name: str, settings: Settings) -> Iterator[None]:
+def whole_option_names(name: str, settings: StageSettings) -> Iterator[None]:
     """Write a stage's options in the messages of errors as `toco run` has them: `--train-seg.weights`.
 
     Options that `toco run` has for all stages keep their names.
@@ -184,7 +184,7 @@ def whole_option_names(name: str, settings: Settings) -> Iterator[None]:
         raise type(error)(message) from error
 
 
-def refuse_other_devices(config: Run, name: str, settings: Settings) -> None:
+def refuse_other_devices(config: Run, name: str, settings: StageSettings) -> None:
     """Refuse a stage whose devices differ from those of the run: all stages run in the same processes.
 
     Raises:
@@ -199,7 +199,7 @@ def refuse_other_devices(config: Run, name: str, settings: Settings) -> None:
             )
 
 
-def refuse_other_settings(out: Path, name: str, settings: Settings) -> None:
+def refuse_other_settings(out: Path, name: str, settings: StageSettings) -> None:
     """Refuse a stage that was begun with other settings, or from a file that has been replaced.
 
     Args:
@@ -255,7 +255,7 @@ def about_the_run(path: Path, dataset: Dataset, monitor: Monitor, *, anew: bool)
 
 
 def write_config(
-    path: Path, dataset: Dataset, config: Run, settings: Mapping[str, Settings], about: Mapping[str, Any]
+    path: Path, dataset: Dataset, config: Run, settings: Mapping[str, StageSettings], about: Mapping[str, Any]
 ) -> None:
     """Write all settings, and how the run was begun."""
     document = tomlkit.document()

@@ -23,7 +23,7 @@ from stages.networks.inference import class_label_matrix, decoder_probabilities,
 from stages.run_folder.artifacts import already_finished, begin_stage
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_data, spread, usable_samples
-from stages.runtime.fabric import processes_of, share_counts, start
+from stages.runtime.fabric import ranks_of, share_counts, start
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import label_one_threshold, present_classes
@@ -89,7 +89,7 @@ def train_cam(
     fabric.barrier()
     with session(folder, recorded=fabric.is_global_zero):
         fit(
-            TrainingStep(model, settings, processes_of(fabric)),
+            TrainingStep(model, settings, ranks_of(fabric)),
             encoder=model.backbone,
             product=model,
             fabric=fabric,

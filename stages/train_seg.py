@@ -21,19 +21,19 @@ from data.images import read_image
 from data.readers import check_images, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
-from stages.before_start import check_student_splits
 from stages.config import TrainSeg
 from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
 from stages.networks.inference import to_tensor
 from stages.networks.student import Student, label_map, new_student, student_probabilities
+from stages.preflight.training import check_student_splits
 from stages.run_folder.artifacts import already_finished, begin_stage, check_up_to_date, open_stage
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_run_data, spread, usable_samples
-from stages.runtime.fabric import processes_of, share_counts, start
+from stages.runtime.fabric import ranks_of, share_counts, start
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
-from stages.toco.processes import SINGLE_PROCESS, Processes
+from stages.toco.ranks import SINGLE_RANK, Ranks
 from stages.training.loop import fit
 
 
@@ -130,7 +130,7 @@ def cross_entropy(
     logits: Float[Tensor, "b classes h w"],
     mask: UInt8[Tensor, "b h w"] | Int[Tensor, "b h w"],
     confidence: UInt8[Tensor, "b h w"] | None = None,
-    processes: Processes = SINGLE_PROCESS,
+    ranks: Ranks = SINGLE_RANK,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over the labelled pixels of the whole batch; 0 instead of NaN if no pixel has a label.
 
@@ -138,15 +138,15 @@ def cross_entropy(
         logits: Class logits, background first.
         mask: Class numbers; `IGNORE_INDEX` marks pixels without a label.
         confidence: Weight of each pixel, 0..255 for 0..1.
-        processes: The ranks that share the batch.
+        ranks: The ranks that share the batch.
     """
     if confidence is None:
         total = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="sum")
         count = (mask != IGNORE_INDEX).sum().float()
-        return total / processes.mean(count).clamp_min(1 / processes.number)
+        return total / ranks.mean(count).clamp_min(1 / ranks.world_size)
     weight = confidence.float() / 255 * (mask != IGNORE_INDEX)
     each = F.cross_entropy(logits.float(), mask.long(), ignore_index=IGNORE_INDEX, reduction="none")
-    return (weight * each).sum() / processes.mean(weight.sum()).clamp_min(1e-6)
+    return (weight * each).sum() / ranks.mean(weight.sum()).clamp_min(1e-6)
 
 
 def _losses(
@@ -159,7 +159,7 @@ def _losses(
             network(batch.image),
             batch.mask,
             batch.confidence if config.confidence_weighting else None,
-            processes_of(fabric),
+            ranks_of(fabric),
         ),
         "labelled": (batch.mask != IGNORE_INDEX).float().mean(),
     }

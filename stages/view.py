@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from data.atomic_write import atomic_write
-from data.dataset import Dataset, Sample
+from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.palette import class_colours
 from stages.config import View
 from stages.reporting.charts import missing_glyphs_allowed
@@ -55,8 +55,7 @@ def view(
     products = open_products(run, dataset, config, monitor)
     made = products.of(find_sample(image, dataset))
     background = products.background_threshold if config.background_threshold is None else config.background_threshold
-    colours = class_colours(len(dataset.class_names))
-    pictures = panels(made, products, colours, background)
+    pictures = panels(made, products, class_colours(len(dataset.class_names)), background)
     with atomic_write(out) as temporary, missing_glyphs_allowed():
         _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
     return out
@@ -71,23 +70,32 @@ def find_sample(image: Path, dataset: Dataset) -> Sample:
     return Sample(id=str(wanted), image=image, classes=(), mask=None, labelled=False)
 
 
+def _shown_classes(made: Products) -> list[int]:
+    """List the classes of an image, 1..C ascending, and those that the student predicts."""
+    classes = set(made.classes)
+    if made.student is not None:
+        classes |= set(np.unique(made.student).tolist()) - {0, IGNORE_INDEX}
+    return sorted(classes)
+
+
 def _sheet(pictures: Mapping[str, Image.Image], made: Products, dataset: Dataset, image: Path) -> Figure:
+    """Draw the pictures in rows of at most four, with a legend of the classes below."""
     width, height = (PANEL_INCHES * side / max(made.image.size) for side in made.image.size)
     columns = min(4, len(pictures))
     rows = -(-len(pictures) // columns)
     with matplotlib.rc_context({"font.size": 10, "text.parse_math": False}):
         figure = Figure(figsize=(columns * (width + 0.1), rows * (height + 0.35) + 0.8), layout="constrained")
-        for (title, picture), axes in zip(
-            pictures.items(), figure.subplots(rows, columns, squeeze=False).flat, strict=False
-        ):
+        figure.subplots(rows, columns, squeeze=False)
+        for (title, picture), axes in zip(pictures.items(), figure.axes, strict=False):
             axes.imshow(np.asarray(picture))
             axes.set_title(title)
-        for axes in figure.axes:
+        for axes in figure.axes:  # also those without a picture
             axes.set_axis_off()
         figure.suptitle(image.name)
-        present = sorted({*made.classes, *(() if made.student is None else set(np.unique(made.student)) - {0, 255})})
         colours = class_colours(len(dataset.class_names)) / 255
-        if present:
-            handles = [Patch(color=colours[number - 1], label=dataset.class_names[number - 1]) for number in present]
+        handles = [
+            Patch(color=colours[number - 1], label=dataset.class_names[number - 1]) for number in _shown_classes(made)
+        ]
+        if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
     return figure

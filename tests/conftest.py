@@ -1,23 +1,54 @@
 """Fixtures that all tests share."""
 
 import errno
+import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.runtime.monitor import SilentMonitor
 
-# The tensors of these tests are too small to share out between threads.
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The tensors of these tests are too small to share out between threads; child processes take this over.
+os.environ["OMP_NUM_THREADS"] = "1"
+DEVICE = os.environ.get("TOCO_DEVICE")  # set by bench/gpu.py, which runs the golden tests on a GPU
+if DEVICE:
+    import torch
+
+    torch.set_default_device(DEVICE)
+    torch.backends.cudnn.allow_tf32 = False  # full float32, as in the arrays
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--budget", type=float, default=math.inf, help="seconds after which no further test starts")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.monotonic() - BEGAN > item.config.getoption("--budget"):
+        pytest.skip("the time that --budget gives is over")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def child_processes() -> Iterator[ModuleType]:
+    """Runs functions and commands in processes that fork from one server, so that they have torch at once."""
+    import child_processes  # type: ignore[import-not-found]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseContext, "set_forkserver_preload", child_processes.preload(BaseContext))
+        yield child_processes
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +60,13 @@ def golden() -> Callable[[str], dict[str, Any]]:
     folder = Path(os.environ.get("TOCO_GOLDEN") or Path(__file__).parent / "golden")
 
     def load(name: str) -> dict[str, Any]:
+        import torch  # not above: many tests do without it
+
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        return {key: torch.from_numpy(value) if value.ndim else value.item() for key, value in arrays.items()}
+        return {
+            key: torch.from_numpy(value).to(DEVICE) if value.ndim else value.item() for key, value in arrays.items()
+        }
 
     return load
 
@@ -44,7 +79,9 @@ def assert_golden() -> Callable[..., None]:
     size in float32 in both programs; a tenth of `rtol` of the largest entry allows for these, and no more.
     """
 
-    def check(actual: Tensor | float, expected: Tensor | float, rtol: float = 1e-5) -> None:
+    def check(actual: "Tensor | float", expected: "Tensor | float", rtol: float = 1e-5) -> None:
+        import torch
+
         actual, expected = torch.as_tensor(actual), torch.as_tensor(expected)
         largest = expected.abs().max().item()
         torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=rtol, atol=0.1 * rtol * largest)

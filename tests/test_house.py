@@ -1,8 +1,7 @@
-"""Rules that the house keeps by itself as it grows."""
+"""Rules that the repository keeps as it grows."""
 
 import ast
 import importlib.util
-import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -36,28 +35,30 @@ def test_commands__stand_in_the_readme(name: str) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
-def test_configs__every_field_has_help_and_is_read(config: type) -> None:
-    read = set().union(*(attributes_read(path) for path in (ROOT / "stages").rglob("*.py")))
+def test_configs__every_field_has_help_and_is_read(config: type, attributes_read: set[str]) -> None:
     for one in fields(config):
         assert option_text(one).help
-        assert one.name in read, f"{config.__name__}.{one.name} is read nowhere in stages/"
+        assert one.name in attributes_read, f"{config.__name__}.{one.name} is not read in stages/"
 
 
-def attributes_read(path: Path) -> set[str]:
-    """Names N that the file reads as `something.N`, outside of the checks in `__post_init__`."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def trees() -> dict[Path, ast.Module]:
+    """The syntax tree of each file of the product, by its path from the repository's folder."""
+    paths = [path for folder in ("data", "stages", "toco_cli") for path in sorted((ROOT / folder).rglob("*.py"))]
+    return {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def attributes_read(trees: dict[Path, ast.Module]) -> set[str]:
+    """Names N that files of stages/ read as `something.N`, outside of the checks in `__post_init__`."""
+    return set().union(*(attributes_of(tree) for path, tree in trees.items() if path.parts[0] == "stages"))
+
+
+def attributes_of(tree: ast.Module) -> set[str]:
     checks = [node for node in ast.walk(tree) if getattr(node, "name", None) == "__post_init__"]
     left_out = {node for check in checks for node in ast.walk(check)}
     found = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node not in left_out)
     return {node.attr for node in found}
-
-
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
-)
-def test_pages__link_to_what_is_there(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def test_help__imports_nothing_heavy() -> None:
@@ -75,3 +76,39 @@ def test_code__names_no_data_set_outside_of_its_reader() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             if path.parent != ROOT / "stages" / "exports":  # there the names are those of formats
                 assert not {"voc", "coco"} & set(path.stem.split("_")), path
+
+
+# Names that several modules give to the same thing.
+SAME_THING = {
+    "IGNORE_INDEX": "stages/toco imports nothing from outside, so the method states it again",
+    "CrfBackend": "stages/toco imports nothing from outside, so the method states it again",
+}
+
+
+def test_code__different_things_have_different_names(trees: dict[Path, ast.Module]) -> None:
+    """Public classes, functions and constants; a command of toco_cli has the name of the function that it runs."""
+    modules: dict[str, list[str]] = {}
+    for path, tree in trees.items():
+        if path != Path("toco_cli/commands.py"):
+            for name in names_defined(tree):
+                modules.setdefault(name, []).append(path.as_posix())
+    shared = {name: paths for name, paths in modules.items() if len(paths) > 1 and not name.startswith("_")}
+    assert {name: paths for name, paths in shared.items() if name not in SAME_THING} == {}
+    assert shared.keys() == SAME_THING.keys()
+
+
+def names_defined(tree: ast.Module) -> set[str]:
+    """The names that a module gives at its top level; names that it imports are not among them."""
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_code__no_two_files_share_a_name(trees: dict[Path, ast.Module]) -> None:
+    names = sorted(path.name for path in trees if path.name != "__init__.py")
+    assert [name for name in set(names) if names.count(name) > 1] == []

@@ -27,7 +27,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "venv", symlinks=True)
     python = folder / "venv" / "bin" / "python"
-    install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--python", python, wheel]
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--python", python, wheel]
     subprocess.run(install, check=True)
     ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip())
@@ -53,10 +53,11 @@ def call(*words: str | Path, cwd: Path, path: str | None = None) -> subprocess.C
 
 @pytest.mark.parametrize("path", [None, "."])
 def test_installed__beside_a_data_folder_without_init(python: Path, project: Path, path: str | None) -> None:
-    for words in (
+    commands: list[list[str | Path]] = [
         [python.with_name("toco"), "init", "photos", "--json"],
         [python, "-m", "toco_cli", "check", "--help"],
-    ):
+    ]
+    for words in commands:
         done = call(*words, cwd=project, path=path)
         assert (done.returncode, done.stderr) == (0, "")
     both = call(python, "-c", f"{OWN}; import data.images; print(data.images.__file__)", cwd=project, path=path)

@@ -7,7 +7,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -16,6 +20,7 @@ from PIL import Image
 
 from data.drawing.sample import draw_sample
 from stages.export import FORMATS
+from toco_cli.main import main
 
 ROOT = Path(__file__).parent.parent
 # What makes each command small enough for a test.
@@ -29,57 +34,91 @@ SMALL = {
 SMALL["run"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in ("train-cam", "train-seg"))
 
 
-def toco(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does, in a process of its own."""
-    program = "import sys; from toco_cli.main import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+class Finished(NamedTuple):
+    """How a command line ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Walk(NamedTuple):
+    """A folder in which all of the README's commands were run, and how each ended."""
+
+    folder: Path
+    ended: dict[str, Finished]
+
+
+def toco(*arguments: str, folder: Path) -> Finished:
+    """Run the command line in this process, which has imported torch already."""
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        return Finished(main(arguments), out.getvalue(), err.getvalue())
+
+
+def toco_anew(*arguments: str, folder: Path) -> Finished:
+    """Run the command line as a user does, in a new process, which takes seconds to import torch."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("toco")), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 def readme_commands() -> list[list[str]]:
     """The indented `toco ...` lines of the README's walk."""
-    walk = (ROOT / "README.md").read_text(encoding="utf-8").split("## From a folder to a network")[1].split("\n## ")[0]
+    walk = (ROOT / "README.md").read_text(encoding="utf-8").split("## Quick start")[1].split("\n## ")[0]
     lines = [line.split("#")[0].strip() for line in walk.splitlines() if line.startswith("    toco ")]
     return [shlex.split(line)[1:] for line in lines]
 
 
-@pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, subprocess.CompletedProcess[str]]]:
-    """A folder in which all of the README's commands were run, and what each said."""
-    folder = tmp_path_factory.mktemp("walk")
+def run_walk(folder: Path, run: Callable[..., Finished]) -> dict[str, Finished]:
+    """Run all of the README's commands in a folder, and return how each ended; predict always in a new process."""
     draw_sample(folder / "photos", images=6, validation=3, size=48)
     (folder / "photos/images/a").mkdir()
     shutil.copy(folder / "photos/images/00000.jpg", folder / "photos/images/a/0001.jpg")
     (folder / "new_photos").mkdir()
     shutil.copy(folder / "photos/images/00000.jpg", folder / "new_photos/Café 1.JPG")
-    said = {}
-    for command in readme_commands():
-        if "runs/small" in command:  # the same once more with other sizes
+    ended = {}
+    for name, *words in readme_commands():
+        if "runs/small" in words:  # the same once more with other sizes
             continue
-        said[command[0]] = toco(*command, *shlex.split(SMALL.get(command[0], "")), folder=folder)
-    return folder, said
+        chosen = toco_anew if name == "predict" else run
+        ended[name] = chosen(name, *words, *shlex.split(SMALL.get(name, "")), folder=folder)
+    return ended
 
 
-def test_readme__every_command_of_the_walk_succeeds(
-    walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]],
-) -> None:
-    _, said = walk
-    assert list(said) == [
+def assert_successful(ended: dict[str, Finished]) -> None:
+    assert list(ended) == [
         "check", "run", "predict", "export", "view", "train-cam", "make-labels", "evaluate", "train-seg", "report",
     ]  # fmt: skip
-    for name, run in said.items():
+    for name, run in ended.items():
         assert run.returncode == 0, f"toco {name}: {run.stderr}"
         assert "Traceback" not in run.stderr
         assert not re.search(r"\x1b|\r", run.stderr), "control characters in a log file"
 
 
-def test_readme__the_products_open(walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]]) -> None:
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    folder = tmp_path_factory.mktemp("walk")
+    return Walk(folder, run_walk(folder, toco))
+
+
+def test_readme__every_command_of_the_walk_succeeds(walk: Walk) -> None:
+    assert_successful(walk.ended)
+
+
+@pytest.mark.slow
+def test_readme__every_command_of_the_walk_succeeds_in_a_new_process(tmp_path: Path) -> None:
+    assert_successful(run_walk(tmp_path, toco_anew))
+
+
+def test_readme__the_products_open(walk: Walk) -> None:
     folder, _ = walk
     run = folder / "runs/photos"
     for stage in ("cam", "labels", "seg"):
@@ -101,9 +140,7 @@ def test_readme__the_products_open(walk: tuple[Path, dict[str, subprocess.Comple
 
 
 @pytest.mark.parametrize("format", [format for format in FORMATS if format != "png"])  # which is in the walk
-def test_export__other_formats(
-    format: str, walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]], tmp_path: Path
-) -> None:
+def test_export__other_formats(format: str, walk: Walk, tmp_path: Path) -> None:
     folder, _ = walk
     run = toco("export", "runs/photos", "--out", str(tmp_path / "out"), "--format", format, "--json", folder=folder)
     assert run.returncode == 0, run.stderr
@@ -111,9 +148,9 @@ def test_export__other_formats(
     assert json.loads(run.stdout) == {"files": len(files), "out": str(tmp_path / "out")}
 
 
-def test_evaluate__json_holds_each_column(walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]]) -> None:
-    folder, said = walk
-    assert "pseudo masks" in said["evaluate"].stdout
+def test_evaluate__json_holds_each_column(walk: Walk) -> None:
+    folder, ended = walk
+    assert "pseudo masks" in ended["evaluate"].stdout
     result = json.loads(toco("evaluate", "runs/photos", "--json", folder=folder).stdout)
     assert [(column["name"], column["split"], column["images"]) for column in result["columns"]] == [
         ("CAM", "train", 6),
@@ -144,12 +181,10 @@ def test_evaluate__json_holds_each_column(walk: tuple[Path, dict[str, subprocess
         ("export runs/photos --out masks_png --format coco", "masks_png is not empty: give another folder"),
     ],
 )
-def test_errors__one_clear_line(
-    command: str, message: str, walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]]
-) -> None:
+def test_errors__one_clear_line(command: str, message: str, walk: Walk) -> None:
     folder, _ = walk
     (folder / "empty").mkdir(exist_ok=True)
-    run = toco(*shlex.split(command), folder=folder)
+    run = (toco_anew if "nowhere" in command else toco)(*shlex.split(command), folder=folder)
     assert run.returncode == 1
     errors = [line for line in run.stderr.splitlines() if line.startswith("toco: error: ")]
     assert len(errors) == 1
@@ -175,17 +210,15 @@ def test_errors__one_clear_line(
     ],
 )
 def test_errors__bad_options(command: str, message: str, tmp_path: Path) -> None:
-    run = toco(*shlex.split(command), folder=tmp_path)
+    run = (toco_anew if command == "train-cam photos" else toco)(*shlex.split(command), folder=tmp_path)
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_predict__json_names_the_files_of_each_kind(
-    walk: tuple[Path, dict[str, subprocess.CompletedProcess[str]]], tmp_path: Path
-) -> None:
-    folder, said = walk
-    assert said["predict"].stdout.startswith(
+def test_predict__json_names_the_files_of_each_kind(walk: Walk, tmp_path: Path) -> None:
+    folder, ended = walk
+    assert ended["predict"].stdout.startswith(
         "The results of 1 image are in predicted/masks and predicted/overlays. Next"
     )
     options = "--outputs numpy --outputs probabilities --batch-size 2 --no-flip-tta --json"

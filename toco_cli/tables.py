@@ -7,7 +7,7 @@ from rich.table import Table
 from stages.evaluate import SOURCE_TITLES, UNLABELLED, Column, Evaluation
 from stages.sweep import Sweep
 
-BAR_WIDTH = 40  # characters of the longest bar
+LONGEST_BAR = 40  # characters
 
 
 def score_table(evaluation: Evaluation) -> Table:
@@ -42,7 +42,7 @@ def sweep_table(curve: Sweep) -> Table:
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     highest = max(curve.mious[curve.best], 1e-9)
     for place, (background, miou) in enumerate(zip(curve.backgrounds, curve.mious, strict=True)):
-        bar = "\u2588" * round(BAR_WIDTH * miou / highest)
+        bar = "\u2588" * round(LONGEST_BAR * miou / highest)
         table.add_row(f"{background:.2f}", _percent(miou), f"{bar} best" if place == curve.best else bar)
     return table
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data.dataset import IGNORE_INDEX, DataError, Sample
-from data.errors import ArtifactError
+from data.dataset import IGNORE_INDEX, Mask, Sample, checked_mask
+from data.errors import ArtifactError, DataError
 from data.images import image_size
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import StageFolder
@@ -22,7 +21,7 @@ class LabelledImage:
 
     id: str  # path below the image folder, without extension
     file: Path
-    mask: NDArray[np.uint8]  # (h, w): 0 background, 1..C classes, 255 ignored
+    mask: Mask
 
     @property
     def file_name(self) -> str:
@@ -63,21 +62,14 @@ class LabelledImages:
             self.monitor.advance()
         self.monitor.finish()
 
-    def _mask(self, sample: Sample) -> NDArray[np.uint8]:
-        mask: NDArray[np.uint8] = self.labels.read(sample.id)
-        where = f"the mask of '{sample.id}' in {self.labels.path}"
-        if mask.shape != (size := image_size(sample.image)):
-            raise DataError(
-                f"{where} is {mask.shape[0]} x {mask.shape[1]} (height x width), but the image {sample.image} is "
-                f"{size[0]} x {size[1]}: give the data set of that run with --data"
-            )
-        odd = (mask > len(self.class_names)) & (mask != IGNORE_INDEX)
-        if odd.any():
-            raise DataError(
-                f"{where} has the value {mask[odd][0]}, but there are only {len(self.class_names)} classes: "
-                "run 'toco make-labels --overwrite' again"
-            )
-        return mask
+    def _mask(self, sample: Sample) -> Mask:
+        return checked_mask(
+            self.labels.read(sample.id),
+            image_size(sample.image),
+            len(self.class_names),
+            f"the mask of '{sample.id}' in {self.labels.path}",
+            remedy="give the data set of that run with --data",
+        )
 
 
 def open_labelled_images(
@@ -114,6 +106,6 @@ def open_labelled_images(
     )
 
 
-def classes_in_mask(mask: NDArray[np.uint8]) -> list[int]:
+def classes_in_mask(mask: Mask) -> list[int]:
     """List the classes in a mask (h, w): 1..C ascending, without background (0) and ignored pixels (255)."""
     return [number for number in np.unique(mask).tolist() if number not in (0, IGNORE_INDEX)]

@@ -23,7 +23,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from data.atomic_write import atomic_write
-from data.errors import SettingsError
+from data.errors import SettingsError, reason
 from stages.networks.student import STRIDE, Student, load_student
 from stages.run_folder.artifacts import StageFolder
 from stages.runtime.monitor import Monitor
@@ -45,10 +45,9 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
         model = as_onnx(student)
     except Exception as error:  # the exporter raises many types, depending on the operation that fails
         spec = folder.config["model"]
-        reason = " ".join(str(error.__cause__ or error).split("\n\n")[0].split())
         raise SettingsError(
             f"{folder.path}: --arch {spec['arch']} with --encoder {spec['encoder']} cannot be exported as ONNX "
-            f"({reason}): train another student with 'toco train-seg --overwrite'"
+            f"({reason(error.__cause__ or error)}): train another student with 'toco train-seg --overwrite'"
         ) from error
     metadata = {
         "class_names": json.dumps(folder.class_names),

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data.dataset import DataError, Sample
 from stages.config import MakeLabels
-from stages.labels.pixel_labels import Mask, PixelLabels, Scores, pixel_labels, with_class_numbers
+from stages.labels.pixel_labels import PixelLabels, ScoreMaps, pixel_labels, with_class_numbers
 from stages.labels.store import ImageLabels
 from stages.networks.inference import (
     LoadedImage,
@@ -207,5 +208,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _pixel_labels_in_process(scores: list[Scores], images: list[Mask], config: MakeLabels) -> list[PixelLabels]:
+def _pixel_labels_in_process(
+    scores: list[ScoreMaps], images: list[NDArray[np.uint8]], config: MakeLabels
+) -> list[PixelLabels]:
     return pixel_labels([torch.from_numpy(one) for one in scores], [torch.from_numpy(one) for one in images], config)

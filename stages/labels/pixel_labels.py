@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.dataset import IGNORE_INDEX, Sample
+from data.dataset import IGNORE_INDEX, Mask, Sample
 from stages.config import MakeLabels
 from stages.toco.cam import to_class_numbers
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
@@ -22,8 +22,7 @@ from stages.toco.refine import (
     with_background,
 )
 
-Scores = NDArray[np.float16]  # (k, h, w), 0..1
-Mask = NDArray[np.uint8]  # (h, w)
+ScoreMaps = NDArray[np.float16]  # (k, h, w), 0..1
 
 
 class PixelLabels(NamedTuple):

@@ -33,7 +33,7 @@ from stages.run_folder.saving import atomic_stream
 FILE_GROUPS = {"cams.h5": ("cams",), "labels.h5": ("masks", "confidence")}
 OPTIONAL = ("confidence",)  # groups that are there only if an image has something to put in
 # The file format of HDF5 1.10 (2016): a lone chunk and a group of 100,000 names cost less than in older ones.
-FORMAT = ("v110", "v110")
+HDF5_VERSIONS = ("v110", "v110")
 OPEN_SHARDS = 64  # at a time, while joining
 
 
@@ -63,7 +63,7 @@ def write_shard(path: Path, labels: Sequence[ImageLabels], *, threads: int = 1) 
     """
     # In memory, so that a full disk meets a plain write and not HDF5, which floods the terminal and crashes.
     memory = io.BytesIO()
-    with h5py.File(memory, "w", libver=FORMAT) as file, ExitStack() as stack:
+    with h5py.File(memory, "w", libver=HDF5_VERSIONS) as file, ExitStack() as stack:
         pack_all = map if threads == 1 else stack.enter_context(ThreadPoolExecutor(threads)).map
         for group in ("cams", "masks"):  # there even if all images of the shard were bad
             file.create_group(group)
@@ -140,7 +140,7 @@ def join_shards(shards: Sequence[Path], folder: Path, attributes: Mapping[str, A
         OSError: Not everything could be written.
     """
     for name, groups in FILE_GROUPS.items():
-        with atomic_stream(folder / name) as stream, h5py.File(stream, "w", libver=FORMAT) as product:
+        with atomic_stream(folder / name) as stream, h5py.File(stream, "w", libver=HDF5_VERSIONS) as product:
             for key, value in attributes.items():
                 product.attrs[key] = value
             for group in groups:

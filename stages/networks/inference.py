@@ -16,8 +16,8 @@ from torch import Tensor
 
 from data.dataset import Sample
 from data.images import read_image
+from stages.networks.cam_network import CamNetwork
 from stages.toco.cam import Cams, PresentClasses, multi_scale_cams
-from stages.toco.model import ToCo
 
 DECODER_SCALES = (1.0, 1.25, 1.5)
 
@@ -56,7 +56,7 @@ def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
 
 @torch.inference_mode()
 def square_cams(
-    model: ToCo, images: UInt8[Tensor, "b 3 s s"], present: PresentClasses, scales: Sequence[float]
+    model: CamNetwork, images: UInt8[Tensor, "b 3 s s"], present: PresentClasses, scales: Sequence[float]
 ) -> Cams:
     """Multi-scale CAMs of the present classes in 0..1, at the input's size; padding classes are zero."""
     normalised = model.backbone.normalise(images.float())
@@ -66,14 +66,16 @@ def square_cams(
 
 
 @torch.inference_mode()
-def patch_tokens(model: ToCo, images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b d h w"]:
+def patch_tokens(model: CamNetwork, images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b d h w"]:
     """Return the last block's patch tokens on the token grid, float32."""
     tokens: Tensor = model(model.backbone.normalise(images.float()), decode=False).patch_tokens
     return tokens.float()
 
 
 @torch.inference_mode()
-def predicted_classes(model: ToCo, images: UInt8[Tensor, "b 3 s s"], threshold: float = 0.5) -> list[tuple[int, ...]]:
+def predicted_classes(
+    model: CamNetwork, images: UInt8[Tensor, "b 3 s s"], threshold: float = 0.5
+) -> list[tuple[int, ...]]:
     """Predict the classes (1-based) of each image: those with a probability above `threshold`.
 
     The probability is the sigmoid of the logit, averaged over both classifiers and over the image and its horizontal
@@ -88,7 +90,11 @@ def predicted_classes(model: ToCo, images: UInt8[Tensor, "b 3 s s"], threshold: 
 
 @torch.inference_mode()
 def decoder_probabilities(
-    model: ToCo, images: UInt8[Tensor, "b 3 s s"], scales: Sequence[float] = DECODER_SCALES, *, flip_tta: bool = True
+    model: CamNetwork,
+    images: UInt8[Tensor, "b 3 s s"],
+    scales: Sequence[float] = DECODER_SCALES,
+    *,
+    flip_tta: bool = True,
 ) -> Float[Tensor, "b classes s s"]:
     """The decoder's class probabilities in 0..1, background first: sum over flips, maximum over scales, softmax.
 
@@ -97,10 +103,15 @@ def decoder_probabilities(
     normalised = model.backbone.normalise(images.float())
     side, patch = images.shape[-1], model.backbone.patch_size
 
+    def decode(images: Tensor) -> Tensor:
+        seg_logits = model(images).seg_logits
+        assert seg_logits is not None  # given unless decode=False
+        return seg_logits
+
     def logits(scale: float) -> Tensor:
         size = max(1, round(scale * side / patch)) * patch
         scaled = F.interpolate(normalised, size=(size, size), mode="bilinear", align_corners=False)
-        return flip_pairs(lambda images: model(images).seg_logits, scaled, flip_tta)
+        return flip_pairs(decode, scaled, flip_tta)
 
     return fuse_logits(map(logits, scales), (side, side)).softmax(dim=1)
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.images import IMAGE_SUFFIXES, find_images, image_id
 from stages.prediction.output_folder import SUFFIXES
 from stages.runtime.monitor import Monitor

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.images import image_size, read_image
 
 # Limit for all images that are read and not yet predicted, about 1 GB. A larger image is read alone.

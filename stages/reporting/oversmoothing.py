@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from data.dataset import DataError, Sample
-from data.errors import ArtifactError
+from data.dataset import Sample
+from data.errors import ArtifactError, DataError
 from stages.config import TrainCam
 from stages.networks.cam_model import load_cam_model, new_cam_model
 from stages.networks.inference import load_image

@@ -96,8 +96,12 @@ class RunProducts:
     def segmenters(self, precision: Precision) -> dict[NetworkName, Segmenter]:
         """The networks of the run as segmenters. They are not loaded again."""
         config = Predict(source="decoder", device="auto", precision=precision)
-        decoder = decoder_segmenter(self.cam_folder, self.model, config, self.fabric)
-        return {"decoder": decoder, **({"student": self.student} if self.student else {})}
+        found: dict[NetworkName, Segmenter] = {
+            "decoder": decoder_segmenter(self.cam_folder, self.model, config, self.fabric)
+        }
+        if self.student:
+            found["student"] = self.student
+        return found
 
     def of(self, sample: Sample) -> Products:
         """Run the networks on an image.

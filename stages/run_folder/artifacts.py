@@ -20,9 +20,9 @@ from stages.config import MakeLabels, TrainCam, TrainSeg, from_values, upgraded
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 
-Settings = TypeVar("Settings")
+SettingsType = TypeVar("SettingsType")
 
-FORMAT = 2  # of run folders; raised when an older toco could not read what is written now
+RUN_FORMAT = 2  # of run folders; raised when an older toco could not read what is written now
 SETTINGS = {"cam": TrainCam, "labels": MakeLabels, "seg": TrainSeg}
 PRODUCERS = {"cam": "train-cam", "labels": "make-labels", "seg": "train-seg"}
 PRODUCTS = {"cam": ("model.safetensors",), "labels": ("cams.h5", "labels.h5"), "seg": ("model.safetensors",)}
@@ -64,7 +64,7 @@ class StageFolder:
         settings: Mapping[str, Any] = self.config["settings"]
         return settings
 
-    def typed_settings(self, kind: type[Settings]) -> Settings:
+    def typed_settings(self, kind: type[SettingsType]) -> SettingsType:
         """Return the stage's settings as its dataclass.
 
         Raises:
@@ -146,7 +146,7 @@ def begin_stage(
     """
     path = run / stage
     config = {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "stage": PRODUCERS[stage],
         "toco": version("toco"),
         "settings": asdict(settings),
@@ -292,10 +292,10 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
 def _upgraded(config: dict[str, Any], stage: str, path: Path) -> dict[str, Any]:
     """Bring the config of an earlier format up to date: today's names, and defaults for settings that are newer."""
     written = config.get("format", 1)
-    if written > FORMAT:
+    if written > RUN_FORMAT:
         raise ArtifactError(
             f"{path} has format {written}, written by toco {config.get('toco')}; this version reads up to format "
-            f"{FORMAT}: update toco"
+            f"{RUN_FORMAT}: update toco"
         )
     kind = SETTINGS[stage]
     config["settings"] = {**as_plain(asdict(kind())), **upgraded(kind, config["settings"])}

@@ -23,7 +23,7 @@ from stages.runtime.lightning import (
 )
 from stages.runtime.monitor import Monitor, SilentMonitor, WarningsOnly
 from stages.toco.metrics import Confusion
-from stages.toco.processes import SINGLE_PROCESS, Processes
+from stages.toco.ranks import SINGLE_RANK, Ranks
 
 SECONDS_TO_END = 3.0  # for the other processes to end after this one is done or failed
 
@@ -146,21 +146,21 @@ def who_starts(devices: int, nodes: int) -> ClusterEnvironment:
             raise SettingsError(f"srun: start it with --nodes={nodes} --ntasks-per-node={devices}") from error
     if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
         raise SettingsError(
-            f"--nodes {nodes}: start this command on each machine, by torchrun or srun (docs/gpus.md), or with "
-            "MASTER_ADDR, MASTER_PORT and NODE_RANK set"
+            f"--nodes {nodes}: start this command on each machine, by torchrun or srun (docs/how-to/several-gpus.md), "
+            "or with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
         )
     return LightningEnvironment()
 
 
-def processes_of(fabric: Fabric) -> Processes:
-    """Return the processes that share each batch."""
+def ranks_of(fabric: Fabric) -> Ranks:
+    """Return the ranks that share each batch."""
 
     def mean(value: Tensor) -> Tensor:
         reduced = fabric.all_reduce(value.detach().clone(), reduce_op="mean")  # in place
         assert isinstance(reduced, Tensor)
         return reduced
 
-    return SINGLE_PROCESS if fabric.world_size == 1 else Processes(fabric.world_size, mean)
+    return SINGLE_RANK if fabric.world_size == 1 else Ranks(fabric.world_size, mean)
 
 
 def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:

@@ -1,6 +1,11 @@
-"""Any plain timm Vision Transformer as the encoder: final and auxiliary patch tokens, class token.
+"""The encoder: any plain Vision Transformer of timm, with the three outputs of METHOD section 1.
 
-Letters: b images, d embedding width, h w tokens down and across.
+    images -> patches -> block 1 ... auxiliary block ... last block -> LayerNorm -> final patch tokens, class token
+                                            |
+                                            +-> auxiliary patch tokens (before any norm)
+
+Letters: b images, d embedding width, h w tokens down and across, n = prefix tokens (class, registers) + h * w.
+_h _w are pixels.
 """
 
 import math
@@ -17,15 +22,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Tokens(NamedTuple):
-    """What the encoder says of an image."""
+    """The outputs of the encoder."""
 
-    final: Float[Tensor, "b d h w"]  # after the final LayerNorm
-    auxiliary: Float[Tensor, "b d h w"]  # after the auxiliary block, before any norm
+    final: Float[Tensor, "b d h w"]  # patch tokens after the final LayerNorm
+    auxiliary: Float[Tensor, "b d h w"]  # patch tokens after the auxiliary block, before any norm
     class_token: Float[Tensor, "b d"]  # after the final LayerNorm
 
 
 class Backbone(nn.Module):
-    """A timm ViT with frozen position embeddings, for any image whose sides are multiples of the patch."""
+    """A timm ViT with frozen position embeddings, for images of any size."""
 
     mean: Tensor
     std: Tensor
@@ -37,24 +42,26 @@ class Backbone(nn.Module):
 
         Args:
             name: timm's model name.
-            auxiliary_block: Block whose tokens are the auxiliary ones; negative counts from the end.
+            auxiliary_block: Block whose output is the auxiliary tokens; negative counts from the end. -3 is the
+                paper's: an intermediate block, whose tokens are not over-smoothed yet.
             pretrained: Download timm's weights of this model.
             overrides: Passed to timm (`depth`, `embed_dim`, `img_size`, ... of a model from scratch).
 
         Raises:
-            ValueError: No such model, or not a plain ViT with a class token.
+            ValueError: timm does not have the model, it is not a plain ViT with a class token, or the block does not
+                exist.
         """
         super().__init__()
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*vit*")[:3]) or "deit_base_patch16_224"
-            raise ValueError(f"--backbone {name!r} is no model of timm {timm.__version__}; try one like {near}")
+            raise ValueError(f"--backbone {name!r} is not a model of timm {timm.__version__}; try one like {near}")
         try:
             vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **overrides)
         except TypeError as error:
             if overrides and "dynamic_img_size" not in str(error):
                 shape = " ".join(f"{option}={value}" for option, value in overrides.items())
                 raise ValueError(f"--backbone {name!r} cannot be built with {shape}: {error}") from error
-            raise ValueError(_not_plain(name)) from error  # other families know no dynamic_img_size
+            raise ValueError(_not_plain(name)) from error  # other model families lack the argument dynamic_img_size
         plain = type(getattr(vit, "patch_embed", None)) is PatchEmbed and hasattr(vit, "blocks")
         if not plain or getattr(vit, "cls_token", None) is None:
             raise ValueError(_not_plain(name))
@@ -71,13 +78,14 @@ class Backbone(nn.Module):
         self.prefix_tokens = int(vit.num_prefix_tokens)
         self._position_prefix = 0 if getattr(vit, "no_embed_class", False) else self.prefix_tokens
         self.position_grid: tuple[int, int] = vit.patch_embed.grid_size
-        # Absolute position embeddings are a buffer here (frozen: METHOD section 1), resized for each image.
+        # Absolute position embeddings are frozen (section 1), so they are a buffer here; `_fit_grid` resizes them.
         positions = getattr(vit, "pos_embed", None)
         self.register_buffer("positions", None if positions is None else positions.detach().clone())
         if positions is not None:
             del vit.pos_embed
         vit.pos_embed = None
-        # Models made for pooled tokens norm these after the pooling: here that LayerNorm is for each token.
+        # Models made for pooled tokens have their final LayerNorm after the pooling (fc_norm); here it is applied to
+        # each token. All other models have it before the pooling, and get an identity as fc_norm.
         if not isinstance(vit.norm, nn.Identity):
             vit.fc_norm = nn.Identity()
         for layer in ("head", "head_drop", "attn_pool"):
@@ -88,16 +96,16 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(config.get("std", (0.5,) * 3)).view(3, 1, 1))
 
     def normalise(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b 3 _h _w"]:
-        """Turn red, green, blue in 0..255 into what this network was trained on."""
+        """Turn red, green, blue in 0..255 into the network's input, by the mean and deviation of its pretraining."""
         return (images / 255 - self.mean) / self.std
 
     def forward(self, images: Float[Tensor, "b 3 _h _w"]) -> Tokens:
-        """Encode normalised images; what is left of a side beside whole patches is dropped."""
+        """Encode normalised images; pixels at the right and bottom that do not fill a patch are dropped."""
         final, patches, (auxiliary,) = self._encode(images, [self.auxiliary_block])
         return Tokens(final=patches, auxiliary=auxiliary, class_token=final[:, 0])
 
     def auxiliary_tokens(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b d h w"]:
-        """The auxiliary tokens of normalised images alone: the blocks behind them rest."""
+        """Compute only the auxiliary tokens of normalised images; later blocks are not run."""
         images, _ = self._fit_grid(images)
         tokens: Tensor
         (tokens,) = self.vit.forward_intermediates(
@@ -106,13 +114,16 @@ class Backbone(nn.Module):
         return tokens
 
     def class_token(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b d"]:
-        """The class token of normalised images alone; the last block's MLP, token by token, sees no other."""
-        *before, last = self.vit.blocks
-        if not before or type(last) is not Block:
+        """Compute only the class token of normalised images.
+
+        In the last block only the attention mixes tokens, so its MLP is run on the class token alone.
+        """
+        *earlier, last = self.vit.blocks
+        if not earlier or type(last) is not Block:  # a block of another form: run all of it
             whole: Tokens = self(images)
             return whole.class_token
 
-        def last_block(tokens: Tensor) -> Tensor:
+        def last_block(tokens: Tensor) -> Tensor:  # (b, n, d) -> (b, d)
             token = (tokens + last.drop_path1(last.ls1(last.attn(last.norm1(tokens)))))[:, 0]
             after: Tensor = token + last.drop_path2(last.ls2(last.mlp(last.norm2(token))))
             return after
@@ -120,48 +131,51 @@ class Backbone(nn.Module):
         images, _ = self._fit_grid(images)
         ((patches, prefix),) = self.vit.forward_intermediates(
             images,
-            indices=[len(before) - 1],
+            indices=[len(earlier) - 1],
             return_prefix_tokens=True,
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
         )
-        tokens = torch.cat([prefix, patches], dim=1)
-        again = self.vit.grad_checkpointing  # as timm has it, this block like the others
-        token = checkpoint(last_block, tokens, use_reentrant=False) if again else last_block(tokens)
+        tokens = torch.cat([prefix, patches], dim=1)  # (b, n, d)
+        if self.vit.grad_checkpointing:  # timm does this for the earlier blocks
+            token = checkpoint(last_block, tokens, use_reentrant=False)
+        else:
+            token = last_block(tokens)
         final: Tensor = self.vit.fc_norm(self.vit.norm(token))
         return final
 
     def block_tokens(self, images: Float[Tensor, "b 3 _h _w"]) -> "list[Float[Tensor, 'b d h w']]":
-        """Patch tokens of normalised images after each block, and as the last entry after the final LayerNorm."""
+        """Compute the patch tokens after each block; the last entry is after the final LayerNorm."""
         _, patches, blocks = self._encode(images, list(range(len(self.vit.blocks))))
         return [*blocks, patches]
 
     def _encode(
         self, images: Float[Tensor, "b 3 _h _w"], blocks: list[int]
     ) -> "tuple[Float[Tensor, 'b n d'], Float[Tensor, 'b d h w'], list[Float[Tensor, 'b d h w']]]":
-        """All final tokens, the patches among them as a map, and the patch tokens after some blocks."""
+        """Compute all final tokens, the final patch tokens as a map, and the patch tokens after the given blocks."""
         images, grid = self._fit_grid(images)
-        final, between = self.vit.forward_intermediates(images, indices=blocks, output_fmt="NCHW", norm=False)
-        final = self.vit.fc_norm(final)  # (b, prefix + h * w, d)
-        return final, final[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, grid), between
+        final, intermediate = self.vit.forward_intermediates(images, indices=blocks, output_fmt="NCHW", norm=False)
+        final = self.vit.fc_norm(final)  # (b, n, d)
+        patches = final[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, grid)  # (b, d, h, w)
+        return final, patches, intermediate
 
     def _fit_grid(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Cut images to whole patches and lay out the positions of so many, down and across."""
+        """Crop images to whole patches and set the position embeddings of their grid (tokens down and across)."""
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
-        # timm resizes position embeddings with antialiasing; METHOD section 1 (and so the published numbers)
-        # without. Given those of the right size, and told so, timm leaves them alone.
+        # timm resizes position embeddings with antialiasing; the published program resizes them without (section 1).
+        # timm does not touch embeddings whose grid is that of the image, so both are set here.
         self.vit.pos_embed = self._positions(grid)
         self.vit.patch_embed.grid_size = grid
         return images, grid
 
     def set_grad_checkpointing(self) -> None:
-        """Keep only each block's input for the backward pass, which then computes the rest of it again."""
+        """Store only the input of each block for the backward pass, which recomputes its activations."""
         self.vit.set_grad_checkpointing(True)
 
     def set_position_grid(self, grid: tuple[int, int]) -> None:
-        """Make room for position embeddings of another grid (tokens down and across), to be loaded."""
+        """Resize the buffer for position embeddings of another grid (tokens down and across), to be loaded next."""
         self.position_grid = grid
         if self.positions is not None:
             tokens = self._position_prefix + math.prod(grid)
@@ -185,7 +199,9 @@ def _not_plain(name: str) -> str:
 
 
 def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor]) -> None:
-    """Load a timm ViT's state (its own key names; classification heads are left out, floats of any width).
+    """Load the state of a timm ViT, with timm's key names.
+
+    Classification heads are skipped; half precision is converted.
 
     Raises:
         ValueError: Keys are missing or have other shapes: the file is of another model.
@@ -207,7 +223,7 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor]) -> None:
         tokens = positions.shape[1] - backbone._position_prefix
         side = math.isqrt(tokens)
         if side * side != tokens:
-            raise ValueError(f"has position embeddings for {tokens} patches, which is no square")
+            raise ValueError(f"has position embeddings for {tokens} patches, which is not a square number")
         backbone.position_grid = (side, side)
         backbone.positions = positions.to(backbone.positions)
     backbone.vit.load_state_dict({key: state[key] for key in wanted})

@@ -4,14 +4,19 @@
 def learning_rate_factor(
     iteration: int, *, iterations: int, warmup_iterations: int, warmup_ratio: float = 1e-6, power: float = 0.9
 ) -> float:
-    """Factor on the base learning rate: linear warm-up, then polynomial decay over the whole run.
+    """Compute the factor on the base learning rate: linear warm-up, then polynomial decay.
+
+        t < t_warmup     1 - (1 - t / t_warmup) (1 - warmup_ratio)        from warmup_ratio to 1
+        t >= t_warmup    (1 - t / T)^power                                from just below 1 to 0
+
+    The decay counts t from the start of the run, so the factor drops a little where the warm-up ends.
 
     Args:
-        iteration: Counted from 0.
-        iterations: Length of the run.
-        warmup_iterations: Length of the warm-up, from `warmup_ratio` of the rate upwards; may be 0.
-        warmup_ratio: Where the warm-up starts.
-        power: Exponent of the decay (1 - iteration / iterations) ** power.
+        iteration: t, counted from 0.
+        iterations: T, the length of the run.
+        warmup_iterations: t_warmup, the length of the warm-up; may be 0.
+        warmup_ratio: Factor at the start of the warm-up (1e-6: section 7).
+        power: Exponent of the decay (0.9: section 7).
     """
     if iteration < warmup_iterations:
         return 1 - (1 - iteration / warmup_iterations) * (1 - warmup_ratio)

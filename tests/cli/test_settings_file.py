@@ -85,7 +85,10 @@ def test_take_settings__how_a_run_was_made_is_passed_over(called: dict[str, Any]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[train-cam]\niteration = 3\n", "sets 'train-cam.iteration', which is not an option of 'toco run'; did you mean"),
+        (
+            "[train-cam]\niteration = 3\n",
+            "sets 'train-cam.iteration', which is not an option of 'toco run'; did you mean",
+        ),
         ("[train-cam]\niterations = 'many'\n", "Invalid value for '--train-cam.iterations'"),
         ("[train-cam]\niterations = 0\n", "Invalid value for '--train-cam.iterations'"),
         ("[train-cam\n", "is not valid TOML"),

@@ -81,7 +81,7 @@ def test_overlay__colours_objects_and_leaves_background() -> None:
 
 @pytest.mark.parametrize("pixels_at_a_time", [1, 48, 2**22])
 def test_overlay__ignored_pixels_are_striped(pixels_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(palette, "PIXELS_AT_A_TIME", pixels_at_a_time)
+    monkeypatch.setattr(palette, "OVERLAY_PIXELS_AT_A_TIME", pixels_at_a_time)
     mask = np.full((16, 16), 255, np.uint8)
     result = np.array(overlay(grey_image(16, 16), mask, strength=1.0))
     expected = [255 if (row + column) % 8 < 4 else 100 for row in range(16) for column in range(16)]

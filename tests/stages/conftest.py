@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -97,7 +96,9 @@ CAM = TrainCam(
 @pytest.fixture
 def student_run(labelled_run: LabelledRun) -> LabelledRun:
     """A run whose student is untrained, but has seen all classes as often."""
-    from stages.networks.student import new_student  # not above: other tests start sooner without it
+    import torch  # not above: other tests start sooner without it
+
+    from stages.networks.student import new_student
 
     torch.manual_seed(0)
     student, spec = new_student(SEG, 2)
@@ -111,6 +112,8 @@ def student_run(labelled_run: LabelledRun) -> LabelledRun:
 @pytest.fixture
 def decoder_run(labelled_run: LabelledRun) -> LabelledRun:
     """A run whose CAM network is untrained; beside `student_run`, it is the same run."""
+    import torch
+
     from stages.networks.cam_model import new_cam_model, spec_as_dict
 
     torch.manual_seed(0)

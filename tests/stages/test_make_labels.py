@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -479,17 +476,14 @@ def test_make_labels__images_without_labels_are_predicted(
     assert predicted_classes(model, square, 1.0) == [()]
 
 
-def test_make_labels__two_processes_write_what_one_does(cam_run: Path, tmp_path: Path, trained_run: Path) -> None:
+def test_make_labels__two_processes_write_what_one_does(
+    cam_run: Path, tmp_path: Path, trained_run: Path, child_processes: Any
+) -> None:
     other = run_with_cam(tmp_path / "other", trained_run)
     settings = ["--device", "cpu", "--batch-size", "1", "--scales", "1", "--scales", "0.5", "--workers", "1", "--quiet"]
-    for run, processes in ((cam_run, "2"), (other, "1")):
-        subprocess.run(
-            [str(Path(sys.executable).with_name("toco")), "make-labels", str(run), "--devices", processes, *settings],
-            # The number of threads decides on the last bits, and several processes share the cores.
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=True,
-            timeout=300,
-        )
+    for run, ranks in ((cam_run, 2), (other, 1)):
+        for ended in child_processes.toco("make-labels", str(run), "--devices", str(ranks), *settings, ranks=ranks):
+            assert ended.returncode == 0, ended.stderr
     assert_same(cam_run / "labels", other / "labels")
 
 

@@ -1,11 +1,9 @@
-"""`toco make-labels` killed at random moments: no file of a final name is damaged, and a rerun mends the rest."""
+"""`toco make-labels` killed at random moments: no damaged file under a final name, and a rerun makes the same."""
 
-import multiprocessing
 import random
 import time
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,20 +14,6 @@ from stages.run_folder.artifacts import finished
 
 KILLS = 20
 Content = dict[str, NDArray[np.generic]]
-
-
-def start(run: Path, log: Path, *, resume: bool = False) -> BaseProcess:
-    from labelling_process import label_in_process  # type: ignore[import-not-found]
-
-    return begin(label_in_process, run, log, resume)
-
-
-def begin(target: Callable[..., None], *arguments: object) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")  # imports torch once, and not in each process
-    context.set_forkserver_preload(["stages.make_labels"])
-    process = context.Process(target=target, args=arguments)
-    process.start()
-    return process
 
 
 def content(folder: Path) -> Content:
@@ -46,7 +30,7 @@ def content(folder: Path) -> Content:
 
 
 def readable(path: Path) -> int:
-    """How many images a whole file holds; a damaged one raises."""
+    """Read all of a file and count its images; raises for a damaged file."""
     with h5py.File(path) as file:
         names: list[str] = []
         file["masks" if "masks" in file else "cams"].visit(names.append)
@@ -58,11 +42,8 @@ def readable(path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_make_labels__killed_at_random_moments(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent)  # which new processes take over
-    from labelling_process import SHARD
+def test_make_labels__killed_at_random_moments(trained_run: Path, tmp_path: Path, child_processes: Any) -> None:
+    from labelling_process import SHARD, label_in_process  # type: ignore[import-not-found]
 
     def new_run(name: str) -> Path:
         (tmp_path / name).mkdir()
@@ -72,7 +53,7 @@ def test_make_labels__killed_at_random_moments(
     durations = []
     for name in ("warm", "undisturbed"):
         began = time.monotonic()
-        process = start(new_run(name), tmp_path / f"{name}.log")
+        process = child_processes.start(label_in_process, new_run(name), tmp_path / f"{name}.log", False)
         process.join()
         assert process.exitcode == 0
         durations.append(time.monotonic() - began)
@@ -81,7 +62,7 @@ def test_make_labels__killed_at_random_moments(
     stopped = 0
     for number in range(KILLS):
         run, log = new_run(f"run{number}"), tmp_path / f"run{number}.log"
-        process = start(run, log)
+        process = child_processes.start(label_in_process, run, log, False)
         time.sleep(source.uniform(0.1, 1.0) * durations[-1])
         process.kill()
         process.join()
@@ -89,33 +70,30 @@ def test_make_labels__killed_at_random_moments(
             if not path.name.startswith("."):
                 assert readable(path)
         stopped += not finished(run, "labels")
-        again = start(run, log, resume=True)
+        again = child_processes.start(label_in_process, run, log, True)
         again.join()
         assert again.exitcode == 0
-        assert log.stat().st_size - 8 <= SHARD  # begun again
+        assert log.stat().st_size - 8 <= SHARD  # at most one shard is made again
         mine = content(run / "labels")
         assert mine.keys() == expected.keys()
         for key, value in expected.items():
             np.testing.assert_array_equal(mine[key], value)
-        # A run that was killed between its last file and its line of sessions.jsonl leaves none.
+        # A run that was killed after its last file and before its line of sessions.jsonl has no such file.
         names = {path.name for path in (run / "labels").iterdir()} - {"sessions.jsonl"}
         assert names == {"config.json", "cams.h5", "labels.h5"}
-    assert stopped >= KILLS // 2  # else the kills came too late to test anything
+    assert stopped >= KILLS // 2  # otherwise the kills came too late to test anything
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-def test_make_labels__killed_leaves_no_process(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+def test_make_labels__killed_leaves_no_process(trained_run: Path, tmp_path: Path, child_processes: Any) -> None:
     from labelling_process import label_with_others
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "cam").symlink_to(trained_run / "cam")
     log = tmp_path / "log"
     log.touch()
-    process = begin(label_with_others, tmp_path / "run", log)
+    process = child_processes.start(label_with_others, tmp_path / "run", log)
     while process.is_alive() and not log.stat().st_size:
         time.sleep(0.05)
     assert process.is_alive()

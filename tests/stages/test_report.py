@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from stages.config import MakeLabels, Report
 from stages.make_labels import make_labels
 from stages.report import report

@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import shutil
 import socket
@@ -7,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,31 +243,42 @@ def test_run__stages_have_the_devices_of_the_run(
     run(pictures, own_run, Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg_settings())
 
 
-def test_run__two_machines_make_what_one_does(whole_run: Path, tmp_path: Path) -> None:
-    """Two processes that torchrun starts as if on two machines, each for itself."""
+def by_torchrun(*words: str) -> list[subprocess.CompletedProcess[str]]:
+    """Run the command line by torchrun on two machines, which are both this one."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    toco = str(Path(sys.executable).with_name("toco"))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nnodes", "2", "--nproc-per-node", "1"]
     rendezvous = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    words = [toco, "run", "--config", str(whole_run / "config.toml"), "--out", str(tmp_path / "run"), "--nodes", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    toco = str(Path(sys.executable).with_name("toco"))
     machines = [
         subprocess.Popen(
-            [*torchrun, *rendezvous, "--node-rank", rank, *words, "--quiet", "--json"],
-            env=environment,
+            [*torchrun, *rendezvous, "--node-rank", rank, toco, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in "01"
     ]
-    said = [machine.communicate(timeout=300) for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], said
-    assert json.loads(said[0][0])["report"] == str(tmp_path / "run" / "report.html")
-    assert said[1][0] == ""  # the first process speaks for all
-    assert not [text for _, text in said if "find_unused_parameters" in text]  # nor does torch, in its words
+    texts = [machine.communicate(timeout=300) for machine in machines]
+    return [
+        subprocess.CompletedProcess(words, machine.returncode, *text)
+        for machine, text in zip(machines, texts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "torchrun"])
+def test_run__two_machines_make_what_one_does(
+    whole_run: Path, tmp_path: Path, child_processes: Any, torchrun: bool
+) -> None:
+    """Processes that torchrun starts on two machines; or forked ones that are numbered as torchrun does, for speed."""
+    words = ["run", "--config", str(whole_run / "config.toml"), "--out", str(tmp_path / "run"), "--nodes", "2"]
+    start = by_torchrun if torchrun else partial(child_processes.toco, nodes=2)
+    ended = start(*words, "--quiet", "--json")
+    assert [machine.returncode for machine in ended] == [0, 0], ended
+    assert json.loads(ended[0].stdout)["report"] == str(tmp_path / "run" / "report.html")
+    assert ended[1].stdout == ""  # rank 0 reports for all
+    assert not [machine for machine in ended if "find_unused_parameters" in machine.stderr]  # a warning of torch
 
     lines = [(folder / "cam/metrics.jsonl").read_text().splitlines() for folder in (whole_run, tmp_path / "run")]
     for one, other in zip(*lines, strict=True):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
+from data.errors import DataError
 from data.readers import open_dataset
 from stages.config import View
 from stages.runtime.monitor import SilentMonitor

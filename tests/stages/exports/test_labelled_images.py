@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from stages.exports.labelled_images import LabelledImages, classes_in_mask, open_labelled_images
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage
@@ -78,7 +77,7 @@ def test_open_labelled_images__no_masks(make_export_run: Any) -> None:
 def test_labelled_images__a_mask_of_another_size(export_run: Any) -> None:
     Image.new("RGB", (7, 9)).save(export_run.files["empty"])
     with pytest.raises(
-        DataError, match=r"the mask of 'empty' in .* is 33 x 32 \(height x width\), but .* 9 x 7: .* --data"
+        DataError, match=r"the mask of 'empty' in .* is 33 x 32 \(height x width\), its image is 9 x 7: .* --data"
     ):
         list(open_images(export_run.run))
 
@@ -86,7 +85,7 @@ def test_labelled_images__a_mask_of_another_size(export_run: Any) -> None:
 def test_labelled_images__a_value_that_is_not_a_class(make_export_run: Any) -> None:
     made = make_export_run({"a": np.full((8, 8), 4, np.uint8)})
     with pytest.raises(
-        DataError, match="has the value 4, but there are only 3 classes: run 'toco make-labels --overwrite' again"
+        DataError, match=r"the mask of 'a' in .*labels.h5 has the value 4 in 64 pixels: allowed are 0 .*, 1 to 3"
     ):
         list(open_images(made.run))
 

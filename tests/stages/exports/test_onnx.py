@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import stages.exports.onnx
+from data.errors import SettingsError
 from data.readers import open_dataset
 from stages.config import TrainSeg
 from stages.exports.onnx import as_onnx, export_onnx
@@ -111,7 +112,7 @@ def test_export_onnx__a_network_that_cannot_be_exported(
     seg_folder: StageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stages.exports.onnx, "load_student", lambda _: Student(_Odd(), long_side=64))
-    with pytest.raises(ValueError, match="--arch Unet with --encoder resnet18 cannot be exported as ONNX") as caught:
+    with pytest.raises(SettingsError, match="--arch Unet with --encoder resnet18 cannot be exported as ONNX") as caught:
         export_onnx(seg_folder, tmp_path / "out", SilentMonitor())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500

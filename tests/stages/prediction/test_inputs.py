@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from data.dataset import DataError
+from data.errors import DataError
 from stages.prediction.inputs import find_inputs
 from stages.runtime.monitor import SilentMonitor
 

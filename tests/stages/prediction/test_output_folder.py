@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data.dataset import Sample
-from data.errors import ArtifactError
+from data.errors import ArtifactError, SettingsError
 from data.palette import palette_image
 from stages.config import Predict
 from stages.networks.segmenter import Segmentation
@@ -116,7 +116,7 @@ def test_resume__refuses_results_of_other_images(student_run: Any, photos: Path,
     other.mkdir()
     shutil.copy(photos / "a.png", other)
     predict(run, [other], out, CONFIG, SilentMonitor())
-    with pytest.raises(ValueError, match=r"masks/a.png exists, and was made from another image \(and 1 more\)"):
+    with pytest.raises(SettingsError, match=r"masks/a.png exists, and was made from another image \(and 1 more\)"):
         predict(run, [photos], out, CONFIG, SilentMonitor(), resume=True)
     # With other settings for other images, the first images can no longer be resumed.
     predict(run, [photos / "b.png"], out, replace(CONFIG, flip_tta=False), SilentMonitor())

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 import stages.prediction.read_ahead
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from stages.prediction.read_ahead import ImageBatch, batches, read_ahead
 
 

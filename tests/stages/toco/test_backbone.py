@@ -11,7 +11,7 @@ from stages.toco.backbone import Backbone, load_backbone_weights
 
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 
-# Name in timm, patch size, what is overridden.
+# Name in timm, patch size, overridden settings.
 KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "patch 16": ("vit_tiny_patch16_224", 16, {}),
     "patch 8": ("vit_tiny_patch16_224", 8, {"patch_size": 8}),
@@ -42,7 +42,7 @@ def build(kind: str, grid: int = 3, **more: Any) -> Backbone:
 
 
 def timm_model(kind: str, generator: torch.Generator, grid: int = 3, **more: Any) -> nn.Module:
-    """timm's own network of that kind, with weights that leave nothing at zero."""
+    """Build timm's own network of that kind, with random weights everywhere (none is zero)."""
     name, patch, overrides = KINDS[kind]
     overrides = {"img_size": grid * patch, **SMALL, **overrides, **more}
     model: nn.Module = timm.create_model(name, num_classes=5, **overrides)
@@ -146,7 +146,7 @@ def test_load_backbone_weights__of_another_grid(kind: str, generator: torch.Gene
 def test_backbone__positions_are_resized_without_antialiasing(
     kind: str, grid: tuple[int, int], generator: torch.Generator
 ) -> None:
-    # A model of timm that was made for this very size, given positions resized by hand.
+    # The reference is a timm model built for this size, with positions resized here.
     model: Any = timm_model(kind, generator, grid=5)
     backbone = build(kind)
     load_backbone_weights(backbone, model.state_dict())
@@ -158,14 +158,14 @@ def test_backbone__positions_are_resized_without_antialiasing(
     sized.load_state_dict(weights)
     images = random_images(kind, *grid, generator)
     assert_same_tokens(backbone, sized, images)
-    # The comparison would notice antialiasing.
+    # The comparison is strict enough to notice antialiasing.
     sized.pos_embed.data.copy_(resized_positions(positions, prefix, 5, grid, antialias=True))
     with pytest.raises(AssertionError, match="not close"):
         assert_same_tokens(backbone, sized, images)
 
 
 @EVERY_KIND
-def test_backbone__images_of_other_sizes_leave_no_trace(kind: str, generator: torch.Generator) -> None:
+def test_backbone__images_of_other_sizes_do_not_change_its_state(kind: str, generator: torch.Generator) -> None:
     backbone = build(kind)
     images = random_images(kind, 3, 3, generator)
     before = backbone(images)
@@ -199,7 +199,7 @@ def test_normalise__by_hand() -> None:
 
 
 def bytes_kept(backbone: Backbone, images: Tensor) -> int:
-    """Bytes that a pass keeps for its backward pass; what several operations keep counts once, weights do not."""
+    """Count the bytes that a pass stores for its backward pass; shared tensors count once, weights do not count."""
     weights = {one.untyped_storage().data_ptr() for one in backbone.parameters()}
     kept: dict[int, int] = {}
 
@@ -216,7 +216,7 @@ def bytes_kept(backbone: Backbone, images: Tensor) -> int:
 
 
 @EVERY_KIND
-def test_checkpoint_activations__keeps_the_blocks_inputs_alone(kind: str, generator: torch.Generator) -> None:
+def test_grad_checkpointing__stores_only_the_inputs_of_blocks(kind: str, generator: torch.Generator) -> None:
     plain, images = build(kind).train(), random_images(kind, 3, 3, generator)
     again = copy.deepcopy(plain)
     again.set_grad_checkpointing()
@@ -235,7 +235,7 @@ def test_checkpoint_activations__keeps_the_blocks_inputs_alone(kind: str, genera
 
 
 @EVERY_KIND
-def test_backbone__positions_are_frozen_and_all_else_is_trained(kind: str, generator: torch.Generator) -> None:
+def test_backbone__positions_are_frozen_and_everything_else_is_trained(kind: str, generator: torch.Generator) -> None:
     backbone = build(kind)
     names = dict(backbone.named_parameters())
     assert not [name for name in names if "pos" in name]
@@ -249,7 +249,7 @@ def test_backbone__state_dict_round_trip(kind: str, generator: torch.Generator) 
     backbone, other = build(kind), build(kind)
     load_backbone_weights(backbone, timm_model(kind, generator).state_dict())
     images = random_images(kind, 2, 4, generator)
-    backbone(images)  # what a pass leaves behind is no part of the state
+    backbone(images)  # the positions that a pass sets are not part of the state
     other.load_state_dict(backbone.state_dict())
     for first, second in zip(backbone(images), other(images), strict=True):
         assert torch.equal(first, second)
@@ -283,7 +283,7 @@ def test_load_backbone_weights__half_precision(generator: torch.Generator) -> No
 
 
 def test_backbone__unknown_name() -> None:
-    with pytest.raises(ValueError, match=r"^--backbone 'deit_bose_patch16_224' is no model of timm .*; try one"):
+    with pytest.raises(ValueError, match=r"^--backbone 'deit_bose_patch16_224' is not a model of timm .*; try one"):
         Backbone("deit_bose_patch16_224")
 
 
@@ -341,7 +341,7 @@ def test_load_backbone_weights__positions_of_another_width(generator: torch.Gene
 def test_load_backbone_weights__positions_of_no_square(generator: torch.Generator) -> None:
     state = timm_model("patch 16", generator).state_dict()
     state["pos_embed"] = state["pos_embed"][:, :-1]
-    with pytest.raises(ValueError, match=r"^has position embeddings for 8 patches, which is no square$"):
+    with pytest.raises(ValueError, match=r"^has position embeddings for 8 patches, which is not a square number$"):
         load_backbone_weights(build("patch 16"), state)
 
 
@@ -350,7 +350,7 @@ def test_load_backbone_weights__a_wrong_file_changes_nothing(generator: torch.Ge
     before = copy.deepcopy(backbone.state_dict())
     state = timm_model("patch 16", generator).state_dict()
     state["pos_embed"] = state["pos_embed"][:, :-1]
-    with pytest.raises(ValueError, match="no square"):
+    with pytest.raises(ValueError, match="not a square number"):
         load_backbone_weights(backbone, state)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 

@@ -32,7 +32,7 @@ def generator() -> torch.Generator:
 
 
 class Network:
-    """Stands in for a ViT: a linear map of its own for each token, so that mirror images differ."""
+    """Stands in for a ViT: each token has its own linear map, so the CAM of a flipped image is not the flipped CAM."""
 
     def __init__(self, patch: int = 4, classes: int = 3) -> None:
         self.patch, self.classes = patch, classes
@@ -72,17 +72,17 @@ def test_labels__golden(golden: Golden, assert_golden: Callable[..., None]) -> N
 
 
 def test_fuse_scales__by_hand() -> None:
-    straight = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
-    mirror = torch.tensor([[0.0, 4.0], [-2.0, -3.0]])  # un-mirrored: (4, 0), (-3, -2)
-    fused = fuse_scales([torch.stack([straight, mirror])[:, None]], (2, 2))
-    # The larger of both, rectified: (4, 2), (3, 0).
+    unflipped = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+    flipped = torch.tensor([[0.0, 4.0], [-2.0, -3.0]])  # flipped back: (4, 0), (-3, -2)
+    fused = fuse_scales([torch.stack([unflipped, flipped])[:, None]], (2, 2))
+    # The larger of both, after ReLU: (4, 2), (3, 0).
     torch.testing.assert_close(fused[0, 0], torch.tensor([[4.0, 2.0], [3.0, 0.0]]) / 4.00001)
 
 
 def test_sum_scales__adds_the_rectified_maps_of_all_scales() -> None:
     one = torch.tensor([[1.0, -5.0]]).expand(2, 1, 1, 2)
     two = torch.full((2, 1, 1, 1), 2.0)
-    # The mirror map is given un-mirrored here, so that the larger of both is 1 on either side.
+    # Both halves of the batch are (1, -5), and (-5, 1) once the second is flipped back: the larger is 1 on either side.
     assert sum_scales([one, two], (1, 2)).tolist() == [[[[3.0, 3.0]]]]
 
 
@@ -110,25 +110,25 @@ def test_normalise__constant_map_is_zero(value: float) -> None:
     assert not normalise(torch.full((1, 1, 3, 3), value)).any()
 
 
-def test_multi_scale_cams__mirrored_image_gives_mirrored_cam(generator: torch.Generator) -> None:
+def test_multi_scale_cams__flipped_image_gives_flipped_cam(generator: torch.Generator) -> None:
     images = torch.randn(2, 3, 16, 24, generator=generator)
     network = Network()
     cams = multi_scale_cams(network.raw_cams, images)
-    mirrored = multi_scale_cams(network.raw_cams, images.flip(-1))
-    for cam, mirror in zip(cams, mirrored, strict=True):
+    of_flipped = multi_scale_cams(network.raw_cams, images.flip(-1))
+    for cam, flipped in zip(cams, of_flipped, strict=True):
         assert cam.shape == (2, 3, 16, 24)
-        torch.testing.assert_close(mirror.flip(-1), cam)
-    # The network itself is not that even-handed.
+        torch.testing.assert_close(flipped.flip(-1), cam)
+    # This is not so for the network's raw CAMs.
     assert not torch.allclose(network.raw_cams(images.flip(-1)).final.flip(-1), network.raw_cams(images).final)
 
 
-def test_multi_scale_cams__reuses_the_straight_pass(generator: torch.Generator) -> None:
+def test_multi_scale_cams__reuses_the_unflipped_pass(generator: torch.Generator) -> None:
     images = torch.randn(2, 3, 16, 24, generator=generator)
     network = Network()
     expected = multi_scale_cams(network.raw_cams, images)
-    straight = network.raw_cams(images)
+    unflipped = network.raw_cams(images)
     network.batches.clear()
-    cams = multi_scale_cams(network.raw_cams, images, straight=straight)
+    cams = multi_scale_cams(network.raw_cams, images, unflipped=unflipped)
     assert network.batches == [(2, 3, 16, 24), (4, 3, 8, 12), (4, 3, 24, 36)]
     torch.testing.assert_close(cams.final, expected.final)
     torch.testing.assert_close(cams.auxiliary, expected.auxiliary)

@@ -67,8 +67,26 @@ def test_torch_crf__equals_pydensecrf(parameters: CrfParameters, labels: int, ge
     (theirs,) = PyDenseCrf([image], parameters).infer([probabilities])
     assert (ours.argmax(dim=1) == theirs.argmax(dim=1)).double().mean() >= 0.999
     assert ((ours - theirs).abs().amax(dim=1) < 1e-3).double().mean() >= 0.999
-    # It did something: not each pixel has the label that it came with.
+    # The CRF changed some labels.
     assert (ours.argmax(dim=1) != probabilities.argmax(dim=1)).any()
+
+
+def test_infer__stored_values_of_pydensecrf(backend: CrfBackend) -> None:
+    """Two colours, two labels, two iterations; the result was computed by pydensecrf2 1.1."""
+    image = torch.full((3, 3, 4), 40, dtype=torch.uint8)
+    image[..., 2:] = 60
+    first = torch.tensor([[0.9, 0.6, 0.6, 0.2], [0.7, 0.4, 0.5, 0.1], [0.8, 0.7, 0.3, 0.3]])
+    parameters = CrfParameters(
+        gaussian_xy=1.0,
+        gaussian_weight=0.5,
+        bilateral_xy=3.0,
+        bilateral_rgb=10.0,
+        bilateral_weight=1.0,
+        iterations=2,
+    )
+    expected = [[0.9519, 0.7423, 0.4662, 0.1116], [0.8408, 0.5629, 0.3552, 0.05], [0.898, 0.812, 0.1896, 0.1725]]
+    result = infer(image, torch.stack([first, 1 - first]), parameters, backend)
+    torch.testing.assert_close(result[0], torch.tensor(expected), rtol=0, atol=1e-4)
 
 
 @PARAMETERS
@@ -80,7 +98,7 @@ def test_infer__sums_to_one(parameters: CrfParameters, backend: CrfBackend, gene
 
 
 def infer(image: Tensor, probabilities: Tensor, parameters: CrfParameters, backend: CrfBackend) -> Tensor:
-    """The CRF of one image with one unary, (l, h, w)."""
+    """Run the CRF of one image on one unary, (l, h, w)."""
     return dense_crf([image], parameters, backend).infer([probabilities[None]])[0][0]
 
 
@@ -109,7 +127,7 @@ def test_infer__images_of_other_sizes_and_label_counts_do_not_mix(
 
 
 def test_infer__follows_the_edge(backend: CrfBackend) -> None:
-    # Scores whose boundary lies 3 pixels off the image's.
+    # The boundary of the scores is 3 pixels away from the edge in the image.
     probabilities = torch.full((2, 16, 24), 0.35)
     probabilities[0, :, :15] = probabilities[1, :, 15:] = 0.65
     label = infer(two_halves(), probabilities, FOR_PSEUDO_LABELS, backend).argmax(dim=0)
@@ -155,7 +173,7 @@ def test_sharpen__fast_is_nearly_the_same(backend: CrfBackend, generator: torch.
     torch.testing.assert_close(fast.sum(dim=1), torch.ones(1, 65, 97))
 
 
-def test_sharpen__a_pixel_has_no_half(backend: CrfBackend) -> None:
+def test_sharpen__fast_takes_an_image_of_one_pixel(backend: CrfBackend) -> None:
     probabilities = torch.tensor([0.25, 0.75]).reshape(1, 2, 1, 1)
     (result,) = sharpen(
         [torch.zeros(3, 1, 1, dtype=torch.uint8)], [probabilities], FOR_PSEUDO_LABELS, backend, fast=True
@@ -164,7 +182,7 @@ def test_sharpen__a_pixel_has_no_half(backend: CrfBackend) -> None:
 
 
 def few_likely(generator: torch.Generator, labels: int = 21) -> Tensor:
-    """Two unaries of which three labels are likely; the highest that the others reach sums to IMPROBABLE."""
+    """Two unaries with three probable labels; the highest probabilities of the others sum to just below IMPROBABLE."""
     given = torch.stack([random_probabilities(generator, labels) for _ in range(2)])
     rare = torch.arange(labels) % 7 != 2
     given[:, rare] *= 0.999 * IMPROBABLE / given[:, rare].amax(dim=(0, 2, 3)).sum()
@@ -173,18 +191,18 @@ def few_likely(generator: torch.Generator, labels: int = 21) -> Tensor:
 
 
 @PARAMETERS
-def test_sharpen__improbable_labels_as_one(
+def test_sharpen__merging_improbable_labels_changes_little(
     parameters: CrfParameters, backend: CrfBackend, generator: torch.Generator
 ) -> None:
     image, given = textured_image(generator), few_likely(generator)
     assert Merged.of(given).probabilities.shape[1] == 4
     (merged,) = sharpen([image], [given], parameters, backend)
-    (whole,) = dense_crf([image], parameters, backend).infer([given])
-    torch.testing.assert_close(merged, whole, rtol=0, atol=3e-4)
-    assert torch.equal(merged.argmax(dim=1), whole.argmax(dim=1))
+    (unmerged,) = dense_crf([image], parameters, backend).infer([given])
+    torch.testing.assert_close(merged, unmerged, rtol=0, atol=3e-4)
+    assert torch.equal(merged.argmax(dim=1), unmerged.argmax(dim=1))
 
 
-def test_merged__improbable_labels_as_one(generator: torch.Generator) -> None:
+def test_merged__improbable_labels_are_merged_and_split(generator: torch.Generator) -> None:
     given = few_likely(generator)
     merged = Merged.of(given)
     assert sorted(merged.order[:3]) == [2, 9, 16]
@@ -233,7 +251,7 @@ def test_dense_crf__pydensecrf_is_missing() -> None:
 
 
 @pytest.mark.usefixtures("no_pydensecrf")
-def test_dense_crf__auto_does_without_pydensecrf() -> None:
+def test_dense_crf__auto_works_without_pydensecrf() -> None:
     assert isinstance(dense_crf([two_halves()], FOR_PSEUDO_LABELS, labels=21), TorchCrf)
 
 

@@ -44,12 +44,12 @@ def test_choose_crops__inside_the_image(size: int) -> None:
 
 @pytest.mark.parametrize("size", [8, 9])
 @pytest.mark.parametrize("seed", range(3))
-def test_choose_crops__centres_on_background_or_unsure_pixels(size: int, seed: int) -> None:
+def test_choose_crops__centres_on_background_or_uncertain_pixels(size: int, seed: int) -> None:
     uncertainty = random_map(seed)
     places = draw(uncertainty, 20, size, seed)
     assert (centre_values(uncertainty, places, size) <= 1).all()
     corners = places.top * 52 + places.left
-    assert all(len(set(image.tolist())) == 20 for image in corners)  # no place twice
+    assert all(len(set(image.tolist())) == 20 for image in corners)  # no place is drawn twice
 
 
 def test_choose_crops__exactly_as_many_allowed_as_wanted() -> None:
@@ -69,7 +69,7 @@ def test_choose_crops__fewer_allowed_than_wanted_draws_among_all() -> None:
     uncertainty[1, 12:] = 2
     places = draw(uncertainty, 8, 4)
     assert (centre_values(uncertainty, places, 4)[0] == 2).any()
-    # The other image of the batch keeps to its allowed pixels.
+    # In the other image of the batch only allowed pixels are drawn.
     assert (centre_values(uncertainty, places, 4)[1] == 0).all()
 
 
@@ -121,6 +121,6 @@ def test_cut_crops__equals_slices() -> None:
 def test_positive_views__by_hand() -> None:
     uncertainty = torch.tensor([[[0, 0, 2, 1], [0, 0, 0, 0]]])
     places = CropPlaces(top=torch.tensor([[0, 0, 0]]), left=torch.tensor([[0, 1, 2]]))
-    # Means 0, 0.5 and 0.75; the two global views stand first.
+    # Means 0, 0.5 and 0.75; the two global views come first.
     assert positive_views(uncertainty, places, 2).tolist() == [[1, 1, 0, 1, 1]]
     assert positive_views(uncertainty, places, 2, threshold=0.5).tolist() == [[1, 1, 0, 0, 1]]

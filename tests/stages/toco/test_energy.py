@@ -61,8 +61,8 @@ def test_energy_loss__nothing_counts_outside_the_box(generator: torch.Generator)
     assert energy_loss(other, images, unlabelled(images), box) == loss
 
 
-def test_energy_loss__gradient_pulls_towards_alike_neighbours() -> None:
-    # A dark half that is surely class 0, but for one unsure block, and a bright half of class 1.
+def test_energy_loss__gradient_pulls_towards_similar_neighbours() -> None:
+    # A dark half of class 0 with one uncertain block, and a bright half of class 1.
     images = torch.zeros(1, 3, 12, 16)
     images[..., 8:] = 255
     logits = torch.zeros(1, 2, 12, 16)
@@ -72,7 +72,7 @@ def test_energy_loss__gradient_pulls_towards_alike_neighbours() -> None:
     logits.requires_grad_()
     loss = energy_loss(logits, images, unlabelled(images), whole(images), sigma_xy=20.0)
     grad = gradient(loss, logits)
-    assert (grad[0, 0, 4:8, 2:6] < 0).all()  # descent raises the neighbours' class
+    assert (grad[0, 0, 4:8, 2:6] < 0).all()  # gradient descent raises the class of the neighbours
     assert (grad[0, 1, 4:8, 2:6] > 0).all()
     better = logits.detach() - 1e3 * grad / grad.abs().max()
     assert energy_loss(better, images, unlabelled(images), whole(images), sigma_xy=20.0) < loss < 0
@@ -89,10 +89,10 @@ def test_energy_loss__agreement_within_a_colour_is_rewarded(generator: torch.Gen
     assert energy_loss(along, *args) < energy_loss(across, *args)
 
 
-def test_energy_loss__sure_labelled_pixels_do_not_count(generator: torch.Generator) -> None:
+def test_energy_loss__confident_labelled_pixels_do_not_count(generator: torch.Generator) -> None:
     images = 255 * torch.rand(1, 3, 8, 8, generator=generator)
     logits = torch.zeros(1, 2, 8, 8)
-    logits[:, 1] = 200  # a probability of one
+    logits[:, 1] = 200  # probability 1
     label = torch.ones(1, 8, 8, dtype=torch.int64)
     assert energy_loss(logits, images, label, whole(images)) == 0
     label[:, 2:4, 2:4] = 255

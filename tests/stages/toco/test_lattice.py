@@ -55,7 +55,7 @@ def test_filter__normalised_leaves_constants(generator: torch.Generator) -> None
 
 def test_filter__images_of_a_batch_do_not_mix(generator: torch.Generator) -> None:
     features = bilateral_features(picture(generator, images=2), sigma_xy=6.0, sigma_rgb=30.0)
-    # The second image's points lie among the first one's, and have other values.
+    # The points of the second image are close to those of the first, and have other values.
     features[1] = features[0] + 0.3 * torch.randn(features[0].shape, generator=generator)
     values = torch.randn(2, 320, 3, generator=generator)
     together = PermutohedralLattice(features)
@@ -95,7 +95,7 @@ def test_filter__close_to_the_exact_gaussian(dimensions: int, generator: torch.G
     lattice, ones = PermutohedralLattice(features), torch.ones(1, 320, 1)
     approximate = lattice.filter(values) / lattice.filter(ones)
     exact = brute_force(features, values) / brute_force(features, ones)
-    # The lattice is an approximation: it smooths like the Gaussian, and is off by a few hundredths.
+    # The lattice approximates the Gaussian; errors are a few hundredths.
     pair = torch.stack([approximate.flatten(), exact.flatten()])
     assert torch.corrcoef(pair)[0, 1] > 0.99
     assert (approximate - exact).abs().max() < 0.05
@@ -104,11 +104,11 @@ def test_filter__close_to_the_exact_gaussian(dimensions: int, generator: torch.G
 def test_filter__unnormalised_scale_of_the_exact_gaussian(generator: torch.Generator) -> None:
     features = spatial_features(16, 20, 3.0, torch.device("cpu"))
     ratio = PermutohedralLattice(features).filter(torch.ones(1, 320, 1)) / brute_force(features, torch.ones(1, 320, 1))
-    # One factor for all points, up to the lattice's grain.
+    # The factor is the same for all points, up to the approximation.
     assert ratio.std() / ratio.mean() < 0.05
 
 
-def test_lattice__points_far_apart_do_not_meet() -> None:
+def test_lattice__distant_points_do_not_affect_each_other() -> None:
     features = torch.tensor([[[0.0, 0.0], [100.0, -50.0]]])
     values = torch.tensor([[[1.0], [5.0]]])
     filtered = PermutohedralLattice(features).filter(values)

@@ -13,6 +13,7 @@ from stages.toco.losses import (
     patch_token_contrast,
     segmentation_loss,
 )
+from stages.toco.ranks import Ranks
 
 Golden = Callable[[str], dict[str, Any]]
 AssertGolden = Callable[..., None]
@@ -102,7 +103,7 @@ def test_patch_token_contrast__best_and_worst() -> None:
     labels = torch.arange(32)[None, None] % 2
     apart = F.one_hot(labels, 2).permute(0, 3, 1, 2).float()
     assert patch_token_contrast(apart, labels) < 0.01
-    # All alike: pairs of one label are rewarded, pairs of two are punished.
+    # All tokens alike: the best for pairs with the same label, the worst for pairs with different labels.
     assert patch_token_contrast(torch.ones_like(apart), labels).item() == pytest.approx(0.5, abs=0.01)
     assert patch_token_contrast(apart, labels // 2 + torch.arange(32) // 2 % 2 * 2) > 0.4
 
@@ -115,15 +116,15 @@ def test_class_token_contrast__golden(golden: Golden) -> None:
     images, views = arrays["positive"].shape
     assert views == arrays["num_crops"]
 
-    def by_image(tokens: Tensor) -> Tensor:  # stored view by view, all images of one after another
+    def by_image(tokens: Tensor) -> Tensor:  # stored view by view, each with all images
         return tokens.reshape(-1, images, tokens.shape[-1]).transpose(0, 1)
 
     student = arrays["student"].requires_grad_()
     loss = class_token_contrast(
         by_image(student), by_image(arrays["teacher"]), arrays["positive"], arrays["temperature"]
     )
-    # Differences of numbers of size one, in value and gradient (about 1 and 0.05): 1e-7 is the rounding of these,
-    # and all that is left of them where every view is positive.
+    # Value and gradient (about 1 and 0.05) are differences of numbers of size one, whose rounding error is 1e-7. If
+    # every view is positive, nothing else is left of them.
     torch.testing.assert_close(loss.detach(), torch.tensor(arrays["loss"]), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(gradient(loss, student), arrays["student_grad"], rtol=1e-5, atol=1e-7)
 
@@ -172,7 +173,7 @@ def test_class_token_contrast__no_negatives_is_finite(generator: torch.Generator
     student = F.normalize(torch.randn(2, 3, 4, generator=generator), dim=-1).requires_grad_()
     teacher = F.normalize(torch.randn(2, 2, 4, generator=generator), dim=-1)
     loss = class_token_contrast(student, teacher, torch.ones(2, 3))
-    assert 0 <= loss.item() < 0.001  # nothing to push away: only the formula's 1e-4 is left
+    assert 0 <= loss.item() < 0.001  # without negatives only the formula's 1e-4 is left
     assert gradient(loss, student).isfinite().all()
 
 
@@ -194,7 +195,7 @@ def test_segmentation_loss__by_hand() -> None:
     assert segmentation_loss(probabilities.log(), label).item() == pytest.approx(expected)
 
 
-# A deliberate departure: where there is no such pixel, the published program's mean is NaN.
+# A deliberate departure: the published program's mean over zero pixels is NaN.
 @pytest.mark.parametrize(
     ("values", "part"),
     [((1, 1, 2, 255), "foreground"), ((0, 0, 255, 0), "background"), ((255, 255, 255, 255), "nothing")],
@@ -231,9 +232,39 @@ def test_losses__half_precision_is_computed_in_float32(generator: torch.Generato
 
 
 def test_class_token_contrast__large_dot_products_stay_finite() -> None:
-    # 1024 cosines that all agree: a dot product of 1024, whose exponential no float can hold.
+    # 1024 equal cosines give a dot product of 1024, whose exponential is beyond float32.
     student = torch.ones(1, 3, 1024, requires_grad=True)
     loss = class_token_contrast(student, torch.ones(1, 2, 1024), torch.tensor([[1.0, 1.0, 0.0]]))
     (gradient,) = torch.autograd.grad(loss, student)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
+
+
+# --- data-parallel training ---
+
+
+@pytest.mark.parametrize("loss", [patch_token_contrast, segmentation_loss])
+def test_losses__mean_over_two_ranks_is_the_loss_of_the_whole_batch(
+    loss: Callable[..., Tensor], generator: torch.Generator
+) -> None:
+    maps = torch.randn(2, 4, 3, 3, generator=generator)
+    label = torch.randint(0, 4, (2, 3, 3), generator=generator)
+    label[0, :2] = 255  # the ranks have different counts
+    counts: list[list[Tensor]] = []
+    for rank in range(2):  # collect the counts that each rank would send, in order
+        counts.append([])
+
+        def collect(value: Tensor, rank: int = rank) -> Tensor:
+            counts[rank].append(value)
+            return value
+
+        loss(maps[[rank]], label[[rank]], ranks=Ranks(2, collect))
+    parts = []
+    for rank in range(2):
+        means = [torch.stack(pair).mean() for pair in zip(*counts, strict=True)]
+
+        def mean(value: Tensor, means: list[Tensor] = means) -> Tensor:
+            return means.pop(0)
+
+        parts.append(loss(maps[[rank]], label[[rank]], ranks=Ranks(2, mean)))
+    torch.testing.assert_close(torch.stack(parts).mean(), loss(maps, label))

@@ -28,7 +28,7 @@ def test_confusion__golden(golden: Golden, assert_golden: AssertGolden) -> None:
     assert_golden(scores.pixel_accuracy, arrays["pixel_accuracy"])
     occurs = torch.bincount(arrays["truth"].flatten().long())[: len(scores.iou)] > 0
     occurs = torch.nn.functional.pad(occurs, (0, len(scores.iou) - len(occurs)))
-    # The published program says 0, and leaves the class out of the mean; here NaN says so.
+    # For a class without ground truth the published program gives 0 and leaves it out of the mean; here it is NaN.
     assert torch.equal(torch.from_numpy(scores.iou).isnan(), ~occurs)
     assert_golden(torch.from_numpy(scores.iou)[occurs], arrays["iou"][occurs])
 
@@ -44,7 +44,7 @@ def test_confusion__golden_with_unlabelled_pixels(golden: Golden, assert_golden:
 
 
 def test_scores__by_hand() -> None:
-    # Truth by prediction: (0, 0) twice, (0, 1), (1, 1), (1, 0), (2, 2).
+    # (ground truth, prediction): (0, 0) twice, (0, 1), (1, 1), (1, 0), (2, 2).
     scores = measure(3, [[0, 0, 1], [1, 0, 2]], [[0, 0, 0], [1, 1, 2]])
     np.testing.assert_allclose(scores.iou, [2 / 4, 1 / 3, 1])
     assert scores.miou == pytest.approx((2 / 4 + 1 / 3 + 1) / 3)
@@ -53,14 +53,14 @@ def test_scores__by_hand() -> None:
     assert scores.miou_ignoring_unlabelled == scores.miou
 
 
-def test_scores__pixels_without_truth_do_not_count() -> None:
+def test_scores__pixels_without_ground_truth_do_not_count() -> None:
     expected = measure(2, [[0, 1]], [[0, 1]])
     scores = measure(2, [[0, 1, 1, 255]], [[0, 1, 255, 255]])
     np.testing.assert_array_equal(scores.iou, expected.iou)
     assert scores[1:] == expected[1:]
 
 
-def test_scores__class_that_the_truth_lacks_is_not_in_the_mean() -> None:
+def test_scores__class_without_ground_truth_is_not_in_the_mean() -> None:
     scores = measure(4, [[0, 1, 2]], [[0, 1, 0]])
     np.testing.assert_allclose(scores.iou, [1 / 2, 1, np.nan, np.nan])
     assert scores.miou == pytest.approx(3 / 4)
@@ -78,7 +78,7 @@ def test_scores__unlabelled_predictions_both_ways() -> None:
 def test_scores__class_whose_pixels_are_all_unlabelled() -> None:
     scores = measure(2, [[0, 255]], [[0, 1]])
     np.testing.assert_allclose(scores.iou, [1, 0])
-    assert scores.miou_ignoring_unlabelled == 1  # nothing of class 1 is left to measure
+    assert scores.miou_ignoring_unlabelled == 1  # no pixel of class 1 is left to measure
 
 
 def test_scores__nothing_counted() -> None:
@@ -108,10 +108,14 @@ def test_confusion__byte_arrays() -> None:
 
 @pytest.mark.parametrize(
     ("prediction", "truth", "message"),
-    [(3, 0, "a prediction of 3"), (7, 1, "a prediction of 7"), (0, 4, "a truth of 4")],
+    [
+        (3, 0, "prediction has the label 3"),
+        (7, 1, "prediction has the label 7"),
+        (0, 4, "ground truth has the label 4"),
+    ],
 )
 def test_confusion__labels_out_of_range(prediction: int, truth: int, message: str) -> None:
-    with pytest.raises(ValueError, match=f"{message} among 3 classes"):
+    with pytest.raises(ValueError, match=f"^{message}, but there are 3 classes: only 0..2 and 255 are allowed$"):
         Confusion(3).add(torch.tensor([[prediction]]), torch.tensor([[truth]]))
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.toco.backbone import Backbone, load_backbone_weights
+from stages.toco.backbone import Backbone, Tokens, load_backbone_weights
 from stages.toco.cam import multi_scale_cams
 from stages.toco.losses import class_token_contrast
 from stages.toco.model import LargeFieldOfView, Projector, ToCo
@@ -15,9 +15,9 @@ from stages.toco.model import LargeFieldOfView, Projector, ToCo
 Golden = Callable[[str], dict[str, Any]]
 AssertGolden = Callable[..., None]
 
-# Width of an attention head in the stored network: nothing in its weights tells it.
+# Width of an attention head in the stored network, which cannot be read off its weights.
 HEAD_WIDTH = 16
-# What the published program's names are here.
+# The published program's names, and the names here.
 OUTPUTS = {
     "class_logits": "class_logits",
     "aux_class_logits": "auxiliary_class_logits",
@@ -50,7 +50,7 @@ def images(generator: torch.Generator, height: int = 32, width: int = 48) -> Ten
 
 
 def published_network(arrays: dict[str, Any]) -> ToCo:
-    """The stored network: its sizes are those of its weights."""
+    """Build the stored network; its sizes are read off its weights."""
     prefix = "state/"
     state = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
     encoder = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
@@ -85,7 +85,7 @@ def published_network(arrays: dict[str, Any]) -> ToCo:
 
 
 def golden_groups(arrays: dict[str, Any]) -> list[tuple[Tensor, str]]:
-    """Each input with the prefix of its outputs: 'out64/' or 'out96x80/' say its height and width."""
+    """Pair each input with the prefix of its outputs: 'out64/' or 'out96x80/', by its height and width."""
     inputs = {tuple(value.shape[-2:]): value for key, value in arrays.items() if key.startswith("image")}
     groups = []
     for name in sorted({key.split("/")[0] for key in arrays if key.startswith("out")}):
@@ -110,7 +110,7 @@ def test_toco__golden(golden: Golden, assert_golden: AssertGolden) -> None:
             assert_golden(cams.auxiliary, arrays[group + "aux_cam"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("reuse", [False, True], ids=["every pass", "without the pass that is known"])
+@pytest.mark.parametrize("reuse", [False, True], ids=["every pass", "one pass reused"])
 def test_multi_scale_cams__golden(golden: Golden, assert_golden: AssertGolden, reuse: bool) -> None:
     arrays = golden("network")
     network = published_network(arrays)
@@ -121,7 +121,7 @@ def test_multi_scale_cams__golden(golden: Golden, assert_golden: AssertGolden, r
             network.raw_cams,
             image,
             scales=arrays["scales"].tolist(),
-            straight=network(image).cams if reuse else None,
+            unflipped=network(image).cams if reuse else None,
         )
     assert_golden(cams.final, arrays["fused_cam"], rtol=1e-4)
     assert_golden(cams.auxiliary, arrays["fused_aux_cam"], rtol=1e-4)
@@ -139,11 +139,28 @@ def test_toco__shapes(model: ToCo, generator: torch.Generator) -> None:
     assert outputs.class_token.shape == (2, 32)
 
 
-def test_toco__decoder_only_where_asked_for(model: ToCo, generator: torch.Generator) -> None:
+def test_toco__decoder_runs_only_on_demand(model: ToCo, generator: torch.Generator) -> None:
     batch = images(generator)
     outputs = model(batch, decode=False)
     assert outputs.seg_logits is None
     assert torch.equal(outputs.cams.final, model(batch).cams.final)
+
+
+def test_heads__run_on_stored_tokens(model: ToCo, generator: torch.Generator) -> None:
+    """Features of a frozen encoder may come from a cache: the heads need no image, and only they get gradients."""
+    batch = images(generator)
+    expected = model(batch)
+    with torch.no_grad():
+        stored = Tokens(*(tokens.clone() for tokens in model.backbone(batch)))
+    outputs = model.heads(stored)
+    for name in ("class_logits", "auxiliary_class_logits", "seg_logits", "patch_tokens", "class_token"):
+        assert torch.equal(getattr(outputs, name), getattr(expected, name))
+    assert all(map(torch.equal, outputs.cams, expected.cams))
+    assert model.heads(stored, decode=False).seg_logits is None
+    assert outputs.seg_logits is not None
+    (outputs.class_logits.sum() + outputs.auxiliary_class_logits.sum() + outputs.seg_logits.sum()).backward()  # type: ignore[no-untyped-call]
+    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {"classifier", "auxiliary_classifier", "decoder"}
 
 
 def test_toco__classifies_max_pooled_tokens(model: ToCo, generator: torch.Generator) -> None:
@@ -166,13 +183,13 @@ def test_toco__cams_are_the_classifiers_weights_on_each_token(model: ToCo, gener
     assert torch.equal(cams.auxiliary, model.raw_auxiliary_cam(batch))
 
 
-def test_large_field_of_view__by_other_means(generator: torch.Generator) -> None:
+def test_large_field_of_view__equals_convolutions_with_spread_kernels(generator: torch.Generator) -> None:
     decoder = LargeFieldOfView(6, 4, channels=5)
     assert all("bias" not in name for name, _ in decoder.named_parameters())
     tokens = torch.randn(1, 6, 7, 8, generator=generator)
     expected = tokens
     for layer in (decoder.conv6, decoder.conv7):
-        # A kernel of 3 x 3 with dilation 5 is one of 11 x 11 with zeros between.
+        # A 3 x 3 kernel with dilation 5 equals an 11 x 11 kernel with zeros between its weights.
         spread = torch.zeros(*layer.weight.shape[:2], 11, 11)
         spread[..., ::5, ::5] = layer.weight.detach()
         expected = F.conv2d(expected, spread, padding=5).relu()
@@ -229,7 +246,7 @@ def test_toco__no_gradient_into_the_teacher(model: ToCo, generator: torch.Genera
     torch.autograd.backward(through_both)
     assert all(parameter.grad is None for parameter in model.teacher_projector.parameters())
     assert all(parameter.grad is not None for parameter in model.projector.parameters())
-    # Nor into the encoder by way of the teacher.
+    # No gradient reaches the encoder through the teacher either.
     alone = class_token_contrast(model.projector(class_token)[:, None], teacher.detach(), torch.ones(2, 1))
     (without_teacher,) = torch.autograd.grad(alone, class_token)
     torch.testing.assert_close(with_teacher, without_teacher)

@@ -62,7 +62,7 @@ def test_neighbour_weights__by_the_formula(generator: torch.Generator) -> None:
         for dx in (-1, 0, 1)
         if (dy, dx) != (0, 0)
     ]
-    # Neighbours out of the image are the nearest pixel of the border.
+    # Neighbours outside the image have the colour of the nearest pixel inside.
     colours = torch.stack([images[0, :, min(max(v, 0), 4), min(max(u, 0), 5)] for v, u, _ in places])
     distances = torch.tensor([distance for _, _, distance in places])
     colour = -(((colours - images[0, :, y, x]) / colours.std(dim=0) / 0.3) ** 2).mean(dim=1)
@@ -92,7 +92,7 @@ def test_refine_masks__do_not_leak_across_a_strong_edge() -> None:
     share = refined / refined.sum(dim=1, keepdim=True)
     assert (share[:, 0, :, :16] > 0.85).all()
     assert (share[:, 0, :, 16:] < 0.15).all()
-    # On a picture of one colour the same masks do flow into each other.
+    # On an image of one colour the same masks do leak.
     flat = refine_masks(masks, torch.full((1, 3, 24, 32), 20.0))
     assert (flat / flat.sum(dim=1, keepdim=True))[0, 0, :, 15].max() < 0.85
 
@@ -114,11 +114,11 @@ def test_refine_masks__batch_of_two_equals_each_alone(generator: torch.Generator
         torch.testing.assert_close(together[[index]], alone)
 
 
-def test_refine_masks__mirrored(generator: torch.Generator) -> None:
+def test_refine_masks__flipped_input_gives_flipped_masks(generator: torch.Generator) -> None:
     images = 255 * torch.rand(1, 3, 10, 8, generator=generator)
     masks = torch.rand(1, 2, 10, 8, generator=generator)
-    mirrored = refine_masks(masks.flip(-1), images.flip(-1), iterations=3)
-    torch.testing.assert_close(mirrored.flip(-1), refine_masks(masks, images, iterations=3))
+    flipped = refine_masks(masks.flip(-1), images.flip(-1), iterations=3)
+    torch.testing.assert_close(flipped.flip(-1), refine_masks(masks, images, iterations=3))
 
 
 def test_refine_masks__without_iterations_only_resizes(generator: torch.Generator) -> None:
@@ -145,11 +145,11 @@ def test_refined_labels__outside_the_box_is_ignored() -> None:
     box = torch.tensor([[4, 20, 0, 24]])
     classes = torch.tensor([[0.0, 1.0, 0.0]])
     label = refined_labels(cam_of_left_half(0.95), two_halves(), classes, box)
-    free = refined_labels(cam_of_left_half(0.95), two_halves(), classes)
+    without_box = refined_labels(cam_of_left_half(0.95), two_halves(), classes)
     assert (label[:, :4] == 255).all()
     assert (label[:, 20:] == 255).all()
     assert (label[..., 24:] == 255).all()
-    assert torch.equal(label[:, 4:20, :24], free[:, 4:20, :24])
+    assert torch.equal(label[:, 4:20, :24], without_box[:, 4:20, :24])
 
 
 def test_refined_labels__absent_classes_change_nothing(generator: torch.Generator) -> None:
@@ -160,7 +160,7 @@ def test_refined_labels__absent_classes_change_nothing(generator: torch.Generato
     noisy = valid_cam + (1 - class_labels)[:, :, None, None] * torch.rand(2, 3, 16, 12, generator=generator)
     assert torch.equal(refined_labels(noisy, images, class_labels), label)
     assert not (label[0] == 2).any()
-    # As if the data set had no other classes.
+    # The result is that of a data set without the other classes.
     alone = refined_labels(valid_cam[1:, 2:], images[1:], torch.ones(1, 1))
     assert torch.equal(label[1:], torch.where(alone == 1, 3, alone))
 

@@ -36,7 +36,7 @@ def test_against_backgrounds__is_the_softmax_with_a_plane() -> None:
     torch.testing.assert_close(result[..., 0, 0], expected)
 
 
-def test_with_background__is_what_the_classes_leave() -> None:
+def test_with_background__is_one_minus_the_classes() -> None:
     probabilities = torch.tensor([[0.2, 0.7], [0.3, 0.4]]).reshape(2, 1, 2)
     expected = torch.tensor([[0.5, 0.0], [0.2, 0.7], [0.3, 0.4]]).reshape(1, 3, 1, 2)
     torch.testing.assert_close(with_background(probabilities), expected)
@@ -71,7 +71,7 @@ def test_by_two_thresholds__label_and_confidence() -> None:
 
 def test_crf_against_two_backgrounds(backend: CrfBackend) -> None:
     cam = torch.zeros(2, 16, 24)
-    cam[0, :, :12] = 0.95  # sure, and on an object of its own colour
+    cam[0, :, :12] = 0.95  # a high score on an object of one colour
 
     def labelled(cam: Tensor, high: float = 0.7, low: float = 0.25) -> Tensor:
         unaries = against_backgrounds(cam, (high, low))
@@ -90,6 +90,6 @@ def test_average_with_par__gives_the_labels_of_training() -> None:
     image = torch.randint(0, 256, (3, 32, 40), generator=generator).byte()
     label = most_likely(average_with_par(against_backgrounds(cam, (0.7, 0.25)), image)).label
     expected = refined_labels(cam[None], image[None].float(), torch.ones(1, 2))[0]
-    # Resized after the softmax instead of before, so a few pixels between two labels differ.
+    # Here maps are resized after the softmax, in training before: a few pixels between two labels differ.
     assert (label == expected).double().mean() > 0.97
     assert len(set(expected.flatten().tolist())) > 2

@@ -1,0 +1,1 @@
+"""What each command checks before it imports torch: folders, names and options."""

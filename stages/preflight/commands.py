@@ -1,0 +1,140 @@
+"""The checks of each command that need no torch: folders, names and options.
+
+A command checks its stage here and then imports it, which takes seconds. Where a check opens the data set, it returns
+it, so that the stage need not open it again. The rules are those of the functions that the stages call as well.
+"""
+
+from pathlib import Path
+
+from data.dataset import Dataset
+from data.errors import ArtifactError
+from data.images import shorter_side
+from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
+from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
+from stages.labels.store import LabelFile
+from stages.preflight.training import check_split, check_student_splits, check_training
+from stages.run_folder.artifacts import already_finished, check_up_to_date, open_stage
+from stages.run_folder.run_data import open_data, open_run_data, with_skip_bad
+from stages.runtime.monitor import SilentMonitor
+
+DEMO_MARK = ".toco-demo"  # a file that says that the next demo may delete the folder
+
+
+def before_train_cam(
+    data: Path | Dataset, out: Path, config: TrainCam, *, resume: bool = False, overwrite: bool = False
+) -> Path | Dataset:
+    """Check `toco train-cam`.
+
+    Returns:
+        The open data set; the folder as given if there is nothing left to do.
+
+    Raises:
+        UserError: A folder, file or option cannot work.
+    """
+    if already_finished(out, "cam", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+        return data
+    check_training(config)
+    dataset = open_data(data, skip_bad=config.skip_bad)
+    check_split(dataset, config.split, "--split")
+    return dataset
+
+
+def before_make_labels(
+    run: Path, config: MakeLabels, *, data: Path | None = None, resume: bool = False, overwrite: bool = False
+) -> Path | Dataset | None:
+    """Check `toco make-labels`.
+
+    Returns:
+        The open data set; `data` as given if there is nothing left to do.
+
+    Raises:
+        UserError: A folder, file or option cannot work.
+    """
+    cam = open_stage(run, "cam")
+    config = with_training_defaults(config, cam.settings)
+    if already_finished(run, "labels", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+        return data
+    check_thresholds_in_order(config, cam.settings)
+    dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
+    check_split(dataset, config.split, "--split")
+    return dataset
+
+
+def before_train_seg(
+    run: Path, config: TrainSeg, *, data: Path | None = None, resume: bool = False, overwrite: bool = False
+) -> Path | Dataset | None:
+    """Check `toco train-seg`.
+
+    Returns:
+        The open data set; `data` as given if there is nothing left to do.
+
+    Raises:
+        UserError: A folder, file or option cannot work.
+    """
+    labels = open_stage(run, "labels")
+    check_up_to_date(run, "labels")
+    if already_finished(run, "seg", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+        return data
+    check_training(config)
+    if config.confidence_weighting:
+        LabelFile(labels.path / "labels.h5", "confidence")
+    dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
+    check_student_splits(dataset, config)
+    return dataset
+
+
+def before_evaluate(run: Path, config: Evaluate, *, data: Path | None = None) -> Dataset:
+    """Check `toco evaluate`, and return the open data set.
+
+    Raises:
+        UserError: A folder, file or option cannot work.
+    """
+    cam = open_stage(run, "cam")
+    dataset = open_run_data(cam, data, skip_bad=with_skip_bad(config, cam).skip_bad)
+    check_split(dataset, config.split, "--split")
+    return dataset
+
+
+def before_sweep(run: Path, config: Evaluate, *, data: Path | None = None) -> Dataset:
+    """Check `toco evaluate --sweep`, and return the open data set.
+
+    Raises:
+        UserError: A folder, file or option cannot work.
+    """
+    labels = open_stage(run, "labels")
+    return open_run_data(labels, data, skip_bad=with_skip_bad(config, labels).skip_bad)
+
+
+def before_report(run: Path, config: Report, *, data: Path | None = None) -> Dataset:
+    """Check `toco report`, and return the open data set.
+
+    Raises:
+        UserError: A folder, file or option cannot work.
+    """
+    for other in config.compare:
+        open_stage(Path(other), "cam")
+    return before_evaluate(run, config, data=data)
+
+
+def before_view(image: Path, run: Path, config: View, *, data: Path | None = None) -> Dataset:
+    """Check `toco view`, and return the open data set.
+
+    Raises:
+        UserError: A folder, file or option cannot work.
+    """
+    shorter_side(image)  # opens the image's header
+    cam = open_stage(run, "cam")
+    return open_run_data(cam, data, skip_bad=with_skip_bad(config, cam).skip_bad)
+
+
+def before_demo(out: Path, *, overwrite: bool) -> None:
+    """Check `toco demo`.
+
+    Raises:
+        ArtifactError: The folder is in use, and no demo made it or `overwrite` was not given.
+    """
+    if out.exists() and any(out.iterdir()):
+        if not overwrite:
+            raise ArtifactError(f"{out} exists: use --overwrite to start again, or another folder")
+        if not (out / DEMO_MARK).is_file():
+            raise ArtifactError(f"{out} was not made by a demo: nothing is deleted there; give another folder")

@@ -1,0 +1,61 @@
+"""Checks of the training stages' settings that need no torch: weights, cache and splits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.dataset import DataError, Dataset
+from data.errors import UserError
+from data.image_cache import open_cache
+from stages.config import NO_FILES, TrainCam, TrainSeg
+from stages.run_folder.saving import check_weights_file
+
+
+def check_training(config: TrainCam | TrainSeg) -> None:
+    """Check the weights file and the cache folder of a training stage.
+
+    Raises:
+        UserError: There is no such file, or the folder cannot be written.
+    """
+    if config.weights not in NO_FILES:
+        with naming("--weights"):
+            check_weights_file(Path(config.weights).expanduser())
+    open_cache(config.cache)
+
+
+def check_split(dataset: Dataset, split: str | None, option: str) -> None:
+    """Check that a split exists and has images; None is the split for training, which no option named.
+
+    Raises:
+        DataError: Names the option.
+    """
+    if split is None:
+        dataset.split()
+        return
+    with naming(option):
+        dataset.split(split)
+
+
+def check_student_splits(dataset: Dataset, config: TrainSeg) -> None:
+    """Check the splits of `toco train-seg`.
+
+    Raises:
+        DataError: There is no such split, or the one to evaluate on has no ground-truth masks. Names the option.
+    """
+    if config.split is not None:
+        check_split(dataset, config.split, "--split")
+    if config.val_split is not None:
+        check_split(dataset, config.val_split, "--val-split")
+        if not any(sample.mask for sample in dataset.splits[config.val_split]):
+            raise DataError(
+                f"split '{config.val_split}' of {dataset.root} has no ground-truth masks: choose another --val-split"
+            )
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Add the option that gave a wrong value to the message of an error."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{error} ({option})") from error
