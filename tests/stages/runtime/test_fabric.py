@@ -25,7 +25,7 @@ def test_make_fabric__cpu_computes_in_float32() -> None:
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cuda", "--device cuda: torch sees no CUDA GPU on this machine; use --device auto or cpu"),
+        ("cuda", "--device cuda: torch finds no CUDA GPU on this machine; use --device auto or cpu"),
         ("mps", "--device mps: torch sees no Apple GPU on this machine; use --device auto or cpu"),
     ],
 )
