@@ -73,7 +73,7 @@ def predict(
     if outdated(run, network.path.name):
         monitor.warn(outdated_message(run, network.path.name))
     for problem in problems:
-        monitor.warn(f"left out: {problem}")
+        monitor.warn(f"skipped: {problem}")
     # The list of rank 0: all ranks must divide the same list.
     left = fabric.broadcast([sample for sample in good if sample.id not in done])
     if not left:
@@ -104,5 +104,5 @@ def _leave_out(error: DataError, *, config: Predict, monitor: Monitor) -> None:
     """Skip an image that cannot be read, if bad files are to be skipped."""
     if not config.skip_bad:
         raise DataError(f"{error}; repair or remove it, or skip it with --skip-bad") from error
-    monitor.warn(f"left out: {error}")
+    monitor.warn(f"skipped: {error}")
     monitor.advance()

@@ -55,7 +55,7 @@ def skipping(skip_bad: bool, monitor: Monitor) -> Iterator[None]:
     except DataError as error:
         if not skip_bad:
             raise
-        monitor.warn(f"left out: {error}")
+        monitor.warn(f"skipped: {error}")
 
 
 def usable_samples(
@@ -70,9 +70,9 @@ def usable_samples(
         monitor.warn(warning)
     samples, problems = check_images(dataset.split(split), minimum_side, skip_bad=skip_bad)
     for problem in problems[:10]:
-        monitor.warn(f"left out: {problem}")
+        monitor.warn(f"skipped: {problem}")
     if len(problems) > 10:
-        monitor.warn(f"left out: {len(problems) - 10} more images")
+        monitor.warn(f"skipped: {len(problems) - 10} more images")
     return samples
 
 

@@ -183,7 +183,7 @@ class TrainingLoop:
         )
         shown: set[str] = set()
         for batch in loader:
-            left_out = [f"left out: {problem}" for problem in batch.problems if stream.skip_bad]
+            left_out = [f"skipped: {problem}" for problem in batch.problems if stream.skip_bad]
             for text in (*left_out, *batch.warnings):
                 if text not in shown:
                     self.monitor.warn(text)

@@ -119,7 +119,7 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path, listener: A
     skipping = replace(CONFIG, skip_bad=True)
     files = predict(student_run.run, [cut, bad, good], tmp_path / "out", skipping, monitor)["masks"]
     assert files == [tmp_path / "out" / "masks" / "a.png"]
-    assert [text.startswith("left out: ") for text in monitor.warnings] == [True, True]
+    assert [text.startswith("skipped: ") for text in monitor.warnings] == [True, True]
     # Gone on with, there is nothing left but what is left out.
     files = predict(student_run.run, [bad, good], tmp_path / "out", skipping, listener(), resume=True)["masks"]
     assert files == [tmp_path / "out" / "masks" / "a.png"]
@@ -179,7 +179,7 @@ def test_predict__two_processes_write_what_one_does(
         assert not any(one.returncode for one in ended), ended
         (said,) = (one.stdout for one in ended if one.stdout)
         assert len(json.loads(said)["masks"]) == 5  # said once, of all images
-        assert "".join(one.stderr for one in ended).count(f"left out: {bad} cannot be read") == 1
+        assert "".join(one.stderr for one in ended).count(f"skipped: {bad} cannot be read") == 1
     assert names(tmp_path / "1") == names(tmp_path / "2")
     for name in names(tmp_path / "1"):
         if name != "predict.json":

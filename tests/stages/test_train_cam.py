@@ -430,7 +430,7 @@ def test_train_cam__unreadable_image(
     skipping = cam_settings(workers=workers, evaluate_images=1, skip_bad=True)
     train_cam(data, tmp_path / "run", skipping, monitor, resume=True)
     assert monitor.calls.count("advance") == 4 - len(done)
-    assert [warning.split(" cannot")[0] for warning in monitor.warnings] == [f"left out: {bad}"]
+    assert [warning.split(" cannot")[0] for warning in monitor.warnings] == [f"skipped: {bad}"]
 
     with pytest.raises(DataError):
         train_cam(data, tmp_path / "mended", cam_settings(workers=workers), SilentMonitor())

@@ -25,7 +25,7 @@ def test_usable_samples__too_small(pictures: Path, listener: Any) -> None:
     good = usable_samples(dataset, None, 50, True, monitor)
     assert [sample.id for sample in good] == ["b", "c", "deep/e", "deep/f", "h"]
     assert len(monitor.warnings) == 3
-    assert all(text.startswith("left out: ") for text in monitor.warnings)
+    assert all(text.startswith("skipped: ") for text in monitor.warnings)
 
 
 def test_usable_samples__many_bad_images_are_counted(pictures: Path, listener: Any) -> None:
@@ -36,7 +36,7 @@ def test_usable_samples__many_bad_images_are_counted(pictures: Path, listener: A
     dataset = replace(dataset, splits={"train": (one, *missing)})
     assert usable_samples(dataset, None, 1, True, monitor) == (one,)
     assert len(monitor.warnings) == 11
-    assert monitor.warnings[-1] == "left out: 4 more images"
+    assert monitor.warnings[-1] == "skipped: 4 more images"
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def test_batches__tells_of_a_bad_image_once(tmp_path: Path, listener: Any) -> No
     monitor = listener()
     training = training_of(tmp_path, monitor, batch_size=2)
     assert len(list(training.batches(stream_of("1", "x", skip_bad=True)))) == 5
-    assert monitor.warnings == ["left out: x is bad"]
+    assert monitor.warnings == ["skipped: x is bad"]
 
 
 def test_batches__tells_what_was_said_while_loading_once(tmp_path: Path, listener: Any) -> None:
