@@ -140,7 +140,10 @@ def test_readme__the_products_open(walk: Walk) -> None:
         assert predicted.size == (48, 48)
 
 
-@pytest.mark.parametrize("format", [format for format in FORMATS if format != "png"])  # which is in the walk
+OTHER_FORMATS = [format for format in FORMATS if format not in ("png", "onnx")]  # the walk has png
+
+
+@pytest.mark.parametrize("format", [*OTHER_FORMATS, pytest.param("onnx", marks=pytest.mark.slow)])
 def test_export__other_formats(format: str, walk: Walk, tmp_path: Path) -> None:
     folder, _ = walk
     run = toco("export", "runs/photos", "--out", str(tmp_path / "out"), "--format", format, "--json", folder=folder)
