@@ -24,9 +24,11 @@ def reason(error: BaseException) -> str:
     """Return the cause of an error for a message in one line, at most `MAX_REASON` characters long.
 
     An `OSError` gives the system's own text, for example 'Permission denied', without the path. Every other error gives
-    the first line of its text, or the name of its class if it has no text.
+    the first line of its text, or the name of its class if it has no text. A first line that ends with a colon only
+    announces the reason, so the next line is added.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    collapsed = " ".join(first_line.split())
+    lines = [line for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    first = 2 if lines[0].rstrip().endswith(":") else 1
+    collapsed = " ".join(" ".join(lines[:first]).split())
     return collapsed if len(collapsed) <= MAX_REASON else f"{collapsed[: MAX_REASON - 4]} ..."

@@ -9,7 +9,7 @@ from data.readers import open_dataset
 from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
-from stages.preflight.commands import DEMO_MARK, before_demo
+from stages.preflight.checks import DEMO_MARK, before_demo
 from stages.runtime.monitor import Monitor
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg

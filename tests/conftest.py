@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # The tensors of these tests are too small to share out between threads; child processes take this over.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as toco sets it before it imports torch
 DEVICE = os.environ.get("TOCO_DEVICE")  # set by bench/gpu.py, which runs the golden tests on a GPU
 if DEVICE:
     import torch

@@ -202,14 +202,14 @@ def test_errors__one_clear_line(command: str, message: str, walk: Walk) -> None:
         ("train-cam photos", "--out"),
         ("train-cam photos --out x --iterations 0", "iterations"),
         ("train-cam photos --out x --low-threshold 0.8", "--low-threshold 0.8 must be below --high-threshold 0.7"),
-        ("make-labels runs/photos --crf --ignore-uncertain", "--ignore-uncertain is of class activation maps alone"),
+        ("make-labels runs/photos --crf --ignore-uncertain", "--ignore-uncertain needs plain CAMs"),
         (
             "predict runs/photos x --out y --outputs masks --outputs mask",
             "'mask' is not one of 'masks', 'overlays'",
         ),
         (
             "predict runs/photos x --out y --window 64 --outputs probabilities",
-            "--outputs probabilities is of images",
+            "--outputs probabilities does not work with --window",
         ),
     ],
 )

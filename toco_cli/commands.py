@@ -191,7 +191,7 @@ def train_cam(
     The network's class activation maps (CAMs) show where each class is. Training uses image labels only;
     ground-truth masks are used only for evaluation. Start with a pretrained --backbone; --weights none is for tests.
     """
-    from stages.preflight.commands import before_train_cam
+    from stages.preflight.checks import before_train_cam
 
     dataset = before_train_cam(data, out, config, resume=resume, overwrite=overwrite)
     from stages.train_cam import train_cam as stage
@@ -216,7 +216,7 @@ def make_labels(
     Writes cams.h5 (scores of each class, 0 to 1) and labels.h5 (masks: 0 background, 1..C classes, 255 ignored) into
     RUN/labels. Without --crf or --ignore-uncertain, --background-threshold alone labels every pixel.
     """
-    from stages.preflight.commands import before_make_labels
+    from stages.preflight.checks import before_make_labels
 
     dataset = before_make_labels(run, config, data=data, resume=resume, overwrite=overwrite)
     from stages.make_labels import make_labels as stage
@@ -240,7 +240,7 @@ def train_seg(
 
     The student is a segmentation network of segmentation-models-pytorch.
     """
-    from stages.preflight.commands import before_train_seg
+    from stages.preflight.checks import before_train_seg
 
     dataset = before_train_seg(run, config, data=data, resume=resume, overwrite=overwrite)
     from stages.train_seg import train_seg as stage
@@ -308,7 +308,7 @@ def evaluate(
     Gives the IoU of each class for CAMs, pseudo masks, decoder and student. CAMs and pseudo masks are evaluated on the
     images that they were made for, the networks on the validation split.
     """
-    from stages.preflight.commands import before_evaluate, before_sweep
+    from stages.preflight.checks import before_evaluate, before_sweep
 
     if sweep:
         if config.split is not None:
@@ -351,7 +351,7 @@ def report(
     A slider in the gallery changes the threshold of the masks. Results of stages that have not run are missing. The
     page is one file and needs no network access.
     """
-    from stages.preflight.commands import before_report
+    from stages.preflight.checks import before_report
 
     dataset = before_report(run, config, data=data)
     from stages.report import report as stage
@@ -380,7 +380,7 @@ def view(
 
     Shows the CAMs, pseudo masks, the student's mask and, if the data set has it, the ground-truth mask.
     """
-    from stages.preflight.commands import before_view
+    from stages.preflight.checks import before_view
 
     dataset = before_view(image, run, config, data=data)
     from stages.view import view as stage
@@ -433,7 +433,7 @@ def demo(
 
     Takes a few minutes on two CPU cores; nothing is downloaded.
     """
-    from stages.preflight.commands import before_demo
+    from stages.preflight.checks import before_demo
 
     before_demo(out, overwrite=overwrite)
     from stages.demo import demo as stage

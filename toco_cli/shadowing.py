@@ -8,13 +8,13 @@ project can share the name with toco's. Two cases remain in which toco cannot wo
 import importlib.util
 from pathlib import Path
 
-PACKAGES = ("data", "stages")
+TOP_LEVEL_PACKAGES = ("data", "stages")
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def what_hides_toco() -> str | None:
     """Return one line about a file or folder that hides a part of toco, and what to do; None if nothing does."""
-    for package in PACKAGES:
+    for package in TOP_LEVEL_PACKAGES:
         if path := _hiding(package):
             return (
                 f"{path} hides toco's own package '{package}': unset PYTHONPATH, or run 'toco' (not "

@@ -23,6 +23,10 @@ def test_errors__bad_values_are_value_errors(kind: type[UserError]) -> None:
         (ValueError("bad value"), "bad value"),
         (ValueError("first line\nsecond line"), "first line"),
         (ValueError("\n  first  line \t here\nsecond"), "first line here"),
+        (
+            RuntimeError("Error(s) in loading:\n\tsize mismatch for a\n\tsize mismatch for b"),
+            "Error(s) in loading: size mismatch for a",
+        ),
         (ValueError(), "ValueError"),
         (RuntimeError(" \n "), "RuntimeError"),
         (PermissionError(13, "Permission denied", "/data/a.jpg"), "Permission denied"),

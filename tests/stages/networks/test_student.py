@@ -125,6 +125,7 @@ def test_new_student__no_network_says_how_to_bring_the_weights(
 
     monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", unreachable)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", unreachable)
+    monkeypatch.setattr("stages.networks.hub.hub_problem", lambda: "")  # the hub answers, the download fails
     with pytest.raises(ValueError, match=r"could not be downloaded \(no such host\)") as caught:
         new_student(config(encoder=encoder, weights="pretrained"), 2)
     assert repository in str(caught.value)

@@ -19,6 +19,6 @@ def test_install_command__in_a_clone() -> None:
     ],
 )
 def test_install_command__of_a_wheel(pip: bool, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "ROOT", tmp_path)
+    monkeypatch.setattr(extras, "CHECKOUT", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if pip else None)
     assert install_command("export") == command
