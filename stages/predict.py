@@ -17,6 +17,7 @@ from stages.networks.choose_network import choose_network
 from stages.prediction.inputs import find_inputs
 from stages.prediction.output_folder import begin, files_of, finished_images, new_record, read_record
 from stages.run_folder.artifacts import outdated, outdated_message
+from stages.runtime.extras import check_crf_backend
 from stages.runtime.launch import own_cores
 from stages.runtime.monitor import Monitor
 
@@ -56,6 +57,7 @@ def predict(
         raise SettingsError(
             f"{out} is a data set, whose masks/ holds ground-truth masks: give another folder with --out"
         )
+    check_crf_backend(config.crf_backend)
     network = choose_network(run, config)
     samples = find_inputs(paths, out, monitor)
     record, earlier = new_record(samples, config, network), read_record(out)

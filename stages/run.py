@@ -33,6 +33,7 @@ from stages.run_folder.artifacts import (
     read_config,
 )
 from stages.run_folder.run_data import open_data
+from stages.runtime.extras import check_crf_backend
 from stages.runtime.monitor import Monitor, Titled
 
 StageSettings = TrainCam | MakeLabels | TrainSeg
@@ -128,6 +129,7 @@ def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
     """
     with whole_option_names("make-labels", labels):
         check_thresholds_in_order(labels, asdict(cam))
+        check_crf_backend(labels.crf_backend)
     if seg.confidence_weighting and not labels.confidence:
         raise SettingsError("--train-seg.confidence-weighting needs --make-labels.confidence: give both")
 

@@ -15,6 +15,7 @@ from stages.labels.store import LabelFile
 from stages.preflight.training import check_split, check_student_splits, check_training
 from stages.run_folder.artifacts import already_finished, check_up_to_date, open_stage
 from stages.run_folder.run_data import open_data, open_run_data, with_skip_bad
+from stages.runtime.extras import check_crf_backend
 from stages.runtime.monitor import SilentMonitor
 
 DEMO_MARK = ".toco-demo"  # a file that says that the next demo may delete the folder
@@ -55,6 +56,7 @@ def before_make_labels(
     if already_finished(run, "labels", config, SilentMonitor(), resume=resume, overwrite=overwrite):
         return data
     check_thresholds_in_order(config, cam.settings)
+    check_crf_backend(config.crf_backend)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     check_split(dataset, config.split, "--split")
     return dataset

@@ -1,8 +1,11 @@
-"""How to install the optional packages of toco in the installation at hand."""
+"""The optional packages of toco: whether they are installed, and how to install them."""
 
 import importlib.util
 import sys
 from pathlib import Path
+
+from data.errors import SettingsError
+from stages.config import CrfBackend
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -14,3 +17,16 @@ def install_command(extra: str) -> str:
     if importlib.util.find_spec("pip") is not None:
         return f"{sys.executable} -m pip install 'toco[{extra}]'"
     return f"uv pip install --python {sys.executable} 'toco[{extra}]'"  # uv's environments have no pip
+
+
+def check_crf_backend(backend: CrfBackend) -> None:
+    """Refuse the pydensecrf back end if its package is missing.
+
+    Raises:
+        SettingsError: Says how to install it.
+    """
+    if backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+        raise SettingsError(
+            "--crf-backend pydensecrf needs the package 'pydensecrf2', which is not installed: run "
+            f'"{install_command("crf")}" (needs a C++ compiler), or use --crf-backend torch'
+        )

@@ -247,7 +247,7 @@ def dense_crf(
     if not installed:
         raise ValueError(
             "--crf-backend pydensecrf needs the package 'pydensecrf2', which is not installed: "
-            "run 'uv sync --extra crf' (a C++ compiler is needed), or use --crf-backend torch"
+            "install the package 'pydensecrf2' (needs a C++ compiler), or use --crf-backend torch"
         )
     return PyDenseCrf(images, parameters)
 

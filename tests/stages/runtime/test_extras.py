@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import SettingsError
 from stages.runtime import extras
-from stages.runtime.extras import install_command
+from stages.runtime.extras import check_crf_backend, install_command
 
 
 def test_install_command__in_a_clone() -> None:
@@ -22,3 +23,11 @@ def test_install_command__of_a_wheel(pip: bool, command: str, tmp_path: Path, mo
     monkeypatch.setattr(extras, "CHECKOUT", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if pip else None)
     assert install_command("export") == command
+
+
+def test_check_crf_backend__a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_crf_backend("auto")
+    check_crf_backend("torch")
+    with pytest.raises(SettingsError, match="needs the package 'pydensecrf2', which is not installed: run \"uv sync"):
+        check_crf_backend("pydensecrf")
