@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import DataError as DataError
+from data.errors import DataError
 
 IGNORE_INDEX = 255
 MAX_CLASSES = 254  # what is left of the 256 values of a mask

@@ -18,6 +18,7 @@ class ArtifactError(UserError):
 
 
 MAX_REASON = 120  # characters
+FIX_OR_SKIP = "fix or remove it, or skip it with --skip-bad"  # advice for a bad file
 
 
 def reason(error: BaseException) -> str:

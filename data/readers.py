@@ -11,7 +11,7 @@ from data.class_folder_reader import read_class_folders
 from data.coco_reader import find_coco, read_coco
 from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import Dataset, Mask, Sample, checked_mask
-from data.errors import DataError
+from data.errors import FIX_OR_SKIP, DataError
 from data.images import shorter_side
 from data.voc_reader import find_voc, read_voc
 
@@ -90,7 +90,7 @@ def check_images(
     good = tuple(sample for sample, problem in zip(samples, by_sample, strict=True) if problem is None)
     if problems and not (skip_bad and good):
         more = f" (and {len(problems) - 1} more of {len(samples)} images)" if len(problems) > 1 else ""
-        remedy = "fix or remove it, or skip it with --skip-bad" if good else "no image is usable"
+        remedy = FIX_OR_SKIP if good else "no image is usable"
         raise DataError(f"{problems[0]}{more}: {remedy}")
     return good, problems
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
 
 from data.dataset import Sample
-from data.errors import DataError
+from data.errors import FIX_OR_SKIP, DataError
 
 
 class LoadedBatch(NamedTuple):
@@ -30,7 +30,7 @@ class LoadedBatch(NamedTuple):
             DataError: An image could not be read, and bad images are not skipped.
         """
         if self.value is None:
-            raise DataError(f"{self.problems[0]}: fix or remove it, or skip it with --skip-bad")
+            raise DataError(f"{self.problems[0]}: {FIX_OR_SKIP}")
         return self.value
 
 

@@ -254,7 +254,7 @@ class TrainCam(TrainingSettings):
             SettingsError: Names the options.
         """
         super().__post_init__()
-        check_thresholds(self.low_threshold, self.high_threshold)
+        _check_thresholds(self.low_threshold, self.high_threshold)
         _check_scales(self.scales)
         for text in self.backbone_option:
             if "=" not in text:
@@ -293,6 +293,7 @@ class MakeLabels(Parallel):
         "Refinement of the masks: pixel-adaptive refinement (par), a dense CRF (crf), or both. With a CRF, masks "
         "follow the image's edges and uncertain pixels become 255 (ignored). --crf is short for --refine crf.",
         shorthand="crf",
+        old_values_of_shorthand=("off", "full", "fast"),
     )
     crf_fast: bool = option(False, "Run the CRF at half the resolution.")
     crf_backend: CrfBackend = option("auto", CRF_BACKEND_HELP)
@@ -317,8 +318,8 @@ class MakeLabels(Parallel):
     )
     high_threshold: float | None = option(
         None,
-        "Pixels with a score above this are labelled as the class; by default as in training, or 1.4 times a "
-        "--background-threshold other than the training's.",
+        "Pixels with a score above this are labelled as the class. Default: the value of the training. If "
+        "--background-threshold differs from the training's, 1.4 times that threshold, at most 0.95.",
         minimum=0,
         maximum=1,
         group=METHOD,
@@ -326,8 +327,8 @@ class MakeLabels(Parallel):
     )
     low_threshold: float | None = option(
         None,
-        "Pixels with a score up to this are labelled as background; by default as in training, or half of a "
-        "--background-threshold other than the training's.",
+        "Pixels with a score up to this are labelled as background. Default: the value of the training. If "
+        "--background-threshold differs from the training's, half of that threshold.",
         minimum=0,
         maximum=1,
         group=METHOD,
@@ -335,8 +336,8 @@ class MakeLabels(Parallel):
     )
     image_labels: Literal["given", "predicted"] = option(
         "given",
-        "Images to label: those with image labels (given), or also those without a row in labels.csv, with the classes "
-        "that the network predicts (predicted).",
+        "With given, only images that have image labels get masks; with predicted, also images without a row in "
+        "labels.csv, whose classes the network predicts.",
     )
     confidence: bool = option(
         False, "Store the confidence of each pixel's label, for toco train-seg --confidence-weighting."
@@ -368,7 +369,7 @@ class MakeLabels(Parallel):
         if self.crf_fast and not self.uses_crf:
             raise SettingsError("--crf-fast needs --refine crf or --refine par+crf")
         if self.low_threshold is not None and self.high_threshold is not None:
-            check_thresholds(self.low_threshold, self.high_threshold)
+            _check_thresholds(self.low_threshold, self.high_threshold)
         _check_scales(self.scales)
 
     @property
@@ -576,11 +577,15 @@ def upgraded(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         kind: The settings dataclass.
         values: Values by field name. Names that no version knows are kept, so that the caller can report them.
+
+    Raises:
+        SettingsError: An option that no longer exists has a value that it never had.
     """
     current = with_current_names(kind, values)
     if kind is MakeLabels and "crf" in current:  # until 0.1: off, full or fast, beside --refine
-        crf = current.pop("crf")
-        refine = current.get("refine", "none")
+        crf, refine = current.pop("crf"), current.setdefault("refine", "none")
+        if crf not in ("off", "full", "fast"):
+            raise SettingsError(f"crf = {crf!r} is not a value of any version: use refine = 'none' or 'crf'")
         if crf != "off" and "crf" not in refine:
             current["refine"] = "par+crf" if refine == "par" else "crf"
         current["crf_fast"] = crf == "fast"
@@ -600,7 +605,7 @@ def from_values(kind: type, values: Mapping[str, Any]) -> Any:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in current.items()})
 
 
-def check_thresholds(low: float, high: float) -> None:
+def _check_thresholds(low: float, high: float) -> None:
     """Refuse thresholds that are not in order.
 
     Raises:

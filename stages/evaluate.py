@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.dataset import DataError, Dataset, Sample
+from data.dataset import Dataset, Sample
+from data.errors import DataError
 from data.images import read_image
 from data.readers import read_mask
 from stages.config import Evaluate, Predict

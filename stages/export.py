@@ -42,7 +42,7 @@ def export(
         out: Folder to write to.
         monitor: Receives progress.
         format: Key of FORMATS.
-        data: The data set's present folder if it was moved, or the open data set.
+        data: The data set's present folder if it was moved.
         overwrite: Write into a folder that is not empty; files with other names are kept.
 
     Returns:

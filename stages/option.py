@@ -20,6 +20,7 @@ class OptionText:
     alone: str | None = None
     old_names: tuple[str, ...] = ()
     shorthand: str | None = None
+    old_values_of_shorthand: tuple[str, ...] = ()
 
 
 def option(
@@ -32,6 +33,7 @@ def option(
     alone: str | None = None,
     old_names: tuple[str, ...] = (),
     shorthand: str | None = None,
+    old_values_of_shorthand: tuple[str, ...] = (),
 ) -> Value:
     """Declare a field of a frozen, keyword-only dataclass that also becomes a command-line option.
 
@@ -48,6 +50,7 @@ def option(
         old_names: Earlier names of the field. They still work on the command line, in settings files and in old run
             folders, but do not appear in the help.
         shorthand: A choice that is also an option of its own: 'crf' makes `--crf` short for `--refine crf`.
+        old_values_of_shorthand: Values that the shorthand took in an earlier version; they are refused with advice.
 
     Returns:
         The dataclass field, typed as its value to satisfy type checkers.
@@ -60,6 +63,7 @@ def option(
         alone=alone,
         old_names=old_names,
         shorthand=shorthand,
+        old_values_of_shorthand=old_values_of_shorthand,
     )
     return field(default=default, metadata={OptionText: text})
 

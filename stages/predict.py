@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from data.dataset import DataError
-from data.errors import SettingsError
+from data.errors import FIX_OR_SKIP, DataError, SettingsError
 from data.readers import check_images
 from stages.config import Predict
 from stages.networks.choose_network import choose_network
@@ -57,7 +56,8 @@ def predict(
         raise SettingsError(
             f"{out} is a data set, whose masks/ holds ground-truth masks: give another folder with --out"
         )
-    check_crf_backend(config.crf_backend)
+    if config.crf:
+        check_crf_backend(config.crf_backend)
     network = choose_network(run, config)
     samples = find_inputs(paths, out, monitor)
     record, earlier = new_record(samples, config, network), read_record(out)
@@ -105,6 +105,6 @@ def predict(
 def _leave_out(error: DataError, *, config: Predict, monitor: Monitor) -> None:
     """Skip an image that cannot be read, if bad files are to be skipped."""
     if not config.skip_bad:
-        raise DataError(f"{error}; repair or remove it, or skip it with --skip-bad") from error
+        raise DataError(f"{error}; {FIX_OR_SKIP}") from error
     monitor.warn(f"skipped: {error}")
     monitor.advance()

@@ -22,12 +22,14 @@ from data.errors import ArtifactError, SettingsError, UserError
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.option import flag
-from stages.preflight.training import check_split, check_student_splits, check_training
+from stages.preflight.training import check_calibration, check_split, check_student_splits, check_training
 from stages.run_folder.artifacts import (
     MAY_CHANGE,
     PRODUCERS,
     as_plain,
+    check_written_by_toco,
     finished,
+    in_use,
     outdated,
     outdated_message,
     read_config,
@@ -101,7 +103,7 @@ def run(
         check_student(seg, dataset)
 
     def step(number: int, name: str) -> dict[str, Any]:
-        # A stage whose input was made again is made again as well.
+        # If the input of a stage was made again, the stage must run again.
         anew = name in again or (finished(out, FOLDERS[name]) and outdated(out, FOLDERS[name]))
         monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
         return {"monitor": monitor_of_step, "resume": not anew, "overwrite": anew}
@@ -129,7 +131,8 @@ def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
     """
     with whole_option_names("make-labels", labels):
         check_thresholds_in_order(labels, asdict(cam))
-        check_crf_backend(labels.crf_backend)
+        if labels.uses_crf or labels.background_threshold == "auto":
+            check_crf_backend(labels.crf_backend)
     if seg.confidence_weighting and not labels.confidence:
         raise SettingsError("--train-seg.confidence-weighting needs --make-labels.confidence: give both")
 
@@ -154,6 +157,8 @@ def check_stages(dataset: Dataset, settings: Mapping[str, StageSettings]) -> Non
                 check_training(one)
             if isinstance(one, TrainSeg):
                 check_student_splits(dataset, one)
+            if isinstance(one, MakeLabels):
+                check_calibration(dataset, one)
 
 
 def check_student(settings: TrainSeg, dataset: Dataset) -> None:
@@ -196,8 +201,8 @@ def refuse_other_devices(config: Run, name: str, settings: StageSettings) -> Non
         own, common = getattr(settings, option), getattr(config, option)
         if own != common:
             raise SettingsError(
-                f"--{name}.{option} {own}: 'toco run' has the same for all stages ({common}); give --{option} {own} "
-                f"or run 'toco {name} --{option} {own}' alone and then repeat this command"
+                f"--{name}.{option} {own}: all stages of 'toco run' use the same --{option} ({common}); give "
+                f"--{option} {own} for all, or run 'toco {name} --{option} {own}' alone and then repeat this command"
             )
 
 
@@ -213,8 +218,9 @@ def refuse_other_settings(out: Path, name: str, settings: StageSettings) -> None
         ArtifactError: Names the first difference, by the option's whole name.
     """
     stage = FOLDERS[name]
-    if not (out / stage / "config.json").is_file():
+    if not in_use(out / stage):
         return
+    check_written_by_toco(out / stage)
     anew = f"start that stage again: --overwrite {name}"
     if outdated(out, stage):
         raise ArtifactError(f"{outdated_message(out, stage)}: {anew}")
@@ -239,7 +245,7 @@ def read_run_config(path: Path) -> Mapping[str, Any]:
     try:
         return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}): repair or delete it") from error
+        raise ArtifactError(f"{path} is damaged ({error}): fix or delete it") from error
 
 
 def about_the_run(path: Path, dataset: Dataset, monitor: Monitor, *, anew: bool) -> Mapping[str, Any]:

@@ -4,21 +4,22 @@ In: a data set. Out: RUN/cam with config.json, model.safetensors, metrics.jsonl,
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from data.dataset import DataError, Dataset, Sample
-from data.errors import SettingsError
+from data.dataset import Dataset, Sample
+from data.errors import DataError, SettingsError
 from data.image_cache import TrainingImages, open_cache
 from data.images import image_size
 from data.readers import read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
 from stages.config import TrainCam
-from stages.networks.cam_model import new_cam_model, spec_as_dict
+from stages.networks.cam_model import new_cam_model
 from stages.networks.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
 from stages.run_folder.artifacts import already_finished, begin_stage
 from stages.run_folder.provenance import session
@@ -85,7 +86,7 @@ def train_cam(
         compile_parts(model.backbone.vit.blocks, fabric.device, share)
         evaluate = evaluate and uncompiled(evaluate)
     if fabric.is_global_zero:
-        begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": spec_as_dict(spec)}, resume=resume)
+        begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
     fabric.barrier()
     with session(folder, recorded=fabric.is_global_zero):
         fit(

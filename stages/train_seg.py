@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
+from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.errors import DataError
 from data.images import read_image
 from data.readers import check_images, read_mask
 from data.stream import SampleStream, mixed_seed

@@ -296,7 +296,8 @@ def evaluate(
     sweep: Annotated[
         bool,
         typer.Option(
-            "--sweep", help="Instead, evaluate the CAMs at many background thresholds, on the images of the labels."
+            "--sweep",
+            help="Evaluate only the CAMs, at many background thresholds, on the images that have pseudo masks.",
         ),
     ] = False,
     data: MovedData = None,
@@ -422,7 +423,7 @@ def export(
 @command(app)
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the drawn data set and the run.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of the pictures and of all training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the pictures and of all training.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start again: delete the demo in this folder.")
     ] = False,

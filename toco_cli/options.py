@@ -219,6 +219,8 @@ class Rewritten(NamedTuple):
 
     words: tuple[str, ...]
     unless_followed_by: tuple[str, ...] = ()  # values before which the word is not replaced
+    not_beside: str = ""  # an option that may not be given as well
+    refused_values: tuple[str, ...] = ()  # of an earlier version; the word takes no value now
 
 
 def _rewritten_words(settings: Settings) -> dict[str, Rewritten]:
@@ -230,7 +232,9 @@ def _rewritten_words(settings: Settings) -> dict[str, Rewritten]:
         if text.alone:
             found[now] = Rewritten((now, text.alone), unless_followed_by=get_args(hints[one.name]))
         if text.shorthand:
-            found[settings.flag(text.shorthand)] = Rewritten((now, text.shorthand))
+            found[settings.flag(text.shorthand)] = Rewritten(
+                (now, text.shorthand), not_beside=now, refused_values=text.old_values_of_shorthand
+            )
         for old in text.old_names:
             found[settings.flag(old)] = Rewritten((now,))
             if hints[one.name] is bool:
@@ -287,6 +291,16 @@ def _from_typer(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_shorthand(name: str, rule: Rewritten, args: list[str], value: str, context: typer.Context) -> None:
+    """Refuse a shorthand beside the option that it stands for, and values that it took in an earlier version."""
+    if value in rule.refused_values:
+        raise typer.BadParameter(f"{name} no longer takes a value ({value}): use {rule.words[0]}", ctx=context)
+    if rule.not_beside and any(word.partition("=")[0] == rule.not_beside for word in args):
+        raise typer.BadParameter(
+            f"{name} is short for {' '.join(rule.words)}: give either {name} or {rule.not_beside}", ctx=context
+        )
+
+
 class GroupedHelpCommand(TyperCommand):
     """A command whose plain-text help lists the options in groups."""
 
@@ -298,6 +312,8 @@ class GroupedHelpCommand(TyperCommand):
         for word, following in zip_longest(args, args[1:], fillvalue=""):
             name, equals, value = word.partition("=")
             rule = self.rewritten.get(name)
+            if rule is not None:
+                _check_shorthand(name, rule, args, value if equals else following, ctx)
             if rule is None or following in rule.unless_followed_by or (equals and len(rule.words) > 1):
                 words.append(word)
             else:

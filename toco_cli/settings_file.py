@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from data.errors import SettingsError
 from stages.config import NO_FILES, MakeLabels, TrainCam, TrainSeg, upgraded
 
 PATHS = ("data", "out", "cache", "train-cam.cache", "train-seg.cache")  # relative to the file, like weights files
@@ -60,7 +61,10 @@ def _with_current_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
     current = dict(values)
     for table, kind in kinds.items():
         if isinstance(own := values.get(table), Mapping):
-            fields = upgraded(kind, {name.replace("-", "_"): value for name, value in own.items()})
+            try:
+                fields = upgraded(kind, {name.replace("-", "_"): value for name, value in own.items()})
+            except SettingsError as error:
+                raise typer.BadParameter(f"[{table}] {error}") from error
             current[table] = {name.replace("_", "-"): value for name, value in fields.items()}
     return current
 

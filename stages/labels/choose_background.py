@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float16, Int, UInt8
 from torch import Tensor
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.images import image_size
 from data.readers import read_mask
 from stages.config import MakeLabels

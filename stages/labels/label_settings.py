@@ -1,4 +1,7 @@
-"""Settings of `toco make-labels`, completed from those of the training; without torch, to be checked at once."""
+"""Complete the settings of `toco make-labels` from those of the training.
+
+This file does not import torch, so that commands can check the settings at once.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -20,7 +20,8 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import FIX_OR_SKIP, DataError
 from stages.config import MakeLabels
 from stages.labels.pixel_labels import PixelLabels, pixel_labels, with_class_numbers
 from stages.labels.store import ImageLabels
@@ -127,7 +128,7 @@ class LabelMaker:
             return load_image(sample, self.config.image_size)
         except DataError as error:
             if not self.config.skip_bad:
-                raise DataError(f"{error}; fix or remove it, or skip it with --skip-bad") from error
+                raise DataError(f"{error}; {FIX_OR_SKIP}") from error
             self.monitor.warn(f"skipped: {error}")
             return None
 

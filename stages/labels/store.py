@@ -87,7 +87,8 @@ def _pack(labels: ImageLabels) -> tuple[bytes, bytes, bytes]:
     # HDF5's shuffle filter: the first bytes of all values, then the second bytes. Those of smooth maps are similar.
     shuffled = np.ascontiguousarray(labels.cam).view(np.uint8).reshape(-1, labels.cam.itemsize).T
     return (
-        # Searching for runs only (Z_RLE) halves the time for a CAM. Masks are runs; it packs them better than level 4.
+        # Z_RLE searches for runs only, which halves the time for a CAM. Masks consist of long runs, so that Z_RLE makes
+        # them smaller than gzip level 4 does.
         _gzip(shuffled, strategy=zlib.Z_RLE),
         _gzip(labels.mask, strategy=zlib.Z_RLE),
         b"" if labels.confidence is None else _gzip(labels.confidence),
@@ -153,7 +154,7 @@ def _copy_group(shards: Sequence[Path], group: str, product: h5py.File, check_di
         for number, (image_id, shard) in enumerate(sorted(places.items())):
             path = f"{group}/{image_id}"
             folder = path.rpartition("/")[0]
-            if folder != parent:  # searching the group once per folder and not per image is what makes joining fast
+            if folder != parent:  # one look-up per folder instead of per image makes joining fast
                 product.require_group(folder)
                 parent = folder
             source = open_shard(shard)

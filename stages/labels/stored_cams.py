@@ -41,8 +41,8 @@ def stored_label(cams: LabelFile, image_id: str, threshold: float | None) -> Int
     Args:
         cams: The group 'cams' of cams.h5.
         image_id: The image.
-        threshold: Background threshold; None for scores of the decoder. These are probabilities, and the background's
-            probability is what they lack to 1.
+        threshold: Background threshold; None for scores of the decoder. They are probabilities; the background has 1
+            minus their sum.
     """
     scores = read_cam(cams, image_id)
     label = with_background(scores)[0].argmax(dim=0) if threshold is None else labels_at(scores, threshold)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.dataset import IGNORE_INDEX, DataError, Dataset, Sample
-from data.errors import ArtifactError
+from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.errors import ArtifactError, DataError
 from data.image_cache import TrainingImages, open_cache
 from data.images import image_size
 from data.transforms import SegTransform, SegViews

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,6 @@ def check_scales(scales: Sequence[float], image_size: int, backbone: Backbone) -
             f"--scales {min(scales)} of --image-size {image_size} is less than one patch "
             f"({backbone.patch_size} pixels) of {backbone.name!r}: use larger scales"
         )
-
-
-def spec_as_dict(spec: CamModelSpec) -> dict[str, Any]:
-    """Return the spec as plain values, for config.json."""
-    return asdict(spec)
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

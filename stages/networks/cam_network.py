@@ -1,8 +1,8 @@
-"""The seam for another method: what the stages use of a network that makes CAMs.
+"""The interface that a CAM network must have, so that another method can take ToCo's place.
 
 ToCo's network is one `CamNetwork`. Another method provides a network with these names and a training step of its own;
-label making, evaluation and reports then work unchanged. A network without a second classifier gives its only one
-twice.
+label making, evaluation and reports then work unchanged. A network with one classifier returns its
+output for both.
 """
 
 from typing import Protocol, runtime_checkable

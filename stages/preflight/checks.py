@@ -12,7 +12,7 @@ from data.images import shorter_side
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.labels.store import LabelFile
-from stages.preflight.training import check_split, check_student_splits, check_training
+from stages.preflight.training import check_calibration, check_split, check_student_splits, check_training
 from stages.run_folder.artifacts import already_finished, check_up_to_date, open_stage
 from stages.run_folder.run_data import open_data, open_run_data, with_skip_bad
 from stages.runtime.extras import check_crf_backend
@@ -56,9 +56,11 @@ def before_make_labels(
     if already_finished(run, "labels", config, SilentMonitor(), resume=resume, overwrite=overwrite):
         return data
     check_thresholds_in_order(config, cam.settings)
-    check_crf_backend(config.crf_backend)
+    if config.uses_crf or config.background_threshold == "auto":
+        check_crf_backend(config.crf_backend)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     check_split(dataset, config.split, "--split")
+    check_calibration(dataset, config)
     return dataset
 
 
@@ -93,7 +95,8 @@ def before_evaluate(run: Path, config: Evaluate, *, data: Path | None = None) ->
     """
     cam = open_stage(run, "cam")
     dataset = open_run_data(cam, data, skip_bad=with_skip_bad(config, cam).skip_bad)
-    check_split(dataset, config.split, "--split")
+    if config.split is not None:  # by default the stage takes the split that the network was trained on
+        check_split(dataset, config.split, "--split")
     return dataset
 
 

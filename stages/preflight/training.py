@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.dataset import DataError, Dataset
-from data.errors import UserError
+from data.dataset import Dataset
+from data.errors import DataError, UserError
 from data.image_cache import open_cache
-from stages.config import NO_FILES, TrainCam, TrainSeg
+from stages.config import NO_FILES, MakeLabels, TrainCam, TrainSeg
 from stages.run_folder.saving import check_weights_file
 
 
@@ -24,7 +24,7 @@ def check_training(config: TrainCam | TrainSeg) -> None:
 
 
 def check_split(dataset: Dataset, split: str | None, option: str) -> None:
-    """Check that a split exists and has images; None is the split for training, which no option named.
+    """Check that a split exists and has images; None means the training split.
 
     Raises:
         DataError: Names the option.
@@ -50,6 +50,19 @@ def check_student_splits(dataset: Dataset, config: TrainSeg) -> None:
             raise DataError(
                 f"split '{config.val_split}' of {dataset.root} has no ground-truth masks: choose another --val-split"
             )
+
+
+def check_calibration(dataset: Dataset, config: MakeLabels) -> None:
+    """Check that there are images to calibrate on, if `config` asks for it.
+
+    Raises:
+        DataError: No image of the split has a ground-truth mask.
+    """
+    if config.calibration_images and not any(sample.mask for sample in dataset.split(config.split)):
+        raise DataError(
+            f"{dataset.root} has no ground-truth masks for --calibration-images: add some to masks/, or give "
+            "--background-threshold"
+        )
 
 
 @contextmanager

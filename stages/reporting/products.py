@@ -90,7 +90,9 @@ class RunProducts:
         if self.labels_folder is None:
             return None
         asked = self.labels_folder.typed_settings(MakeLabels)
-        return resolved(asked, self.cam_folder.settings, self.labels_folder.config["background_threshold"])
+        # Both back ends give the same result, and the one of the labels may be missing on this machine.
+        used = replace(asked, crf_backend="auto")
+        return resolved(used, self.cam_folder.settings, self.labels_folder.config["background_threshold"])
 
     def segmenters(self, precision: Precision) -> dict[NetworkName, Segmenter]:
         """The networks of the run as segmenters. They are not loaded again."""

@@ -99,14 +99,13 @@ def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, 
             the run to resume had other settings or another source.
     """
     path = run / stage
-    if not _in_use(path):
+    if not in_use(path):
         return False
     if not (resume or overwrite):
         raise ArtifactError(
             f"{path} exists: use --resume to continue it, --overwrite to start again, or another run folder"
         )
-    if not (path / "config.json").is_file():
-        raise ArtifactError(f"{path} has no config.json, so toco did not write it: give another run folder")
+    check_written_by_toco(path)
     if not resume:
         return False
     check_same_settings(read_config(run, stage), as_plain(asdict(settings)), path, MAY_CHANGE[stage])
@@ -120,6 +119,16 @@ def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, 
             (path / name).unlink(missing_ok=True)
     monitor.note(f"{path} is finished already")
     return True
+
+
+def check_written_by_toco(path: Path) -> None:
+    """Refuse a stage folder that holds something else.
+
+    Raises:
+        ArtifactError: There is no config.json.
+    """
+    if not (path / "config.json").is_file():
+        raise ArtifactError(f"{path} has no config.json, so toco did not write it: give another run folder")
 
 
 def begin_stage(
@@ -158,9 +167,9 @@ def begin_stage(
         "made_from": source_digest(run, stage),
         **(extra or {}),
     }
-    if _in_use(path):
+    if in_use(path):
         if not resume:
-            # Renamed first: a half-deleted folder would be neither a stage's folder nor free for a new one.
+            # Renamed first: a half-deleted folder could be neither opened nor reused.
             trash = run / f".{stage}.deleted"
             shutil.rmtree(trash, ignore_errors=True)
             shutil.rmtree(path.rename(trash))
@@ -175,7 +184,8 @@ def begin_stage(
     return StageFolder(path=path, config=as_plain(config))
 
 
-def _in_use(path: Path) -> bool:
+def in_use(path: Path) -> bool:
+    """Whether a stage's folder holds anything."""
     # Hidden files do not count: a run that was killed before it wrote config.json leaves only these.
     return path.exists() and not all(file.name.startswith(".") for file in path.iterdir())
 
@@ -280,23 +290,29 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
         raise ArtifactError(f"{run} has no {stage}/config.json: run 'toco {producer}' first")
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError(f"{config!r} is not an object")
+        _check_format(config, path)  # first: a newer format may have moved the entries that follow
         dataset = config["dataset"]
         for value, kind in ((config["settings"], dict), (dataset["root"], str), (dataset["class_names"], list)):
             if not isinstance(value, kind):
                 raise TypeError(f"{value!r} is not a {kind.__name__}")
-        return _upgraded(config, stage, path)
+        return _upgraded(config, stage)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}): run 'toco {producer} --overwrite' again") from error
 
 
-def _upgraded(config: dict[str, Any], stage: str, path: Path) -> dict[str, Any]:
-    """Bring the config of an earlier format up to date: today's names, and defaults for settings that are newer."""
+def _check_format(config: Mapping[str, Any], path: Path) -> None:
     written = config.get("format", 1)
     if written > RUN_FORMAT:
         raise ArtifactError(
             f"{path} has format {written}, written by toco {config.get('toco')}; this version reads up to format "
             f"{RUN_FORMAT}: update toco"
         )
+
+
+def _upgraded(config: dict[str, Any], stage: str) -> dict[str, Any]:
+    """Bring the config of an earlier format up to date: today's names, and defaults for settings that are newer."""
     kind = SETTINGS[stage]
     config["settings"] = {**as_plain(asdict(kind())), **upgraded(kind, config["settings"])}
     if "background" in config:  # until format 1

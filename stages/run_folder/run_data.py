@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from data.dataset import DataError, Dataset, Sample
+from data.dataset import Dataset, Sample
+from data.errors import DataError
 from data.readers import check_images, open_dataset
 from stages.config import Machine
 from stages.run_folder.artifacts import StageFolder, check_classes

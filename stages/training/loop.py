@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.dataset import DataError
-from data.errors import ArtifactError, SettingsError, reason
+from data.errors import ArtifactError, DataError, SettingsError, reason
 from data.stream import LoadedBatch, SampleStream, StreamBatches
 from stages.config import TrainingSettings
 from stages.run_folder.saving import load_checkpoint, save_checkpoint, save_weights

@@ -29,7 +29,9 @@ class Settings:
     weights: Path | None = option(None, help="File.")
     ptc_weight: float = option(0.2, help="Weight.", minimum=0, maximum=9, group="Losses")
     background: float | Literal["auto"] = option(0.5, help="Score.", minimum=0, maximum=1)
-    crf: Literal["off", "full", "fast"] = option("off", help="Sharpen.", alone="full", shorthand="fast")
+    crf: Literal["off", "full", "fast"] = option(
+        "off", help="Sharpen.", alone="full", shorthand="fast", old_values_of_shorthand=("very",)
+    )
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -239,6 +241,22 @@ def test_command__short_and_earlier_names_of_options(words: list[str], changed: 
     result, call = run(*words)
     assert result.exit_code == 0, result.output
     assert call["config"] == replace(Settings(), **changed)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data", "--fast", "--crf", "full"], "--fast is short for --crf fast: give either --fast or --crf"),
+        (["data", "--crf=full", "--fast"], "--fast is short for --crf fast: give either --fast or --crf"),
+        (["data", "--fast", "very"], "--fast no longer takes a value (very): use --crf"),
+        (["data", "--fast=very"], "--fast no longer takes a value (very): use --crf"),
+    ],
+)
+def test_command__a_shorthand_that_cannot_be_meant(words: list[str], message: str) -> None:
+    result, call = run(*words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not call
 
 
 @pytest.mark.parametrize("name", ["--flip", "--steps"])

@@ -113,3 +113,20 @@ def test_take_settings__bad_files_are_one_line(
 def test_take_settings__no_such_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--config", "gone.toml"]) == 2
     assert "gone.toml cannot be read: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("crf", "refine", "fast"), [('"off"', "none", False), ('"full"', "crf", False), ('"fast"', "crf", True)]
+)
+def test_take_settings__crf_of_version_0_1(
+    called: dict[str, Any], write: Callable[[str], str], crf: str, refine: str, fast: bool
+) -> None:
+    assert main(["run", "--config", write(f'data = "p"\nout = "r"\n[make-labels]\ncrf = {crf}\n')]) == 0
+    assert (called["labels"].refine, called["labels"].crf_fast) == (refine, fast)
+
+
+def test_take_settings__a_value_of_crf_that_never_was(
+    called: dict[str, Any], write: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--config", write('data = "p"\nout = "r"\n[make-labels]\ncrf = false\n')]) == 2
+    assert "[make-labels] crf = False is not a value of any version" in capsys.readouterr().err

@@ -114,11 +114,11 @@ def decoder_run(labelled_run: LabelledRun) -> LabelledRun:
     """A run whose CAM network is untrained; beside `student_run`, it is the same run."""
     import torch
 
-    from stages.networks.cam_model import new_cam_model, spec_as_dict
+    from stages.networks.cam_model import new_cam_model
 
     torch.manual_seed(0)
     model, spec = new_cam_model(CAM, 2)
-    extra = {"model": spec_as_dict(spec)}
+    extra = {"model": asdict(spec)}
     dataset = open_dataset(labelled_run.data)
     folder = begin_stage(labelled_run.run, "cam", settings=CAM, dataset=dataset, extra=extra).path
     save_weights(folder / "model.safetensors", model.state_dict())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
+from data.errors import DataError
 from stages.check import Sizes, check, sizes_of
 from stages.runtime.monitor import SilentMonitor
 

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import stages.evaluate
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from data.readers import open_dataset
 from stages.config import Evaluate, MakeLabels, Predict
 from stages.evaluate import evaluate, label_columns

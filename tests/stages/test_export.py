@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from stages.export import FORMATS, export
 from stages.runtime.monitor import SilentMonitor
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import stages.labels.maker
 import stages.make_labels
-from data.dataset import DataError, Sample
-from data.errors import ArtifactError
+from data.dataset import Sample
+from data.errors import ArtifactError, DataError
 from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.labels.choose_background import GRID

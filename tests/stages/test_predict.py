@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from data.palette import colour_map
 from stages.config import Predict
 from stages.networks.cam_model import load_cam_model

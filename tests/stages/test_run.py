@@ -16,8 +16,7 @@ import tomlkit
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from data.dataset import DataError
-from data.errors import ArtifactError, UserError
+from data.errors import ArtifactError, DataError, UserError
 from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.labels.store import LabelFile
 from stages.run import run

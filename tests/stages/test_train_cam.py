@@ -18,8 +18,7 @@ from torch import Tensor
 import stages.networks.cam_model
 import stages.toco.step
 import stages.train_cam
-from data.dataset import DataError
-from data.errors import ArtifactError
+from data.errors import ArtifactError, DataError
 from stages.config import CAM_RECIPES, TrainCam
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.losses import classification_loss

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import data.image_cache
-from data.dataset import DataError, Sample
-from data.errors import ArtifactError
+from data.dataset import Sample
+from data.errors import ArtifactError, DataError
 from data.images import read_image, read_reduced
 from data.transforms import SegTransform
 from stages.config import TrainSeg

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from data.custom_reader import read_custom
-from data.dataset import DataError
 from data.drawing.kinds import DEMO_KINDS, Kind
 from data.drawing.sample import draw_sample
 from data.drawing.scene import draw_scene
+from data.errors import DataError
 from data.palette import colour_map
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.labels.choose_background import (

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from data.dataset import DataError, Sample
+from data.dataset import Sample
+from data.errors import DataError
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import (
     class_label_matrix,

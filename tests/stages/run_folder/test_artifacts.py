@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,36 @@ def test_already_finished__clears_away_what_a_killed_run_left(tmp_path: Path, da
         (folder / name).write_text("x")
     begin(tmp_path, dataset, resume=True)
     assert names(folder) == {"config.json", "model.safetensors"}
+
+
+def rewrite_config(run: Path, **changes: Any) -> None:
+    path = run / "cam" / "config.json"
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def test_read_config__a_newer_format_is_not_called_damaged(tmp_path: Path, dataset: Dataset) -> None:
+    begin(tmp_path, dataset)
+    rewrite_config(tmp_path, format=99, settings=None)
+    with pytest.raises(ArtifactError) as caught:
+        read_config(tmp_path, "cam")
+    assert_one_line(caught, "has format 99", "reads up to format 2: update toco")
+
+
+def test_read_config__version_0_1_has_no_format_and_old_names(tmp_path: Path, dataset: Dataset) -> None:
+    begin(tmp_path, dataset)
+    rewrite_config(tmp_path, format=None, settings={"encoder_start": 0.4, "background": 0.3, "scales": [1.0]})
+    settings = read_config(tmp_path, "cam")["settings"]
+    assert (settings["freeze_encoder_until"], settings["background_threshold"]) == (0.4, 0.3)
+    assert settings["precision"] == "auto"  # newer than the run
+    assert StageFolder(path=tmp_path / "cam", config=read_config(tmp_path, "cam")).typed_settings(TrainCam) == TrainCam(
+        freeze_encoder_until=0.4, background_threshold=0.3, scales=(1.0,)
+    )
+
+
+def test_typed_settings__a_setting_that_this_version_lacks(tmp_path: Path, dataset: Dataset) -> None:
+    folder = begin(tmp_path, dataset)
+    rewrite_config(tmp_path, settings={"colour": 1})
+    with pytest.raises(ArtifactError) as caught:
+        replace(folder, config=read_config(tmp_path, "cam")).typed_settings(TrainCam)
+    assert_one_line(caught, "this version of toco has no setting 'colour'", "install that version")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from data.dataset import DataError
+from data.errors import DataError
 from data.readers import open_dataset
 from stages.run_folder.run_data import spread, usable_samples
 

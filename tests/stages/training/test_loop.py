@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.dataset import DataError, Sample
-from data.errors import ArtifactError
+from data.dataset import Sample
+from data.errors import ArtifactError, DataError
 from data.stream import SampleStream
 from stages.config import TrainingSettings as Settings
 from stages.runtime.fabric import make_fabric
