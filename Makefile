@@ -27,7 +27,8 @@ demo: setup
 
 # One worker for each core, up to four: each of them imports torch and trains the networks that its tests share.
 # A file's tests stay together (loadfile), because they share networks, too.
-PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile
+# tests/conftest.py sorts the files.
+PYTEST := $(RUN) pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST)
