@@ -233,7 +233,9 @@ def test_run__stages_have_the_devices_of_the_run(
     own_run: Path, pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg]
 ) -> None:
     cam = cam_settings(devices=2)
-    with pytest.raises(ValueError, match=r"--train-cam.devices 2: all stages of 'toco run' use the same --devices \(1\)"):
+    with pytest.raises(
+        ValueError, match=r"--train-cam.devices 2: all stages of 'toco run' use the same --devices \(1\)"
+    ):
         run(pictures, own_run.parent / "new", Run(), SilentMonitor(), cam=cam, labels=LABELS, seg=seg_settings())
     assert not (own_run.parent / "new").exists()
     config = json.loads((own_run / "cam/config.json").read_text())
