@@ -57,7 +57,8 @@ def set_environment(variables: MutableMapping[str, str]) -> None:
     """Set what torch and OpenMP read when torch is imported, unless the user has set it."""
     variables.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no warnings of torch's C++ code, once per process
     # Idle threads sleep at once. By default they spin, and with other work on the machine they take the cores away
-    # from the threads that compute (bench/threads.py).
+    # from the threads that compute: a step then takes 1.7 times as long. Alone, both take the same time within 5 %
+    # (bench/threads.py).
     if not any(name in variables for name in WAITING):
         variables["OMP_WAIT_POLICY"] = "passive"
 
