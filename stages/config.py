@@ -10,6 +10,7 @@ from typing import Any, Literal
 from data.errors import SettingsError
 from stages.option import check_limits, option, with_current_names
 
+FEATURE_HEADS = ("linear", "mlp", "conv")  # values of --arch that are heads on frozen features
 NO_FILES = ("pretrained", "none")  # values of --weights that are not paths
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
@@ -19,6 +20,7 @@ CrfBackend = Literal["auto", "torch", "pydensecrf"]
 AUGMENTATION = "Augmentation"
 METHOD = "Constants of the method"
 PROGRESS = "Progress and checkpoints"
+RELABELLING = "Relabelling"
 MACHINE = "Hardware and bad files"
 
 CRF_BACKEND_HELP = (
@@ -334,6 +336,31 @@ class MakeLabels(Parallel):
         group=METHOD,
         old_names=("background_low",),
     )
+    relabel: Literal["none", "linear", "mlp"] = option(
+        "none",
+        "Improve the masks: heads on frozen features learn from the CAMs' labels of all images, and label them again. "
+        "linear suits photographs, mlp (a hidden layer) textures.",
+    )
+    relabel_rounds: int = option(6, "How often all images are labelled again.", minimum=1, group=RELABELLING)
+    relabel_steps: int = option(500, "Training steps of each head in a round.", minimum=1, group=RELABELLING)
+    feature_backbone: str | None = option(
+        None, "Vision Transformer of the features, by its timm name; by default that of train-cam.", group=RELABELLING
+    )
+    feature_weights: str = option(
+        "auto",
+        "Its weights: pretrained (download), a .safetensors FILE, or trained (those that train-cam made). By default "
+        "the weights that train-cam began with, or the trained ones if those were random.",
+        group=RELABELLING,
+    )
+    feature_size: int | None = option(
+        None,
+        "Longer side of the images for the features, in pixels; by default 32 patches. Small objects need more.",
+        minimum=16,
+        group=RELABELLING,
+    )
+    feature_blocks: tuple[int, ...] = option(
+        (-1,), "Blocks whose tokens are joined; negative numbers count from the last.", group=RELABELLING
+    )
     image_labels: Literal["given", "predicted"] = option(
         "given",
         "With given, only images that have image labels get masks; with predicted, also images without a row in "
@@ -389,8 +416,15 @@ class TrainSeg(TrainingSettings):
 
     split: str | None = option(None, "Train only on the labelled images of this split; by default on all of them.")
 
-    arch: str = option("DeepLabV3Plus", "Network of segmentation-models-pytorch (DeepLabV3Plus, Unet, FPN ...).")
-    encoder: str = option("resnet50", "Its encoder, by that library's name; 'tu-NAME' takes timm's NAME.")
+    arch: str = option(
+        "DeepLabV3Plus",
+        "Network of segmentation-models-pytorch (DeepLabV3Plus, Unet, FPN ...); or linear, mlp or conv: a small head "
+        "on the frozen features of make-labels --relabel, which is trained in minutes on a CPU.",
+    )
+    encoder: str = option(
+        "resnet50",
+        "Its encoder, by that library's name; 'tu-NAME' takes timm's NAME. Heads on features need none.",
+    )
     weights: str = option(
         "pretrained", "Initial weights of the encoder: pretrained (download), none (random), or a .safetensors FILE."
     )
@@ -430,6 +464,15 @@ class TrainSeg(TrainingSettings):
                 f"--image-size {self.image_size} is not a multiple of 32: use "
                 f"{max(32, round(self.image_size / 32) * 32)}"
             )
+        if self.confidence_weighting and self.uses_features:
+            raise SettingsError(
+                f"--arch {self.arch} learns from the probabilities of relabelling, not with --confidence-weighting"
+            )
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether the student is a head on frozen features."""
+        return self.arch in FEATURE_HEADS
 
 
 @dataclass(frozen=True, kw_only=True)

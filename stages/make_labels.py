@@ -13,8 +13,9 @@ from stages.config import MakeLabels
 from stages.labels.choose_background import choose_background
 from stages.labels.label_settings import resolved, with_training_defaults
 from stages.labels.maker import LabelMaker
-from stages.labels.store import join_shards, label_attributes, stored_ids, write_shard
+from stages.labels.store import join_file, join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
+from stages.relabel.relabel_maker import new_relabeller
 from stages.run_folder.artifacts import already_finished, begin_stage, open_stage, read_config
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_run_data, usable_samples
@@ -83,8 +84,32 @@ def make_labels(
 
 def _label(folder: Path, samples: Sequence[Sample], maker: LabelMaker, dataset: Dataset) -> None:
     """Make the missing labels, shard by shard, and join all shards at the end."""
+    fabric, config = maker.fabric, maker.config
+    shards, relabelled = folder / "shards", folder / "shards" / "relabelled"
+    attributes = label_attributes(dataset.class_names, asdict(config))
+    if config.relabel == "none":
+        label_in_shards(shards, samples, maker, "making labels")
+    else:
+        seeds = LabelMaker(
+            model=maker.model, fabric=fabric, config=replace(config, refine="none"), monitor=maker.monitor
+        )
+        label_in_shards(shards, samples, seeds, "making CAMs")
+        if fabric.is_global_zero:
+            join_file(shards / "cams" / "cams.h5", sorted(shards.glob("*.h5")), {"cams": "cams"}, attributes)
+        fabric.barrier()
+        relabeller = new_relabeller(folder.parent, samples, shards / "cams", seeds, config)
+        label_in_shards(relabelled, relabeller.samples, relabeller, "labelling again")
+    if fabric.is_global_zero:
+        again = sorted(relabelled.glob("*.h5"))
+        join_shards(sorted(shards.glob("*.h5")), folder, attributes, relabelled=again)
+        shutil.rmtree(shards)
+    fabric.barrier()
+    maker.monitor.finish()
+
+
+def label_in_shards(shards: Path, samples: Sequence[Sample], maker: LabelMaker, title: str) -> None:
+    """Write the labels that are missing in a folder of shards."""
     fabric, monitor = maker.fabric, maker.monitor
-    shards = folder / "shards"
     # By id, not by position: an image that was fixed since the interrupted run shifts all later images.
     done = stored_ids(sorted(shards.glob("*.h5")))
     fabric.barrier()  # no rank writes before all have listed the shards
@@ -92,18 +117,12 @@ def _label(folder: Path, samples: Sequence[Sample], maker: LabelMaker, dataset: 
     size = max(SHARD, maker.config.batch_size)
     groups = [samples[first : first + size] for first in range(0, len(samples), size)]
     mine = [[one for one in group if one.id not in done] for group in groups[fabric.global_rank :: fabric.world_size]]
-    monitor.start("making labels", len(samples), done=sum(one.id in done for one in samples))
+    monitor.start(title, len(samples), done=sum(one.id in done for one in samples))
     for labels in maker.run([group for group in mine if group]):
         write_shard(free_name(shards, fabric.global_rank), labels, threads=maker.threads)
         if fabric.world_size > 1:  # the other ranks do about as many
             monitor.advance(len(labels) * (fabric.world_size - 1))
     fabric.barrier()
-    if fabric.is_global_zero:
-        attributes = label_attributes(dataset.class_names, asdict(maker.config))
-        join_shards(sorted(shards.glob("*.h5")), folder, attributes)
-        shutil.rmtree(shards)
-    fabric.barrier()
-    monitor.finish()
 
 
 def samples_to_label(dataset: Dataset, config: MakeLabels, patch_size: int, monitor: Monitor) -> list[Sample]:

@@ -65,9 +65,9 @@ def predict(
     done = set() if replace else finished_images(out, samples, config.outputs, record, earlier, resume=resume)
     good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
 
+    from data.read_ahead import batches, read_ahead
     from stages.networks.inference import to_tensor
     from stages.networks.segmenter import open_segmenter
-    from stages.prediction.read_ahead import batches, read_ahead
     from stages.prediction.results import write_results
     from stages.runtime.fabric import start
 

@@ -3,10 +3,11 @@
 In: RUN/labels and its data set. Out: RUN/seg with config.json, model.safetensors, metrics.jsonl, sessions.jsonl.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +23,22 @@ from data.images import read_image
 from data.readers import check_images, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
-from stages.config import TrainSeg
+from stages.config import MakeLabels, TrainSeg
+from stages.features.cache import FeatureCache, compute_features
+from stages.features.encoder import load_encoder
+from stages.features.spec import feature_spec
 from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
 from stages.networks.inference import to_tensor
-from stages.networks.student import Student, label_map, new_student, student_probabilities
+from stages.networks.student import (
+    Student,
+    StudentSpec,
+    label_map,
+    new_feature_student,
+    new_student,
+    student_probabilities,
+)
 from stages.preflight.training import check_student_splits
-from stages.run_folder.artifacts import already_finished, begin_stage, check_up_to_date, open_stage
+from stages.run_folder.artifacts import StageFolder, already_finished, begin_stage, check_up_to_date, open_stage
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_run_data, spread, usable_samples
 from stages.runtime.fabric import ranks_of, share_counts, start
@@ -35,6 +46,7 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 from stages.toco.ranks import SINGLE_RANK, Ranks
+from stages.training.feature_student import FeatureViews, LoadFeatures, feature_losses, standardise
 from stages.training.loop import fit
 
 
@@ -79,18 +91,14 @@ def train_seg(
     check_labelled(samples, label_file, confidence=config.confidence_weighting)
     with_masks = validation_images(dataset, config, monitor)
     torch.manual_seed(config.seed)
-    student, spec = new_student(config, len(dataset.class_names))
-    if (
-        fabric.world_size > 1 and fabric.device.type == "cuda"
-    ):  # batch norm over the whole batch, which only CUDA supports
-        nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
-    load = LoadLabelled(label_file, len(dataset.class_names), spec.long_side, config)
+    training = features_training if config.uses_features else image_training
+    student, spec, learner, stream, losses = training(run, labels, samples, dataset, config, fabric, monitor)
     if fabric.is_global_zero:
         begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
     fabric.barrier()
     with session(folder, recorded=fabric.is_global_zero):
         fit(
-            student,
+            learner,
             encoder=student.network.encoder,
             product=student,
             fabric=fabric,
@@ -98,16 +106,84 @@ def train_seg(
             folder=folder,
             monitor=share,
             title="training the student",
-            stream=SampleStream(
-                samples, load, seed=config.seed, skip_bad=config.skip_bad, take_warnings=load.images.take_warnings
-            ),
-            losses=partial(_losses, config, fabric),
+            stream=stream,
+            losses=losses,
             evaluate=(
                 partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None
             ),
             resume=resume,
         )
     return folder
+
+
+class StudentTraining(NamedTuple):
+    """What the two kinds of students have of their own."""
+
+    student: Student
+    spec: StudentSpec
+    learner: nn.Module  # the part that is trained
+    stream: SampleStream
+    losses: Callable[[nn.Module, int, Any], Mapping[str, Tensor]]
+
+
+def image_training(
+    run: Path,
+    labels: StageFolder,
+    samples: Sequence[Sample],
+    dataset: Dataset,
+    config: TrainSeg,
+    fabric: Fabric,
+    monitor: Monitor,
+) -> StudentTraining:
+    """Prepare a network that learns from images and masks.
+
+    Raises:
+        SettingsError: The network or its weights are not available.
+    """
+    student, spec = new_student(config, len(dataset.class_names))
+    if (
+        fabric.world_size > 1 and fabric.device.type == "cuda"
+    ):  # batch norm over the whole batch, which only CUDA supports
+        nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+    load = LoadLabelled(labels.path / "labels.h5", len(dataset.class_names), spec.long_side, config)
+    stream = SampleStream(
+        samples, load, seed=config.seed, skip_bad=config.skip_bad, take_warnings=load.images.take_warnings
+    )
+    return StudentTraining(student, spec, student, stream, partial(_losses, config, fabric))
+
+
+def features_training(
+    run: Path,
+    labels: StageFolder,
+    samples: Sequence[Sample],
+    dataset: Dataset,
+    config: TrainSeg,
+    fabric: Fabric,
+    monitor: Monitor,
+) -> StudentTraining:
+    """Prepare a head that learns from stored features.
+
+    Raises:
+        DataError: An image is bad, and bad images are not to be skipped.
+        SettingsError: The network of the features is not available.
+    """
+    features = feature_spec(labels.typed_settings(MakeLabels), open_stage(run, "cam"))
+    if fabric.is_global_zero:
+        compute_features(run, features, samples, config, fabric, monitor).close()
+    fabric.barrier()
+    cache = FeatureCache(run, features)
+    samples = [one for one in samples if one.id in cache]
+    encoder = load_encoder(features, run)
+    student, spec = new_feature_student(
+        encoder, features.backbone_options, config, len(dataset.class_names), features.long_side
+    )
+    head = student.network.head
+    standardise(head, cache, samples)
+    fabric.to_device(student.eval())
+    side = -(-features.long_side // encoder.patch_size)
+    load = LoadFeatures(cache, labels.path, len(dataset.class_names), side)
+    stream = SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad)
+    return StudentTraining(student, spec, head, stream, partial(_feature_losses, config, fabric))
 
 
 def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> list[Sample]:
@@ -164,6 +240,13 @@ def _losses(
         ),
         "labelled": (batch.mask != IGNORE_INDEX).float().mean(),
     }
+
+
+def _feature_losses(
+    config: TrainSeg, fabric: Fabric, network: nn.Module, iteration: int, batch: FeatureViews
+) -> Mapping[str, Tensor]:
+    torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank))  # of dropout, see `_losses`
+    return feature_losses(network, batch, ranks_of(fabric))
 
 
 def _scores(

@@ -67,6 +67,11 @@ class LabelMaker:
     config: MakeLabels
     monitor: Monitor
 
+    @property
+    def probabilities_given(self) -> bool:
+        """Whether score maps are probabilities, see `pixel_labels`."""
+        return self.config.source == "decoder"
+
     def run(self, groups: Iterable[Sequence[Sample]]) -> Iterator[list[ImageLabels]]:
         """Yield the labels of each group of images, in order.
 
@@ -119,7 +124,7 @@ class LabelMaker:
             loaded = list(threads.map(self._load, batch))
             good = [(sample, image) for sample, image in zip(batch, loaded, strict=True) if image is not None]
             if good:
-                yield self._score([sample for sample, _ in good], [image for _, image in good], tokens)
+                yield self.score([sample for sample, _ in good], [image for _, image in good], tokens)
 
     def _load(self, sample: Sample) -> LoadedImage | None:
         """Read an image; None if it is bad and bad images are skipped."""
@@ -132,7 +137,8 @@ class LabelMaker:
             self.monitor.warn(f"skipped: {error}")
             return None
 
-    def _score(self, samples: Sequence[Sample], images: Sequence[LoadedImage], with_tokens: bool) -> list[Scored]:
+    def score(self, samples: Sequence[Sample], images: Sequence[LoadedImage], with_tokens: bool) -> list[Scored]:
+        """Return the images with the score maps of their classes, and with their patch tokens if asked for."""
         device, config = self.fabric.device, self.config
         squares = torch.stack([image.squashed for image in images]).to(device)  # (b, 3, s, s)
         with self.fabric.autocast():
@@ -174,11 +180,22 @@ class LabelMaker:
         """
         if pool is None:
             # All images at once: on a GPU they share each operation of the CRF.
-            made = pixel_labels([one.maps for one in batch], [one.image for one in batch], self.config)
+            made = pixel_labels(
+                [one.maps for one in batch],
+                [one.image for one in batch],
+                self.config,
+                probabilities_given=self.probabilities_given,
+            )
             futures = [_finished(labels) for labels in made]
         else:
             futures = [
-                pool.submit(_pixel_labels_in_process, one.maps.cpu().numpy(), one.image.cpu().numpy(), self.config)
+                pool.submit(
+                    _pixel_labels_in_process,
+                    one.maps.cpu().numpy(),
+                    one.image.cpu().numpy(),
+                    self.config,
+                    self.probabilities_given,
+                )
                 for one in batch
             ]
         return [
@@ -218,6 +235,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _pixel_labels_in_process(maps: NDArray[np.float32], image: NDArray[np.uint8], config: MakeLabels) -> PixelLabels:
-    (labels,) = pixel_labels([torch.from_numpy(maps)], [torch.from_numpy(image)], config)
+def _pixel_labels_in_process(
+    maps: NDArray[np.float32], image: NDArray[np.uint8], config: MakeLabels, probabilities_given: bool
+) -> PixelLabels:
+    (labels,) = pixel_labels(
+        [torch.from_numpy(maps)], [torch.from_numpy(image)], config, probabilities_given=probabilities_given
+    )
     return labels

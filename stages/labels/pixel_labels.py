@@ -43,7 +43,11 @@ class PixelLabels(NamedTuple):
 
 
 def pixel_labels(
-    maps: Sequence[Float[Tensor, "_k _h _w"]], images: Sequence[UInt8[Tensor, "3 _h _w"]], config: MakeLabels
+    maps: Sequence[Float[Tensor, "_k _h _w"]],
+    images: Sequence[UInt8[Tensor, "3 _h _w"]],
+    config: MakeLabels,
+    *,
+    probabilities_given: bool = False,
 ) -> list[PixelLabels]:
     """Make masks from the score maps of the images' classes.
 
@@ -51,6 +55,8 @@ def pixel_labels(
         maps: Scores of each image's classes, 0..1; any size.
         images: The images, on the same device. Masks have their sizes.
         config: As `label_settings.resolved` returns it.
+        probabilities_given: The scores are probabilities; the background has 1 minus their sum. Otherwise they are
+            compared with thresholds.
     """
     high, low, threshold = config.high_threshold, config.low_threshold, config.background_threshold
     assert high is not None
@@ -62,7 +68,7 @@ def pixel_labels(
         if not len(scores):  # an image without classes is background, with full confidence
             empty = scores.new_zeros(scores.shape[1:])
             found[place] = PseudoLabel(empty.long(), empty + 1)
-        elif config.source == "decoder":
+        elif probabilities_given:
             probabilities[place] = with_background(scores)
         elif config.uses_crf or config.uses_par:
             probabilities[place] = against_backgrounds(scores, (high, low))

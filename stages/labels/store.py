@@ -3,8 +3,10 @@
     cams.h5    cams/<image id>        float16 (k, s, s), 0..1; attributes `classes` (1-based) and `size` (h, w)
     labels.h5  masks/<image id>       uint8 (h, w): 0 background, 1..C classes, 255 ignored
                confidence/<image id>  uint8 (h, w): 0..255 for 0..1; only with --confidence
+    scores.h5  scores/<image id>      float16 (k, gh, gw), 0..1, and the attributes of CAMs; only with --relabel
 
-Letters: k classes of the image, s side of the network's square input, h w size of the original image. Earlier versions
+Letters: k classes of the image, s side of the network's square input, h w size of the original image, gh gw patches of
+the frozen features. Earlier versions
 stored CAMs as (k, h, w), without `size`.
 
 Shards and products are written atomically: a file under its final name is complete. Each array is one gzip chunk,
@@ -29,12 +31,10 @@ from numpy.typing import NDArray
 from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX
 from data.errors import ArtifactError
+from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names
 from stages.run_folder.saving import atomic_stream
 
-FILE_GROUPS = {"cams.h5": ("cams",), "labels.h5": ("masks", "confidence")}
 OPTIONAL = ("confidence",)  # groups that exist only if an image has data for them
-# The file format of HDF5 1.10 (2016): single chunks and large groups take less space than in older formats.
-HDF5_VERSIONS = ("v110", "v110")
 OPEN_SHARDS = 64  # files open at the same time while shards are joined
 
 
@@ -43,7 +43,7 @@ class ImageLabels(NamedTuple):
 
     id: str
     classes: tuple[int, ...]  # 1-based, in the order of `cam`
-    cam: NDArray[np.float16]  # (k, s, s), 0..1
+    cam: NDArray[np.float16]  # (k, s, s), 0..1; of a relabelled image its scores (k, gh, gw)
     mask: NDArray[np.uint8]  # (h, w)
     confidence: NDArray[np.uint8] | None = None  # (h, w), 0..255 for 0..1
 
@@ -126,8 +126,12 @@ def stored_ids(shards: Sequence[Path]) -> set[str]:
     return set(_places(shards, "masks"))
 
 
-def join_shards(shards: Sequence[Path], folder: Path, attributes: Mapping[str, Any]) -> None:
+def join_shards(
+    shards: Sequence[Path], folder: Path, attributes: Mapping[str, Any], *, relabelled: Sequence[Path] = ()
+) -> None:
     """Copy all shards into cams.h5 and labels.h5 of a folder, without decompressing them.
+
+    If there are relabelled shards, the masks are theirs, and their scores become scores.h5.
 
     Images are written in the order of their ids, so that the products are byte-identical whichever process wrote which
     shard, and when. If an image is in several shards, the labels of the first shard are used. Memory holds the ids and
@@ -137,16 +141,40 @@ def join_shards(shards: Sequence[Path], folder: Path, attributes: Mapping[str, A
         ArtifactError: A shard is damaged or is another kind of file.
         OSError: A product could not be written completely.
     """
-    for name, groups in FILE_GROUPS.items():
-        with atomic_stream(folder / name) as stream, h5py.File(stream, "w", libver=HDF5_VERSIONS) as product:
-            for key, value in attributes.items():
-                product.attrs[key] = value
-            for group in groups:
-                _copy_group(shards, group, product, stream.check)
+    sources = [("cams.h5", shards, {"cams": "cams"})]
+    if relabelled:
+        sources.append(("scores.h5", relabelled, {"cams": "scores"}))
+    # Last, because a stage is finished when it exists.
+    sources.append(("labels.h5", relabelled or shards, {"masks": "masks", "confidence": "confidence"}))
+    for name, parts, groups in sources:
+        join_file(folder / name, parts, groups, attributes)
 
 
-def _copy_group(shards: Sequence[Path], group: str, product: h5py.File, check_disk: Callable[[], None]) -> None:
-    places = _places(shards, group)
+def join_file(path: Path, shards: Sequence[Path], groups: Mapping[str, str], attributes: Mapping[str, Any]) -> None:
+    """Copy groups of all shards into one file.
+
+    Args:
+        path: The file.
+        shards: The shards.
+        groups: The groups' names in the shards, and their names in the file.
+        attributes: Attributes of the file.
+
+    Raises:
+        ArtifactError: A shard is damaged or is another kind of file.
+        OSError: The file could not be written completely.
+    """
+    with atomic_stream(path) as stream, h5py.File(stream, "w", libver=HDF5_VERSIONS) as product:
+        for key, value in attributes.items():
+            product.attrs[key] = value
+        for stored, group in groups.items():
+            _copy_group(shards, stored, group, product, stream.check)
+
+
+def _copy_group(
+    shards: Sequence[Path], stored: str, group: str, product: h5py.File, check_disk: Callable[[], None]
+) -> None:
+    """Copy the group `stored` of all shards to `group` of the product."""
+    places = _places(shards, stored)
     if places or group not in OPTIONAL:
         product.create_group(group)
     parent = group
@@ -159,7 +187,7 @@ def _copy_group(shards: Sequence[Path], group: str, product: h5py.File, check_di
                 parent = folder
             source = open_shard(shard)
             with _damaged(shard):
-                source.copy(path, product, path)
+                source.copy(f"{stored}/{image_id}", product, path)
             if number % 1000 == 0:  # stop soon after the disk is full
                 check_disk()
     check_disk()
@@ -207,19 +235,6 @@ def _damaged(shard: Path) -> Iterator[None]:
             f"{shard} is not a complete shard of labels ({error}): delete it and run 'toco make-labels --resume', "
             "which makes its images again"
         ) from error
-
-
-def dataset_names(group: h5py.Group) -> list[str]:
-    """List the data sets below a group: relative paths, folder by folder in alphabetical order."""
-    names: list[str] = []
-
-    def visit(name: bytes, about: Any) -> None:
-        if about.type == h5py.h5o.TYPE_DATASET:
-            names.append(name.decode())
-
-    # h5py's `items` opens each data set and is ten times slower.
-    h5py.h5o.visit(group.id, visit, idx_type=h5py.h5.INDEX_NAME, order=h5py.h5.ITER_INC, info=True)
-    return names
 
 
 def label_attributes(class_names: Sequence[str], how: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def read_cam(cams: LabelFile, image_id: str, size: tuple[int, int] | None = None
     return at_image_size(torch.from_numpy(cams.read(image_id)), size or cams.image_size(image_id)).float()
 
 
-def stored_label(cams: LabelFile, image_id: str, threshold: float | None) -> Int[Tensor, "h w"]:
+def stored_label(
+    cams: LabelFile, image_id: str, threshold: float | None, size: tuple[int, int] | None = None
+) -> Int[Tensor, "h w"]:
     """Label an image from its stored scores, with the data set's class numbers.
 
     Args:
@@ -43,7 +45,8 @@ def stored_label(cams: LabelFile, image_id: str, threshold: float | None) -> Int
         image_id: The image.
         threshold: Background threshold; None for scores of the decoder. They are probabilities; the background has 1
             minus their sum.
+        size: Height and width of the label; by default the image's size.
     """
-    scores = read_cam(cams, image_id)
+    scores = read_cam(cams, image_id, size)
     label = with_background(scores)[0].argmax(dim=0) if threshold is None else labels_at(scores, threshold)
     return to_class_numbers(label, cams.classes(image_id))

@@ -4,7 +4,7 @@ Letters: b images, h w pixels; `classes` includes the background, which comes fi
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ from stages.networks.encoder_weights import (
     no_download,
     normalisation_of,
 )
+from stages.networks.feature_network import FeatureHead, FeatureNetwork
+from stages.networks.frozen_encoder import FrozenEncoder, fitted_sides
 from stages.networks.hub import failing_at_once
 from stages.networks.inference import flip_pairs, fuse_logits
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.saving import load_weights
+from stages.toco.backbone import Backbone
 
 STRIDE = 32  # encoders take images whose sides are multiples of this
 
@@ -42,6 +45,7 @@ class StudentSpec:
     encoder: str
     num_classes: int  # foreground
     long_side: int  # pixels; the longer side of the training images
+    features: Mapping[str, Any] | None = None  # the shape of a frozen encoder: arguments of `_frozen_encoder`
 
 
 class Student(nn.Module):
@@ -51,11 +55,14 @@ class Student(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, normalisation: Normalisation = IMAGENET, *, long_side: int) -> None:
-        """Wrap a network of segmentation-models-pytorch."""
+    def __init__(
+        self, network: nn.Module, normalisation: Normalisation = IMAGENET, *, long_side: int, stride: int = STRIDE
+    ) -> None:
+        """Wrap a network that takes normalised images whose sides are multiples of `stride`."""
         super().__init__()
         self.network = network
         self.long_side = long_side
+        self.stride = stride
         # Buffers, so that they are saved with the weights.
         self.register_buffer("mean", 255 * torch.tensor(normalisation.mean)[:, None, None])
         self.register_buffer("std", 255 * torch.tensor(normalisation.std)[:, None, None])
@@ -64,12 +71,21 @@ class Student(nn.Module):
         """Return class logits of the images' own size."""
         count, _, height, width = images.shape
         normalised = (images - self.mean) / self.std
-        padded = F.pad(normalised, (0, -width % STRIDE, 0, -height % STRIDE))
+        padded = F.pad(normalised, (0, -width % self.stride, 0, -height % self.stride))
         if self.training and count == 1:
             # Batch norm cannot train on a pooled image that has one value per channel, so the image is used twice.
             padded = padded.repeat(2, 1, 1, 1)
         logits: Tensor = self.network(padded)
         return logits[:count, :, :height, :width]
+
+    def input_size(self, size: Sequence[int], scale: float) -> tuple[int, int]:
+        """Height and width to which images of `size` (h, w) are resized for prediction, at a scale of the training's.
+
+        A Vision Transformer gets whole patches, as in training, because its attention would see the padding.
+        """
+        if isinstance(self.network, FeatureNetwork):
+            return fitted_sides(size, scale * self.long_side, self.stride)
+        return fitted_size(size, scale * self.long_side)
 
 
 def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpec]:
@@ -101,6 +117,46 @@ def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpe
     return Student(network, normalisation, long_side=spec.long_side), spec
 
 
+def new_feature_student(
+    encoder: FrozenEncoder, options: Mapping[str, Any], config: TrainSeg, num_classes: int, long_side: int
+) -> tuple[Student, StudentSpec]:
+    """Build a student from a frozen encoder and a head with random weights.
+
+    Args:
+        encoder: The encoder of the features.
+        options: What changes the encoder's shape, as timm takes it.
+        config: Settings; `arch` is the kind of the head.
+        num_classes: Number of foreground classes.
+        long_side: The longer side of the images that the features were computed from, in pixels.
+    """
+    backbone = encoder.backbone
+    features = {
+        "backbone": backbone.name,
+        "backbone_options": dict(options),
+        "position_grid": list(backbone.position_grid),
+        "blocks": list(encoder.blocks),
+    }
+    spec = StudentSpec(
+        arch=config.arch, encoder=backbone.name, num_classes=num_classes, long_side=long_side, features=features
+    )
+    return _feature_student(spec, encoder), spec
+
+
+def _feature_student(spec: StudentSpec, encoder: FrozenEncoder) -> Student:
+    mean, std = (tuple(values.flatten().tolist()) for values in (encoder.backbone.mean, encoder.backbone.std))
+    network = FeatureNetwork(encoder, FeatureHead(spec.arch, encoder.width, spec.num_classes + 1))
+    return Student(network, Normalisation(mean, std), long_side=spec.long_side, stride=encoder.patch_size)
+
+
+def _frozen_encoder(
+    backbone: str, backbone_options: Mapping[str, Any], position_grid: Sequence[int], blocks: Sequence[int]
+) -> FrozenEncoder:
+    """Build the encoder of a trained student, with random weights."""
+    encoder = Backbone(backbone, auxiliary_block=-1, **backbone_options)
+    encoder.set_position_grid((position_grid[0], position_grid[1]))
+    return FrozenEncoder(encoder, tuple(blocks))
+
+
 def load_student(folder: StageFolder) -> Student:
     """Load the network of a finished `toco train-seg`, on the CPU, in evaluation mode.
 
@@ -110,7 +166,10 @@ def load_student(folder: StageFolder) -> Student:
     path = folder.path / "model.safetensors"
     try:
         spec = StudentSpec(**folder.config["model"])
-        student = Student(_network(spec), long_side=spec.long_side)
+        if spec.features is not None:
+            student = _feature_student(spec, _frozen_encoder(**spec.features))
+        else:
+            student = Student(_network(spec), long_side=spec.long_side)
         student.load_state_dict(load_weights(path))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ArtifactError(
@@ -146,7 +205,7 @@ def student_probabilities(
     height, width = fitted_size(size, float(student.long_side))
 
     def logits(scale: float) -> Tensor:
-        scaled = list(fitted_size(size, scale * student.long_side))
+        scaled = list(student.input_size(size, scale))
         # On the CPU, because not every device can resize like Pillow, as training does. One image at a time, because
         # large images may not fit into memory together.
         batch = torch.stack([v2.functional.resize(image, scaled, antialias=True) for image in images])

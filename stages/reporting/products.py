@@ -147,9 +147,10 @@ class RunProducts:
         if sample.id in self.masks:
             stored: Mask = self.masks.read(sample.id)
             return stored
-        if self.label_settings.source == "decoder":  # masks from the decoder are made only by `toco make-labels`
+        settings = self.label_settings
+        if settings.source == "decoder" or settings.relabel != "none":  # made only by `toco make-labels`
             return None
-        (labels,) = pixel_labels([maps.cpu()], [pixels], self.label_settings)
+        (labels,) = pixel_labels([maps.cpu()], [pixels], settings)
         return with_class_numbers(labels.mask, replace(sample, classes=classes))
 
 

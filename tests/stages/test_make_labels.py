@@ -562,3 +562,52 @@ def test_make_labels__unlabelled_images_in_which_nothing_is_found_are_ignored(
     stored = stored_in(make_labels(cam_run, replace(CONFIG, image_labels="predicted"), SilentMonitor(), data=data))
     assert (stored["a"][2] == 255).all()
     assert not stored["d"][2].any()  # somebody said that nothing is in this one
+
+
+RELABEL = replace(CONFIG, relabel="linear", relabel_rounds=2, relabel_steps=3)
+
+
+@pytest.fixture(scope="module")
+def relabelled(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN/labels of an undisturbed run with relabelling."""
+    return make_labels(run_with_cam(tmp_path_factory.mktemp("relabelled"), trained_run), RELABEL, SilentMonitor())
+
+
+def test_make_labels__relabelled(relabelled: Path, labels: Path, pictures: Path) -> None:
+    """The CAMs are those of a run without relabelling; masks and scores have only the classes of their image."""
+    assert {path.name for path in relabelled.iterdir()} == {
+        "config.json", "sessions.jsonl", "cams.h5", "scores.h5", "labels.h5",
+    }  # fmt: skip
+    cams, before = LabelFile(relabelled / "cams.h5", "cams"), LabelFile(labels / "cams.h5", "cams")
+    masks, scores = LabelFile(relabelled / "labels.h5", "masks"), LabelFile(relabelled / "scores.h5", "scores")
+    for name, sample in samples_of(pictures).items():
+        np.testing.assert_array_equal(cams.read(name), before.read(name))
+        mask, probabilities = masks.read(name), scores.read(name)
+        assert set(np.unique(mask)) <= {0, *sample.classes}
+        assert probabilities.shape == (len(sample.classes), 32, 32 if mask.shape[0] == mask.shape[1] else 24)
+        assert scores.image_size(name) == mask.shape
+        assert (probabilities >= 0).all()
+        assert (probabilities.sum(axis=0) <= 1.001).all()
+
+
+@pytest.mark.parametrize("stop", [("start", 2), ("start", 3), ("start", 4), ("advance", 14), ("advance", 22)])
+def test_make_labels__relabelling_goes_on(
+    cam_run: Path, relabelled: Path, listener: Any, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, int]
+) -> None:
+    """Stopped before or in the features, the rounds or the last pass."""
+    monkeypatch.setattr(stages.make_labels, "SHARD", 2)
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(cam_run, RELABEL, listener(stop))
+    folder = make_labels(cam_run, RELABEL, SilentMonitor(), resume=True)
+    for name in ("cams.h5", "scores.h5", "labels.h5"):
+        assert (folder / name).read_bytes() == (relabelled / name).read_bytes()
+
+
+def test_make_labels__relabelling_and_crf(cam_run: Path, pictures: Path) -> None:
+    """The CRF refines the relabelled masks, and leaves no pixel out."""
+    config = replace(RELABEL, refine="crf", confidence=True)
+    folder = make_labels(cam_run, config, SilentMonitor())
+    masks, confidence = (LabelFile(folder / "labels.h5", group) for group in ("masks", "confidence"))
+    for name in samples_of(pictures):
+        assert not (masks.read(name) == 255).any()
+        assert confidence.read(name).shape == masks.read(name).shape

@@ -340,3 +340,68 @@ def test_seg_transform__pads_with_ignored_pixels() -> None:
     view = transform(Image.new("RGB", (80, 40)), np.ones((40, 80), np.uint8))
     assert (view.mask == 1).sum() == 16 * 32
     assert (view.mask == 255).sum() == 64 * 64 - 16 * 32
+
+
+@pytest.fixture
+def relabelled_run(cam_run: Path) -> Path:
+    """A run of a tiny network with relabelled masks."""
+    from stages.config import MakeLabels
+    from stages.make_labels import make_labels
+
+    make_labels(cam_run, MakeLabels(device="cpu", workers=1, relabel="linear", relabel_steps=3), SilentMonitor())
+    return cam_run
+
+
+def head_settings(arch: str, **changes: Any) -> TrainSeg:
+    settings = {
+        "iterations": 4,
+        "batch_size": 2,
+        "evaluate_images": 2,
+        "evaluate_every": 0,
+        "device": "cpu",
+        "workers": 0,
+    }
+    return TrainSeg(arch=arch, **{**settings, **changes})
+
+
+@pytest.mark.parametrize("arch", ["linear", "mlp", "conv"])
+def test_train_seg__head_on_features(relabelled_run: Path, arch: str, pictures: Path) -> None:
+    """The student that opens gives what the stored features and the trained head give."""
+    from data.readers import open_dataset
+    from stages.networks.inference import to_tensor
+    from stages.networks.student import student_probabilities
+
+    folder = train_seg(relabelled_run, head_settings(arch), SilentMonitor())
+    assert lines(relabelled_run)[-1]["iteration"] == 4
+    assert "student_miou" in lines(relabelled_run)[-1]
+    student = load_student(open_stage(relabelled_run, "seg"))
+    sample = open_dataset(pictures).split()[0]
+    with h5py.File(relabelled_run / "features" / "00000000.h5") as file, torch.inference_mode():
+        features = torch.from_numpy(file[f"features/{sample.id}"][()])[None]
+        logits = torch.nn.functional.interpolate(
+            student.network.head(features), scale_factor=8, mode="bilinear", align_corners=False
+        )
+    found = student_probabilities(student, [to_tensor(read_image(sample.image))], flip_tta=False)
+    torch.testing.assert_close(found, (2 * logits).softmax(dim=1), rtol=0.02, atol=0.005)
+    assert folder == relabelled_run / "seg"
+
+
+def test_train_seg__head_on_features_of_plain_labels(cam_run: Path) -> None:
+    """Without relabelling, the features are computed and the masks are the targets."""
+    from stages.config import MakeLabels
+    from stages.make_labels import make_labels
+
+    make_labels(cam_run, MakeLabels(device="cpu", workers=1, refine="crf"), SilentMonitor())
+    train_seg(cam_run, head_settings("linear"), SilentMonitor())
+    assert 0 < lines(cam_run)[-2]["labelled"] < 1
+
+
+def test_train_seg__head_on_features_goes_on(relabelled_run: Path) -> None:
+    settings = head_settings("mlp", checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_seg(relabelled_run, settings, Listener(stop_after=2))
+    train_seg(relabelled_run, settings, SilentMonitor(), resume=True)
+    resumed = weights(relabelled_run)
+    train_seg(relabelled_run, settings, SilentMonitor(), overwrite=True)
+    for name, value in weights(relabelled_run).items():
+        assert torch.equal(value, resumed[name])

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import stages.prediction.read_ahead
+import data.read_ahead
 from data.dataset import Sample
 from data.errors import DataError
-from stages.prediction.read_ahead import ImageBatch, batches, read_ahead
+from data.read_ahead import ImageBatch, batches, read_ahead
 
 
 def samples(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
@@ -32,7 +32,7 @@ def test_batches__hold_images_of_equal_size(tmp_path: Path) -> None:
 
 
 def test_batches__hold_fewer_large_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages.prediction.read_ahead, "PIXELS_IN_MEMORY", 100)
+    monkeypatch.setattr(data.read_ahead, "PIXELS_IN_MEMORY", 100)
     made = batches(samples(tmp_path, [(4, 6), (9, 9), (4, 6), (4, 6)]), 8)
     assert [ids(batch) for batch in made] == ["1", "0 2", "3"]
 
@@ -65,7 +65,7 @@ def test_read_ahead__in_order_and_without_bad_images(tmp_path: Path) -> None:
 def test_read_ahead__reads_as_far_ahead_as_memory_allows(
     pixels: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages.prediction.read_ahead, "PIXELS_IN_MEMORY", 100)
+    monkeypatch.setattr(data.read_ahead, "PIXELS_IN_MEMORY", 100)
     read: list[Path] = []
     lock = threading.Lock()
 
@@ -73,7 +73,7 @@ def test_read_ahead__reads_as_far_ahead_as_memory_allows(
         with lock:
             read.append(path)
 
-    monkeypatch.setattr(stages.prediction.read_ahead, "read_image", reading)
+    monkeypatch.setattr(data.read_ahead, "read_image", reading)
     made = [Sample(id=str(number), image=Path(str(number)), classes=(), mask=None) for number in range(9)]
     done = 0
     for _ in read_ahead([ImageBatch([sample], pixels) for sample in made], 3, raising):

@@ -1,0 +1,205 @@
+"""The features of a data set's images, computed once and kept in RUN/features.
+
+    config.json            what determines the features (FeatureSpec)
+    NNNNNNNN.h5            features/<image id>: float16 (d, h, w); attributes `bytes` and `modified` of the image file
+
+A file under its final name is complete, so that an interrupted command goes on where it stopped. Features of an image
+file that has changed are computed again. Float16 rounds by 0.05 %; it halves the file.
+
+Letters: d width of the features, h w patches down and across.
+"""
+
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.atomic_write import atomic_write
+from data.dataset import Sample
+from data.errors import FIX_OR_SKIP, ArtifactError, DataError
+from data.read_ahead import batches, read_ahead
+from stages.config import Loading
+from stages.features.encoder import load_encoder
+from stages.features.spec import FeatureSpec
+from stages.networks.frozen_encoder import FrozenEncoder, fitted_image
+from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names
+from stages.run_folder.saving import write_json
+from stages.runtime.launch import own_cores
+from stages.runtime.lightning import Fabric
+from stages.runtime.monitor import Monitor
+
+FOLDER = "features"
+SHARD = 32  # images in a file
+BATCH_ON_GPU = 8
+
+
+class Stamp(NamedTuple):
+    """Tells whether an image file has changed."""
+
+    bytes: int
+    modified: int  # nanoseconds
+
+    @classmethod
+    def of(cls, path: Path) -> "Stamp":
+        """Look at a file."""
+        about = path.stat()
+        return cls(about.st_size, about.st_mtime_ns)
+
+
+class FeatureCache:
+    """Reads and adds features of images."""
+
+    def __init__(self, run: Path, spec: FeatureSpec) -> None:
+        """Open or begin the features of a run; those of another network or size are deleted."""
+        self.folder = run / FOLDER
+        self.spec = spec
+        self._shards: dict[str, Path] = {}  # by image id
+        self._stamps: dict[str, Stamp] = {}
+        self._open: dict[Path, h5py.File] = {}
+        config = self.folder / "config.json"
+        if self.folder.exists() and _read(config) != spec.as_dict():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(config, spec.as_dict())
+        for shard in sorted(self.folder.glob("*.h5")):
+            self._index(shard)
+
+    def missing(self, samples: Sequence[Sample]) -> list[Sample]:
+        """List the samples whose features are not there, or whose image file has changed."""
+        return [one for one in samples if self._stamps.get(one.id) != Stamp.of(one.image)]
+
+    def __contains__(self, image_id: str) -> bool:
+        """Whether the features of an image are there."""
+        return image_id in self._shards
+
+    def add(self, features: Sequence[tuple[Sample, NDArray[np.float16]]]) -> None:
+        """Write the features of some images to one new file.
+
+        Raises:
+            OSError: The file could not be written completely.
+        """
+        memory = io.BytesIO()  # a plain write reports a full disk, HDF5 does not
+        with h5py.File(memory, "w", libver=HDF5_VERSIONS) as file:
+            for sample, values in features:
+                dataset = file.create_dataset(f"{FOLDER}/{sample.id}", data=values)
+                dataset.attrs["bytes"], dataset.attrs["modified"] = Stamp.of(sample.image)
+        numbers = [int(path.stem) for path in self.folder.glob("*.h5")]
+        shard = self.folder / f"{max(numbers, default=-1) + 1:08d}.h5"
+        with atomic_write(shard) as temporary:
+            temporary.write_bytes(memory.getbuffer())
+        self._index(shard)
+
+    def read(self, image_id: str) -> NDArray[np.float16]:
+        """Return the features of an image, (d, h, w).
+
+        Raises:
+            KeyError: They are not there.
+            ArtifactError: The file is damaged.
+        """
+        shard = self._shards[image_id]
+        try:
+            if shard not in self._open:
+                self._open[shard] = h5py.File(shard, "r")
+            values: NDArray[np.float16] = self._open[shard][f"{FOLDER}/{image_id}"][()]
+        except (OSError, KeyError) as error:
+            raise _damaged(shard, error) from error
+        return values
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle without open files, for the workers of a data loader."""
+        return {**self.__dict__, "_open": {}}
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def _index(self, shard: Path) -> None:
+        try:
+            with h5py.File(shard, "r") as file:
+                for image_id in dataset_names(file[FOLDER]):
+                    attributes = file[f"{FOLDER}/{image_id}"].attrs
+                    self._shards[image_id] = shard
+                    self._stamps[image_id] = Stamp(int(attributes["bytes"]), int(attributes["modified"]))
+        except (OSError, KeyError) as error:
+            raise _damaged(shard, error) from error
+
+
+def _read(config: Path) -> object:
+    try:
+        return json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def _damaged(shard: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{shard} is damaged ({error}): delete it; its features are then computed again")
+
+
+def compute_features(
+    run: Path, spec: FeatureSpec, samples: Sequence[Sample], config: Loading, fabric: Fabric, monitor: Monitor
+) -> FeatureCache:
+    """Compute the features that are not in the cache yet.
+
+    Args:
+        run: The run folder.
+        spec: Which features.
+        samples: The images.
+        config: Device, workers and what to do with bad images.
+        fabric: The device.
+        monitor: Receives progress.
+
+    Returns:
+        The cache. Bad images that were skipped are not in it.
+
+    Raises:
+        DataError: An image cannot be read, and bad images are not to be skipped.
+        SettingsError: The network of the features is not available.
+    """
+    cache = FeatureCache(run, spec)
+    left = cache.missing(samples)
+    if not left:
+        return cache
+    encoder = load_encoder(spec, run)
+    fabric.to_device(encoder)
+    monitor.start("computing features", len(samples), done=len(samples) - len(left))
+
+    def leave_out(error: DataError) -> None:
+        if not config.skip_bad:
+            raise DataError(f"{error}; {FIX_OR_SKIP}") from error
+        monitor.warn(f"skipped: {error}")
+
+    waiting: list[tuple[Sample, NDArray[np.float16]]] = []
+    size = BATCH_ON_GPU if fabric.device.type != "cpu" else 1
+    threads = max(1, min(8, own_cores(1)) if config.workers is None else config.workers)
+    for batch in read_ahead(batches(left, size), threads, leave_out):
+        found = features_of(encoder, [one.picture for one in batch], spec.long_side, fabric)
+        waiting += [(one.sample, values) for one, values in zip(batch, found, strict=True)]
+        if len(waiting) >= SHARD:
+            cache.add(waiting)
+            waiting.clear()
+        monitor.advance(len(batch))
+    if waiting:
+        cache.add(waiting)
+    monitor.finish()
+    return cache
+
+
+@torch.inference_mode()
+def features_of(
+    encoder: FrozenEncoder, images: Sequence[Image.Image], long_side: int, fabric: Fabric
+) -> list[NDArray[np.float16]]:
+    """Return the features (d, h, w) of images of one common size."""
+    pixels = torch.stack([fitted_image(image, long_side, encoder.patch_size) for image in images])
+    with fabric.autocast():
+        tokens = encoder(pixels.to(fabric.device))
+    return list(tokens.half().cpu().numpy())

@@ -1,0 +1,81 @@
+"""Which frozen features a run uses: network, weights and image size. This file does not import torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import SettingsError
+from stages.config import NO_FILES, MakeLabels
+from stages.run_folder.artifacts import StageFolder, file_digest
+
+PATCHES = 32  # on the longer side of an image, by default: 448 pixels for patches of 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """Everything that determines the features of an image."""
+
+    backbone: str  # timm's name
+    backbone_options: Mapping[str, Any]  # of a network of another shape than timm's
+    weights: str  # 'pretrained', 'trained' (those of RUN/cam), or a file
+    digest: str | None  # SHA-256 of the file
+    long_side: int  # the longer side of the images, in pixels
+    blocks: tuple[int, ...]  # whose tokens are joined; -1 is the last
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON gives them back."""
+        return {**asdict(self), "blocks": list(self.blocks)}
+
+
+def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
+    """Choose the network of the features.
+
+    By default it is the CAM network's encoder as it was before training, because training for classification makes
+    patch tokens more alike. If that had random weights, the trained encoder is used.
+
+    Args:
+        config: Settings.
+        cam: RUN/cam.
+
+    Raises:
+        SettingsError: There is no such file of weights, or the options contradict each other.
+    """
+    model, trained = cam.config["model"], cam.settings
+    weights = config.feature_weights
+    other = config.feature_backbone not in (None, model["backbone"])
+    if weights == "auto":
+        weights = "pretrained" if other else trained["weights"]
+        if weights == "none":
+            weights = "trained"
+    if other and weights == "trained":
+        raise SettingsError(
+            f"--feature-weights trained are those of {model['backbone']!r}: give no other --feature-backbone"
+        )
+    digest = None
+    if weights == "trained":
+        digest = file_digest(cam.path / "model.safetensors")
+    elif weights not in NO_FILES:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise SettingsError(
+                f"the weights of the features, {path}, do not exist: give them with --feature-weights FILE, or use "
+                "--feature-weights trained"
+            )
+        weights, digest = str(path.resolve()), file_digest(path)
+    return FeatureSpec(
+        backbone=config.feature_backbone or model["backbone"],
+        backbone_options={} if other else model["backbone_options"],
+        weights=weights,
+        digest=digest,
+        long_side=config.feature_size or PATCHES * _patch_size(model, other, config),
+        blocks=tuple(config.feature_blocks),
+    )
+
+
+def _patch_size(model: Mapping[str, Any], other: bool, config: MakeLabels) -> int:
+    """Pixels per side of a patch, by the options or by timm's name of the network ('..._patch14_...')."""
+    options: Mapping[str, Any] = {} if other else model["backbone_options"]
+    name = config.feature_backbone or model["backbone"]
+    text = name.partition("patch")[2].partition("_")[0]
+    return int(options.get("patch_size", text if text.isdigit() else 16))

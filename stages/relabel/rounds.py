@@ -1,0 +1,177 @@
+"""Relabelling: learn from noisy patch labels on frozen features, predict new labels, and repeat.
+
+Seeds are the labels of CAMs. In each round new heads learn from the present labels of all patches of the data set, and
+their predictions, restricted to the classes that each image is known to have, become the labels of the next round. A
+head of little capacity with a noise-robust loss cannot learn the seeds' errors by heart: it keeps what is common to
+many images.
+
+Letters: n patches, d width of the features, c classes, h w patches down and across.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.relabel.heads import Loss, TwoHeads, decided, one_hot, train_head
+
+BYTES = 2**31  # of the features in memory; of larger data sets, some patches of each image are used
+
+
+@dataclass(kw_only=True)
+class Patches:
+    """Patches of a data set with their present labels."""
+
+    features: Float[Tensor, "n d"]  # float16, standardised
+    mean: Float[Tensor, " d"]
+    deviation: Float[Tensor, " d"]
+    shares: Float[Tensor, "n c1"]  # float16: how much of a patch each label covers; background first
+    image: Int[Tensor, " n"]  # number of the patch's image
+    allowed: Bool[Tensor, "images c"]  # the classes that an image is known to have
+
+
+def collect_patches(
+    read: Callable[[str], NDArray[np.float16]],
+    seeds: Callable[[str, tuple[int, int]], Float[Tensor, "c1 h w"]],
+    images: Sequence[tuple[str, tuple[int, ...]]],
+    classes: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Patches:
+    """Load features and seed labels of all images; of large data sets, a random part of each image's patches.
+
+    Args:
+        read: Returns the features (d, h, w) of an image.
+        seeds: Returns the seed labels of an image as shares of patches (c + 1, h, w).
+        images: Ids and classes (1-based) of the images.
+        classes: Number of classes.
+        seed: Random seed.
+        device: Where the patches are kept.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    allowed = torch.zeros(len(images), classes, dtype=torch.bool)
+    features, shares, owners = [], [], []
+    fraction: float | None = None
+    for number, (image_id, own) in enumerate(images):
+        allowed[number, [one - 1 for one in own]] = True
+        values = torch.from_numpy(read(image_id))
+        grid = (values.shape[1], values.shape[2])
+        label = seeds(image_id, grid)
+        if fraction is None:
+            fraction = min(1.0, BYTES / (values.numel() * values.element_size() * len(images)))
+        chosen = torch.arange(grid[0] * grid[1])
+        if fraction < 1:
+            chosen = torch.randperm(len(chosen), generator=generator)[: max(1, round(fraction * len(chosen)))]
+        features.append(values.flatten(1).T[chosen])
+        shares.append(label.flatten(1).T[chosen].half())
+        owners.append(torch.full((len(chosen),), number, dtype=torch.int32))
+    joined = torch.cat(features).to(device)
+    mean, deviation = mean_and_deviation(joined)
+    for first in range(0, len(joined), 2**16):  # in place, because there may be no memory for a second copy
+        part = joined[first : first + 2**16]
+        part.copy_((part.float() - mean) / deviation)
+    return Patches(
+        features=joined,
+        mean=mean,
+        deviation=deviation,
+        shares=torch.cat(shares).to(device),
+        image=torch.cat(owners).to(device),
+        allowed=allowed.to(device),
+    )
+
+
+def mean_and_deviation(features: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and standard deviation of each feature, float32, without a float32 copy of all."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    squares = torch.zeros_like(total)
+    for first in range(0, len(features), 2**16):
+        part = features[first : first + 2**16].double()
+        total += part.sum(dim=0)
+        squares += part.square().sum(dim=0)
+    mean = total / len(features)
+    variance = (squares / len(features) - mean.square()).clamp_min(0)
+    return mean.float(), variance.sqrt().clamp_min(1e-6).float()
+
+
+def relabel_rounds(
+    patches: Patches,
+    *,
+    rounds: int,
+    steps: int,
+    after_round: Callable[[], None],
+    loss: Loss = "gce",
+    hidden: int = 0,
+    seed: int = 0,
+) -> TwoHeads:
+    """Run all rounds and return the heads of the last one.
+
+    Args:
+        patches: Patches with seed labels, which each round replaces.
+        rounds: Number of rounds, at least 1.
+        steps: Training steps of each head in each round.
+        after_round: Called after each round.
+        loss: Loss of the heads.
+        hidden: Width of the heads' hidden layer; 0 for linear heads.
+        seed: Random seed.
+    """
+    for number in range(rounds):
+        heads = train_heads(patches, steps=steps, loss=loss, hidden=hidden, seed=seed + number)
+        patches.shares = predicted_shares(heads, patches)
+        after_round()
+    return heads
+
+
+def train_heads(patches: Patches, *, steps: int, loss: Loss, hidden: int, seed: int) -> TwoHeads:
+    """Train both heads on the present labels; the second only on patches that are more than half object."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        heads = TwoHeads(patches.mean, patches.deviation, patches.allowed.shape[1], hidden).to(patches.features.device)
+    generator = torch.Generator().manual_seed(seed)
+    object_share = 1 - patches.shares[:, 0].float()
+    train_head(
+        heads.foreground,
+        patches.features,
+        torch.stack([1 - object_share, object_share], dim=1),
+        torch.ones_like(object_share),
+        steps=steps,
+        loss=loss,
+        generator=generator,
+    )
+    inside = (object_share > 0.5).nonzero().flatten()
+    if len(inside):
+        classes = patches.shares[inside, 1:].float()
+        train_head(
+            heads.classes,
+            patches.features[inside],
+            classes / classes.sum(dim=1, keepdim=True),
+            object_share[inside],
+            steps=steps,
+            loss=loss,
+            generator=generator,
+        )
+    return heads.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def predicted_shares(heads: TwoHeads, patches: Patches) -> Float[Tensor, "n c1"]:
+    """Label each patch by the heads, among the classes of its image."""
+    classes = patches.allowed.shape[1]
+    parts = []
+    for first in range(0, len(patches.features), 2**16):
+        part = slice(first, first + 2**16)
+        allowed = patches.allowed[patches.image[part].long()]
+        labels = decided(heads(patches.features[part].float(), allowed).T)
+        parts.append(one_hot(labels, classes))
+    return torch.cat(parts)
+
+
+def patch_shares(labels: Int[Tensor, "_h _w"], classes: int, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
+    """Share of each label in each patch: the labels' areas, averaged over the patches of a grid."""
+    planes = F.one_hot(labels.long(), classes + 1).permute(2, 0, 1).float()
+    return F.adaptive_avg_pool2d(planes, grid)

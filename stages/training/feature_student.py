@@ -1,0 +1,93 @@
+"""Train a head on stored features: load them with their pseudo labels, and the loss.
+
+Letters: b images, d width of the features, g patches on each side of the padded square.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.dataset import IGNORE_INDEX, Sample
+from data.errors import ArtifactError, DataError
+from stages.features.cache import FeatureCache
+from stages.labels.store import LabelFile
+from stages.networks.feature_network import FeatureHead
+from stages.run_folder.run_data import spread
+from stages.toco.ranks import SINGLE_RANK, Ranks
+
+IMAGES = 100  # on which mean and deviation of the features are measured
+
+
+class FeatureViews(NamedTuple):
+    """The features of an image and its labels, padded to a square."""
+
+    features: Tensor  # float16 (d, g, g)
+    shares: Tensor  # float16 (classes, g, g): how much of a patch each label covers; all 0 where nothing is known
+
+
+class LoadFeatures:
+    """Reads the features of an image with its pseudo labels; workers of a data loader receive it."""
+
+    def __init__(self, features: FeatureCache, labels: Path, num_classes: int, side: int) -> None:
+        """Set up.
+
+        Args:
+            features: The features.
+            labels: Folder RUN/labels. The probabilities of relabelling are used if there are any, otherwise masks.
+            num_classes: Number of foreground classes.
+            side: Patches on the longer side of an image, g.
+        """
+        self.features = features
+        self.masks = LabelFile(labels / "labels.h5", "masks")
+        scores = labels / "scores.h5"
+        self.scores = LabelFile(scores, "scores") if scores.is_file() else None
+        self.num_classes = num_classes
+        self.side = side
+
+    def __call__(self, sample: Sample) -> FeatureViews:
+        """Load one sample.
+
+        Raises:
+            DataError: Its features or labels cannot be read.
+        """
+        try:
+            values = torch.from_numpy(self.features.read(sample.id))
+            shares = self._shares(sample, (values.shape[1], values.shape[2]))
+        except (KeyError, OSError, ArtifactError) as error:
+            raise DataError(f"features or labels of '{sample.id}' cannot be read ({error})") from error
+        padding = (0, self.side - values.shape[2], 0, self.side - values.shape[1])
+        return FeatureViews(F.pad(values, padding), F.pad(shares.half(), padding))
+
+    def _shares(self, sample: Sample, grid: tuple[int, int]) -> Float[Tensor, "classes h w"]:
+        if self.scores is not None:
+            own = torch.from_numpy(self.scores.read(sample.id)).float()
+            shares = torch.zeros(self.num_classes + 1, *own.shape[1:])
+            shares[list(self.scores.classes(sample.id))] = own
+            shares[0] = (1 - own.sum(dim=0)).clamp_min(0)
+            return F.adaptive_avg_pool2d(shares, grid)
+        mask = torch.from_numpy(self.masks.read(sample.id)).long()
+        known = mask != IGNORE_INDEX
+        planes = F.one_hot(torch.where(known, mask, 0), self.num_classes + 1).permute(2, 0, 1).float() * known
+        return F.adaptive_avg_pool2d(planes, grid)
+
+
+def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sample]) -> None:
+    """Set the head's mean and deviation of each feature to those of the samples."""
+    values = torch.cat([torch.from_numpy(features.read(one.id)).flatten(1) for one in spread(samples, IMAGES)], dim=1)
+    deviation, mean = torch.std_mean(values.float(), dim=1)
+    head.mean.copy_(mean[:, None, None])
+    head.deviation.copy_(deviation.clamp_min(1e-6)[:, None, None])
+
+
+def feature_losses(network: nn.Module, batch: FeatureViews, ranks: Ranks = SINGLE_RANK) -> Mapping[str, Tensor]:
+    """Cross-entropy against the shares of each patch, over all patches whose labels are known."""
+    logits = network(batch.features).float()
+    shares = batch.shares.float()
+    total = -(shares * logits.log_softmax(dim=1)).sum()
+    known = shares.sum()
+    return {"loss": total / ranks.mean(known).clamp_min(1e-6), "labelled": known / shares[:, 0].numel()}

@@ -1,0 +1,98 @@
+"""A data set of patches whose right labels are known: three classes and background are four clusters."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stages.relabel import rounds
+from stages.relabel.rounds import Patches, collect_patches, mean_and_deviation, patch_shares, relabel_rounds
+
+CLASSES, IMAGES, GRID = 3, 24, 8
+
+
+def data_set(noise: float) -> tuple[Patches, Tensor]:
+    """Images of one class each; of class 3 no seed is right. Seeds are flipped with probability `noise`."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 2 * torch.randn(CLASSES + 1, 16, generator=generator)
+    centres[1:] += 3 * torch.randn(16, generator=generator)  # what objects have in common
+    truth = torch.zeros(IMAGES, GRID, GRID, dtype=torch.long)
+    seeds = {}
+    for number in range(IMAGES):
+        own = number % CLASSES + 1
+        truth[number, 2:6, 1:5] = own
+        label = truth[number].clone()
+        flipped = torch.rand(GRID, GRID, generator=generator) < noise
+        label[flipped] = own - label[flipped]
+        if own == 3:
+            label = torch.where(torch.rand(GRID, GRID, generator=generator) < 0.25, 3, 0)
+        seeds[str(number)] = label
+    tokens = centres[truth] + 0.5 * torch.randn(IMAGES, GRID, GRID, 16, generator=generator)
+    patches = collect_patches(
+        lambda image: tokens[int(image)].permute(2, 0, 1).half().numpy(),
+        lambda image, grid: patch_shares(seeds[image], CLASSES, grid),
+        [(str(number), (number % CLASSES + 1,)) for number in range(IMAGES)],
+        CLASSES,
+        seed=0,
+    )
+    return patches, truth.flatten()
+
+
+def right(patches: Patches, truth: Tensor, number: int) -> float:
+    """Part of the object patches of a class that have the right label."""
+    return float((patches.shares.argmax(dim=1) == truth)[truth == number].float().mean())
+
+
+def test_relabel_rounds__cleans_labels() -> None:
+    patches, truth = data_set(noise=0.25)
+    before = [right(patches, truth, number) for number in range(4)]
+    told: list[int] = []
+    relabel_rounds(patches, rounds=3, steps=60, after_round=lambda: told.append(1))
+    after = [right(patches, truth, number) for number in range(4)]
+    assert len(told) == 3
+    assert max(before[1:3]) < 0.85
+    assert before[3] < 0.4
+    assert min(after) > 0.95  # also class 3, whose own seeds show nothing
+
+
+def test_relabel_rounds__gives_only_known_classes() -> None:
+    patches, _ = data_set(noise=0.25)
+    patches.allowed[0] = False
+    relabel_rounds(patches, rounds=1, steps=20, after_round=lambda: None)
+    found = patches.shares.argmax(dim=1)
+    own = patches.image.long() % CLASSES + 1
+    assert ((found == 0) | (found == own)).all()
+    assert (found[patches.image == 0] == 0).all()
+
+
+def test_relabel_rounds__same_seed_same_heads() -> None:
+    weights = []
+    for seed in (0, 0, 1):
+        patches, _ = data_set(noise=0.25)
+        heads = relabel_rounds(patches, rounds=1, steps=5, after_round=lambda: None, hidden=4, seed=seed)
+        weights.append(torch.cat([value.flatten() for value in heads.state_dict().values()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_collect_patches__a_part_of_each_image_of_a_large_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = data_set(noise=0.0)
+    monkeypatch.setattr(rounds, "BYTES", whole.features.numel() * 2 // 4)
+    part, _ = data_set(noise=0.0)
+    assert len(part.features) == len(whole.features) // 4
+    assert part.image.bincount().tolist() == [GRID * GRID // 4] * IMAGES
+
+
+def test_mean_and_deviation__of_float16() -> None:
+    values = torch.from_numpy(np.random.default_rng(0).normal(30, 0.1, (70_000, 3))).half()
+    mean, deviation = mean_and_deviation(values)
+    torch.testing.assert_close(mean, values.float().mean(dim=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(deviation, values.float().std(dim=0), rtol=1e-2, atol=1e-4)
+
+
+def test_patch_shares__areas() -> None:
+    labels = torch.zeros(4, 4, dtype=torch.long)
+    labels[0, :2] = 2
+    shares = patch_shares(labels, 2, (2, 2))
+    assert shares[:, 0, 0].tolist() == [0.5, 0, 0.5]
+    assert shares[:, 1, 1].tolist() == [1, 0, 0]
