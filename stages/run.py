@@ -22,7 +22,13 @@ from data.errors import ArtifactError, SettingsError, UserError
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.option import flag
-from stages.preflight.training import check_calibration, check_split, check_student_splits, check_training
+from stages.preflight.training import (
+    check_calibration,
+    check_feature_weights,
+    check_split,
+    check_student_splits,
+    check_training,
+)
 from stages.run_folder.artifacts import (
     MAY_CHANGE,
     PRODUCERS,
@@ -76,6 +82,8 @@ def run(
     """
     config = replace(config, cache=config.cache and absolute_path(config.cache))
     cam, seg = with_absolute_paths(cam), with_absolute_paths(seg)
+    if labels.feature_weights not in (*NO_FILES, "auto", "trained"):
+        labels = replace(labels, feature_weights=absolute_path(labels.feature_weights))
     labels = with_training_defaults(labels, asdict(cam))
     settings: dict[str, StageSettings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
     again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
@@ -99,7 +107,7 @@ def run(
     if fabric.is_global_zero:
         about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
         write_config(out / CONFIG, dataset, config, settings, about)
-    if "train-seg" in to_do:
+    if "train-seg" in to_do and not seg.uses_features:
         check_student(seg, dataset)
 
     def step(number: int, name: str) -> dict[str, Any]:
@@ -153,12 +161,13 @@ def check_stages(dataset: Dataset, settings: Mapping[str, StageSettings]) -> Non
                 check_split(dataset, one.split, "--split")
             elif not isinstance(one, TrainSeg):  # which trains on all labelled images by default
                 dataset.split()
-            if isinstance(one, TrainCam | TrainSeg):
+            if isinstance(one, TrainCam) or (isinstance(one, TrainSeg) and not one.uses_features):
                 check_training(one)
             if isinstance(one, TrainSeg):
                 check_student_splits(dataset, one)
             if isinstance(one, MakeLabels):
                 check_calibration(dataset, one)
+                check_feature_weights(one)
 
 
 def check_student(settings: TrainSeg, dataset: Dataset) -> None:

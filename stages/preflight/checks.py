@@ -10,6 +10,7 @@ from data.dataset import Dataset
 from data.errors import ArtifactError
 from data.images import shorter_side
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
+from stages.features.spec import feature_spec
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.labels.store import LabelFile
 from stages.preflight.training import check_calibration, check_split, check_student_splits, check_training
@@ -58,6 +59,8 @@ def before_make_labels(
     check_thresholds_in_order(config, cam.settings)
     if config.uses_crf or config.background_threshold == "auto":
         check_crf_backend(config.crf_backend)
+    if config.relabel != "none":
+        feature_spec(config, cam)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     check_split(dataset, config.split, "--split")
     check_calibration(dataset, config)
@@ -79,7 +82,10 @@ def before_train_seg(
     check_up_to_date(run, "labels")
     if already_finished(run, "seg", config, SilentMonitor(), resume=resume, overwrite=overwrite):
         return data
-    check_training(config)
+    if config.uses_features:
+        feature_spec(labels.typed_settings(MakeLabels), open_stage(run, "cam"))
+    else:
+        check_training(config)
     if config.confidence_weighting:
         LabelFile(labels.path / "labels.h5", "confidence")
     dataset = open_run_data(labels, data, skip_bad=config.skip_bad)

@@ -23,6 +23,17 @@ def check_training(config: TrainCam | TrainSeg) -> None:
     open_cache(config.cache)
 
 
+def check_feature_weights(config: MakeLabels) -> None:
+    """Check the file of weights for the features, if one is given.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if config.relabel != "none" and config.feature_weights not in (*NO_FILES, "auto", "trained"):
+        with naming("--feature-weights"):
+            check_weights_file(Path(config.feature_weights).expanduser())
+
+
 def check_split(dataset: Dataset, split: str | None, option: str) -> None:
     """Check that a split exists and has images; None means the training split.
 
