@@ -342,7 +342,7 @@ class MakeLabels(Parallel):
         "linear suits photographs, mlp (a hidden layer) textures.",
     )
     relabel_rounds: int = option(6, "How often all images are labelled again.", minimum=1, group=RELABELLING)
-    relabel_steps: int = option(500, "Training steps of each head in a round.", minimum=1, group=RELABELLING)
+    relabel_steps: int = option(300, "Training steps of each head in a round.", minimum=1, group=RELABELLING)
     feature_backbone: str | None = option(
         None, "Vision Transformer of the features, by its timm name; by default that of train-cam.", group=RELABELLING
     )

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 Loss = Literal["gce", "ce"]
 
 BATCH = 2048  # patches of a step
-LEARNING_RATE = 1e-2  # for standardised features
+# For standardised features. Heads that learn faster learn the seeds' errors: on MSRC 1e-2 gives masks of 70.1, 1e-3 79.3
+# and 3e-4 81.0 (mIoU in %, one seed).
+LEARNING_RATE = 3e-4
 Q = 0.7  # of the generalised cross-entropy: 0 is cross-entropy, 1 the mean absolute error
 
 

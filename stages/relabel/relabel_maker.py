@@ -134,7 +134,7 @@ def train_relabeller(
         rounds=config.relabel_rounds,
         steps=config.relabel_steps,
         after_round=lambda: monitor.advance(objects=objects_share(patches)),
-        loss=LOSS[config.relabel],
+        foreground_loss=LOSS[config.relabel],
         hidden=HIDDEN[config.relabel],
     )
     monitor.finish()

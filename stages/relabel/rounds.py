@@ -105,7 +105,7 @@ def relabel_rounds(
     rounds: int,
     steps: int,
     after_round: Callable[[], None],
-    loss: Loss = "gce",
+    foreground_loss: Loss = "gce",
     hidden: int = 0,
     seed: int = 0,
 ) -> TwoHeads:
@@ -116,18 +116,19 @@ def relabel_rounds(
         rounds: Number of rounds, at least 1.
         steps: Training steps of each head in each round.
         after_round: Called after each round.
-        loss: Loss of the heads.
+        foreground_loss: Loss of the first head. The second learns from object patches only, whose labels are cleaner, by
+            cross-entropy.
         hidden: Width of the heads' hidden layer; 0 for linear heads.
         seed: Random seed.
     """
     for number in range(rounds):
-        heads = train_heads(patches, steps=steps, loss=loss, hidden=hidden, seed=seed + number)
+        heads = train_heads(patches, steps=steps, foreground_loss=foreground_loss, hidden=hidden, seed=seed + number)
         patches.shares = predicted_shares(heads, patches)
         after_round()
     return heads
 
 
-def train_heads(patches: Patches, *, steps: int, loss: Loss, hidden: int, seed: int) -> TwoHeads:
+def train_heads(patches: Patches, *, steps: int, foreground_loss: Loss, hidden: int, seed: int) -> TwoHeads:
     """Train both heads on the present labels; the second only on patches that are more than half object."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -140,7 +141,7 @@ def train_heads(patches: Patches, *, steps: int, loss: Loss, hidden: int, seed: 
         torch.stack([1 - object_share, object_share], dim=1),
         torch.ones_like(object_share),
         steps=steps,
-        loss=loss,
+        loss=foreground_loss,
         generator=generator,
     )
     inside = (object_share > 0.5).nonzero().flatten()
@@ -152,7 +153,7 @@ def train_heads(patches: Patches, *, steps: int, loss: Loss, hidden: int, seed: 
             classes / classes.sum(dim=1, keepdim=True),
             object_share[inside],
             steps=steps,
-            loss=loss,
+            loss="ce",
             generator=generator,
         )
     return heads.eval().requires_grad_(False)
