@@ -11,7 +11,6 @@ Letters: d width of the features, h w patches down and across.
 
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,9 +35,9 @@ from stages.runtime.launch import own_cores
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 
-FOLDER = "features"
-SHARD = 32  # images in a file
-BATCH_ON_GPU = 8
+FEATURES = "features"
+IMAGES_PER_FILE = 32  # images in a file
+IMAGES_PER_PASS = 8
 
 
 class Stamp(NamedTuple):
@@ -59,14 +58,16 @@ class FeatureCache:
 
     def __init__(self, run: Path, spec: FeatureSpec) -> None:
         """Open or begin the features of a run; those of another network or size are deleted."""
-        self.folder = run / FOLDER
+        self.folder = run / FEATURES
         self.spec = spec
         self._shards: dict[str, Path] = {}  # by image id
         self._stamps: dict[str, Stamp] = {}
         self._open: dict[Path, h5py.File] = {}
         config = self.folder / "config.json"
-        if self.folder.exists() and _read(config) != spec.as_dict():
-            shutil.rmtree(self.folder)
+        if _read(config) != spec.as_dict():
+            config.unlink(missing_ok=True)
+            for shard in self.folder.glob("*.h5"):
+                shard.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(config, spec.as_dict())
         for shard in sorted(self.folder.glob("*.h5")):
@@ -89,7 +90,7 @@ class FeatureCache:
         memory = io.BytesIO()  # a plain write reports a full disk, HDF5 does not
         with h5py.File(memory, "w", libver=HDF5_VERSIONS) as file:
             for sample, values in features:
-                dataset = file.create_dataset(f"{FOLDER}/{sample.id}", data=values)
+                dataset = file.create_dataset(f"{FEATURES}/{sample.id}", data=values)
                 dataset.attrs["bytes"], dataset.attrs["modified"] = Stamp.of(sample.image)
         numbers = [int(path.stem) for path in self.folder.glob("*.h5")]
         shard = self.folder / f"{max(numbers, default=-1) + 1:08d}.h5"
@@ -108,7 +109,7 @@ class FeatureCache:
         try:
             if shard not in self._open:
                 self._open[shard] = h5py.File(shard, "r")
-            values: NDArray[np.float16] = self._open[shard][f"{FOLDER}/{image_id}"][()]
+            values: NDArray[np.float16] = self._open[shard][f"{FEATURES}/{image_id}"][()]
         except (OSError, KeyError) as error:
             raise _damaged(shard, error) from error
         return values
@@ -126,8 +127,8 @@ class FeatureCache:
     def _index(self, shard: Path) -> None:
         try:
             with h5py.File(shard, "r") as file:
-                for image_id in dataset_names(file[FOLDER]):
-                    attributes = file[f"{FOLDER}/{image_id}"].attrs
+                for image_id in dataset_names(file[FEATURES]):
+                    attributes = file[f"{FEATURES}/{image_id}"].attrs
                     self._shards[image_id] = shard
                     self._stamps[image_id] = Stamp(int(attributes["bytes"]), int(attributes["modified"]))
         except (OSError, KeyError) as error:
@@ -179,12 +180,12 @@ def compute_features(
         monitor.warn(f"skipped: {error}")
 
     waiting: list[tuple[Sample, NDArray[np.float16]]] = []
-    size = BATCH_ON_GPU if fabric.device.type != "cpu" else 1
+    size = IMAGES_PER_PASS if fabric.device.type != "cpu" else 1
     threads = max(1, min(8, own_cores(1)) if config.workers is None else config.workers)
     for batch in read_ahead(batches(left, size), threads, leave_out):
         found = features_of(encoder, [one.picture for one in batch], spec.long_side, fabric)
         waiting += [(one.sample, values) for one, values in zip(batch, found, strict=True)]
-        if len(waiting) >= SHARD:
+        if len(waiting) >= IMAGES_PER_FILE:
             cache.add(waiting)
             waiting.clear()
         monitor.advance(len(batch))

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 Loss = Literal["gce", "ce"]
 
-BATCH = 2048  # patches of a step
-# For standardised features. Heads that learn faster learn the seeds' errors: on MSRC 1e-2 gives masks of 70.1, 1e-3 79.3
-# and 3e-4 81.0 (mIoU in %, one seed).
+PATCHES_PER_STEP = 2048  # patches of a step
+# For standardised features. Heads that learn faster learn the errors of the seeds: on MSRC, 1e-2 gave masks of 70.1,
+# 1e-3 of 79.3 and 3e-4 of 81.0 (mIoU in %, one seed; bench/quality.md).
 LEARNING_RATE = 3e-4
 Q = 0.7  # of the generalised cross-entropy: 0 is cross-entropy, 1 the mean absolute error
 
@@ -102,7 +102,7 @@ def train_head(
         features: (n, d) of any float type, standardised.
         target: Shares of its outputs.
         weight: Weight of each patch.
-        steps: Training steps, of BATCH patches each.
+        steps: Training steps, of PATCHES_PER_STEP patches each.
         loss: The loss.
         generator: Draws the patches; on the CPU.
     """
@@ -121,7 +121,7 @@ def train_head(
 
 def _batches(count: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
     for _ in range(steps):
-        yield torch.randint(count, (BATCH,), generator=generator)
+        yield torch.randint(count, (PATCHES_PER_STEP,), generator=generator)
 
 
 def probabilities_map(

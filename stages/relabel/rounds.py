@@ -116,8 +116,8 @@ def relabel_rounds(
         rounds: Number of rounds, at least 1.
         steps: Training steps of each head in each round.
         after_round: Called after each round.
-        foreground_loss: Loss of the first head. The second learns from object patches only, whose labels are cleaner, by
-            cross-entropy.
+        foreground_loss: Loss of the first head. The second learns by cross-entropy, from object patches only, whose
+            labels are cleaner.
         hidden: Width of the heads' hidden layer; 0 for linear heads.
         seed: Random seed.
     """

@@ -20,7 +20,7 @@ from stages.networks.feature_network import FeatureHead
 from stages.run_folder.run_data import spread
 from stages.toco.ranks import SINGLE_RANK, Ranks
 
-IMAGES = 100  # on which mean and deviation of the features are measured
+MEASURED_IMAGES = 100  # on which mean and deviation of the features are measured
 
 
 class FeatureViews(NamedTuple):
@@ -78,7 +78,9 @@ class LoadFeatures:
 
 def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sample]) -> None:
     """Set the head's mean and deviation of each feature to those of the samples."""
-    values = torch.cat([torch.from_numpy(features.read(one.id)).flatten(1) for one in spread(samples, IMAGES)], dim=1)
+    values = torch.cat(
+        [torch.from_numpy(features.read(one.id)).flatten(1) for one in spread(samples, MEASURED_IMAGES)], dim=1
+    )
     deviation, mean = torch.std_mean(values.float(), dim=1)
     head.mean.copy_(mean[:, None, None])
     head.deviation.copy_(deviation.clamp_min(1e-6)[:, None, None])

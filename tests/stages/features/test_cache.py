@@ -64,7 +64,7 @@ def test_compute_features__several_blocks(cam_run: Path, spec: FeatureSpec, pict
 def test_compute_features__only_what_is_missing(
     cam_run: Path, spec: FeatureSpec, pictures: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_cache, "SHARD", 2)
+    monkeypatch.setattr(feature_cache, "IMAGES_PER_FILE", 2)
     samples = samples_of(pictures)
     with pytest.raises(KeyboardInterrupt):
         compute(cam_run, spec, samples, listener(stop=("advance", 5)))

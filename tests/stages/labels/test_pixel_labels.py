@@ -52,7 +52,8 @@ def test_at_image_size__no_classes() -> None:
 )
 def test_pixel_labels__by_hand(changes: dict[str, Any], mask: str, confidence: list[int]) -> None:
     maps = torch.tensor([[[0.0, 1.0]], [[0.6, 0.6]]])
-    (made,) = pixel_labels([maps], [GREY], replace(CONFIG, **changes))
+    given = changes.get("source") == "decoder"
+    (made,) = pixel_labels([maps], [GREY], replace(CONFIG, **changes), probabilities_given=given)
     assert rows(made.mask) == [mask] * 2
     assert made.confidence is not None
     np.testing.assert_allclose(made.confidence, [confidence] * 2, atol=1)
@@ -60,7 +61,7 @@ def test_pixel_labels__by_hand(changes: dict[str, Any], mask: str, confidence: l
 
 def test_pixel_labels__decoder_background_by_hand() -> None:
     config = replace(CONFIG, source="decoder", background_threshold=None)
-    (made,) = pixel_labels([torch.tensor([[[0.2, 0.6]]])], [GREY[:, :1, :2]], config)
+    (made,) = pixel_labels([torch.tensor([[[0.2, 0.6]]])], [GREY[:, :1, :2]], config, probabilities_given=True)
     assert made.mask.tolist() == [[0, 1]]
 
 

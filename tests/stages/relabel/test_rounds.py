@@ -47,7 +47,7 @@ def test_relabel_rounds__cleans_labels() -> None:
     patches, truth = data_set(noise=0.25)
     before = [right(patches, truth, number) for number in range(4)]
     told: list[int] = []
-    relabel_rounds(patches, rounds=3, steps=60, after_round=lambda: told.append(1))
+    relabel_rounds(patches, rounds=3, steps=300, after_round=lambda: told.append(1))
     after = [right(patches, truth, number) for number in range(4)]
     assert len(told) == 3
     assert max(before[1:3]) < 0.85
