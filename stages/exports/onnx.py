@@ -11,6 +11,7 @@ longer side of an image was resized in training) and toco (the version).
 
 import io
 import json
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -91,7 +92,9 @@ def as_onnx(student: Student) -> onnx.ModelProto:
     _fix_padding(student)
     free = {0: "batch", 2: "height", 3: "width"}
     printed = io.StringIO()  # if the export fails, the exporter prints the whole network
-    with redirect_stdout(printed), redirect_stderr(printed):
+    with redirect_stdout(printed), redirect_stderr(printed), warnings.catch_warnings():
+        # A Vision Transformer gets the position embeddings of each image's grid; the exported network does, too.
+        warnings.filterwarnings("ignore", message="The tensor attribute .* was assigned during export")
         program = torch.onnx.export(
             LabelsAndLogits(student).eval(),
             (torch.zeros(2, 3, 3 * STRIDE - 1, 2 * STRIDE + 1, dtype=torch.uint8),),

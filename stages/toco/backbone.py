@@ -20,6 +20,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+Grid = tuple[int | torch.SymInt, int | torch.SymInt]  # tokens down and across; symbols while a network is exported
+
 
 class Tokens(NamedTuple):
     """The outputs of the encoder."""
@@ -160,7 +162,7 @@ class Backbone(nn.Module):
         patches = final[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, grid)  # (b, d, h, w)
         return final, patches, intermediate
 
-    def _fit_grid(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _fit_grid(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Crop images to whole patches and set the position embeddings of their grid (tokens down and across)."""
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         images = images[..., : grid[0] * self.patch_size, : grid[1] * self.patch_size]
@@ -181,13 +183,13 @@ class Backbone(nn.Module):
             tokens = self._position_prefix + math.prod(grid)
             self.positions = self.positions.new_zeros(1, tokens, self.embed_dim)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+    def _positions(self, grid: Grid) -> Tensor | None:
         if self.positions is None or grid == self.position_grid:
             return self.positions
         prefix = self.positions[:, : self._position_prefix]
         patches = self.positions[:, self._position_prefix :].transpose(1, 2)  # (1, d, n)
         patches = patches.reshape(1, -1, *self.position_grid)
-        patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False)  # type: ignore[arg-type]
         return torch.cat([prefix, patches.flatten(2).transpose(1, 2)], dim=1)
 
 

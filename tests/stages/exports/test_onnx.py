@@ -128,7 +128,7 @@ def test_as_onnx__head_on_features() -> None:
     from stages.toco.backbone import Backbone
 
     torch.manual_seed(0)
-    shape = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
+    shape: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
     encoder = FrozenEncoder(Backbone("vit_tiny_patch16_224", auxiliary_block=-1, **shape), (-1,))
     student, _ = new_feature_student(encoder, shape, TrainSeg(arch="conv"), 2, 64)
     session = onnxruntime.InferenceSession(as_onnx(student.eval()).SerializeToString())
