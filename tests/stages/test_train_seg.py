@@ -90,6 +90,7 @@ def test_train_seg__writes_a_student_that_opens(labelled_run: Any) -> None:
         "encoder": "tu-mobilenetv3_small_050",
         "num_classes": 2,
         "long_side": 64,
+        "features": None,
     }
     images = torch.zeros(1, 3, 50, 40, dtype=torch.uint8)
     assert load_student(opened)(images).shape == (1, 3, 50, 40)
