@@ -278,7 +278,7 @@ def _no_network(spec: StudentSpec, side: int, error: Exception) -> str:
 
     archs = [one.__name__ for one in smp.MODEL_ARCHITECTURES_MAPPING.values()]
     if spec.arch.lower() not in (arch.lower() for arch in archs):
-        return f"--arch {spec.arch!r} is unknown: choose one of {', '.join(archs)}"
+        return f"--arch {spec.arch!r} is unknown: choose one of {', '.join(archs)}, or a head: linear, mlp, conv"
     name = spec.encoder.removeprefix("tu-")
     from_timm = name != spec.encoder
     known = timm.list_models() if from_timm else smp.encoders.get_encoder_names()
