@@ -342,7 +342,7 @@ class MakeLabels(Parallel):
         "linear suits photographs, mlp (a hidden layer) textures.",
     )
     relabel_rounds: int = option(6, "How often all images are labelled again.", minimum=1, group=RELABELLING)
-    relabel_steps: int = option(300, "Training steps of each head in a round.", minimum=1, group=RELABELLING)
+    relabel_steps: int = option(300, "Training steps of each head in a round.", minimum=20, group=RELABELLING)
     feature_backbone: str | None = option(
         None, "Vision Transformer of the features, by its timm name; by default that of train-cam.", group=RELABELLING
     )
@@ -382,9 +382,9 @@ class MakeLabels(Parallel):
             SettingsError: Names the options.
         """
         check_limits(self)
-        if self.ignore_uncertain and (self.refine != "none" or self.source == "decoder"):
+        if self.ignore_uncertain and (self.refine != "none" or self.relabel != "none" or self.source == "decoder"):
             raise SettingsError(
-                "--ignore-uncertain needs plain CAMs: it does not work with --refine or --source decoder"
+                "--ignore-uncertain needs plain CAMs: it does not work with --refine, --relabel or --source decoder"
             )
         if self.source == "decoder" and (self.calibration_images or self.background_threshold is not None):
             raise SettingsError(

@@ -181,7 +181,7 @@ def features_training(
     standardise(head, cache, samples)
     fabric.to_device(student.eval())
     side = -(-features.long_side // encoder.patch_size)
-    load = LoadFeatures(cache, labels.path, len(dataset.class_names), side)
+    load = LoadFeatures(cache, labels.path, len(dataset.class_names), side, refined=labels.settings["refine"] != "none")
     stream = SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad)
     return StudentTraining(student, spec, head, stream, partial(_feature_losses, config, fabric))
 

@@ -38,6 +38,7 @@ from stages.runtime.monitor import Monitor
 FEATURES = "features"
 IMAGES_PER_FILE = 32  # images in a file
 IMAGES_PER_PASS = 8
+OPEN_FILES = 64
 
 
 class Stamp(NamedTuple):
@@ -108,6 +109,8 @@ class FeatureCache:
         shard = self._shards[image_id]
         try:
             if shard not in self._open:
+                if len(self._open) >= OPEN_FILES:
+                    self._open.pop(next(iter(self._open))).close()
                 self._open[shard] = h5py.File(shard, "r")
             values: NDArray[np.float16] = self._open[shard][f"{FEATURES}/{image_id}"][()]
         except (OSError, KeyError) as error:

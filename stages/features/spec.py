@@ -48,6 +48,8 @@ def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
         weights = "pretrained" if other else trained["weights"]
         if weights == "none":
             weights = "trained"
+    if config.feature_weights == "none":
+        raise SettingsError("--feature-weights none would give random features: use trained, pretrained or a FILE")
     if other and weights == "trained":
         raise SettingsError(
             f"--feature-weights trained are those of {model['backbone']!r}: give no other --feature-backbone"

@@ -88,6 +88,7 @@ def new_relabeller(
     path = seeds / "heads.safetensors"
     if fabric.is_global_zero:
         features = compute_features(run, spec, known, config, fabric, monitor)
+        known = [one for one in known if one.id in features]  # without bad images that were skipped
         if not path.is_file():
             save_weights(
                 path, train_relabeller(known, cams, features, config, maker.model.num_classes, fabric.device, monitor)
@@ -97,14 +98,15 @@ def new_relabeller(
     weights = load_weights(path)
     heads = TwoHeads(weights["mean"], weights["deviation"], maker.model.num_classes, HIDDEN[config.relabel])
     heads.load_state_dict(weights)
+    features = FeatureCache(run, spec)
     return RelabelMaker(
         model=maker.model,
         fabric=fabric,
         config=config,
         monitor=monitor,
-        samples=known,
+        samples=[one for one in known if one.id in features],
         heads=heads.to(fabric.device).eval(),
-        features=FeatureCache(run, spec),
+        features=features,
     )
 
 
@@ -125,7 +127,8 @@ def train_relabeller(
         size = (FINER * grid[0], FINER * grid[1])
         return patch_shares(stored_label(cams, image_id, threshold, size), classes, grid)
 
-    images = [(one.id, one.classes) for one in samples]
+    # Images whose classes are unknown say nothing, not even what is background.
+    images = [(one.id, one.classes) for one in samples if one.labelled or one.classes]
     patches = collect_patches(features.read, seed_shares, images, classes, seed=0, device=device)
     before = objects_share(patches)
     monitor.start("relabelling", config.relabel_rounds, unit="rounds")

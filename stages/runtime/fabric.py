@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import warnings
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -112,7 +113,8 @@ def make_fabric(
         if devices * nodes > 1:
             for name in ("distributed", "rank_zero"):  # which announce each process
                 logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
-            strategy = DDPStrategy(find_unused_parameters=unused_parameters)
+            # Long, because ranks wait while rank 0 computes features or makes choices for all.
+            strategy = DDPStrategy(find_unused_parameters=unused_parameters, timeout=timedelta(days=2))
             environment = who_starts(devices, nodes)
         return Fabric(
             accelerator=device,

@@ -33,19 +33,20 @@ class FeatureViews(NamedTuple):
 class LoadFeatures:
     """Reads the features of an image with its pseudo labels; workers of a data loader receive it."""
 
-    def __init__(self, features: FeatureCache, labels: Path, num_classes: int, side: int) -> None:
+    def __init__(self, features: FeatureCache, labels: Path, num_classes: int, side: int, *, refined: bool) -> None:
         """Set up.
 
         Args:
             features: The features.
             labels: Folder RUN/labels. The probabilities of relabelling are used if there are any, otherwise masks.
+            refined: Whether the masks were refined after relabelling, so that they are used.
             num_classes: Number of foreground classes.
             side: Patches on the longer side of an image, g.
         """
         self.features = features
         self.masks = LabelFile(labels / "labels.h5", "masks")
         scores = labels / "scores.h5"
-        self.scores = LabelFile(scores, "scores") if scores.is_file() else None
+        self.scores = LabelFile(scores, "scores") if scores.is_file() and not refined else None
         self.num_classes = num_classes
         self.side = side
 
@@ -64,16 +65,19 @@ class LoadFeatures:
         return FeatureViews(F.pad(values, padding), F.pad(shares.half(), padding))
 
     def _shares(self, sample: Sample, grid: tuple[int, int]) -> Float[Tensor, "classes h w"]:
-        if self.scores is not None:
+        if self.scores is not None and self.scores.classes(sample.id):
             own = torch.from_numpy(self.scores.read(sample.id)).float()
             shares = torch.zeros(self.num_classes + 1, *own.shape[1:])
             shares[list(self.scores.classes(sample.id))] = own
             shares[0] = (1 - own.sum(dim=0)).clamp_min(0)
             return F.adaptive_avg_pool2d(shares, grid)
-        mask = torch.from_numpy(self.masks.read(sample.id)).long()
-        known = mask != IGNORE_INDEX
-        planes = F.one_hot(torch.where(known, mask, 0), self.num_classes + 1).permute(2, 0, 1).float() * known
-        return F.adaptive_avg_pool2d(planes, grid)
+        mask = torch.from_numpy(self.masks.read(sample.id))
+        odd = (mask > self.num_classes) & (mask != IGNORE_INDEX)
+        if odd.any():
+            raise DataError(f"the mask of '{sample.id}' has the value {int(mask[odd][0])}")
+        # One class after the other, because all planes of a large photograph together may not fit into memory.
+        numbers = range(self.num_classes + 1)
+        return torch.cat([F.adaptive_avg_pool2d((mask == number)[None].float(), grid) for number in numbers])
 
 
 def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sample]) -> None:
@@ -84,6 +88,7 @@ def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sam
     deviation, mean = torch.std_mean(values.float(), dim=1)
     head.mean.copy_(mean[:, None, None])
     head.deviation.copy_(deviation.clamp_min(1e-6)[:, None, None])
+    features.close()  # before the workers of a data loader fork
 
 
 def feature_losses(network: nn.Module, batch: FeatureViews, ranks: Ranks = SINGLE_RANK) -> Mapping[str, Tensor]:

@@ -55,7 +55,7 @@ def test_cam_recipes__change_fields_that_exist(name: str) -> None:
         (
             MakeLabels,
             {"source": "decoder", "ignore_uncertain": True},
-            "does not work with --refine or --source decoder",
+            "does not work with --refine, --relabel or --source decoder",
         ),
         (
             MakeLabels,

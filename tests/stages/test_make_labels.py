@@ -564,7 +564,7 @@ def test_make_labels__unlabelled_images_in_which_nothing_is_found_are_ignored(
     assert not stored["d"][2].any()  # somebody said that nothing is in this one
 
 
-RELABEL = replace(CONFIG, relabel="linear", relabel_rounds=2, relabel_steps=3)
+RELABEL = replace(CONFIG, relabel="linear", relabel_rounds=2, relabel_steps=20)
 
 
 @pytest.fixture(scope="module")

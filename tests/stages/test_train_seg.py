@@ -349,7 +349,7 @@ def relabelled_run(cam_run: Path) -> Path:
     from stages.config import MakeLabels
     from stages.make_labels import make_labels
 
-    make_labels(cam_run, MakeLabels(device="cpu", workers=1, relabel="linear", relabel_steps=3), SilentMonitor())
+    make_labels(cam_run, MakeLabels(device="cpu", workers=1, relabel="linear", relabel_steps=20), SilentMonitor())
     return cam_run
 
 

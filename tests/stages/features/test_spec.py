@@ -46,3 +46,8 @@ def test_feature_spec__another_network(tmp_path: Path) -> None:
         feature_spec(
             MakeLabels(feature_backbone="vit_base_patch16_224", feature_weights="trained"), cam_folder(tmp_path)
         )
+
+
+def test_feature_spec__no_random_features(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--feature-weights none would give random features"):
+        feature_spec(MakeLabels(feature_weights="none"), cam_folder(tmp_path))
