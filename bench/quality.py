@@ -67,7 +67,11 @@ Figures = dict[str, dict[str, float]]  # by row of the table and seed
 def measure(options: argparse.Namespace) -> Figures:
     """Run what is missing, and return all figures of the folder."""
     path = options.out / "quality.json"
-    figures: Figures = json.loads(path.read_text()) if path.is_file() else {}
+    networks = [str(options.data), options.backbone, options.weights, options.encoder, options.encoder_weights]
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"networks": networks, "figures": {}}
+    if stored["networks"] != networks:
+        raise SystemExit(f"{path} has figures of other data or networks, {stored['networks']}: give another --out")
+    figures: Figures = stored["figures"]
     dataset = open_dataset(options.data)
     for cams in options.cams:
         for seed in options.seeds:
@@ -84,7 +88,7 @@ def measure(options: argparse.Namespace) -> Figures:
                     if str(seed) not in figures.get(row, {}):
                         figures.setdefault(row, {})[str(seed)] = score(run, student, options, seed)
                         with atomic_write(path) as temporary:
-                            temporary.write_text(json.dumps(figures, indent=1))
+                            temporary.write_text(json.dumps(stored, indent=1))
     return figures
 
 

@@ -400,6 +400,11 @@ class MakeLabels(Parallel):
         _check_scales(self.scales)
 
     @property
+    def feature_file(self) -> str | None:
+        """The file of weights for the features, if one is given."""
+        return None if self.feature_weights in (*NO_FILES, "auto", "trained") else self.feature_weights
+
+    @property
     def uses_crf(self) -> bool:
         """Whether a CRF refines the masks."""
         return "crf" in self.refine

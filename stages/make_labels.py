@@ -1,6 +1,7 @@
 """Stage 2, `toco make-labels`: make CAMs of images, and pseudo masks from them (METHOD sections 2, 3, 8).
 
-In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.h5, sessions.jsonl.
+In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.h5, sessions.jsonl; with
+--relabel also scores.h5, and RUN/features.
 """
 
 import shutil

@@ -82,8 +82,8 @@ def run(
     """
     config = replace(config, cache=config.cache and absolute_path(config.cache))
     cam, seg = with_absolute_paths(cam), with_absolute_paths(seg)
-    if labels.feature_weights not in (*NO_FILES, "auto", "trained"):
-        labels = replace(labels, feature_weights=absolute_path(labels.feature_weights))
+    if labels.feature_file is not None:
+        labels = replace(labels, feature_weights=absolute_path(labels.feature_file))
     labels = with_training_defaults(labels, asdict(cam))
     settings: dict[str, StageSettings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
     again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()

@@ -91,8 +91,11 @@ def train_seg(
     check_labelled(samples, label_file, confidence=config.confidence_weighting)
     with_masks = validation_images(dataset, config, monitor)
     torch.manual_seed(config.seed)
-    training = features_training if config.uses_features else image_training
-    student, spec, learner, stream, losses = training(run, labels, samples, dataset, config, fabric, monitor)
+    if config.uses_features:
+        training = feature_training(run, labels, samples, config, fabric, monitor)
+    else:
+        training = image_training(labels, samples, config, fabric)
+    student, spec, learner, stream, losses = training
     if fabric.is_global_zero:
         begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
     fabric.barrier()
@@ -126,40 +129,26 @@ class StudentTraining(NamedTuple):
     losses: Callable[[nn.Module, int, Any], Mapping[str, Tensor]]
 
 
-def image_training(
-    run: Path,
-    labels: StageFolder,
-    samples: Sequence[Sample],
-    dataset: Dataset,
-    config: TrainSeg,
-    fabric: Fabric,
-    monitor: Monitor,
-) -> StudentTraining:
+def image_training(labels: StageFolder, samples: Sequence[Sample], config: TrainSeg, fabric: Fabric) -> StudentTraining:
     """Prepare a network that learns from images and masks.
 
     Raises:
         SettingsError: The network or its weights are not available.
     """
-    student, spec = new_student(config, len(dataset.class_names))
+    student, spec = new_student(config, len(labels.class_names))
     if (
         fabric.world_size > 1 and fabric.device.type == "cuda"
     ):  # batch norm over the whole batch, which only CUDA supports
         nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
-    load = LoadLabelled(labels.path / "labels.h5", len(dataset.class_names), spec.long_side, config)
+    load = LoadLabelled(labels.path / "labels.h5", len(labels.class_names), spec.long_side, config)
     stream = SampleStream(
         samples, load, seed=config.seed, skip_bad=config.skip_bad, take_warnings=load.images.take_warnings
     )
     return StudentTraining(student, spec, student, stream, partial(_losses, config, fabric))
 
 
-def features_training(
-    run: Path,
-    labels: StageFolder,
-    samples: Sequence[Sample],
-    dataset: Dataset,
-    config: TrainSeg,
-    fabric: Fabric,
-    monitor: Monitor,
+def feature_training(
+    run: Path, labels: StageFolder, samples: Sequence[Sample], config: TrainSeg, fabric: Fabric, monitor: Monitor
 ) -> StudentTraining:
     """Prepare a head that learns from stored features.
 
@@ -175,13 +164,13 @@ def features_training(
     samples = [one for one in samples if one.id in cache]
     encoder = load_encoder(features, run)
     student, spec = new_feature_student(
-        encoder, features.backbone_options, config, len(dataset.class_names), features.long_side
+        encoder, features.backbone_options, config, len(labels.class_names), features.long_side
     )
     head = student.network.head
     standardise(head, cache, samples)
     fabric.to_device(student.eval())
     side = -(-features.long_side // encoder.patch_size)
-    load = LoadFeatures(cache, labels.path, len(dataset.class_names), side, refined=labels.settings["refine"] != "none")
+    load = LoadFeatures(cache, labels.path, head, side, refined=labels.settings["refine"] != "none")
     stream = SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad)
     return StudentTraining(student, spec, head, stream, partial(_feature_losses, config, fabric))
 

@@ -6,7 +6,7 @@
 A file under its final name is complete, so that an interrupted command goes on where it stopped. Features of an image
 file that has changed are computed again. Float16 rounds by 0.05 %; it halves the file.
 
-Letters: d width of the features, h w patches down and across.
+Letters: n patches, d width of the features, h w patches down and across.
 """
 
 import io
@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from data.atomic_write import atomic_write
 from data.dataset import Sample
@@ -36,9 +38,9 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 
 FEATURES = "features"
-IMAGES_PER_FILE = 32  # images in a file
-IMAGES_PER_PASS = 8
-OPEN_FILES = 64
+IMAGES_PER_FILE = 32
+IMAGES_PER_PASS = 8  # on a GPU; a CPU takes one image at a time
+OPEN_FILES = 64  # at most, because systems limit them
 
 
 class Stamp(NamedTuple):
@@ -69,8 +71,8 @@ class FeatureCache:
             config.unlink(missing_ok=True)
             for shard in self.folder.glob("*.h5"):
                 shard.unlink()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(config, spec.as_dict())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(config, spec.as_dict())
         for shard in sorted(self.folder.glob("*.h5")):
             self._index(shard)
 
@@ -207,3 +209,16 @@ def features_of(
     with fabric.autocast():
         tokens = encoder(pixels.to(fabric.device))
     return list(tokens.half().cpu().numpy())
+
+
+def mean_and_deviation(features: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and standard deviation of each feature, float32, without a float32 copy of all."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    squares = torch.zeros_like(total)
+    for first in range(0, len(features), 2**16):
+        part = features[first : first + 2**16].double()
+        total += part.sum(dim=0)
+        squares += part.square().sum(dim=0)
+    mean = total / len(features)
+    variance = (squares / len(features) - mean.square()).clamp_min(0)
+    return mean.float(), variance.sqrt().clamp_min(1e-6).float()

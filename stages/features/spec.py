@@ -61,8 +61,8 @@ def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
         path = Path(weights).expanduser()
         if not path.is_file():
             raise SettingsError(
-                f"the weights of the features, {path}, do not exist: give them with --feature-weights FILE, or use "
-                "--feature-weights trained"
+                f"the weights of the features, {path}, do not exist: give them with "
+                "'toco make-labels --feature-weights FILE', or use --feature-weights trained"
             )
         weights, digest = str(path.resolve()), file_digest(path)
     return FeatureSpec(

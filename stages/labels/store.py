@@ -6,8 +6,7 @@
     scores.h5  scores/<image id>      float16 (k, gh, gw), 0..1, and the attributes of CAMs; only with --relabel
 
 Letters: k classes of the image, s side of the network's square input, h w size of the original image, gh gw patches of
-the frozen features. Earlier versions
-stored CAMs as (k, h, w), without `size`.
+the frozen features. Earlier versions stored CAMs as (k, h, w), without `size`.
 
 Shards and products are written atomically: a file under its final name is complete. Each array is one gzip chunk,
 which HDF5 1.10 and later read without a plugin. bench/store.md has the measurements behind this layout.

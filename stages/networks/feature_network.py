@@ -29,6 +29,7 @@ class FeatureHead(nn.Module):
             classes: Number of classes with background.
         """
         super().__init__()
+        self.num_classes = classes - 1
         self.register_buffer("mean", torch.zeros(width, 1, 1))
         self.register_buffer("deviation", torch.ones(width, 1, 1))
         if kind == "linear":

@@ -29,9 +29,9 @@ def check_feature_weights(config: MakeLabels) -> None:
     Raises:
         UserError: There is no such file.
     """
-    if config.relabel != "none" and config.feature_weights not in (*NO_FILES, "auto", "trained"):
+    if config.relabel != "none" and config.feature_file is not None:
         with naming("--feature-weights"):
-            check_weights_file(Path(config.feature_weights).expanduser())
+            check_weights_file(Path(config.feature_file).expanduser())
 
 
 def check_split(dataset: Dataset, split: str | None, option: str) -> None:

@@ -26,10 +26,8 @@ from stages.run_folder.saving import load_weights, save_weights
 from stages.runtime.monitor import Monitor
 
 HIDDEN = {"linear": 0, "mlp": 64}  # width of the heads' hidden layer
-LOSS: Mapping[str, Loss] = {
-    "linear": "gce",
-    "mlp": "ce",
-}  # an MLP lets small classes die with the generalised cross-entropy
+# Of the foreground head. With the generalised cross-entropy an MLP loses small classes (bench/quality.md).
+LOSS: Mapping[str, Loss] = {"linear": "gce", "mlp": "ce"}
 FINER = 4  # seed labels are counted on a grid this much finer than the patches
 
 

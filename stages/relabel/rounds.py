@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.features.cache import mean_and_deviation
 from stages.relabel.heads import Loss, TwoHeads, decided, one_hot, train_head
 
 BYTES = 2**31  # of the features in memory; of larger data sets, some patches of each image are used
@@ -84,19 +85,6 @@ def collect_patches(
         image=torch.cat(owners).to(device),
         allowed=allowed.to(device),
     )
-
-
-def mean_and_deviation(features: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """Mean and standard deviation of each feature, float32, without a float32 copy of all."""
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    squares = torch.zeros_like(total)
-    for first in range(0, len(features), 2**16):
-        part = features[first : first + 2**16].double()
-        total += part.sum(dim=0)
-        squares += part.square().sum(dim=0)
-    mean = total / len(features)
-    variance = (squares / len(features) - mean.square()).clamp_min(0)
-    return mean.float(), variance.sqrt().clamp_min(1e-6).float()
 
 
 def relabel_rounds(

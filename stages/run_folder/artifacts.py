@@ -1,7 +1,7 @@
 """Run folders: what each stage writes, and how the next stage opens it.
 
 RUN/cam     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is finished)
-RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is finished)
+RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is finished; scores.h5 with --relabel)
 RUN/seg     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is finished)
 """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from data.dataset import IGNORE_INDEX, Sample
 from data.errors import ArtifactError, DataError
-from stages.features.cache import FeatureCache
+from stages.features.cache import FeatureCache, mean_and_deviation
 from stages.labels.store import LabelFile
 from stages.networks.feature_network import FeatureHead
 from stages.run_folder.run_data import spread
@@ -33,21 +33,22 @@ class FeatureViews(NamedTuple):
 class LoadFeatures:
     """Reads the features of an image with its pseudo labels; workers of a data loader receive it."""
 
-    def __init__(self, features: FeatureCache, labels: Path, num_classes: int, side: int, *, refined: bool) -> None:
+    def __init__(self, features: FeatureCache, labels: Path, head: FeatureHead, side: int, *, refined: bool) -> None:
         """Set up.
 
         Args:
             features: The features.
             labels: Folder RUN/labels. The probabilities of relabelling are used if there are any, otherwise masks.
-            refined: Whether the masks were refined after relabelling, so that they are used.
-            num_classes: Number of foreground classes.
+            head: The head that is trained, with mean and deviation set.
             side: Patches on the longer side of an image, g.
+            refined: Whether the masks were refined after relabelling; then the masks are used.
         """
         self.features = features
         self.masks = LabelFile(labels / "labels.h5", "masks")
         scores = labels / "scores.h5"
         self.scores = LabelFile(scores, "scores") if scores.is_file() and not refined else None
-        self.num_classes = num_classes
+        self.num_classes = head.num_classes
+        self.mean = head.mean.cpu().clone()  # (d, 1, 1)
         self.side = side
 
     def __call__(self, sample: Sample) -> FeatureViews:
@@ -61,8 +62,11 @@ class LoadFeatures:
             shares = self._shares(sample, (values.shape[1], values.shape[2]))
         except (KeyError, OSError, ArtifactError) as error:
             raise DataError(f"features or labels of '{sample.id}' cannot be read ({error})") from error
-        padding = (0, self.side - values.shape[2], 0, self.side - values.shape[1])
-        return FeatureViews(F.pad(values, padding), F.pad(shares.half(), padding))
+        height, width = values.shape[1:]
+        # A convolution pads standardised features with 0, so the padding here is their mean.
+        padded = self.mean.half().expand(-1, self.side, self.side).clone()
+        padded[:, :height, :width] = values
+        return FeatureViews(padded, F.pad(shares.half(), (0, self.side - width, 0, self.side - height)))
 
     def _shares(self, sample: Sample, grid: tuple[int, int]) -> Float[Tensor, "classes h w"]:
         if self.scores is not None and self.scores.classes(sample.id):
@@ -82,12 +86,10 @@ class LoadFeatures:
 
 def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sample]) -> None:
     """Set the head's mean and deviation of each feature to those of the samples."""
-    values = torch.cat(
-        [torch.from_numpy(features.read(one.id)).flatten(1) for one in spread(samples, MEASURED_IMAGES)], dim=1
-    )
-    deviation, mean = torch.std_mean(values.float(), dim=1)
+    some = [torch.from_numpy(features.read(one.id)).flatten(1).T for one in spread(samples, MEASURED_IMAGES)]
+    mean, deviation = mean_and_deviation(torch.cat(some))
     head.mean.copy_(mean[:, None, None])
-    head.deviation.copy_(deviation.clamp_min(1e-6)[:, None, None])
+    head.deviation.copy_(deviation[:, None, None])
     features.close()  # before the workers of a data loader fork
 
 

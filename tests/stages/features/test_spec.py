@@ -26,7 +26,10 @@ def test_feature_spec__the_weights_that_the_training_began_with(tmp_path: Path) 
     file.write_bytes(b"other")
     assert feature_spec(MakeLabels(), cam_folder(tmp_path, str(file))).digest != spec.digest
     file.unlink()
-    with pytest.raises(SettingsError, match=r"begun\.safetensors, do not exist: give them with --feature-weights FILE"):
+    with pytest.raises(
+        SettingsError,
+        match=r"begun\.safetensors, do not exist: give them with 'toco make-labels --feature-weights FILE'",
+    ):
         feature_spec(MakeLabels(), cam_folder(tmp_path, str(file)))
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from stages.features.cache import mean_and_deviation
 from stages.relabel import rounds
-from stages.relabel.rounds import Patches, collect_patches, mean_and_deviation, patch_shares, relabel_rounds
+from stages.relabel.rounds import Patches, collect_patches, patch_shares, relabel_rounds
 
 CLASSES, IMAGES, GRID = 3, 24, 8
 
