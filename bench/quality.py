@@ -40,8 +40,9 @@ CAM = TrainCam(
 )
 CAMS: Mapping[str, Mapping[str, Any]] = {"toco": {}, "plain": {"ptc_weight": 0.0, "ctc_weight": 0.0}}
 LABELS: Mapping[str, MakeLabels] = {
-    "cam": MakeLabels(),
-    "crf": MakeLabels(refine="crf"),
+    "cam": MakeLabels(relabel="none"),
+    "crf": MakeLabels(relabel="none", refine="crf"),
+    "auto": MakeLabels(),
     "relabelled": MakeLabels(relabel="linear"),
     "relabelled-mlp": MakeLabels(relabel="mlp", relabel_rounds=3),
     "relabelled-crf": MakeLabels(relabel="linear", refine="crf"),

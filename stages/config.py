@@ -336,10 +336,11 @@ class MakeLabels(Parallel):
         group=METHOD,
         old_names=("background_low",),
     )
-    relabel: Literal["none", "linear", "mlp"] = option(
-        "none",
+    relabel: Literal["auto", "none", "linear", "mlp"] = option(
+        "auto",
         "Improve the masks: heads on frozen features learn from the CAMs' labels of all images, and label them again. "
-        "linear suits photographs, mlp (a hidden layer) textures.",
+        "linear suits photographs, mlp (a hidden layer) textures. auto takes linear heads if they agree with the CAMs "
+        "on other images, otherwise none; with --calibration-images it takes what is best on these.",
     )
     relabel_rounds: int = option(6, "How often all images are labelled again.", minimum=1, group=RELABELLING)
     relabel_steps: int = option(300, "Training steps of each head in a round.", minimum=20, group=RELABELLING)
@@ -382,7 +383,8 @@ class MakeLabels(Parallel):
             SettingsError: Names the options.
         """
         check_limits(self)
-        if self.ignore_uncertain and (self.refine != "none" or self.relabel != "none" or self.source == "decoder"):
+        relabelling = self.relabel not in ("auto", "none")
+        if self.ignore_uncertain and (self.refine != "none" or relabelling or self.source == "decoder"):
             raise SettingsError(
                 "--ignore-uncertain needs plain CAMs: it does not work with --refine, --relabel or --source decoder"
             )
@@ -398,6 +400,11 @@ class MakeLabels(Parallel):
         if self.low_threshold is not None and self.high_threshold is not None:
             _check_thresholds(self.low_threshold, self.high_threshold)
         _check_scales(self.scales)
+
+    @property
+    def may_relabel(self) -> bool:
+        """Whether the masks are relabelled, or may be."""
+        return self.relabel != "none" and not self.ignore_uncertain
 
     @property
     def feature_file(self) -> str | None:

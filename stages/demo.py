@@ -35,7 +35,7 @@ CAM = TrainCam(
     evaluate_every=0,
     evaluate_images=10,
 )
-LABELS = MakeLabels(refine="crf", background_threshold=0.3, high_threshold=0.35, low_threshold=0.2)
+LABELS = MakeLabels(relabel="none", refine="crf", background_threshold=0.3, high_threshold=0.35, low_threshold=0.2)
 SEG = TrainSeg(
     encoder="resnet18",
     weights="none",

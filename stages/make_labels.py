@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.dataset import Dataset, Sample
 from stages.config import MakeLabels
-from stages.labels.choose_background import choose_background
+from stages.labels.choose_background import calibration_samples, choose_background
 from stages.labels.label_settings import resolved, with_training_defaults
 from stages.labels.maker import LabelMaker
 from stages.labels.store import join_file, join_shards, label_attributes, stored_ids, write_shard
@@ -78,28 +78,31 @@ def make_labels(
         extra = {"background_threshold": maker.config.background_threshold}  # the number used
         begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
     fabric.barrier()
+    calibration = calibration_samples(samples, config.calibration_images)
     with session(folder, recorded=fabric.is_global_zero):
-        _label(folder, samples, maker, dataset)
+        _label(folder, samples, maker, dataset, calibration)
     return folder
 
 
-def _label(folder: Path, samples: Sequence[Sample], maker: LabelMaker, dataset: Dataset) -> None:
+def _label(
+    folder: Path, samples: Sequence[Sample], maker: LabelMaker, dataset: Dataset, calibration: Sequence[Sample]
+) -> None:
     """Make the missing labels, shard by shard, and join all shards at the end."""
     fabric, config = maker.fabric, maker.config
     shards, relabelled = folder / "shards", folder / "shards" / "relabelled"
     attributes = label_attributes(dataset.class_names, asdict(config))
-    if config.relabel == "none":
-        label_in_shards(shards, samples, maker, "making labels")
-    else:
-        seeds = LabelMaker(
+    if config.relabel in ("linear", "mlp"):  # these masks of the CAMs are not used
+        maker = LabelMaker(
             model=maker.model, fabric=fabric, config=replace(config, refine="none"), monitor=maker.monitor
         )
-        label_in_shards(shards, samples, seeds, "making CAMs")
+    label_in_shards(shards, samples, maker, "making CAMs" if config.may_relabel else "making labels")
+    if config.may_relabel:
         if fabric.is_global_zero:
             join_file(shards / "cams" / "cams.h5", sorted(shards.glob("*.h5")), {"cams": "cams"}, attributes)
         fabric.barrier()
-        relabeller = new_relabeller(folder.parent, samples, shards / "cams", seeds, config)
-        label_in_shards(relabelled, relabeller.samples, relabeller, "labelling again")
+        relabeller = new_relabeller(folder.parent, samples, shards / "cams", maker, config, calibration)
+        if relabeller is not None:
+            label_in_shards(relabelled, relabeller.samples, relabeller, "labelling again")
     if fabric.is_global_zero:
         again = sorted(relabelled.glob("*.h5"))
         join_shards(sorted(shards.glob("*.h5")), folder, attributes, relabelled=again)

@@ -279,6 +279,6 @@ def whole_run(
     from stages.run import run
 
     out = tmp_path_factory.mktemp("whole") / "run"
-    labels = MakeLabels(refine="crf", device="cpu", workers=1)
+    labels = MakeLabels(relabel="none", refine="crf", device="cpu", workers=1)
     run(pictures, out, Run(device="cpu"), SilentMonitor(), cam=cam_settings(), labels=labels, seg=seg_settings())
     return out

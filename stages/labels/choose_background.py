@@ -58,8 +58,9 @@ def choose_background(
         DataError: No image has a ground-truth mask, or a class, to choose by; or an image or a mask is bad.
     """
     calibrating = config.calibration_images > 0
-    known = [sample for sample in samples if sample.classes and (sample.mask is not None or not calibrating)]
-    chosen = spread(known, config.calibration_images or IMAGES)
+    chosen = calibration_samples(samples, config.calibration_images)
+    if not calibrating:
+        chosen = spread([sample for sample in samples if sample.classes], IMAGES)
     if not chosen:
         lack = "a ground-truth mask" if calibrating else "a class"
         raise DataError(
@@ -94,6 +95,11 @@ def choose_background(
     how = "with" if calibrating else "without"
     monitor.note(f"background threshold {background:g}, chosen {how} ground truth on {len(chosen)} images")
     return background
+
+
+def calibration_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Pick at most `count` images that have objects and a ground-truth mask."""
+    return spread([sample for sample in samples if sample.classes and sample.mask is not None], count)
 
 
 def reduced(

@@ -59,7 +59,7 @@ def before_make_labels(
     check_thresholds_in_order(config, cam.settings)
     if config.uses_crf or config.background_threshold == "auto":
         check_crf_backend(config.crf_backend)
-    if config.relabel != "none":
+    if config.may_relabel:
         feature_spec(config, cam)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     check_split(dataset, config.split, "--split")

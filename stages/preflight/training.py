@@ -29,7 +29,7 @@ def check_feature_weights(config: MakeLabels) -> None:
     Raises:
         UserError: There is no such file.
     """
-    if config.relabel != "none" and config.feature_file is not None:
+    if config.may_relabel and config.feature_file is not None:
         with naming("--feature-weights"):
             check_weights_file(Path(config.feature_file).expanduser())
 

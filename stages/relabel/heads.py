@@ -39,6 +39,7 @@ class TwoHeads(nn.Module):
             hidden: Width of a hidden layer; 0 for linear heads.
         """
         super().__init__()
+        self.num_classes = classes
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.foreground = _head(len(mean), 2, hidden)
@@ -94,6 +95,7 @@ def train_head(
     steps: int,
     loss: Loss,
     generator: torch.Generator,
+    learning_rate: float = LEARNING_RATE,
 ) -> None:
     """Train one head, in place.
 
@@ -105,9 +107,10 @@ def train_head(
         steps: Training steps, of PATCHES_PER_STEP patches each.
         loss: The loss.
         generator: Draws the patches; on the CPU.
+        learning_rate: Largest learning rate.
     """
-    optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     for chosen in _batches(len(features), steps, generator):
         chosen = chosen.to(features.device)
         own = weight[chosen]

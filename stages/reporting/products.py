@@ -79,6 +79,11 @@ class RunProducts:
         """The CAM of the labels: 'cam' or 'aux'. 'cam' if there are no labels, or the decoder made them."""
         return "aux" if self.labels_folder and self.labels_folder.settings["source"] == "aux" else "cam"
 
+    @property
+    def relabelled(self) -> bool:
+        """Whether the pseudo masks were relabelled."""
+        return self.labels_folder is not None and (self.labels_folder.path / "scores.h5").is_file()
+
     @cached_property
     def masks(self) -> LabelFile | None:
         """The stored pseudo masks."""
@@ -148,7 +153,7 @@ class RunProducts:
             stored: Mask = self.masks.read(sample.id)
             return stored
         settings = self.label_settings
-        if settings.source == "decoder" or settings.relabel != "none":  # made only by `toco make-labels`
+        if settings.source == "decoder" or self.relabelled:  # made only by `toco make-labels`
             return None
         (labels,) = pixel_labels([maps.cpu()], [pixels], settings)
         return with_class_numbers(labels.mask, replace(sample, classes=classes))

@@ -32,7 +32,8 @@ def test_quality__measures_all_and_goes_on(
 ) -> None:
     tiny: dict[str, Any] = {"device": "cpu", "workers": 1}
     monkeypatch.setattr(quality, "CAM", cam_settings())
-    plain, again = MakeLabels(**tiny), MakeLabels(relabel="linear", relabel_rounds=1, relabel_steps=20, **tiny)
+    plain = MakeLabels(relabel="none", **tiny)
+    again = MakeLabels(relabel="linear", relabel_rounds=1, relabel_steps=20, **tiny)
     monkeypatch.setattr(quality, "LABELS", {"cam": plain, "relabelled": again})
     monkeypatch.setattr(
         quality, "STUDENTS", {"linear": TrainSeg(arch="linear", iterations=2, batch_size=2, evaluate_every=0, **tiny)}

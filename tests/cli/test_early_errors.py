@@ -39,7 +39,8 @@ def folders(draw_pictures: Callable[[Path], Path], tmp_path_factory: pytest.Temp
         folder.mkdir(parents=True)
         (folder / "model.safetensors").touch()
         dataset = {"root": str(root / "photos"), "layout": "custom", "class_names": ["red", "blue"]}
-        config = {"format": 2, "settings": asdict(settings), "dataset": dataset}
+        model = {"backbone": "vit_base_patch16_224", "backbone_options": {}}
+        config = {"format": 2, "settings": asdict(settings), "dataset": dataset, "model": model}
         (folder / "config.json").write_text(json.dumps(config))
     labels = root / "run" / "labels"
     (labels / "cams.h5").touch()

@@ -16,7 +16,14 @@ from stages.networks.inference import LoadedImage
 from stages.runtime.monitor import SilentMonitor
 
 CONFIG = MakeLabels(
-    device="cpu", workers=1, batch_size=1, scales=(1.0, 0.5), refine="crf", crf_backend="torch", confidence=True
+    device="cpu",
+    workers=1,
+    batch_size=1,
+    scales=(1.0, 0.5),
+    relabel="none",
+    refine="crf",
+    crf_backend="torch",
+    confidence=True,
 )
 SHARD = 2  # of eight images
 

@@ -144,7 +144,7 @@ def test_label_columns__not_made(run: Path, data: Path) -> None:
 
 @pytest.fixture
 def whole_run(cam_run: Path) -> Path:
-    make_labels(cam_run, MakeLabels(device="cpu", workers=1, scales=(1.0,)), SilentMonitor())
+    make_labels(cam_run, MakeLabels(relabel="none", device="cpu", workers=1, scales=(1.0,)), SilentMonitor())
     return cam_run
 
 

@@ -93,7 +93,7 @@ def test_report__without_ground_truth(
 ) -> None:
     data = draw_pictures(tmp_path / "data")
     shutil.rmtree(data / "masks")
-    make_labels(cam_run, MakeLabels(device="cpu", workers=1), SilentMonitor(), data=data)
+    make_labels(cam_run, MakeLabels(relabel="none", device="cpu", workers=1), SilentMonitor(), data=data)
     monitor = listener()
     found = read(report(cam_run, CONFIG, monitor, data=data))
     assert "gallery" in found.ids

@@ -23,7 +23,7 @@ from stages.run import run
 from stages.runtime.monitor import SilentMonitor
 
 PRODUCTS = ("cam/model.safetensors", "labels/cams.h5", "labels/labels.h5", "seg/model.safetensors")
-LABELS = MakeLabels(refine="crf", device="cpu", workers=1)
+LABELS = MakeLabels(relabel="none", refine="crf", device="cpu", workers=1)
 
 
 @pytest.fixture

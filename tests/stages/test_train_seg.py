@@ -392,7 +392,7 @@ def test_train_seg__head_on_features_of_plain_labels(cam_run: Path) -> None:
     from stages.config import MakeLabels
     from stages.make_labels import make_labels
 
-    make_labels(cam_run, MakeLabels(device="cpu", workers=1, refine="crf"), SilentMonitor())
+    make_labels(cam_run, MakeLabels(relabel="none", device="cpu", workers=1, refine="crf"), SilentMonitor())
     train_seg(cam_run, head_settings("linear"), SilentMonitor())
     assert 0 < lines(cam_run)[-2]["labelled"] < 1
 

@@ -1,0 +1,121 @@
+"""Choosing heads on a data set of patches whose right labels are known: classes and background are clusters."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.config import MakeLabels
+from stages.relabel import choose_heads, heads
+from stages.relabel.choose_heads import chosen_heads, head_classification, mean_average_precision, objects_share
+from stages.relabel.heads import TwoHeads, one_hot
+from stages.relabel.rounds import Patches
+from stages.runtime.monitor import SilentMonitor
+
+CLASSES, IMAGES, GRID = 3, 24, 8
+Seeds = Callable[[Tensor, torch.Generator], Tensor]
+CONFIG = MakeLabels(relabel_rounds=2, relabel_steps=100)
+
+
+def data_set(seeds: Seeds, *, classes: int = CLASSES) -> Patches:
+    """Images of one class each; `seeds` turns the right labels (images, h, w) into those of the CAMs."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 1.5 * torch.randn(classes + 1, 16, generator=generator)
+    centres[1:] += 4 * torch.randn(16, generator=generator)  # what objects have in common
+    own = torch.arange(IMAGES) % classes
+    truth = torch.zeros(IMAGES, GRID, GRID, dtype=torch.long)
+    truth[:, 2:6, 1:5] = own[:, None, None] + 1
+    features = centres[truth] + 1.0 * torch.randn(IMAGES, GRID, GRID, 16, generator=generator)
+    return Patches(
+        features=features.flatten(0, 2).half(),
+        mean=torch.zeros(16),
+        deviation=torch.ones(16),
+        shares=one_hot(seeds(truth, generator).flatten(), classes),
+        image=torch.arange(IMAGES, dtype=torch.int32).repeat_interleave(GRID * GRID),
+        allowed=torch.nn.functional.one_hot(own, classes).bool(),
+    )
+
+
+def misplaced(truth: Tensor, generator: torch.Generator) -> Tensor:
+    """The labels lie beside the objects."""
+    return truth.roll(4, dims=2)
+
+
+def right(truth: Tensor, generator: torch.Generator) -> Tensor:
+    return truth
+
+
+class Notes(SilentMonitor):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_head_classification__better_labels_teach_more() -> None:
+    assert head_classification(data_set(misplaced), steps=100) < head_classification(data_set(right), steps=100)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patches of these tests are few and have few features."""
+    monkeypatch.setattr(heads, "PATCHES_PER_STEP", 256)
+    monkeypatch.setattr(choose_heads, "LEARNING_RATE_OF_TEST", 1e-2)
+
+
+@pytest.mark.parametrize(("before", "after", "taken"), [(misplaced, right, True), (right, misplaced, False)])
+def test_chosen_heads__auto_takes_the_better_labels(
+    before: Seeds, after: Seeds, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def relabel(patches: Patches, **_: Any) -> TwoHeads:
+        patches.shares = data_set(after).shares
+        return TwoHeads(patches.mean, patches.deviation, CLASSES)
+
+    monkeypatch.setattr(choose_heads, "relabel_rounds", relabel)
+    monitor = Notes()
+    chosen = chosen_heads(data_set(before), CONFIG, monitor)
+    assert (chosen and chosen[0]) == ("linear" if taken else None)
+    assert ("the new masks are taken" in monitor.notes[-1]) == taken
+    assert ("--calibration-images 10" in monitor.notes[-1]) == (not taken)
+
+
+def test_chosen_heads__auto_says_that_one_class_in_all_images_tells_nothing() -> None:
+    monitor = Notes()
+    assert chosen_heads(data_set(right, classes=1), CONFIG, monitor) is None
+    assert "do not tell" in monitor.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("linear", "mlp", "expected"), [(0.6, 0.5, "linear"), (0.55, 0.7, "mlp"), (0.4, 0.5, None), (0.5, 0.4, None)]
+)
+def test_chosen_heads__by_ground_truth(linear: float, mlp: float, expected: str | None) -> None:
+    """The best wins, and the CAMs, with 0.5, stay if nothing is better."""
+    monitor = Notes()
+    measured = iter([0.5, linear, mlp])
+    chosen = chosen_heads(data_set(misplaced), CONFIG, monitor, lambda _: next(measured))
+    assert (chosen[0] if chosen else None) == expected
+    assert f"none 50.0, linear {100 * linear:.1f}, mlp {100 * mlp:.1f}" in monitor.notes[-1]
+
+
+def test_chosen_heads__given_heads_are_not_judged() -> None:
+    patches = data_set(misplaced)
+    chosen = chosen_heads(patches, MakeLabels(relabel="mlp", relabel_rounds=1, relabel_steps=20), SilentMonitor())
+    assert chosen is not None
+    assert chosen[0] == "mlp"
+    assert chosen[1].foreground[0].out_features == 64  # type: ignore[index]
+
+
+def test_mean_average_precision__by_hand() -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.5], [0.8, 0.2, 0.5], [0.7, 0.3, 0.5], [0.6, 0.4, 0.5]])
+    present = torch.tensor([[1, 0, 1], [0, 1, 1], [1, 0, 1], [0, 0, 1]]).bool()
+    # Class 1: right at ranks 1 and 3; class 2: at rank 3 of the reverse order; class 3 is in all images.
+    assert mean_average_precision(scores, present) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2)
+    assert math.isnan(mean_average_precision(scores[:, 2:], present[:, 2:]))
+
+
+def test_objects_share() -> None:
+    assert objects_share(data_set(right)) == pytest.approx(16 / 64)
