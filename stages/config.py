@@ -339,8 +339,9 @@ class MakeLabels(Parallel):
     relabel: Literal["auto", "none", "linear", "mlp"] = option(
         "auto",
         "Improve the masks: heads on frozen features learn from the CAMs' labels of all images, and label them again. "
-        "linear suits photographs, mlp (a hidden layer) textures. auto takes linear heads if they agree with the CAMs "
-        "on other images, otherwise none; with --calibration-images it takes what is best on these.",
+        "linear suits photographs, mlp (a hidden layer) textures. auto takes linear heads unless their masks teach a "
+        "classifier less than those of the CAMs; with --calibration-images it takes what is best on these. "
+        "--ignore-uncertain implies none.",
     )
     relabel_rounds: int = option(6, "How often all images are labelled again.", minimum=1, group=RELABELLING)
     relabel_steps: int = option(300, "Training steps of each head in a round.", minimum=20, group=RELABELLING)
@@ -383,8 +384,8 @@ class MakeLabels(Parallel):
             SettingsError: Names the options.
         """
         check_limits(self)
-        relabelling = self.relabel not in ("auto", "none")
-        if self.ignore_uncertain and (self.refine != "none" or relabelling or self.source == "decoder"):
+        asked_to_relabel = self.relabel not in ("auto", "none")
+        if self.ignore_uncertain and (self.refine != "none" or asked_to_relabel or self.source == "decoder"):
             raise SettingsError(
                 "--ignore-uncertain needs plain CAMs: it does not work with --refine, --relabel or --source decoder"
             )

@@ -1,7 +1,7 @@
 """Stage 2, `toco make-labels`: make CAMs of images, and pseudo masks from them (METHOD sections 2, 3, 8).
 
-In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.h5, sessions.jsonl; with
---relabel also scores.h5, and RUN/features.
+In: RUN/cam and its data set. Out: RUN/labels with config.json, cams.h5, labels.h5, sessions.jsonl; RUN/features, and
+scores.h5 if the masks were relabelled.
 """
 
 import shutil
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from data.dataset import Dataset, Sample
 from stages.config import MakeLabels
+from stages.features.cache import check_encoder
+from stages.features.spec import feature_spec
 from stages.labels.choose_background import calibration_samples, choose_background
 from stages.labels.label_settings import resolved, with_training_defaults
 from stages.labels.maker import LabelMaker
@@ -67,6 +69,8 @@ def make_labels(
     check_scales(config.scales, config.image_size, model.backbone)
     fabric.to_device(model)
     samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
+    if config.may_relabel and fabric.is_global_zero:
+        check_encoder(run, feature_spec(config, cam), samples)
     maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
     background = None
     if fabric.is_global_zero:  # chooses for all ranks
@@ -98,9 +102,13 @@ def _label(
     label_in_shards(shards, samples, maker, "making CAMs" if config.may_relabel else "making labels")
     if config.may_relabel:
         if fabric.is_global_zero:
-            join_file(shards / "cams" / "cams.h5", sorted(shards.glob("*.h5")), {"cams": "cams"}, attributes)
+            join_file(
+                shards / "cams" / "cams.h5", sorted(shards.glob("*.h5")), {"cams": "cams", "masks": "masks"}, attributes
+            )
         fabric.barrier()
         relabeller = new_relabeller(folder.parent, samples, shards / "cams", maker, config, calibration)
+        used = replace(config, relabel="none") if relabeller is None else relabeller.config
+        attributes = label_attributes(dataset.class_names, asdict(used))  # what auto chose
         if relabeller is not None:
             label_in_shards(relabelled, relabeller.samples, relabeller, "labelling again")
     if fabric.is_global_zero:

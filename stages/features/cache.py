@@ -151,6 +151,16 @@ def _damaged(shard: Path, error: Exception) -> ArtifactError:
     return ArtifactError(f"{shard} is damaged ({error}): delete it; its features are then computed again")
 
 
+def check_encoder(run: Path, spec: FeatureSpec, samples: Sequence[Sample]) -> None:
+    """Load the network of the features if it will be needed, so that an error does not come after hours.
+
+    Raises:
+        SettingsError: It is not available.
+    """
+    if FeatureCache(run, spec).missing(samples):
+        load_encoder(spec, run)
+
+
 def compute_features(
     run: Path, spec: FeatureSpec, samples: Sequence[Sample], config: Loading, fabric: Fabric, monitor: Monitor
 ) -> FeatureCache:

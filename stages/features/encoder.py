@@ -34,6 +34,6 @@ def load_encoder(spec: FeatureSpec, run: Path) -> FrozenEncoder:
     except Exception as error:  # downloads fail in many ways
         raise SettingsError(
             f"the features cannot be computed with {spec.backbone!r} and the weights {spec.weights}: {reason(error)}; "
-            "give --feature-backbone and --feature-weights, or use --feature-weights trained"
+            "give --feature-backbone and --feature-weights, or use --feature-weights trained or --relabel none"
         ) from error
     return FrozenEncoder(backbone, spec.blocks)

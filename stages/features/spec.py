@@ -62,7 +62,7 @@ def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
         if not path.is_file():
             raise SettingsError(
                 f"the weights of the features, {path}, do not exist: give them with "
-                "'toco make-labels --feature-weights FILE', or use --feature-weights trained"
+                "'toco make-labels --feature-weights FILE', or use --feature-weights trained or --relabel none"
             )
         weights, digest = str(path.resolve()), file_digest(path)
     return FeatureSpec(

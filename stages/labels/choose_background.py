@@ -58,8 +58,9 @@ def choose_background(
         DataError: No image has a ground-truth mask, or a class, to choose by; or an image or a mask is bad.
     """
     calibrating = config.calibration_images > 0
-    chosen = calibration_samples(samples, config.calibration_images)
-    if not calibrating:
+    if calibrating:
+        chosen = calibration_samples(samples, config.calibration_images)
+    else:
         chosen = spread([sample for sample in samples if sample.classes], IMAGES)
     if not chosen:
         lack = "a ground-truth mask" if calibrating else "a class"

@@ -3,7 +3,7 @@
     cams.h5    cams/<image id>        float16 (k, s, s), 0..1; attributes `classes` (1-based) and `size` (h, w)
     labels.h5  masks/<image id>       uint8 (h, w): 0 background, 1..C classes, 255 ignored
                confidence/<image id>  uint8 (h, w): 0..255 for 0..1; only with --confidence
-    scores.h5  scores/<image id>      float16 (k, gh, gw), 0..1, and the attributes of CAMs; only with --relabel
+    scores.h5  scores/<image id>      float16 (k, gh, gw), 0..1, and the attributes of CAMs; only of relabelled masks
 
 Letters: k classes of the image, s side of the network's square input, h w size of the original image, gh gw patches of
 the frozen features. Earlier versions stored CAMs as (k, h, w), without `size`.

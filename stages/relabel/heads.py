@@ -39,7 +39,6 @@ class TwoHeads(nn.Module):
             hidden: Width of a hidden layer; 0 for linear heads.
         """
         super().__init__()
-        self.num_classes = classes
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.foreground = _head(len(mean), 2, hidden)

@@ -3,33 +3,34 @@
 Letters: k classes of an image, d width of the features, h w patches down and across.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data.dataset import Sample
+from data.errors import DataError
 from data.readers import read_mask
 from stages.config import MakeLabels
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.spec import feature_spec
 from stages.labels.maker import LabelMaker, Scored
-from stages.labels.pixel_labels import at_image_size
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage
-from stages.relabel.choose_heads import HIDDEN, chosen_heads
+from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads
 from stages.relabel.heads import TwoHeads, probabilities_map
 from stages.relabel.rounds import collect_patches, patch_shares
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.saving import load_weights, save_weights
-from stages.runtime.monitor import Monitor
-from stages.toco.cam import to_class_numbers
+from stages.run_folder.saving import load_weights, save_weights, write_json
 from stages.toco.metrics import Confusion
-from stages.toco.refine import most_likely, with_background
 
 FINER = 4  # seed labels are counted on a grid this much finer than the patches
 
@@ -59,17 +60,11 @@ class RelabelMaker(LabelMaker):
 
     def probabilities(self, sample: Sample) -> Float[Tensor, "k h w"]:
         """Probabilities of the image's classes."""
-        values = torch.from_numpy(self.features.read(sample.id)).to(self.fabric.device).float()
-        return gated_probabilities(self.heads, values, sample.classes)
-
-
-def gated_probabilities(
-    heads: TwoHeads, features: Float[Tensor, "d h w"], classes: Sequence[int]
-) -> Float[Tensor, "k h w"]:
-    """Probabilities of the classes that an image is known to have, from its features as the encoder gives them."""
-    allowed = torch.zeros(heads.num_classes, dtype=torch.bool, device=features.device)
-    allowed[[number - 1 for number in classes]] = True
-    return probabilities_map(heads, features, allowed)[list(classes)]
+        device = self.fabric.device
+        values = torch.from_numpy(self.features.read(sample.id)).to(device).float()
+        allowed = torch.zeros(self.model.num_classes, dtype=torch.bool, device=device)
+        allowed[[number - 1 for number in sample.classes]] = True
+        return probabilities_map(self.heads, values, allowed)[list(sample.classes)]
 
 
 def new_relabeller(
@@ -78,14 +73,15 @@ def new_relabeller(
     seeds: Path,
     maker: LabelMaker,
     config: MakeLabels,
-    calibration: Sequence[Sample] = (),
+    calibration: Sequence[Sample],
 ) -> RelabelMaker | None:
     """Train the heads on the labels of the CAMs, on rank 0; the other ranks receive them.
 
     Args:
         run: The run folder.
         samples: The images to label.
-        seeds: Folder of cams.h5; the heads are kept there for a resumed run.
+        seeds: Folder of cams.h5, with the CAMs and their masks. The choice and the heads are kept there for a resumed
+            run.
         maker: What made the CAMs, with its device.
         config: Settings.
         calibration: Images whose ground truth chooses the heads, with --relabel auto; none to choose without.
@@ -94,47 +90,46 @@ def new_relabeller(
         What makes the new masks; None if --relabel auto keeps those of the CAMs.
 
     Raises:
-        DataError: An image or a ground-truth mask is bad, and bad images are not to be skipped.
+        DataError: An image is bad, and bad images are not to be skipped; or a ground-truth mask is bad; or no image has
+            known classes.
         SettingsError: The network of the features is not available.
     """
     cams = LabelFile(seeds / "cams.h5", "cams")
     fabric, monitor = maker.fabric, maker.monitor
     known = [replace(one, classes=cams.classes(one.id)) for one in samples if one.id in cams]
     spec = feature_spec(config, open_stage(run, "cam"))
-    paths = {kind: seeds / f"heads-{kind}.safetensors" for kind in HIDDEN}
+    kept, path = seeds / "choice.json", seeds / "heads.safetensors"
+    kind: Literal["none", "linear", "mlp"] = "none"
     if fabric.is_global_zero:
         features = compute_features(run, spec, known, config, fabric, monitor)
-        if not any(path.is_file() for path in paths.values()):
-            known = [one for one in known if one.id in features]  # without bad images that were skipped
-            training = SeedTraining(
-                samples=known,
-                calibration=[one for one in known if one.id in {other.id for other in calibration}],
-                cams=cams,
-                features=features,
-                config=config,
-                num_classes=maker.model.num_classes,
-                device=fabric.device,
-                monitor=monitor,
-            )
-            if chosen := training.heads():
-                kind, heads = chosen
-                save_weights(paths[kind], {name: one.cpu().contiguous() for name, one in heads.state_dict().items()})
+        if not kept.is_file():
+            training = SeedTraining(seeds=seeds, cams=cams, features=features, maker=maker)
+            chosen = training.heads([one for one in known if one.id in features], config, calibration)
+            if chosen:
+                save_weights(path, {name: one.cpu().contiguous() for name, one in chosen.heads.state_dict().items()})
+            write_json(kept, {"relabel": chosen.kind if chosen else "none"})
         features.close()
-    fabric.barrier()
-    found = [kind for kind, path in paths.items() if path.is_file()]
-    if not found:
+        kind = json.loads(kept.read_text())["relabel"]
+    kind = fabric.broadcast(kind)
+    if kind == "none":
         return None
-    weights = load_weights(paths[found[0]])
-    heads = TwoHeads(weights["mean"], weights["deviation"], maker.model.num_classes, HIDDEN[found[0]])
+    weights = load_weights(path)
+    heads = TwoHeads(weights["mean"], weights["deviation"], maker.model.num_classes, HIDDEN[kind])
     heads.load_state_dict(weights)
-    features = FeatureCache(run, spec)
+    return relabel_maker(maker, replace(config, relabel=kind), known, heads, FeatureCache(run, spec))
+
+
+def relabel_maker(
+    maker: LabelMaker, config: MakeLabels, samples: Sequence[Sample], heads: TwoHeads, features: FeatureCache
+) -> RelabelMaker:
+    """What makes masks with these heads, of the samples that have features."""
     return RelabelMaker(
         model=maker.model,
-        fabric=fabric,
+        fabric=maker.fabric,
         config=config,
-        monitor=monitor,
-        samples=[one for one in known if one.id in features],
-        heads=heads.to(fabric.device).eval(),
+        monitor=maker.monitor,
+        samples=[one for one in samples if one.id in features],
+        heads=heads.to(maker.fabric.device).eval(),
         features=features,
     )
 
@@ -143,47 +138,54 @@ def new_relabeller(
 class SeedTraining:
     """Trains heads on the labels of the CAMs."""
 
-    samples: Sequence[Sample]  # with features and with known or predicted classes
-    calibration: Sequence[Sample]  # those of them whose ground truth may be used
+    seeds: Path
     cams: LabelFile
     features: FeatureCache
-    config: MakeLabels
-    num_classes: int
-    device: torch.device
-    monitor: Monitor
+    maker: LabelMaker
 
-    def heads(self) -> tuple[str, TwoHeads] | None:
-        """Return the kind of the heads with the heads; None if the masks of the CAMs are to stay."""
+    def heads(self, samples: Sequence[Sample], config: MakeLabels, calibration: Sequence[Sample]) -> Chosen | None:
+        """Return heads; None if the masks of the CAMs are to stay. Arguments and errors: see `new_relabeller`."""
         # Images whose classes are unknown say nothing, not even what is background.
-        images = [(one.id, one.classes) for one in self.samples if one.labelled or one.classes]
-        if not images:
-            return None
-        patches = collect_patches(
-            self.features.read, self.seed_shares, images, self.num_classes, seed=0, device=self.device
-        )
-        measure = self.measured if self.calibration else None
-        return chosen_heads(patches, self.config, self.monitor, measure)
+        usable = [one for one in samples if one.labelled or one.classes]
+        if not usable:
+            raise DataError("no image has known classes to relabel the masks by: use --relabel none")
 
-    def seed_shares(self, image_id: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
-        """Share of each label in each patch, by the CAM."""
-        return patch_shares(self.seed(image_id, (FINER * grid[0], FINER * grid[1])), self.num_classes, grid)
-
-    def seed(self, image_id: str, size: tuple[int, int] | None = None) -> Int[Tensor, "h w"]:
-        """The label of the CAM; by default at the image's size."""
-        threshold = None if self.config.source == "decoder" else self.config.background_threshold
+        threshold = None if config.source == "decoder" else config.background_threshold
         assert threshold != "auto"
-        return stored_label(self.cams, image_id, threshold, size)
+        classes = self.maker.model.num_classes
 
-    def measured(self, heads: TwoHeads | None) -> float:
-        """MIoU, 0..1, of the masks of heads, or of the CAMs (None), on the images to calibrate on."""
-        confusion = Confusion(self.num_classes + 1)
-        for sample in self.calibration:
-            size = self.cams.image_size(sample.id)
-            if heads is None:
-                mask = self.seed(sample.id)
-            else:
-                values = torch.from_numpy(self.features.read(sample.id)).to(self.device).float()
-                own = at_image_size(gated_probabilities(heads, values, sample.classes), size).float()
-                mask = to_class_numbers(most_likely(with_background(own)).label, sample.classes)
-            confusion.add(mask.cpu(), torch.from_numpy(read_mask(sample, size, self.num_classes)).long())
+        def seed_shares(image_id: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
+            size = (FINER * grid[0], FINER * grid[1])
+            return patch_shares(stored_label(self.cams, image_id, threshold, size), classes, grid)
+
+        patches = collect_patches(
+            self.features.read,
+            seed_shares,
+            [(one.id, one.classes) for one in usable],
+            classes,
+            seed=0,
+            device=self.maker.fabric.device,
+        )
+        ids = {one.id for one in calibration}
+        judges = [one for one in samples if one.id in ids]
+        measure = (lambda heads: self.measured(heads, judges, config)) if judges else None
+        labelled = torch.tensor([one.labelled for one in usable])
+        return chosen_heads(patches, labelled, config, self.maker.monitor, measure)
+
+    def measured(self, heads: TwoHeads | None, samples: Sequence[Sample], config: MakeLabels) -> float:
+        """MIoU, 0..1, of the refined masks of heads, or of the CAMs (None)."""
+        masks: Iterable[tuple[str, NDArray[np.uint8]]]
+        if heads is None:
+            stored = LabelFile(self.seeds / "cams.h5", "masks")
+            masks = [(one.id, stored.read(one.id)) for one in samples]
+        else:
+            self.maker.monitor.start("measuring the masks", len(samples))
+            made = relabel_maker(self.maker, config, samples, heads, self.features).run([samples])
+            masks = [(one.id, one.mask) for group in made for one in group]
+        by_id = {one.id: one for one in samples}
+        classes = self.maker.model.num_classes
+        confusion = Confusion(classes + 1)
+        for image_id, mask in masks:
+            truth = read_mask(by_id[image_id], (mask.shape[0], mask.shape[1]), classes)
+            confusion.add(torch.from_numpy(mask).long(), torch.from_numpy(truth).long())
         return confusion.scores().miou

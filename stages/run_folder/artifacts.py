@@ -1,7 +1,7 @@
 """Run folders: what each stage writes, and how the next stage opens it.
 
 RUN/cam     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is finished)
-RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is finished; scores.h5 with --relabel)
+RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is finished; scores.h5 if relabelled)
 RUN/seg     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is finished)
 """
 
@@ -314,7 +314,8 @@ def _check_format(config: Mapping[str, Any], path: Path) -> None:
 def _upgraded(config: dict[str, Any], stage: str) -> dict[str, Any]:
     """Bring the config of an earlier format up to date: today's names, and defaults for settings that are newer."""
     kind = SETTINGS[stage]
-    config["settings"] = {**as_plain(asdict(kind())), **upgraded(kind, config["settings"])}
+    then = {"relabel": "none"} if stage == "labels" else {}  # until 0.1.0 masks were not relabelled
+    config["settings"] = {**as_plain(asdict(kind())), **then, **upgraded(kind, config["settings"])}
     if "background" in config:  # until format 1
         config["background_threshold"] = config.pop("background")
     return config

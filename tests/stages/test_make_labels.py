@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 import stages.labels.maker
 import stages.make_labels
+import stages.relabel.choose_heads
 from data.dataset import Sample
 from data.errors import ArtifactError, DataError
-from data.readers import open_dataset
+from data.readers import open_dataset, read_mask
 from stages.config import MakeLabels
-from stages.labels.choose_background import GRID
+from stages.labels.choose_background import GRID, calibration_samples
 from stages.labels.store import ImageLabels, LabelFile, write_shard
 from stages.labels.stored_cams import read_cam
 from stages.make_labels import make_labels
@@ -27,6 +28,7 @@ from stages.networks.inference import load_image, predicted_classes
 from stages.run_folder.artifacts import open_stage
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.cam import Cams
+from stages.toco.metrics import Confusion
 from stages.toco.model import ToCo
 
 # One image at a time: in batches, the last bits depend on which images are together.
@@ -612,3 +614,68 @@ def test_make_labels__relabelling_and_crf(cam_run: Path, pictures: Path) -> None
     for name in samples_of(pictures):
         assert not (masks.read(name) == 255).any()
         assert confidence.read(name).shape == masks.read(name).shape
+
+
+AUTO = replace(RELABEL, relabel="auto")
+
+
+def judge(monkeypatch: pytest.MonkeyPatch, *figures: float) -> None:
+    """Let the image labels say this of the CAMs' labels and of the new ones."""
+    found = iter(figures)
+    monkeypatch.setattr(stages.relabel.choose_heads, "head_classification", lambda patches, labelled: next(found))
+
+
+def made_by(folder: Path) -> Any:
+    with h5py.File(folder / "labels.h5") as file:
+        return json.loads(file.attrs["made_by"])["relabel"]
+
+
+def test_make_labels__auto_relabels(cam_run: Path, relabelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge(monkeypatch, 0.5, 0.49)  # as good
+    folder = make_labels(cam_run, AUTO, SilentMonitor())
+    assert (folder / "scores.h5").read_bytes() == (relabelled / "scores.h5").read_bytes()
+    assert stored_in(folder).keys() == stored_in(relabelled).keys()
+    assert made_by(folder) == "linear"
+
+
+def test_make_labels__auto_keeps_the_masks_of_the_cams(
+    cam_run: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(monkeypatch, 0.5, 0.4)
+    folder = make_labels(cam_run, AUTO, SilentMonitor())
+    assert_same(folder, labels)
+    assert made_by(folder) == "none"
+
+
+def test_make_labels__auto_keeps_its_choice(
+    cam_run: Path, relabelled: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the last pass, and resumed without judging again."""
+    judge(monkeypatch, 0.5, 0.6)
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(cam_run, AUTO, listener(("start", 4)))
+    folder = make_labels(cam_run, AUTO, SilentMonitor(), resume=True)
+    assert (folder / "scores.h5").read_bytes() == (relabelled / "scores.h5").read_bytes()
+
+
+def test_make_labels__auto_measures_the_masks_that_it_would_store(
+    cam_run: Path, monkeypatch: pytest.MonkeyPatch, pictures: Path
+) -> None:
+    """With ground truth, all kinds are measured, refined as they would be stored."""
+    notes: list[str] = []
+    monitor = SilentMonitor()
+    monkeypatch.setattr(monitor, "note", notes.append)
+    config = replace(AUTO, refine="crf", calibration_images=2)
+    folder = make_labels(cam_run, config, monitor)
+    (line,) = [note for note in notes if "chosen by the mIoU" in note]
+    figures = dict(part.split(" ") for part in line.rpartition(": ")[2].split(", "))
+    assert figures.keys() == {"none", "linear", "mlp"}
+    kind = made_by(folder)
+    assert float(figures[kind]) == max(map(float, figures.values()))
+    found = Confusion(3)
+    masks = LabelFile(folder / "labels.h5", "masks")
+    for sample in calibration_samples(list(samples_of(pictures).values()), 2):
+        mask = masks.read(sample.id)
+        truth = read_mask(sample, (mask.shape[0], mask.shape[1]), 2)
+        found.add(torch.from_numpy(mask).long(), torch.from_numpy(truth).long())
+    assert f"{100 * found.scores().miou:.1f}" == figures[kind]
