@@ -33,6 +33,7 @@ TOP = 20  # a class's score in an image is the mean over this part, 1 / TOP, of 
 STEPS_OF_TEST = 300
 LEARNING_RATE_OF_TEST = 1e-3  # larger than for relabelling: the head that tests masks has to learn them
 ASK = "'--relabel linear' or 'mlp' relabels all the same, and '--calibration-images 10' chooses by ground truth"
+WEAK = "This is weak evidence: look at the masks, or let '--calibration-images 10' choose by ground truth"
 
 
 class Chosen(NamedTuple):
@@ -88,10 +89,13 @@ def _linear_or_none(
     chosen = _relabelled(patches, "linear", config, monitor)
     after = head_classification(patches, labelled)
     better = after > before - TOLERANCE
+    advice = "" if better else f". {ASK}"
+    if abs(after - before) < TOLERANCE:
+        advice = f". {WEAK}"
     monitor.note(
         f"relabelling: {'the new masks are taken' if better else 'the masks of the CAMs stay'}. A head that learned "
         f"from half of the images names the classes of the others with a mean average precision of {before:.3f} from "
-        f"the CAMs' labels, {after:.3f} from the new ones" + ("" if better else f". {ASK}")
+        f"the CAMs' labels, {after:.3f} from the new ones{advice}"
     )
     return chosen if better else None
 

@@ -117,6 +117,14 @@ def test_chosen_heads__auto_says_that_one_class_in_all_images_tells_nothing() ->
     assert "do not tell" in monitor.notes[-1]
 
 
+def test_chosen_heads__auto_says_where_the_evidence_is_weak(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([0.5, 0.495])
+    monkeypatch.setattr(choose_heads, "head_classification", lambda patches, labelled: next(figures))
+    monitor = Notes()
+    assert chosen_heads(data_set(misplaced), ALL, CONFIG, monitor) is not None
+    assert any("weak evidence" in note for note in monitor.notes)
+
+
 @pytest.mark.parametrize(
     ("linear", "mlp", "expected"), [(0.6, 0.5, "linear"), (0.55, 0.7, "mlp"), (0.4, 0.5, None), (0.5, 0.4, None)]
 )
