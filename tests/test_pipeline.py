@@ -28,10 +28,11 @@ SMALL = {
     "train-cam": "--backbone vit_tiny_patch16_224 --backbone-option patch_size=8 --backbone-option embed_dim=32 "
     "--backbone-option depth=3 --backbone-option num_heads=2 --weights none --image-size 32 --iterations 3 "
     "--batch-size 2 --evaluate-images 2",
+    "make-labels": "--relabel-rounds 1 --relabel-steps 20",
     "train-seg": "--arch Unet --encoder resnet18 --weights none --image-size 32 --iterations 2 --batch-size 2 "
     "--evaluate-images 2",
 }
-SMALL["run"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in ("train-cam", "train-seg"))
+SMALL["run"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in tuple(SMALL))
 
 
 class Finished(NamedTuple):
