@@ -1,9 +1,9 @@
 """Train the heads of relabelling, and decide whether their masks are better than those of the CAMs.
 
 Without ground-truth masks, the image labels decide. A linear head learns the masks of half of the images, background
-included, and says which classes the other half shows. It does not know the classes of these images. Better masks teach
-it better: their objects have in common what the class has in common. `head_classification` measures it, for the CAMs'
-labels and for the new ones. bench/quality.md compares this and other signs with the ground truth.
+included. It then predicts which classes the other half shows. Better masks make a better classifier, because patches
+with the same label then show the same thing. `head_classification` measures this for the CAMs' labels and for the new
+ones. bench/quality.md compares this and other signs with the ground truth.
 """
 
 import math
@@ -32,8 +32,8 @@ TOLERANCE = 0.02
 TOP = 20  # a class's score in an image is the mean over this part, 1 / TOP, of its patches
 STEPS_OF_TEST = 300
 LEARNING_RATE_OF_TEST = 1e-3  # larger than for relabelling: the head that tests masks has to learn them
-ASK = "'--relabel linear' or 'mlp' relabels all the same, and '--calibration-images 10' chooses by ground truth"
-WEAK = "This is weak evidence: look at the masks, or let '--calibration-images 10' choose by ground truth"
+ASK = "To relabel anyway, use --relabel linear or mlp; to choose by ground truth, use --calibration-images 10"
+WEAK = "This is weak evidence: look at the masks, or choose by ground truth with --calibration-images 10"
 
 
 class Chosen(NamedTuple):
@@ -84,7 +84,10 @@ def _linear_or_none(
 ) -> Chosen | None:
     before = head_classification(patches, labelled)
     if math.isnan(before):
-        monitor.note(f"relabelling: the image labels do not tell which masks are better, those of the CAMs stay. {ASK}")
+        monitor.note(
+            "relabelling: the masks of the CAMs stay. The image labels cannot tell which masks are better, because no "
+            f"class is in some of the images only. {ASK}"
+        )
         return None
     chosen = _relabelled(patches, "linear", config, monitor)
     after = head_classification(patches, labelled)
@@ -93,9 +96,9 @@ def _linear_or_none(
     if abs(after - before) < TOLERANCE:
         advice = f". {WEAK}"
     monitor.note(
-        f"relabelling: {'the new masks are taken' if better else 'the masks of the CAMs stay'}. A head that learned "
-        f"from half of the images names the classes of the others with a mean average precision of {before:.3f} from "
-        f"the CAMs' labels, {after:.3f} from the new ones{advice}"
+        f"relabelling: {'the new masks are taken' if better else 'the masks of the CAMs stay'}. Test: a head "
+        f"learns the labels of half of the images and classifies the other half. Mean average precision: {before:.3f} "
+        f"with the labels of the CAMs, {after:.3f} with the new ones{advice}"
     )
     return chosen if better else None
 

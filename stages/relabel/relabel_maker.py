@@ -116,13 +116,13 @@ def new_relabeller(
     weights = load_weights(path)
     heads = TwoHeads(weights["mean"], weights["deviation"], maker.model.num_classes, HIDDEN[kind])
     heads.load_state_dict(weights)
-    return relabel_maker(maker, replace(config, relabel=kind), known, heads, FeatureCache(run, spec))
+    return new_relabel_maker(maker, replace(config, relabel=kind), known, heads, FeatureCache(run, spec))
 
 
-def relabel_maker(
+def new_relabel_maker(
     maker: LabelMaker, config: MakeLabels, samples: Sequence[Sample], heads: TwoHeads, features: FeatureCache
 ) -> RelabelMaker:
-    """What makes masks with these heads, of the samples that have features."""
+    """Prepare to make masks with trained heads, on the device of `maker`; samples without features are left out."""
     return RelabelMaker(
         model=maker.model,
         fabric=maker.fabric,
@@ -144,7 +144,19 @@ class SeedTraining:
     maker: LabelMaker
 
     def heads(self, samples: Sequence[Sample], config: MakeLabels, calibration: Sequence[Sample]) -> Chosen | None:
-        """Return heads; None if the masks of the CAMs are to stay. Arguments and errors: see `new_relabeller`."""
+        """Train heads.
+
+        Args:
+            samples: Images with features, with their known or predicted classes.
+            config: Settings.
+            calibration: Images whose ground truth chooses the heads, with --relabel auto; none to choose without.
+
+        Returns:
+            The heads; None if --relabel auto keeps the masks of the CAMs.
+
+        Raises:
+            DataError: No image has known classes, or a ground-truth mask is bad.
+        """
         # Images whose classes are unknown say nothing, not even what is background.
         usable = [one for one in samples if one.labelled or one.classes]
         if not usable:
@@ -173,14 +185,14 @@ class SeedTraining:
         return chosen_heads(patches, labelled, config, self.maker.monitor, measure)
 
     def measured(self, heads: TwoHeads | None, samples: Sequence[Sample], config: MakeLabels) -> float:
-        """MIoU, 0..1, of the refined masks of heads, or of the CAMs (None)."""
+        """Return the mIoU, 0..1, of the masks that would be stored: those of these heads, or of the CAMs (None)."""
         masks: Iterable[tuple[str, NDArray[np.uint8]]]
         if heads is None:
             stored = LabelFile(self.seeds / "cams.h5", "masks")
             masks = [(one.id, stored.read(one.id)) for one in samples]
         else:
             self.maker.monitor.start("measuring the masks", len(samples))
-            made = relabel_maker(self.maker, config, samples, heads, self.features).run([samples])
+            made = new_relabel_maker(self.maker, config, samples, heads, self.features).run([samples])
             masks = [(one.id, one.mask) for group in made for one in group]
         by_id = {one.id: one for one in samples}
         classes = self.maker.model.num_classes

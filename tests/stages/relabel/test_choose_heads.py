@@ -114,7 +114,7 @@ def test_chosen_heads__auto_takes_the_better_labels(
 def test_chosen_heads__auto_says_that_one_class_in_all_images_tells_nothing() -> None:
     monitor = Notes()
     assert chosen_heads(data_set(right, classes=1), ALL, CONFIG, monitor) is None
-    assert "do not tell" in monitor.notes[-1]
+    assert "cannot tell" in monitor.notes[-1]
 
 
 def test_chosen_heads__auto_says_where_the_evidence_is_weak(monkeypatch: pytest.MonkeyPatch) -> None:
