@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -182,8 +183,8 @@ def find_masks(folder: Path) -> dict[str, MaskFile]:
 
 
 def image_id(relative: str) -> str:
-    """Return the id of an image: its path relative to the folder of images, without extension."""
-    return posixpath.splitext(relative)[0]
+    """Return the id of an image: its path relative to the folder of images, without extension, in Unicode form NFC."""
+    return unicodedata.normalize("NFC", posixpath.splitext(relative)[0])
 
 
 def escapes_folder(relative: str) -> bool:
