@@ -14,7 +14,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     If the block raises, the temporary file is deleted and `path` stays as it was. Missing folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    # Without the final name in it, which may have all the bytes that a name can have.
+    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:

@@ -18,6 +18,8 @@ from toco_cli.options import command
 from toco_cli.settings_file import take_settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from stages.check import Check
     from stages.evaluate import Evaluation
     from toco_cli.progress import RichMonitor
@@ -322,11 +324,9 @@ def evaluate(
         if json:
             typer.echo(json_module.dumps(curve.as_dict()))
         else:
-            from rich.console import Console
-
             from toco_cli.tables import sweep_table
 
-            Console().print(sweep_table(curve))
+            _console().print(sweep_table(curve))
             typer.echo(f"Next: toco make-labels {run} --overwrite --background-threshold THRESHOLD")
         return
     dataset = before_evaluate(run, config, data=data)
@@ -465,12 +465,10 @@ def _say(text: str) -> None:
 
 
 def _show_check(found: "Check", data: Path, written: Path | None) -> None:
-    from rich.console import Console
-
     from toco_cli.check_report import class_table, closing_line, finding_lines, summary_line
 
-    console = Console(highlight=False)
-    console.print(summary_line(found), markup=False, soft_wrap=True)
+    console = _console()
+    console.print(summary_line(found), soft_wrap=True)
     console.print(class_table(found))
     for line in finding_lines(found):
         console.print(line, soft_wrap=True)
@@ -483,8 +481,13 @@ def _show(result: "Evaluation", json: bool) -> None:
     if json:
         typer.echo(json_module.dumps(result.as_dict()))
         return
-    from rich.console import Console
-
     from toco_cli.tables import score_table
 
-    Console().print(score_table(result))
+    _console().print(score_table(result))
+
+
+def _console() -> "Console":
+    """Return a console on stdout that prints names as they are: '[b]' is not a style, and ':dog:' not an emoji."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False)

@@ -1,12 +1,13 @@
 """The `toco` command: runs one command line and reports an error in one line."""
 
 import errno
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from toco_cli.shadowing import what_hides_toco
 
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 1 for an error, 2 for bad options, 130 if stopped by Ctrl-C.
     """
     set_environment(os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        write_every_character(stream)
     if is_local_child():  # the process that started this one handles Ctrl-C and ends it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -61,6 +64,12 @@ def set_environment(variables: MutableMapping[str, str]) -> None:
     # (bench/threads.py).
     if not any(name in variables for name in WAITING):
         variables["OMP_WAIT_POLICY"] = "passive"
+
+
+def write_every_character(stream: TextIO) -> None:
+    """Make a stream write characters that its encoding lacks as escapes of ASCII letters, instead of failing."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def command_of(words: Sequence[str]) -> Any:

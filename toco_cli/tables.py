@@ -1,8 +1,12 @@
 """Tables of results for a terminal."""
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
+from rich.console import Console, ConsoleOptions
 from rich.table import Table
+from rich.text import Text
 
 from stages.evaluate import SOURCE_TITLES, UNLABELLED, Column, Evaluation
 from stages.sweep import Sweep
@@ -42,9 +46,19 @@ def sweep_table(curve: Sweep) -> Table:
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     highest = max(curve.mious[curve.best], 1e-9)
     for place, (background, miou) in enumerate(zip(curve.backgrounds, curve.mious, strict=True)):
-        bar = "\u2588" * round(LONGEST_BAR * miou / highest)
-        table.add_row(f"{background:.2f}", _percent(miou), f"{bar} best" if place == curve.best else bar)
+        bar = _Bar(round(LONGEST_BAR * miou / highest), " best" if place == curve.best else "")
+        table.add_row(f"{background:.2f}", _percent(miou), bar)
     return table
+
+
+class _Bar(NamedTuple):
+    """A horizontal bar and a word behind it; of '#' where the terminal's encoding has no blocks."""
+
+    length: int  # characters
+    word: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(("#" if options.ascii_only else "\u2588") * self.length + self.word)
 
 
 def _summary(columns: tuple[Column, ...]) -> dict[str, list[float]]:

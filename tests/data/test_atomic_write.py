@@ -27,6 +27,14 @@ def test_atomic_write__may_be_read_as_other_files(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+@pytest.mark.parametrize("name", ["n" * 251 + ".png", "図" * 83 + ".png", "😀" * 62 + ".png", "a.png"])
+def test_atomic_write__takes_every_name_that_the_file_system_takes(tmp_path: Path, name: str) -> None:
+    with atomic_write(tmp_path / name) as temporary:
+        temporary.write_text("whole")
+        assert temporary.match(".*.partial")  # what is deleted after a run that was killed
+    assert names(tmp_path) == {name}
+
+
 def write_half(path: Path, error: BaseException) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text("half")
