@@ -4,20 +4,57 @@ from __future__ import annotations
 
 import csv
 import difflib
-import posixpath
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
-from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, first_present, list_names
+from data.class_names import LISTS, MISSING_VALUES, canonical_name, doubtful_names, in_order, likely_names, split_joined
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError, reason
-from data.images import IMAGE_SUFFIXES, escapes_folder, find_images, find_masks, image_id
+from data.file_names import FileNames
+from data.images import find_images, find_masks, image_id
 
 LABELS_FILE = "labels.csv"
 CLASSES_FILE = "classes.txt"
 COMMENT = "#"  # first character of comment lines in both files
-ONE_HOT_CELLS = {"0": False, "1": True, "0.0": False, "1.0": True}  # some tools write integers as floats
+DELIMITERS = ",;\t|"  # between cells; spreadsheets write ';' where the comma separates decimals
+DECLARATION = "sep="  # a first line of spreadsheets, which gives the delimiter
+# Some tools write integers as floats, and pandas.get_dummies writes True and False.
+NO_CELLS = frozenset({"0", "0.0", "false", "no"})
+YES_CELLS = frozenset({"1", "1.0", "true", "yes"})
+MOST_TOLD = 10  # mistakes in one message
+
+
+class Mistakes:
+    """Collects the mistakes in a table, to report all of them at once."""
+
+    def __init__(self, table: Path) -> None:
+        """Begin without mistakes."""
+        self._table = table
+        self._lines: dict[str, list[int]] = defaultdict(list)  # text -> lines; empty if the text names them
+        self._more = 0
+
+    def add(self, text: str, line: int | None = None) -> None:
+        """Add a mistake; the same text in several lines is reported once."""
+        self._lines[text] += [] if line is None else [line]
+
+    def add_uncounted(self, number: int) -> None:
+        """Add mistakes that are counted only."""
+        self._more += number
+
+    def __len__(self) -> int:
+        """Return the number of different mistakes."""
+        return len(self._lines) + self._more
+
+    def report(self) -> None:
+        """Raise a DataError that lists the first `MOST_TOLD` mistakes and counts the others, if there are any."""
+        told = [_name_lines(lines) + text for text, lines in list(self._lines.items())[:MOST_TOLD]]
+        if len(self) == 1:
+            raise DataError(f"{self._table} {told[0]}")
+        if self:
+            more = f"; and {len(self) - len(told)} more" if len(self) > len(told) else ""
+            raise DataError(f"{self._table} has {len(self)} mistakes: {'; '.join(told)}{more}")
 
 
 class Row(NamedTuple):
@@ -58,14 +95,22 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
     lines = _read_table(table)
     header_line, header = next(lines)
     columns = _find_columns(header, listed, f"{table} line {header_line}")
+    mistakes = Mistakes(table)
     # One row at a time: with one column per class, all cells together would be images x classes strings.
-    rows = [_read_row(cells, columns, len(header), line, table) for line, cells in lines]
-    class_names = listed or tuple(sorted({*columns.one_hot.values()}.union(*(row.labels for row in rows))))
-    for row in rows:
-        _check_labels(row, class_names, table)
+    read = (_read_row(cells, columns, len(header), line, mistakes) for line, cells in lines)
+    rows = [row for row in read if row is not None]
+    _check_labels(rows, listed or tuple(columns.one_hot.values()), mistakes)
+    class_names = listed or in_order({*columns.one_hot.values()}.union(*(row.labels for row in rows)))
 
     images = find_images(root / "images")
-    matched, missing = _match(rows, images, table, skip_bad)
+    names = FileNames(root / "images", images)
+    matched, missing = _match(rows, names, mistakes)
+    if missing and not (skip_bad and not mistakes and matched):
+        skip = ", or skip it with --skip-bad" if matched else ""
+        for row in missing[:MOST_TOLD]:
+            mistakes.add(names.describe_missing(row.image) + skip, row.line)
+        mistakes.add_uncounted(len(missing[MOST_TOLD:]))
+    mistakes.report()
     masks = find_masks(root / "masks")
     index = {name: number for number, name in enumerate(class_names, start=1)}
     splits: dict[str, list[Sample]] = defaultdict(list)
@@ -73,10 +118,13 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         classes = tuple(sorted(index[label] for label in row.labels))
         sample_id = image_id(file)
         splits[row.split].append(Sample(id=sample_id, image=images[file], classes=classes, mask=masks.get(sample_id)))
-    unlabelled = tuple(
-        Sample(id=image_id(file), image=path, classes=(), mask=masks.get(image_id(file)), labelled=False)
-        for file, path in images.items()
-        if file not in matched
+    unlabelled, dropped = drop_same_ids(
+        (
+            Sample(id=image_id(file), image=path, classes=(), mask=masks.get(image_id(file)), labelled=False)
+            for file, path in images.items()
+            if file not in matched
+        ),
+        beside=(sample for samples in splits.values() for sample in samples),
     )
     known = {columns.image, columns.labels, columns.split, *columns.one_hot}
     unread = tuple(name for place, name in enumerate(header) if place not in known)
@@ -88,14 +136,15 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         splits={name: tuple(samples) for name, samples in splits.items()},
         train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
         val_split=first_present(VAL_NAMES, splits),
-        warnings=_warnings(unlisted=len(unlabelled), missing=len(missing), unused_masks=unused_masks),
+        warnings=(*names.warnings(LABELS_FILE), *dropped),
+        counted=_counted(unlisted=len(unlabelled), missing=len(missing), unused_masks=unused_masks),
         unlabelled=unlabelled,
-        missing=missing,
+        missing=tuple(row.image for row in missing),
         unread_columns=unread,
     )
 
 
-def _warnings(*, unlisted: int, missing: int, unused_masks: bool) -> tuple[str, ...]:
+def _counted(*, unlisted: int, missing: int, unused_masks: bool) -> tuple[str, ...]:
     texts = {
         f"images in images/ without a row in {LABELS_FILE}, skipped (make-labels --image-labels predicted uses them): "
         f"{unlisted}": unlisted > 0,
@@ -118,7 +167,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     """Return the lines of classes.txt without comments and blank lines; empty if the file is missing."""
     if not path.exists():
         return ()
-    lines = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
+    lines = tuple(name for line in _read_text(path).splitlines() if (name := canonical_name(line)))
     if not lines:
         raise DataError(f"{path} is empty: write one class per line, or remove it")
     return tuple(line for line in lines if not line.startswith(COMMENT))
@@ -133,9 +182,13 @@ def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
     rows = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            delimiter = _find_delimiter(file)
+            file.seek(0)
+            reader = csv.reader(file, strict=True, delimiter=delimiter)
             for cells in reader:
                 stripped = [cell.strip() for cell in cells]
+                if not rows and stripped and stripped[0].lower().startswith(DECLARATION):
+                    continue
                 if any(stripped) and not stripped[0].startswith(COMMENT):
                     rows += 1
                     yield reader.line_num, stripped
@@ -152,18 +205,23 @@ def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
         )
 
 
+def _find_delimiter(file: TextIO) -> str:
+    """Return the character between the cells of the header, which is the first line that is not a comment."""
+    header = next((line for line in file if line.strip() and not line.lstrip().startswith(COMMENT)), "")
+    if header.lower().startswith(DECLARATION):
+        header = header[len(DECLARATION) :]
+    return next((delimiter for delimiter in DELIMITERS if delimiter in header), DELIMITERS[0])
+
+
 def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Columns:
     places: dict[str, int] = {}
-    for place, name in enumerate(header):
+    for place, written in enumerate(header):
+        name = canonical_name(written)
         if not name:
             raise DataError(f"{where}: column {place + 1} has no name: name it or remove it")
         if name.casefold() in places:
             raise DataError(f"{where}: column '{name}' occurs twice: remove one")
         places[name.casefold()] = place
-    if len(header) == 1 and (separator := next((one for one in ";\t|" if one in header[0]), None)):
-        raise DataError(
-            f"{where}: the columns are separated by {separator!r}: separate them by commas, and labels by ';'"
-        )
     if "image" not in places:
         raise DataError(f"{where}: no column 'image' among {list_names(header)}: write image,labels[,split]")
     image, labels, split = places["image"], places.get("labels"), places.get("split")
@@ -175,7 +233,9 @@ def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Col
         return Columns(image, labels, split, {})
     spelled = {name.casefold(): name for name in listed}
     one_hot = {
-        place: spelled.get(name.casefold(), name) for place, name in enumerate(header) if place not in (image, split)
+        place: spelled.get(name.casefold(), name)
+        for place, name in enumerate(map(canonical_name, header))
+        if place not in (image, split)
     }
     if not one_hot:
         raise DataError(f"{where}: there is no column 'labels' and no 0/1 column of a class: add one of them")
@@ -185,89 +245,91 @@ def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Col
     return Columns(image, None, split, one_hot)
 
 
-def _read_row(cells: list[str], columns: Columns, width: int, line: int, table: Path) -> Row:
-    where = f"{table} line {line}"
+def _read_row(cells: list[str], columns: Columns, width: int, line: int, mistakes: Mistakes) -> Row | None:
+    """Return a row; None if it has mistakes that make it useless."""
     if len(cells) != width:
-        raise DataError(
-            f"{where} has {len(cells)} cells, the header has {width}: separate labels by ';', and "
-            "write a comma for each empty cell"
+        mistakes.add(
+            f"{len(cells)} cells, but the header has {width}: separate labels by ';' (within quotes, if ';' separates "
+            "the cells), and write the separator for each empty cell",
+            line,
         )
-    image = cells[columns.image].replace("\\", "/")
+        return None
+    image = cells[columns.image]
     if not image:
-        raise DataError(f"{where} has an empty cell 'image': write the file's name or remove the row")
-    if escapes_folder(image):
-        raise DataError(f"{where}: image '{image}' is outside images/: write a path below images/")
-    labels = frozenset(_labels(cells, columns, where))
-    split = "" if columns.split is None else cells[columns.split].lower()
-    return Row(line, posixpath.normpath(image), labels, split or TRAIN_NAMES[0])
+        mistakes.add("the cell 'image' is empty: write the file's name or remove the row", line)
+        return None
+    split = "" if columns.split is None else canonical_name(cells[columns.split])
+    if split in MISSING_VALUES:
+        mistakes.add(f"split '{split}' stands for an empty cell: leave it empty, which means '{TRAIN_NAMES[0]}'", line)
+    return Row(line, image, frozenset(_labels(cells, columns, line, mistakes)), split.lower() or TRAIN_NAMES[0])
 
 
-def _labels(cells: list[str], columns: Columns, where: str) -> list[str]:
+def _labels(cells: list[str], columns: Columns, line: int, mistakes: Mistakes) -> list[str]:
     if columns.labels is not None:
-        return [label for part in cells[columns.labels].split(";") if (label := part.strip())]
+        cell = cells[columns.labels]
+        if LISTS.fullmatch(cell):
+            meant = ";".join(split_joined(cell))
+            mistakes.add(f"labels {cell} are a list of Python or JSON: write '{meant}', with ';' between labels", line)
+            return []
+        return [label for part in cell.split(";") if (label := canonical_name(part))]
+    labels = []
     for place, name in columns.one_hot.items():
-        if cells[place] not in ONE_HOT_CELLS:
-            raise DataError(f"{where}: '{cells[place]}' in column '{name}' must be 0 or 1")
-    return [name for place, name in columns.one_hot.items() if ONE_HOT_CELLS[cells[place]]]
+        cell = cells[place].lower()
+        if cell in YES_CELLS:
+            labels.append(name)
+        elif cell not in NO_CELLS:
+            mistakes.add(f"'{cells[place]}' in column '{name}' must be 0 or 1", line)
+    return labels
 
 
-def _check_labels(row: Row, class_names: tuple[str, ...], table: Path) -> None:
-    unknown = sorted(row.labels.difference(class_names))
-    if unknown:
-        raise DataError(
-            f"{table} line {row.line}: label '{unknown[0]}' of image '{row.image}' is not in "
-            f"{CLASSES_FILE} ({list_names(class_names)}): correct it, or add it there"
-        )
+def _check_labels(rows: list[Row], listed: tuple[str, ...], mistakes: Mistakes) -> None:
+    """Report labels that are not listed, or without a list those that were probably not meant as classes."""
+    counts = Counter(label for row in rows for label in row.labels)
+    if listed:
+        some = list_names(listed)
+        problems = {}
+        for name in sorted(counts.keys() - set(listed)):
+            meant = likely_names(name, listed)
+            hint = f"; did you mean '{';'.join(meant)}'?" if meant else ""
+            problems[name] = f"label '{name}' is not in {CLASSES_FILE} ({some}{hint}): correct it, or add it there"
+    else:
+        problems = {
+            name: f"label '{name}' {problem}; if it is a class, write all classes into {CLASSES_FILE}"
+            for name, problem in doubtful_names(counts).items()
+        }
+    for row in rows:
+        for label in sorted(row.labels & problems.keys()):
+            mistakes.add(problems[label], row.line)
 
 
-def _match(
-    rows: list[Row], images: dict[str, Path], table: Path, skip_bad: bool
-) -> tuple[dict[str, Row], tuple[str, ...]]:
-    """Return {image file, relative to images/: row}, and the image names of the rows without a file."""
-    same_id: dict[str, list[str]] = defaultdict(list)
-    for name in images:
-        same_id[image_id(name)].append(name)
+def _match(rows: list[Row], names: FileNames, mistakes: Mistakes) -> tuple[dict[str, Row], tuple[Row, ...]]:
+    """Return {image file, relative to images/: row}, and the rows without a file."""
     matched: dict[str, Row] = {}
     rows_by_id: dict[str, Row] = {}
-    missing: list[str] = []
+    missing: list[Row] = []
     for row in rows:
-        file = _find_file(row, images, same_id, table)
+        try:
+            file = names.find(row.image)
+        except DataError as error:
+            mistakes.add(str(error), row.line)
+            continue
         if file is None:
-            if not skip_bad:
-                raise DataError(_describe_missing(row, same_id, table))
-            missing.append(row.image)
+            missing.append(row)
             continue
         first = rows_by_id.setdefault(image_id(file), row)
-        if first is not row:
-            raise DataError(
-                f"{table} lines {first.line} and {row.line} both name image '{image_id(file)}' "
-                f"('{first.image}', '{row.image}'): keep one row, or rename a file"
+        if first is row:
+            matched[file] = row
+        else:
+            splits = f", in splits '{first.split}' and '{row.split}'" if first.split != row.split else ""
+            mistakes.add(
+                f"lines {first.line} and {row.line} both name image '{image_id(file)}' "
+                f"('{first.image}', '{row.image}'{splits}): keep one row, or rename a file"
             )
-        matched[file] = row
-    if not matched:
-        raise DataError(
-            f"{table}: none of the {len(missing)} rows names an image in images/ (the first one names '{missing[0]}'): "
-            "write the paths of the files, relative to images/"
-        )
     return matched, tuple(missing)
 
 
-def _find_file(row: Row, images: dict[str, Path], same_id: dict[str, list[str]], table: Path) -> str | None:
-    if row.image in images:
-        return row.image
-    candidates = same_id.get(row.image, [])
-    if len(candidates) > 1:
-        raise DataError(
-            f"{table} line {row.line}: image '{row.image}' could be any of {list_names(candidates)}: add the extension"
-        )
-    return candidates[0] if candidates else None
-
-
-def _describe_missing(row: Row, same_id: dict[str, list[str]], table: Path) -> str:
-    stem = image_id(row.image) if posixpath.splitext(row.image)[1].lower() in IMAGE_SUFFIXES else row.image
-    similar = same_id.get(stem, [])
-    hint = f" (there is {list_names(similar)})" if similar else ""
-    return (
-        f"{table} line {row.line}: image '{row.image}' is missing in images/{hint}: add it, correct the row, "
-        "or skip it with --skip-bad"
-    )
+def _name_lines(lines: list[int], limit: int = 3) -> str:
+    """Return the place of a mistake, for example 'lines 2, 3, 4 and 17 more: '."""
+    unique = list(dict.fromkeys(lines))
+    more = f" and {len(unique) - limit} more" if len(unique) > limit else ""
+    return f"line{'s' if len(unique) > 1 else ''} {', '.join(map(str, unique[:limit]))}{more}: " if unique else ""

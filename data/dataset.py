@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +65,7 @@ class Dataset:
         train_split: Default split for training. It may be missing from `splits`.
         val_split: Default split for evaluating the student; None if there is none.
         warnings: What was skipped or looks wrong, one line each, to be shown once.
+        counted: Further warnings; `find_all` reports the same in more detail.
         unlabelled: Images without labels; they belong to no split.
         missing: Images with labels but without a file, by their names in the labels; they are skipped.
         unread_columns: Columns of labels.csv that have no meaning here.
@@ -79,6 +81,7 @@ class Dataset:
     train_split: str
     val_split: str | None
     warnings: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
     unlabelled: tuple[Sample, ...] = ()
     missing: tuple[str, ...] = ()
     unread_columns: tuple[str, ...] = ()
@@ -86,9 +89,9 @@ class Dataset:
     def __post_init__(self) -> None:
         """Check class names and ids here, since every later stage relies on them."""
         _check_class_names(self.class_names, self.root)
-        for name, samples in self.splits.items():
-            _check_unique((sample.id for sample in samples), f"{self.root}, split '{name}'")
-        _check_ids({sample.id for samples in (*self.splits.values(), self.unlabelled) for sample in samples}, self.root)
+        for samples in self.splits.values():
+            _check_unique_ids((*samples, *self.unlabelled), self.root)
+        _check_ids(self.by_id().keys(), self.root)
 
     def by_id(self) -> dict[str, Sample]:
         """Return all samples of all splits, and the unlabelled ones, by id."""
@@ -110,6 +113,28 @@ class Dataset:
         if not self.splits[name]:
             raise DataError(f"{self.root}: split '{name}' is empty: choose one of {list_names(self.splits)}")
         return self.splits[name]
+
+
+def drop_same_ids(unlabelled: Iterable[Sample], beside: Iterable[Sample]) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """Drop unlabelled images whose id already belongs to another image, for example a preview 1.png beside 1.jpg.
+
+    Args:
+        unlabelled: The images without labels.
+        beside: The samples of all splits.
+
+    Returns:
+        The images that remain, and a warning with their number if images are dropped.
+    """
+    files = {sample.id: sample.image for sample in beside}
+    kept, dropped = [], []
+    for sample in unlabelled:
+        first = files.setdefault(sample.id, sample.image)
+        if first == sample.image:
+            kept.append(sample)
+        else:
+            dropped.append(f"'{sample.image.name}' beside '{first.name}'")
+    text = f"images without labels that have the name of another image, skipped: {len(dropped)}"
+    return tuple(kept), (f"{text}, for example {dropped[0]}",) if dropped else ()
 
 
 def checked_mask(
@@ -180,7 +205,17 @@ def _check_unique(names: Iterable[str], where: str) -> None:
         seen.add(name)
 
 
-def _check_ids(ids: set[str], root: Path) -> None:
+def _check_unique_ids(samples: Iterable[Sample], root: Path) -> None:
+    """Refuse an id that occurs twice: results are stored under ids."""
+    files: dict[str, Path] = {}
+    for sample in samples:
+        if sample.id in files:
+            both = list_names(str(path).removeprefix(f"{root}{os.sep}") for path in (files[sample.id], sample.image))
+            raise DataError(f"{root}: two images have the id '{sample.id}' ({both}): rename or remove one")
+        files[sample.id] = sample.image
+
+
+def _check_ids(ids: Collection[str], root: Path) -> None:
     """Refuse ids that results cannot be stored under.
 
     Ids are paths in HDF5 files and in folders. They must be valid Unicode, and 'a' cannot be both an image and the

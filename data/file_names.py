@@ -58,12 +58,12 @@ class FileNames:
         self._files = dict.fromkeys(files)
         self._corrections: dict[str, str] = {}
 
-    def find(self, written: str, where: str) -> str | None:
+    def find(self, written: str, where: str = "") -> str | None:
         """Return the file that is meant, as it is in the listing; None if no file fits.
 
         Args:
             written: The name of an image as written, with or without extension.
-            where: The place where it is written, for messages.
+            where: The place where it is written, for the beginning of messages.
 
         Raises:
             DataError: The name is an absolute path, contains '..', or could be any of several files.
@@ -73,7 +73,8 @@ class FileNames:
         path = written.replace("\\", "/")
         if DRIVE.match(path) or escapes_folder(path):
             raise DataError(
-                f"{where}: image '{written}' is outside {self.folder.name}/: write a path below {self.folder.name}/"
+                f"{_prefix(where)}image '{written}' is outside {self.folder.name}/: write a path below "
+                f"{self.folder.name}/"
             )
         path = _canonical(path)
         if file := self._only(self._by_name, path, written, where) or self._only(self._by_id, path, written, where):
@@ -123,7 +124,7 @@ class FileNames:
         files = index.get(key, [])
         if len(files) > 1:
             some = ", ".join(f"'{file}'" for file in files[:3])
-            raise DataError(f"{where}: image '{written}' could be any of {some}: write the complete name")
+            raise DataError(f"{_prefix(where)}image '{written}' could be any of {some}: write the complete name")
         return files[0] if files else None
 
     def _variants(self, path: str) -> list[str]:
@@ -180,6 +181,10 @@ class FileNames:
             found[key(file)].append(file)
         found.pop("", None)
         return dict(found)
+
+
+def _prefix(where: str) -> str:
+    return f"{where}: " if where else ""
 
 
 def _canonical(path: str) -> str:

@@ -153,9 +153,8 @@ def _files(facts: Facts) -> Iterator[Finding]:
             advice="nothing, if this is intended",
             items=dataset.unread_columns,
         )
-    if dataset.layout != "custom":  # its warnings repeat the findings above
-        for warning in dataset.warnings:
-            yield Finding(level="warning", topic="left_out", text=warning, advice="nothing, if this is intended")
+    for warning in dataset.warnings:
+        yield Finding(level="warning", topic="left_out", text=warning, advice="nothing, if this is intended")
 
 
 def _sizes(facts: Facts) -> Iterator[Finding]:

@@ -67,7 +67,7 @@ def usable_samples(
     Raises:
         DataError: There is no such split, or an image is bad and bad files are not to be skipped.
     """
-    for warning in dataset.warnings:
+    for warning in (*dataset.counted, *dataset.warnings):
         monitor.warn(warning)
     samples, problems = check_images(dataset.split(split), minimum_side, skip_bad=skip_bad)
     for problem in problems[:10]:

@@ -64,7 +64,7 @@ def test_read_class_folders__images_beside_the_folders_are_counted(tmp_path: Pat
 
 
 def test_read_class_folders__same_id_twice(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="split 'train': 'cats/a' occurs twice: rename or remove one"):
+    with pytest.raises(DataError, match=r"two images have the id 'cats/a' \('cats/a.jpg', 'cats/a.png'\): rename"):
         read_class_folders(build(tmp_path, "cats/a.jpg", "cats/a.png", "dogs/b.jpg"))
 
 

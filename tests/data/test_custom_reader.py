@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,13 @@ def test_read_custom__splits(tmp_path: Path) -> None:
         b"image,labels\n./a.jpg,cat\nb,dog;dog\n",
         b"image,cat,dog\na.jpg,1,0\nb.jpg,0,1\n",
         b"image,split,dog,cat\na.jpg,train,0.0,1.0\nb.jpg,train,1.0,0.0\n",
+        b"image,cat,dog\na.jpg,True,False\nb.jpg,False,True\n",
+        b"image,cat,dog\na.jpg,YES,no\nb.jpg,FALSE,TRUE\n",
+        b"image;labels\r\na.jpg;cat\r\nb.jpg;dog;\r\n".replace(b"dog;", b'"dog;"'),
+        b"\xef\xbb\xbfsep=;\r\nimage;labels;split\r\na.jpg;cat;train\r\nb.jpg;dog;\r\n",
+        b"# mine, in May\nimage\tlabels\na.jpg\tcat\nb.jpg\tdog\n",
+        "image,labels\nimages/A.JPG, cat\u200b\nb.jpg,\u00a0dog\n".encode(),
+        "\ufeffimage\ufeff,labels\na.jpg,cat\n.\\b.jpg,dog\n".encode(),
     ],
 )
 def test_read_custom__ways_to_write_the_same(tmp_path: Path, table: bytes) -> None:
@@ -118,13 +127,13 @@ def test_read_custom__masks_for_some(tmp_path: Path) -> None:
 def test_read_custom__masks_for_none_is_a_warning(tmp_path: Path) -> None:
     table = "image,labels\na.jpg,cat\nb.jpg,cat\n"
     dataset = read_custom(build(tmp_path, table, masks=("a_mask.png",)))
-    assert dataset.warnings == ("masks/ has no PNG with the name of an image: its files are not used",)
+    assert dataset.counted == ("masks/ has no PNG with the name of an image: its files are not used",)
 
 
 def test_read_custom__images_without_row_are_counted(tmp_path: Path) -> None:
-    dataset = read_custom(build(tmp_path, "image,labels\na.jpg,cat\n", ("a.jpg", "b.jpg", "a.png")))
+    dataset = read_custom(build(tmp_path, "image,labels\na.jpg,cat\n", ("a.jpg", "b.jpg", "c.png")))
     assert [sample.id for sample in dataset.split()] == ["a"]
-    assert dataset.warnings == (
+    assert dataset.counted == (
         "images in images/ without a row in labels.csv, skipped (make-labels --image-labels predicted uses them): 2",
     )
 
@@ -133,19 +142,19 @@ def test_read_custom__missing_image(tmp_path: Path) -> None:
     root = build(tmp_path, "image,labels\na.jpg,cat\nb.jpg,cat\n", ("a.jpg", "b.png"))
     with pytest.raises(
         DataError,
-        match=r"labels\.csv line 3: image 'b\.jpg' is missing in images/ \(there is 'b\.png'\): "
-        r"add it, correct the row, or skip it with --skip-bad$",
+        match=r"labels\.csv line 3: image 'b\.jpg' is missing in images/ \(did you mean 'b\.png'\?\): "
+        r"add it or correct the name, or skip it with --skip-bad$",
     ):
         read_custom(root)
     dataset = read_custom(root, skip_bad=True)
     assert [sample.id for sample in dataset.split()] == ["a"]
-    assert dataset.warnings[1] == "rows in labels.csv whose image is missing, skipped: 1"
+    assert dataset.counted[1] == "rows in labels.csv whose image is missing, skipped: 1"
     assert dataset.missing == ("b.jpg",)
 
 
 def test_read_custom__all_images_missing(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"none of the 1 rows names an image in images/ \(the first one names 'c\.jpg'\)"
+        DataError, match=r"line 2: image 'c\.jpg' is missing in images/ \(.*\): add it or correct the name$"
     ):
         read_custom(build(tmp_path, "image,labels\nc.jpg,cat\n"), skip_bad=True)
 
@@ -154,8 +163,8 @@ def test_read_custom__unknown_label(tmp_path: Path) -> None:
     root = build(tmp_path, "image,labels\na.jpg,cat\nb.jpg,Cat;dog\n", classes="cat\ndog\n")
     with pytest.raises(
         DataError,
-        match=r"labels\.csv line 3: label 'Cat' of image 'b\.jpg' is not in classes\.txt \('cat', "
-        r"'dog'\): correct it, or add it there$",
+        match=r"labels\.csv line 3: label 'Cat' is not in classes\.txt \('cat', 'dog'; did you mean 'cat'\?\): "
+        r"correct it, or add it there$",
     ):
         read_custom(root)
 
@@ -173,7 +182,7 @@ def test_read_custom__same_id_in_two_files(tmp_path: Path) -> None:
 
 def test_read_custom__ambiguous_without_extension(tmp_path: Path) -> None:
     root = build(tmp_path, "image,labels\na,cat\n", ("a.jpg", "a.png"))
-    with pytest.raises(DataError, match=r"line 2: image 'a' could be any of 'a\.jpg', 'a\.png': add the ext"):
+    with pytest.raises(DataError, match=r"line 2: image 'a' could be any of 'a\.jpg', 'a\.png': write the complete"):
         read_custom(root)
 
 
@@ -192,8 +201,6 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         ("image,labels\n", "has no rows below its header: write one per image"),
         ("# my table\nimage,labels\n# a.jpg,cat\n", "has no rows below its header"),
         ("file,labels\na.jpg,cat\n", "line 1: no column 'image' among 'file', 'labels'"),
-        ("image;labels\na.jpg;cat\n", "line 1: the columns are separated by ';': separate them by commas"),
-        ("image\tlabels\na.jpg\tcat\n", "line 1: the columns are separated by .*: separate them by commas"),
         ("image,label\na.jpg,cat\n", "line 1: there is a column 'label' but no column 'labels': rename it"),
         ("image,labels,spilt\na.jpg,cat,val\n", "line 1: there is a column 'spilt' but no column 'split': rename it"),
         ("image,split\na.jpg,train\n", "line 1: there is no column 'labels' and no 0/1 column of a class"),
@@ -201,10 +208,10 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         (",image,labels\n0,a.jpg,cat\n", "line 1: column 1 has no name"),
         (
             "image,labels\na.jpg,cat,dog\n",
-            "line 2 has 3 cells, the header has 2: separate labels by ';'",
+            "line 2: 3 cells, but the header has 2: separate labels by ';'",
         ),
-        ("image,labels,split\na.jpg,cat\n", "line 2 has 2 cells, the header has 3"),
-        ("image,labels\n,cat\n", "line 2 has an empty cell 'image'"),
+        ("image,labels,split\na.jpg,cat\n", "line 2: 2 cells, but the header has 3"),
+        ("image,labels\n,cat\n", "line 2: the cell 'image' is empty"),
         ('image,labels\na.jpg,"cat\n', "line 2 is not valid CSV: unexpected end of data"),
         ("image,cat,dog\na.jpg,1,2\n", "line 2: '2' in column 'dog' must be 0 or 1"),
         ("image,cat,dog\na.jpg,1,\n", "line 2: '' in column 'dog' must be 0 or 1"),
@@ -259,3 +266,137 @@ def test_read_custom__no_images_folder(tmp_path: Path) -> None:
 def test_read_custom__columns_that_are_not_read(tmp_path: Path) -> None:
     root = build(tmp_path, "image,labels,camera,split\na.jpg,cat,north,val\n", ("a.jpg",))
     assert read_custom(root).unread_columns == ("camera",)
+
+
+def test_read_custom__whole_numbers_sort_as_numbers(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels\na.jpg,10;2;b\nb.jpg,1;a\n"))
+    assert dataset.class_names == ("1", "2", "10", "a", "b")
+
+
+def test_read_custom__one_name_in_two_unicode_forms(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "Blüte") for form in ("NFC", "NFD")]
+    table = f"image,labels\na.jpg,{names[0]}\nb.jpg,{names[1]}\n"
+    for classes in (None, *names):
+        assert read_custom(build(tmp_path, table, classes=classes)).class_names == ("Blüte",)
+
+
+def test_read_custom__mask_and_image_in_two_unicode_forms(tmp_path: Path) -> None:
+    image, mask = (unicodedata.normalize(form, "Blüte") for form in ("NFD", "NFC"))
+    root = build(tmp_path, "image,labels\nBlüte.jpg,cat\n", (f"{image}.jpg",), masks=(f"{mask}.png",))
+    (sample,) = read_custom(root).split()
+    assert (sample.id, sample.mask is not None) == (mask, True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            ("cat", "dog", "cat, dog"),
+            "line 4: label 'cat, dog' looks like several labels: separate them by ';' .'cat;dog'",
+        ),
+        (
+            ("cat", "dog", "cat|dog"),
+            "line 4: label 'cat|dog' looks like several labels: separate them by ';' .'cat;dog'",
+        ),
+        (("a,b", "b/c", "c+a"), "line 2: label 'a,b' looks like several labels: .*line 3: label 'b/c' looks like"),
+        (("['cat', 'dog']", "cat", "dog"), "line 2: labels .* are a list of Python or JSON: write 'cat;dog'"),
+        (('["cat"]', "[]", "dog"), "line 2: labels .* are a list of Python or JSON: write 'cat'"),
+        (
+            ("cat", "Cat", "cat"),
+            "line 3: label 'Cat' looks the same as 'cat': use one spelling; if it is a class, write",
+        ),
+        (("traffic light", "traffic_light", "dog"), "line 3: label 'traffic_light' looks the same as 'traffic light'"),
+        (
+            ("'cat'", "cat", "cat"),
+            "line 2: label ''cat'' looks the same as 'cat'",
+        ),
+        (("cat", "c\u0430t", "cat"), "line 3: label 'c\u0430t' looks the same as 'cat'"),
+        (("cat", "c\u200da\u200dt", "cat"), "line 3: label .* looks the same as 'cat'"),
+        (
+            ("cat", "nan", "N/A"),
+            "line 3: label 'nan' stands for an empty cell: leave .*line 4: label 'N/A' stands for an",
+        ),
+        (("cat", "None", "null"), "line 3: label 'None' stands for an empty cell: leave .*line 4: label 'null' stands"),
+    ],
+)
+def test_read_custom__labels_that_are_not_meant_as_classes(
+    tmp_path: Path, labels: tuple[str, ...], message: str
+) -> None:
+    root = build(tmp_path, "", ("1.jpg", "2.jpg", "3.jpg"))
+    with (root / "labels.csv").open("w", encoding="utf-8") as file:
+        csv.writer(file).writerows([("image", "labels"), *((str(row), label) for row, label in enumerate(labels, 1))])
+    with pytest.raises(DataError, match=message.replace("|", r"\|")):
+        read_custom(root)
+
+
+@pytest.mark.parametrize("labels", ["Cat;cat", "cat|dog;cat;dog", "nan;None", "traffic light;traffic_light"])
+def test_read_custom__listed_names_are_meant(tmp_path: Path, labels: str) -> None:
+    root = build(tmp_path, f"image,labels\na.jpg,{labels}\nb.jpg,\n", classes=labels.replace(";", "\n"))
+    assert read_custom(root).class_names == tuple(labels.split(";"))
+
+
+def test_read_custom__names_with_commas_may_be_classes(tmp_path: Path) -> None:
+    root = build(tmp_path, 'image,labels\na.jpg,"crack, long"\nb.jpg,"crack, short;Na"\n')
+    assert read_custom(root).class_names == ("Na", "crack, long", "crack, short")
+
+
+def test_read_custom__all_mistakes_at_once(tmp_path: Path) -> None:
+    table = "image,labels,split\na,dics,\nb.jpg,sqare,\nc,disc;sqare,nan\nx.jpg,,\na.jpg,disc,\n../a,,\n,,val\nd,disc\n"
+    root = build(tmp_path, table, ("a.jpg", "b.jpg", "c.jpg"), classes="disc\nsquare")
+    with pytest.raises(DataError) as raised:
+        read_custom(root)
+    place, *mistakes = str(raised.value).split("; line")
+    assert place.endswith(
+        "labels.csv has 8 mistakes: line 4: split 'nan' stands for an empty cell: leave it empty, which means 'train'"
+    )
+    for mistake, text in zip(
+        mistakes,
+        (
+            " 8: the cell 'image' is empty",
+            " 9: 2 cells, but the header has 3",
+            " 2: label 'dics' is not in classes.txt ('disc', 'square'; did you mean 'disc'?)",
+            "s 3, 4: label 'sqare' is not in classes.txt ('disc', 'square'; did you mean 'square'?)",
+            "s 2 and 6 both name image 'a' ('a', 'a.jpg'): keep one row",
+            " 7: image '../a' is outside images/",
+            " 5: image 'x.jpg' is missing in images/",
+        ),
+        strict=True,
+    ):
+        assert mistake.startswith(text)
+
+
+def test_read_custom__many_mistakes_are_counted(tmp_path: Path) -> None:
+    rows = "".join(f"x{number}.jpg,cat\n" for number in range(100))
+    with pytest.raises(DataError, match=r"labels\.csv has 100 mistakes: line 3: image 'x0\.jpg' .*; and 90 more$"):
+        read_custom(build(tmp_path, f"image,labels\na.jpg,cat\n{rows}"))
+    table = "image,labels\na.jpg,cat\n" + "b.jpg,cats\n" * 100
+    with pytest.raises(
+        DataError, match=r"mistakes: lines 3, 4, 5 and 97 more: label 'cats' is not in .*; and 90 more$"
+    ):
+        read_custom(build(tmp_path, table, classes="cat"))
+
+
+def test_read_custom__same_image_in_two_splits(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels,split\na.jpg,cat,train\nimages/a,cat,val\n")
+    with pytest.raises(
+        DataError, match=r"lines 2 and 3 both name image 'a' .*in splits 'train' and 'val'\): keep one row"
+    ):
+        read_custom(root)
+
+
+def test_read_custom__preview_beside_a_labelled_image(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels\na.jpg,cat\n", ("a.png", "a.jpg", "b.jpg", "x/a.jpg"))
+    dataset = read_custom(root)
+    assert dataset.by_id()["a"].image == root / "images" / "a.jpg"
+    assert sorted(dataset.by_id()) == ["a", "b", "x/a"]
+    assert dataset.warnings == (
+        "images without labels that have the name of another image, skipped: 1, for example 'a.png' beside 'a.jpg'",
+    )
+
+
+def test_read_custom__corrected_names_are_told(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels\nA.JPG,cat\n7,cat\n", ("a.jpg", "007.jpg")))
+    assert [sample.id for sample in dataset.split()] == ["a", "007"]
+    assert dataset.warnings == (
+        "names in labels.csv that are not exactly those of the files: 2, for example 'A.JPG' for 'a.jpg'",
+    )

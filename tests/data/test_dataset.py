@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.dataset import Dataset, Sample, checked_mask, first_present, list_names
+from data.dataset import Dataset, Sample, checked_mask, drop_same_ids, first_present, list_names
 from data.errors import DataError
 
 
@@ -71,8 +71,25 @@ def test_dataset__impossible_class_names(class_names: tuple[str, ...], message: 
 
 
 def test_dataset__id_twice_in_a_split() -> None:
-    with pytest.raises(DataError, match="pets, split 'train': 'a' occurs twice"):
+    with pytest.raises(DataError, match=r"pets: two images have the id 'a' \('a.jpg', 'a.jpg'\): rename or remove one"):
         dataset(train=("a", "a"))
+
+
+def test_dataset__id_of_a_labelled_and_an_unlabelled_image() -> None:
+    preview = replace(sample("a"), image=Path("pets/previews/a.png"), labelled=False)
+    with pytest.raises(DataError, match=r"two images have the id 'a' \('a.jpg', 'previews/a.png'\): rename or remove"):
+        replace(dataset(val=("b",)), unlabelled=(preview,))
+
+
+def test_drop_same_ids__first_image_of_an_id_remains() -> None:
+    unlabelled = [replace(sample(name), image=Path(f"{name}.png"), labelled=False) for name in ("a", "b", "b", "c")]
+    unlabelled[2] = replace(unlabelled[2], image=Path("b.tif"))
+    kept, warnings = drop_same_ids(iter(unlabelled), beside=[sample("a")])
+    assert kept == (unlabelled[1], unlabelled[3])
+    assert warnings == (
+        "images without labels that have the name of another image, skipped: 2, for example 'a.png' beside 'a.jpg'",
+    )
+    assert drop_same_ids(kept, beside=[]) == (kept, ())
 
 
 def test_dataset__same_id_in_two_splits() -> None:

@@ -1,5 +1,6 @@
 import tracemalloc
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_pairs_together__a_class_that_is_in_every_image_is_left_out() -> None:
 
 
 def test_find_all__missing_images() -> None:
-    finding = only(facts(dataset(missing=("x.jpg", "y.jpg"), warnings=("rows ... skipped: 2",))))
+    finding = only(facts(replace(dataset(missing=("x.jpg", "y.jpg")), counted=("rows ... skipped: 2",))))
     assert (finding.level, finding.topic, finding.skippable) == ("error", "missing", True)
     assert finding.text == "2 images with labels but without a file"
     assert finding.items == ("x.jpg", "y.jpg")

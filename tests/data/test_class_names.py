@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from data.class_names import canonical_name, doubtful_names, in_order, joined_names, likely_names, look_alikes
+
+
+@pytest.mark.parametrize("written", ["Blüte x", " Blüte\u00a0 x\u200b", "\ufeffBlu\u0308te\tx", "Bl\u00adüte x\u200e"])
+def test_canonical_name__one_spelling(written: str) -> None:
+    assert canonical_name(written) == unicodedata.normalize("NFC", "Blüte x")
+
+
+def test_canonical_name__joiners_have_a_meaning() -> None:
+    assert canonical_name("\u0645\u06cc\u200c\u062e") == "\u0645\u06cc\u200c\u062e"  # Persian
+
+
+def test_in_order__numbers_by_value() -> None:
+    assert in_order({"10", "9", "02", "2", "b", "B", "1a"}) == ("02", "2", "9", "10", "1a", "B", "b")
+    assert in_order(["10.0", "2.0", "1" * 5000]) == ("2.0", "10.0", "1" * 5000)
+
+
+@pytest.mark.parametrize(
+    "names", [("cat", "CAT"), ("a b", "a_b", "a-b"), ("cat", "\u0441\u0430t"), ("m²", "m2"), ("straße", "STRASSE")]
+)
+def test_look_alikes__groups(names: tuple[str, ...]) -> None:
+    assert look_alikes((*names, "other")) == (names,)
+
+
+def test_look_alikes__different_names() -> None:
+    assert look_alikes(("cat", "cats", "1", "10", "a", "b", "+", "-", "кот", "кит")) == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "joined"),
+    [
+        (("cat", "dog", "cat,dog", "cat / dog"), ("cat,dog", "cat / dog")),
+        (("cat", "cat,dog"), ()),
+        (("bird, large", "bird, small"), ()),
+        (("x|y", "y|z", "z|x"), ("x|y", "y|z", "z|x")),
+        (("and/or", "TCP/IP", "a,a"), ()),
+        ((",", "|", "cat"), ()),
+    ],
+)
+def test_joined_names(names: tuple[str, ...], joined: tuple[str, ...]) -> None:
+    assert joined_names(names) == joined
+
+
+def test_doubtful_names__the_most_frequent_spelling_is_right() -> None:
+    found = doubtful_names({"Disc": 2, "disc": 9, "DISC": 1, "square": 1})
+    assert set(found) == {"Disc", "DISC"}
+    assert all(text.startswith("looks the same as 'disc'") for text in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("Disc", ("disc",)), ("dics", ("disc",)), ("disc, square", ("disc", "square")), ("tree", ()), ("", ())],
+)
+def test_likely_names(name: str, meant: tuple[str, ...]) -> None:
+    assert likely_names(name, ("disc", "square")) == meant
