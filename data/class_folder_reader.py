@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
-from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, first_present
+from data.class_names import canonical_name, doubtful_names, in_order
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError
 from data.images import find_images, find_masks, image_id
 
 BACKGROUND_FOLDER = "background"  # for images that show none of the classes
 MASKS_FOLDER = "masks"
-SPLIT_NAMES = (*TRAIN_NAMES, *VAL_NAMES)
+# Folders of splits: also train2017, test1, val_images and the like.
+SPLIT_FOLDER = re.compile(rf"({'|'.join((*TRAIN_NAMES, *VAL_NAMES))})([ _-]?(set|data|images?|imgs?))?[ _-]?\d*")
+# Folders that programs make for the parts of a data set. 'mask' is not among them: it is a usual class.
+PART_FOLDER = re.compile(
+    r"images?|imgs?|masks|jpegimages|annotations?|imagesets|ground_?truths?|segmentation(class|object).*"
+)
+OTHER_LAYOUTS = "for image labels in a table, move the images into images/ and run 'toco init'"
 
 
 def read_class_folders(root: Path) -> Dataset:
     """Read a folder of class folders: the name of the folder is the only class of its images.
 
     Images in a folder 'background' show none of the classes. The ground-truth mask of cats/a.jpg is masks/cats/a.png,
-    if it exists.
+    if it exists. If the folders at the top are splits (train/cats/a.jpg), those without class folders have images
+    without labels.
 
     Raises:
-        DataError: Fewer than two folders hold images.
+        DataError: Fewer than two folders hold images, or folders are not meant as classes.
     """
     files = {name: path for name, path in find_images(root).items() if name.split("/")[0].lower() != MASKS_FOLDER}
-    depth = 1 if _has_split_folders(files) else 0  # number of folders above a class folder
+    tops = {name.split("/")[0] for name in files if "/" in name}
+    folders = _split_folders(tops)
+    deep = {name.split("/")[0] for name in files if name.count("/") > 1}
+    if folders and not deep.intersection(folders):
+        raise DataError(
+            f"{root}: {list_names(sorted(folders))} hold images, but no folders of classes, so that there are no "
+            f"labels: sort the images into one folder per class, for example train/cats/; {OTHER_LAYOUTS}"
+        )
+    depth = 1 if folders else 0  # number of folders above a class folder
     placed: dict[str, tuple[str, str]] = {}  # file -> split, class
     for name in files:
-        *folders, _ = name.split("/")
-        split = folders[0].lower() if depth and folders else TRAIN_NAMES[0]
-        if len(folders) > depth and split in SPLIT_NAMES:
-            placed[name] = split, folders[depth]
-    folder_names = {folder for _, folder in placed.values()}
-    class_names = tuple(sorted(name for name in folder_names if name.lower() != BACKGROUND_FOLDER))
-    _check_folders(folder_names, class_names, root)
+        *above, _ = name.split("/")
+        split = folders.get(above[0]) if folders and above else TRAIN_NAMES[0]
+        if len(above) > depth and split:
+            placed[name] = split, canonical_name(above[depth])
+    counts = Counter(folder for _, folder in placed.values())
+    class_names = in_order([name for name in counts if name.lower() != BACKGROUND_FOLDER])
+    _check_folders(counts, class_names, root)
 
     masks = find_masks(root / MASKS_FOLDER)
     splits: dict[str, list[Sample]] = defaultdict(list)
@@ -41,7 +59,15 @@ def read_class_folders(root: Path) -> Dataset:
         classes = (class_names.index(folder) + 1,) if folder in class_names else ()
         sample_id = image_id(name)
         splits[split].append(Sample(id=sample_id, image=files[name], classes=classes, mask=masks.get(sample_id)))
-    outside = len(files) - len(placed)
+    unlabelled, warnings = drop_same_ids(
+        (
+            Sample(id=image_id(name), image=files[name], classes=(), mask=masks.get(image_id(name)), labelled=False)
+            for name in files
+            if name.split("/")[0] in folders.keys() - deep
+        ),
+        beside=(sample for samples in splits.values() for sample in samples),
+    )
+    outside = len(files) - len(placed) - len(unlabelled)
     return Dataset(
         root=root,
         layout="class_folders",
@@ -49,21 +75,31 @@ def read_class_folders(root: Path) -> Dataset:
         splits={name: tuple(samples) for name, samples in splits.items()},
         train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
         val_split=first_present(VAL_NAMES, splits),
-        warnings=(f"images outside the class folders, skipped: {outside}",) if outside else (),
+        warnings=(*((f"images outside the class folders, skipped: {outside}",) if outside else ()), *warnings),
+        unlabelled=unlabelled,
     )
 
 
-def _has_split_folders(files: dict[str, Path]) -> bool:
-    """Tell whether the folders at the top are splits (train/cats/a.jpg) rather than classes (train/a.jpg)."""
-    tops = {name.split("/")[0] for name in files if "/" in name}
-    splits = {top for top in tops if top.lower() in SPLIT_NAMES}
-    deep = all(name.count("/") > 1 for name in files if name.split("/")[0] in splits)
+def _split_folders(tops: Collection[str]) -> dict[str, str]:
+    """Return {folder at the top: split}; empty if these folders are classes."""
+    found = {top: match[1] for top in tops if (match := SPLIT_FOLDER.fullmatch(top.lower()))}
     # A single 'train' beside other folders may be a class, for example of vehicles.
-    return deep and len(splits) > 0 and (splits == tops or len(splits) > 1)
+    return found if len(found) > 1 or len(found) == len(tops) else {}
 
 
-def _check_folders(folder_names: set[str], class_names: tuple[str, ...], root: Path) -> None:
-    if len(folder_names) < 2:
+def _check_folders(counts: Counter[str], class_names: tuple[str, ...], root: Path) -> None:
+    if parts := [name for name in counts if PART_FOLDER.fullmatch(name.lower())]:
+        raise DataError(
+            f"{root}: {list_names(parts)} does not look like the folder of a class: give the folder that holds one "
+            f"folder of images per class; {OTHER_LAYOUTS}"
+        )
+    if doubtful := doubtful_names(counts):
+        told = "; ".join(f"folder '{name}' {problem}" for name, problem in list(doubtful.items())[:10])
+        raise DataError(
+            f"{root}: {told}: merge or rename the folders ('{BACKGROUND_FOLDER}' means none of the classes), or write "
+            f"the labels into a table: {OTHER_LAYOUTS}"
+        )
+    if len(counts) < 2:
         found = f"only one folder with images, '{class_names[0]}'" if class_names else "no folder with images"
         raise DataError(
             f"{root} holds {found}: class folders need at least two, one per class (if a folder in it is the data set, "

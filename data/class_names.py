@@ -65,12 +65,12 @@ def doubtful_names(counts: Mapping[str, int]) -> dict[str, str]:
     Args:
         counts: All names, with the number of images of each: of names that look alike, the most frequent is right.
     """
-    found = {name: "stands for an empty cell: leave the cell empty" for name in counts if name in MISSING_VALUES}
+    found = {name: "stands for a missing value" for name in counts if name in MISSING_VALUES}
     for name in joined_names(counts):
-        found[name] = f"looks like several labels: separate them by ';' ('{';'.join(split_joined(name))}')"
+        found[name] = f"looks like several labels, '{';'.join(split_joined(name))}'"
     for group in look_alikes(counts):
         usual, *others = sorted(group, key=lambda name: (-counts[name], name))
-        found |= {name: f"looks the same as '{usual}': use one spelling" for name in others}
+        found |= {name: f"looks the same as '{usual}'" for name in others}
     return found
 
 

@@ -294,7 +294,8 @@ def _check_labels(rows: list[Row], listed: tuple[str, ...], mistakes: Mistakes) 
             problems[name] = f"label '{name}' is not in {CLASSES_FILE} ({some}{hint}): correct it, or add it there"
     else:
         problems = {
-            name: f"label '{name}' {problem}; if it is a class, write all classes into {CLASSES_FILE}"
+            name: f"label '{name}' {problem}: correct it (';' separates labels, an empty cell means none of the "
+            f"classes), or write all classes into {CLASSES_FILE} if it is one"
             for name, problem in doubtful_names(counts).items()
         }
     for row in rows:

@@ -44,7 +44,7 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
     if (root / "images").is_dir():
         raise DataError(
             f"{root} has images/ but no {LABELS_FILE}: write one with the columns image,labels[,split], or run "
-            f"'toco init {root}'"
+            f"'toco init {root}'; if each folder in images/ is a class, give {root / 'images'}"
         )
     if not any(path.is_dir() for path in root.iterdir()):
         raise DataError(f"{root} is not a data set: expected {LAYOUTS}")

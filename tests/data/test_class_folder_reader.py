@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,74 @@ def test_read_class_folders__same_id_twice(tmp_path: Path) -> None:
 def test_read_class_folders__too_few(tmp_path: Path, names: tuple[str, ...], found: str) -> None:
     with pytest.raises(DataError, match=f"holds {found}: class folders need at least two, one per class"):
         read_class_folders(build(tmp_path, *names))
+
+
+@pytest.mark.parametrize(
+    "tops", [("train", "val", "test"), ("train",), ("Train", "VALID"), ("train2017", "val2017"), ("train", "test1")]
+)
+def test_read_class_folders__flat_splits_are_not_classes(tmp_path: Path, tops: tuple[str, ...]) -> None:
+    root = build(tmp_path, *(f"{top}/a.jpg" for top in tops))
+    with pytest.raises(
+        DataError, match=rf"'{tops[0]}'.* hold images, but no folders of classes.*: sort the images into"
+    ):
+        read_class_folders(root)
+
+
+@pytest.mark.parametrize("test", ["test", "test1", "test_images"])
+def test_read_class_folders__flat_split_beside_deep_ones_has_no_labels(tmp_path: Path, test: str) -> None:
+    names = ("train/cats/a.jpg", "train/dogs/b.jpg", "val/dogs/c.jpg", f"{test}/1.jpg", f"{test}/1.png")
+    dataset = read_class_folders(build(tmp_path, *names))
+    assert dataset.class_names == ("cats", "dogs")
+    assert sorted(dataset.splits) == ["train", "val"]
+    assert [(sample.id, sample.labelled) for sample in dataset.unlabelled] == [(f"{test}/1", False)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("JPEGImages/a.jpg", "SegmentationClass/a.png", "SegmentationClassVisualization/a.jpg"),
+        ("train/images/a.jpg", "valid/images/b.jpg"),
+        ("train/images/a.jpg", "train/masks/a.png"),
+        ("Images/a.jpg", "labels/a.png"),
+        ("annotations/trimaps/a.png", "cats/b.jpg"),
+    ],
+)
+def test_read_class_folders__parts_of_other_layouts_are_not_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"does not look like the folder of a class: give the folder .*run 'toco init'"):
+        read_class_folders(build(tmp_path, *names))
+
+
+@pytest.mark.parametrize("names", [("mask", "no_mask"), ("fake_images", "real_images"), ("test strip", "trainer")])
+def test_read_class_folders__similar_names_may_be_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert read_class_folders(build(tmp_path, *(f"{name}/a.jpg" for name in names))).class_names == names
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("cats", "Cats"), "folder 'cats' looks the same as 'Cats': merge or rename the folders"),
+        (("cats", "None"), "folder 'None' stands for a missing value: merge .*'background' means none of the classes"),
+        (("cats", "dogs", "cats, dogs"), "folder 'cats, dogs' looks like several labels, 'cats;dogs': merge"),
+    ],
+)
+def test_read_class_folders__names_that_are_not_meant(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_class_folders(build(tmp_path, *(f"{name}/a.jpg" for name in names)))
+
+
+def test_read_class_folders__numbers_sort_as_numbers(tmp_path: Path) -> None:
+    assert read_class_folders(build(tmp_path, *(f"{number}/a.jpg" for number in (10, 9, 1)))).class_names == (
+        "1",
+        "9",
+        "10",
+    )
+
+
+def test_read_class_folders__one_class_in_two_unicode_forms(tmp_path: Path) -> None:
+    names = (
+        f"{unicodedata.normalize('NFD', 'Bär')}/a.jpg",
+        f"{unicodedata.normalize('NFC', 'Bär')}/b.jpg",
+        "Uhu/c.jpg",
+    )
+    dataset = read_class_folders(build(tmp_path, *names))
+    assert labels(dataset)["train"] == {"Bär/a": (1,), "Bär/b": (1,), "Uhu/c": (2,)}

@@ -292,18 +292,18 @@ def test_read_custom__mask_and_image_in_two_unicode_forms(tmp_path: Path) -> Non
     [
         (
             ("cat", "dog", "cat, dog"),
-            "line 4: label 'cat, dog' looks like several labels: separate them by ';' .'cat;dog'",
+            "line 4: label 'cat, dog' looks like several labels, 'cat;dog': correct it",
         ),
         (
             ("cat", "dog", "cat|dog"),
-            "line 4: label 'cat|dog' looks like several labels: separate them by ';' .'cat;dog'",
+            "line 4: label 'cat|dog' looks like several labels, 'cat;dog': correct it",
         ),
-        (("a,b", "b/c", "c+a"), "line 2: label 'a,b' looks like several labels: .*line 3: label 'b/c' looks like"),
+        (("a,b", "b/c", "c+a"), "line 2: label 'a,b' looks like several labels, .*line 3: label 'b/c' looks like"),
         (("['cat', 'dog']", "cat", "dog"), "line 2: labels .* are a list of Python or JSON: write 'cat;dog'"),
         (('["cat"]', "[]", "dog"), "line 2: labels .* are a list of Python or JSON: write 'cat'"),
         (
             ("cat", "Cat", "cat"),
-            "line 3: label 'Cat' looks the same as 'cat': use one spelling; if it is a class, write",
+            "line 3: label 'Cat' looks the same as 'cat': correct it .*, or write all classes into classes.txt",
         ),
         (("traffic light", "traffic_light", "dog"), "line 3: label 'traffic_light' looks the same as 'traffic light'"),
         (
@@ -314,9 +314,9 @@ def test_read_custom__mask_and_image_in_two_unicode_forms(tmp_path: Path) -> Non
         (("cat", "c\u200da\u200dt", "cat"), "line 3: label .* looks the same as 'cat'"),
         (
             ("cat", "nan", "N/A"),
-            "line 3: label 'nan' stands for an empty cell: leave .*line 4: label 'N/A' stands for an",
+            "line 3: label 'nan' stands for a missing value: .*line 4: label 'N/A' stands for a missing",
         ),
-        (("cat", "None", "null"), "line 3: label 'None' stands for an empty cell: leave .*line 4: label 'null' stands"),
+        (("cat", "None", "null"), "line 3: label 'None' stands for a missing value: .*line 4: label 'null' stands"),
     ],
 )
 def test_read_custom__labels_that_are_not_meant_as_classes(
