@@ -11,6 +11,7 @@ from pathlib import Path
 from data.errors import SettingsError
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage, outdated, outdated_message
+from stages.run_folder.lock import OUTPUT_LOCK, output_lock
 from stages.runtime.extras import install_command
 from stages.runtime.monitor import Monitor
 
@@ -53,11 +54,12 @@ def export(
         ArtifactError: RUN/labels, or RUN/seg, is not finished, or damaged.
     """
     _check_format(format)
-    if not overwrite and out.is_dir() and any(out.iterdir()):
-        raise SettingsError(f"{out} is not empty: give another folder, or --overwrite to write into it")
-    if format == "onnx":
-        return _export_student(run, out, monitor)
-    return _export_labels(run, out, monitor, format=format, data=data)
+    with output_lock(out, monitor):
+        if not overwrite and out.is_dir() and any(file for file in out.iterdir() if file.name != OUTPUT_LOCK):
+            raise SettingsError(f"{out} is not empty: give another folder, or --overwrite to write into it")
+        if format == "onnx":
+            return _export_student(run, out, monitor)
+        return _export_labels(run, out, monitor, format=format, data=data)
 
 
 def _export_student(run: Path, out: Path, monitor: Monitor) -> list[Path]:

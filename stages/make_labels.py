@@ -10,9 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from data.dataset import Dataset, Sample
+from data.errors import ArtifactError, DataError
+from data.images import read_image
 from stages.config import MakeLabels
 from stages.features.cache import check_encoder
-from stages.features.spec import feature_spec
+from stages.features.spec import FEATURES, feature_spec
 from stages.labels.choose_background import calibration_samples, choose_background
 from stages.labels.label_settings import resolved, with_training_defaults
 from stages.labels.maker import LabelMaker
@@ -20,6 +22,7 @@ from stages.labels.store import join_file, join_shards, label_attributes, stored
 from stages.networks.cam_model import check_scales, load_cam_model
 from stages.relabel.relabel_maker import new_relabeller
 from stages.run_folder.artifacts import already_finished, begin_stage, open_stage, read_config
+from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_run_data, usable_samples
 from stages.runtime.fabric import start
@@ -59,33 +62,35 @@ def make_labels(
     trained = cam.settings
     config = with_training_defaults(config, trained)
     folder = run / "labels"
-    # Before there are several processes, because rank 0 soon writes to this folder.
-    if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
+    locked = ("labels", FEATURES) if config.may_relabel else ("labels",)
+    with stage_lock(run, *locked, monitor=monitor):
+        # Before there are several processes, because rank 0 soon writes to this folder.
+        if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
+            return folder
+        fabric, monitor, share = start(config, monitor)
+        dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
+        model = load_cam_model(cam)
+        assert config.image_size is not None
+        check_scales(config.scales, config.image_size, model.backbone)
+        fabric.to_device(model)
+        samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
+        if config.may_relabel and fabric.is_global_zero:
+            check_encoder(run, feature_spec(config, cam), samples)
+        maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
+        background = None
+        if fabric.is_global_zero:  # chooses for all ranks
+            background = read_config(run, "labels").get("background_threshold") if resume and _begun(folder) else None
+            if background is None and (config.background_threshold == "auto" or config.calibration_images):
+                background = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
+        maker.config = resolved(config, trained, fabric.broadcast(background))
+        if fabric.is_global_zero:
+            extra = {"background_threshold": maker.config.background_threshold}  # the number used
+            begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
+        fabric.barrier()
+        calibration = calibration_samples(samples, config.calibration_images)
+        with session(folder, recorded=fabric.is_global_zero):
+            _label(folder, samples, maker, dataset, calibration)
         return folder
-    fabric, monitor, share = start(config, monitor)
-    dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
-    model = load_cam_model(cam)
-    assert config.image_size is not None
-    check_scales(config.scales, config.image_size, model.backbone)
-    fabric.to_device(model)
-    samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
-    if config.may_relabel and fabric.is_global_zero:
-        check_encoder(run, feature_spec(config, cam), samples)
-    maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
-    background = None
-    if fabric.is_global_zero:  # chooses for all ranks
-        background = read_config(run, "labels").get("background_threshold") if resume and _begun(folder) else None
-        if background is None and (config.background_threshold == "auto" or config.calibration_images):
-            background = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
-    maker.config = resolved(config, trained, fabric.broadcast(background))
-    if fabric.is_global_zero:
-        extra = {"background_threshold": maker.config.background_threshold}  # the number used
-        begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
-    fabric.barrier()
-    calibration = calibration_samples(samples, config.calibration_images)
-    with session(folder, recorded=fabric.is_global_zero):
-        _label(folder, samples, maker, dataset, calibration)
-    return folder
 
 
 def _label(
@@ -103,7 +108,11 @@ def _label(
     if config.may_relabel:
         if fabric.is_global_zero:
             join_file(
-                shards / "cams" / "cams.h5", sorted(shards.glob("*.h5")), {"cams": "cams", "masks": "masks"}, attributes
+                shards / "cams" / "cams.h5",
+                sorted(shards.glob("*.h5")),
+                {"cams": "cams", "masks": "masks"},
+                attributes,
+                ids={one.id for one in samples},
             )
         fabric.barrier()
         relabeller = new_relabeller(folder.parent, samples, shards / "cams", maker, config, calibration)
@@ -113,7 +122,8 @@ def _label(
             label_in_shards(relabelled, relabeller.samples, relabeller, "labelling again")
     if fabric.is_global_zero:
         again = sorted(relabelled.glob("*.h5"))
-        join_shards(sorted(shards.glob("*.h5")), folder, attributes, relabelled=again)
+        ids = {one.id for one in samples}
+        join_shards(sorted(shards.glob("*.h5")), folder, attributes, relabelled=again, ids=ids)
         shutil.rmtree(shards)
     fabric.barrier()
     maker.monitor.finish()
@@ -135,6 +145,31 @@ def label_in_shards(shards: Path, samples: Sequence[Sample], maker: LabelMaker, 
         if fabric.world_size > 1:  # the other ranks do about as many
             monitor.advance(len(labels) * (fabric.world_size - 1))
     fabric.barrier()
+    if fabric.is_global_zero:
+        check_complete(shards, samples, skip_bad=maker.config.skip_bad)
+
+
+def check_complete(shards: Path, samples: Sequence[Sample], *, skip_bad: bool) -> None:
+    """Compare the shards with the list of images before they are joined and deleted.
+
+    Raises:
+        ArtifactError: An image has no labels, although it can be read or bad images are not to be skipped.
+    """
+    made = stored_ids(sorted(shards.glob("*.h5")))
+    lost = [one for one in samples if one.id not in made and not (skip_bad and not _readable(one))]
+    if lost:
+        raise ArtifactError(
+            f"{shards} lacks {len(lost)} of {len(samples)} images, first '{lost[0].id}': shards were lost while "
+            "labels were made; run 'toco make-labels --resume', which makes them again"
+        )
+
+
+def _readable(sample: Sample) -> bool:
+    try:
+        read_image(sample.image)
+    except DataError:
+        return False
+    return True
 
 
 def samples_to_label(dataset: Dataset, config: MakeLabels, patch_size: int, monitor: Monitor) -> list[Sample]:

@@ -16,6 +16,7 @@ from stages.networks.choose_network import choose_network
 from stages.prediction.inputs import find_inputs
 from stages.prediction.output_folder import begin, files_of, finished_images, new_record, read_record
 from stages.run_folder.artifacts import outdated, outdated_message
+from stages.run_folder.lock import output_lock
 from stages.runtime.extras import check_crf_backend
 from stages.runtime.launch import own_cores
 from stages.runtime.monitor import Monitor
@@ -59,47 +60,48 @@ def predict(
     if config.crf:
         check_crf_backend(config.crf_backend)
     network = choose_network(run, config)
-    samples = find_inputs(paths, out, monitor)
-    record, earlier = new_record(samples, config, network), read_record(out)
-    replace = overwrite and not resume
-    done = set() if replace else finished_images(out, samples, config.outputs, record, earlier, resume=resume)
-    good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
+    with output_lock(out, monitor):
+        samples = find_inputs(paths, out, monitor)
+        record, earlier = new_record(samples, config, network), read_record(out)
+        replace = overwrite and not resume
+        done = set() if replace else finished_images(out, samples, config.outputs, record, earlier, resume=resume)
+        good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
 
-    from data.read_ahead import batches, read_ahead
-    from stages.networks.inference import to_tensor
-    from stages.networks.segmenter import open_segmenter
-    from stages.prediction.results import write_results
-    from stages.runtime.fabric import start
+        from data.read_ahead import batches, read_ahead
+        from stages.networks.inference import to_tensor
+        from stages.networks.segmenter import open_segmenter
+        from stages.prediction.results import write_results
+        from stages.runtime.fabric import start
 
-    fabric, monitor, share = start(config, monitor)
-    if outdated(run, network.path.name):
-        monitor.warn(outdated_message(run, network.path.name))
-    for problem in problems:
-        monitor.warn(f"skipped: {problem}")
-    # The list of rank 0: all ranks must divide the same list.
-    left = fabric.broadcast([sample for sample in good if sample.id not in done])
-    if not left:
-        monitor.note(f"{out} is finished already")
-    else:
-        segmenter = open_segmenter(run, config, fabric)
-        fabric.barrier()  # all ranks have seen the earlier files
-        if fabric.is_global_zero:
-            begin(out, samples, record, earlier, overwrite=replace)
-        fabric.barrier()
-        monitor.start(f"predicting with {network.path}", len(done) + len(left), done=len(done))
-        threads = max(1, min(8, own_cores(config.devices)) if config.workers is None else config.workers)
-        bad = partial(_leave_out, config=config, monitor=share)
-        mine = left[fabric.global_rank :: fabric.world_size]
-        for batch in read_ahead(batches(mine, segmenter.batch_size), threads, bad):
-            results = segmenter.segment([to_tensor(picture) for _, picture in batch])
-            for (sample, picture), result in zip(batch, results, strict=True):
-                write_results(files_of(out, sample, config.outputs), picture, result, network.class_names)
-                monitor.advance(fabric.world_size)  # the other ranks' shares are as large
-        fabric.barrier()
-        monitor.finish()
-    every = [files_of(out, sample, config.outputs) for sample in samples]
-    written = [files for files in every if all(file.exists() for file in files.values())]
-    return {kind: [files[kind] for files in written] for kind in config.outputs}
+        fabric, monitor, share = start(config, monitor)
+        if outdated(run, network.path.name):
+            monitor.warn(outdated_message(run, network.path.name))
+        for problem in problems:
+            monitor.warn(f"skipped: {problem}")
+        # The list of rank 0: all ranks must divide the same list.
+        left = fabric.broadcast([sample for sample in good if sample.id not in done])
+        if not left:
+            monitor.note(f"{out} is finished already")
+        else:
+            segmenter = open_segmenter(run, config, fabric)
+            fabric.barrier()  # all ranks have seen the earlier files
+            if fabric.is_global_zero:
+                begin(out, samples, record, earlier, overwrite=replace)
+            fabric.barrier()
+            monitor.start(f"predicting with {network.path}", len(done) + len(left), done=len(done))
+            threads = max(1, min(8, own_cores(config.devices)) if config.workers is None else config.workers)
+            bad = partial(_leave_out, config=config, monitor=share)
+            mine = left[fabric.global_rank :: fabric.world_size]
+            for batch in read_ahead(batches(mine, segmenter.batch_size), threads, bad):
+                results = segmenter.segment([to_tensor(picture) for _, picture in batch])
+                for (sample, picture), result in zip(batch, results, strict=True):
+                    write_results(files_of(out, sample, config.outputs), picture, result, network.class_names)
+                    monitor.advance(fabric.world_size)  # the other ranks' shares are as large
+            fabric.barrier()
+            monitor.finish()
+        every = [files_of(out, sample, config.outputs) for sample in samples]
+        written = [files for files in every if all(file.exists() for file in files.values())]
+        return {kind: [files[kind] for files in written] for kind in config.outputs}
 
 
 def _leave_out(error: DataError, *, config: Predict, monitor: Monitor) -> None:

@@ -20,6 +20,7 @@ from data.atomic_write import atomic_write
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, UserError
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
+from stages.features.spec import FEATURES
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.option import flag
 from stages.preflight.training import (
@@ -40,6 +41,7 @@ from stages.run_folder.artifacts import (
     outdated_message,
     read_config,
 )
+from stages.run_folder.lock import stage_lock
 from stages.run_folder.run_data import open_data
 from stages.runtime.extras import check_crf_backend
 from stages.runtime.monitor import Monitor, Titled
@@ -86,49 +88,53 @@ def run(
         labels = replace(labels, feature_weights=absolute_path(labels.feature_file))
     labels = with_training_defaults(labels, asdict(cam))
     settings: dict[str, StageSettings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
-    again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
-    for name, one in settings.items():
-        refuse_other_devices(config, name, one)
-        if name not in again:
-            refuse_other_settings(out, name, one)
-    to_do = {name for name in STAGES if name in again or not finished(out, FOLDERS[name])}
-    if to_do:
-        check_options(cam, labels, seg)
-    dataset = open_data(data, skip_bad=config.skip_bad)
-    check_stages(dataset, {name: one for name, one in settings.items() if name in to_do})
+    with stage_lock(out, *FOLDERS.values(), FEATURES, monitor=monitor):
+        again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
+        for name, one in settings.items():
+            refuse_other_devices(config, name, one)
+            if name not in again:
+                refuse_other_settings(out, name, one)
+        to_do = {name for name in STAGES if name in again or not finished(out, FOLDERS[name])}
+        if to_do:
+            check_options(cam, labels, seg)
+        dataset = open_data(data, skip_bad=config.skip_bad)
+        check_stages(dataset, {name: one for name, one in settings.items() if name in to_do})
 
-    from stages.make_labels import make_labels
-    from stages.report import REPORT, report
-    from stages.runtime.fabric import start
-    from stages.train_cam import train_cam
-    from stages.train_seg import train_seg
+        from stages.make_labels import make_labels
+        from stages.report import REPORT, report
+        from stages.runtime.fabric import start
+        from stages.train_cam import train_cam
+        from stages.train_seg import train_seg
 
-    fabric, monitor, _ = start(config, monitor)
-    if fabric.is_global_zero:
-        about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
-        write_config(out / CONFIG, dataset, config, settings, about)
-    if "train-seg" in to_do and not seg.uses_features:
-        check_student(seg, dataset)
+        fabric, monitor, _ = start(config, monitor)
+        if fabric.is_global_zero:
+            about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
+            write_config(out / CONFIG, dataset, config, settings, about)
+        if "train-seg" in to_do and not seg.uses_features:
+            check_student(seg, dataset)
 
-    def step(number: int, name: str) -> dict[str, Any]:
-        # If the input of a stage was made again, the stage must run again.
-        anew = name in again or (finished(out, FOLDERS[name]) and outdated(out, FOLDERS[name]))
-        monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
-        return {"monitor": monitor_of_step, "resume": not anew, "overwrite": anew}
+        def step(number: int, name: str) -> dict[str, Any]:
+            # If the input of a stage was made again, the stage must run again.
+            anew = name in again or (finished(out, FOLDERS[name]) and outdated(out, FOLDERS[name]))
+            monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
+            return {"monitor": monitor_of_step, "resume": not anew, "overwrite": anew}
 
-    with whole_option_names("train-cam", cam):
-        train_cam(dataset, out, cam, **step(1, "train-cam"))
-    with whole_option_names("make-labels", labels):
-        make_labels(out, labels, data=dataset, **step(2, "make-labels"))
-    with whole_option_names("train-seg", seg):
-        train_seg(out, seg, data=dataset, **step(3, "train-seg"))
-    if fabric.is_global_zero:
-        last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
-        report(
-            out, Report(device=config.device, precision=config.precision, skip_bad=config.skip_bad), last, data=dataset
-        )
-    fabric.barrier()  # launchers treat a rank that runs long after the others ended as a failure
-    return out / REPORT
+        with whole_option_names("train-cam", cam):
+            train_cam(dataset, out, cam, **step(1, "train-cam"))
+        with whole_option_names("make-labels", labels):
+            make_labels(out, labels, data=dataset, **step(2, "make-labels"))
+        with whole_option_names("train-seg", seg):
+            train_seg(out, seg, data=dataset, **step(3, "train-seg"))
+        if fabric.is_global_zero:
+            last = Titled(monitor, f"{len(STAGES) + 1}/{len(STAGES) + 1} report: ")
+            report(
+                out,
+                Report(device=config.device, precision=config.precision, skip_bad=config.skip_bad),
+                last,
+                data=dataset,
+            )
+        fabric.barrier()  # launchers treat a rank that runs long after the others ended as a failure
+        return out / REPORT
 
 
 def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:

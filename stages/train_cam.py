@@ -22,6 +22,7 @@ from stages.config import TrainCam
 from stages.networks.cam_model import new_cam_model
 from stages.networks.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
 from stages.run_folder.artifacts import already_finished, begin_stage
+from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_data, spread, usable_samples
 from stages.runtime.fabric import ranks_of, share_counts, start
@@ -62,55 +63,56 @@ def train_cam(
         ArtifactError: RUN/cam exists, or cannot be resumed with these settings.
     """
     folder = out / "cam"
-    # First, before other processes start and rank 0 writes.
-    if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
-        return folder
-    # Some parts get no gradient until their losses start.
-    fabric, monitor, share = start(config, monitor, unused_parameters=True)
-    dataset = open_data(data, skip_bad=config.skip_bad)
-    dataset.split(config.split)
-    torch.manual_seed(config.seed)
-    model, spec = new_cam_model(config, len(dataset.class_names))
-    if config.grad_checkpointing:
-        model.backbone.set_grad_checkpointing()
-    samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
-    with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
-    settings = step_settings(config, model.backbone.patch_size)
-    load = LoadViews(len(dataset.class_names), config)
-    evaluate: Callable[[], Mapping[str, float]] | None = None
-    if with_masks:
-        evaluate = partial(_scores, model, with_masks, config, fabric)
-    if config.compile:
-        from stages.networks.compilation import compile_parts, uncompiled  # imported late: takes a second or two
+    with stage_lock(out, "cam", monitor=monitor):
+        # First, before other processes start and rank 0 writes.
+        if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
+            return folder
+        # Some parts get no gradient until their losses start.
+        fabric, monitor, share = start(config, monitor, unused_parameters=True)
+        dataset = open_data(data, skip_bad=config.skip_bad)
+        dataset.split(config.split)
+        torch.manual_seed(config.seed)
+        model, spec = new_cam_model(config, len(dataset.class_names))
+        if config.grad_checkpointing:
+            model.backbone.set_grad_checkpointing()
+        samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
+        with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
+        settings = step_settings(config, model.backbone.patch_size)
+        load = LoadViews(len(dataset.class_names), config)
+        evaluate: Callable[[], Mapping[str, float]] | None = None
+        if with_masks:
+            evaluate = partial(_scores, model, with_masks, config, fabric)
+        if config.compile:
+            from stages.networks.compilation import compile_parts, uncompiled  # imported late: takes a second or two
 
-        compile_parts(model.backbone.vit.blocks, fabric.device, share)
-        evaluate = evaluate and uncompiled(evaluate)
-    if fabric.is_global_zero:
-        begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
-    fabric.barrier()
-    with session(folder, recorded=fabric.is_global_zero):
-        fit(
-            TrainingStep(model, settings, ranks_of(fabric)),
-            encoder=model.backbone,
-            product=model,
-            fabric=fabric,
-            settings=config,
-            folder=folder,
-            monitor=share,
-            title="training the CAM network",
-            stream=SampleStream(
-                samples,
-                load,
-                seed=config.seed,
-                skip_bad=config.skip_bad,
-                stack=StepBatch.stack,
-                take_warnings=load.images.take_warnings,
-            ),
-            losses=partial(_losses, config, fabric),
-            evaluate=evaluate,
-            resume=resume,
-        )
-    return folder
+            compile_parts(model.backbone.vit.blocks, fabric.device, share)
+            evaluate = evaluate and uncompiled(evaluate)
+        if fabric.is_global_zero:
+            begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
+        fabric.barrier()
+        with session(folder, recorded=fabric.is_global_zero):
+            fit(
+                TrainingStep(model, settings, ranks_of(fabric)),
+                encoder=model.backbone,
+                product=model,
+                fabric=fabric,
+                settings=config,
+                folder=folder,
+                monitor=share,
+                title="training the CAM network",
+                stream=SampleStream(
+                    samples,
+                    load,
+                    seed=config.seed,
+                    skip_bad=config.skip_bad,
+                    stack=StepBatch.stack,
+                    take_warnings=load.images.take_warnings,
+                ),
+                losses=partial(_losses, config, fabric),
+                evaluate=evaluate,
+                resume=resume,
+            )
+        return folder
 
 
 def step_settings(config: TrainCam, patch_size: int) -> StepSettings:

@@ -26,7 +26,7 @@ from data.transforms import SegViews
 from stages.config import MakeLabels, TrainSeg
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.encoder import load_encoder
-from stages.features.spec import feature_spec
+from stages.features.spec import FEATURES, feature_spec
 from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
 from stages.networks.inference import to_tensor
 from stages.networks.student import (
@@ -39,6 +39,7 @@ from stages.networks.student import (
 )
 from stages.preflight.training import check_student_splits
 from stages.run_folder.artifacts import StageFolder, already_finished, begin_stage, check_up_to_date, open_stage
+from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_run_data, spread, usable_samples
 from stages.runtime.fabric import ranks_of, share_counts, start
@@ -80,43 +81,47 @@ def train_seg(
     labels = open_stage(run, "labels")
     check_up_to_date(run, "labels")
     folder = run / "seg"
-    # First, before other processes start and rank 0 writes.
-    if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
+    locked = ("seg", FEATURES) if config.uses_features else ("seg",)
+    with stage_lock(run, *locked, monitor=monitor):
+        # First, before other processes start and rank 0 writes.
+        if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
+            return folder
+        fabric, monitor, share = start(config, monitor)
+        dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
+        label_file = labels.path / "labels.h5"
+        labelled = labelled_images(dataset, label_file, config, monitor)
+        samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)
+        check_labelled(samples, label_file, confidence=config.confidence_weighting)
+        with_masks = validation_images(dataset, config, monitor)
+        torch.manual_seed(config.seed)
+        if config.uses_features:
+            training = feature_training(run, labels, samples, config, fabric, monitor)
+        else:
+            training = image_training(labels, samples, config, fabric)
+        student, spec, learner, stream, losses = training
+        if fabric.is_global_zero:
+            begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
+        fabric.barrier()
+        with session(folder, recorded=fabric.is_global_zero):
+            fit(
+                learner,
+                encoder=student.network.encoder,
+                product=student,
+                fabric=fabric,
+                settings=config,
+                folder=folder,
+                monitor=share,
+                title="training the student",
+                stream=stream,
+                losses=losses,
+                evaluate=(
+                    partial(_scores, student, with_masks, len(dataset.class_names), config, fabric)
+                    if with_masks
+                    else None
+                ),
+                resume=resume,
+            )
         return folder
-    fabric, monitor, share = start(config, monitor)
-    dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
-    label_file = labels.path / "labels.h5"
-    labelled = labelled_images(dataset, label_file, config, monitor)
-    samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)
-    check_labelled(samples, label_file, confidence=config.confidence_weighting)
-    with_masks = validation_images(dataset, config, monitor)
-    torch.manual_seed(config.seed)
-    if config.uses_features:
-        training = feature_training(run, labels, samples, config, fabric, monitor)
-    else:
-        training = image_training(labels, samples, config, fabric)
-    student, spec, learner, stream, losses = training
-    if fabric.is_global_zero:
-        begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
-    fabric.barrier()
-    with session(folder, recorded=fabric.is_global_zero):
-        fit(
-            learner,
-            encoder=student.network.encoder,
-            product=student,
-            fabric=fabric,
-            settings=config,
-            folder=folder,
-            monitor=share,
-            title="training the student",
-            stream=stream,
-            losses=losses,
-            evaluate=(
-                partial(_scores, student, with_masks, len(dataset.class_names), config, fabric) if with_masks else None
-            ),
-            resume=resume,
-        )
-    return folder
 
 
 class StudentTraining(NamedTuple):

@@ -29,7 +29,7 @@ from data.errors import FIX_OR_SKIP, ArtifactError, DataError
 from data.read_ahead import batches, read_ahead
 from stages.config import Loading
 from stages.features.encoder import load_encoder
-from stages.features.spec import FeatureSpec
+from stages.features.spec import FEATURES, FeatureSpec
 from stages.networks.frozen_encoder import FrozenEncoder, fitted_image
 from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names
 from stages.run_folder.saving import write_json
@@ -37,7 +37,6 @@ from stages.runtime.launch import own_cores
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 
-FEATURES = "features"
 IMAGES_PER_FILE = 32
 IMAGES_PER_PASS = 8  # on a GPU; a CPU takes one image at a time
 OPEN_FILES = 64  # at most, because systems limit them

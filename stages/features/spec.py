@@ -9,6 +9,7 @@ from data.errors import SettingsError
 from stages.config import NO_FILES, MakeLabels
 from stages.run_folder.artifacts import StageFolder, file_digest
 
+FEATURES = "features"  # the folder in a run
 PATCHES = 32  # on the longer side of an image, by default: 448 pixels for patches of 14
 
 

@@ -16,7 +16,7 @@ import io
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -126,11 +126,17 @@ def stored_ids(shards: Sequence[Path]) -> set[str]:
 
 
 def join_shards(
-    shards: Sequence[Path], folder: Path, attributes: Mapping[str, Any], *, relabelled: Sequence[Path] = ()
+    shards: Sequence[Path],
+    folder: Path,
+    attributes: Mapping[str, Any],
+    *,
+    relabelled: Sequence[Path] = (),
+    ids: Collection[str] | None = None,
 ) -> None:
-    """Copy all shards into cams.h5 and labels.h5 of a folder, without decompressing them.
+    """Copy shards into cams.h5 and labels.h5 of a folder, without decompressing them.
 
-    If there are relabelled shards, the masks are theirs, and their scores become scores.h5.
+    If there are relabelled shards, the masks are theirs, and their scores become scores.h5. Images that are not in
+    `ids` are left out: they were removed from the data set since their shard was written. None means all images.
 
     Images are written in the order of their ids, so that the products are byte-identical whichever process wrote which
     shard, and when. If an image is in several shards, the labels of the first shard are used. Memory holds the ids and
@@ -146,10 +152,17 @@ def join_shards(
     # Last, because a stage is finished when it exists.
     sources.append(("labels.h5", relabelled or shards, {"masks": "masks", "confidence": "confidence"}))
     for name, parts, groups in sources:
-        join_file(folder / name, parts, groups, attributes)
+        join_file(folder / name, parts, groups, attributes, ids=ids)
 
 
-def join_file(path: Path, shards: Sequence[Path], groups: Mapping[str, str], attributes: Mapping[str, Any]) -> None:
+def join_file(
+    path: Path,
+    shards: Sequence[Path],
+    groups: Mapping[str, str],
+    attributes: Mapping[str, Any],
+    *,
+    ids: Collection[str] | None = None,
+) -> None:
     """Copy groups of all shards into one file.
 
     Args:
@@ -157,6 +170,7 @@ def join_file(path: Path, shards: Sequence[Path], groups: Mapping[str, str], att
         shards: The shards.
         groups: The groups' names in the shards, and their names in the file.
         attributes: Attributes of the file.
+        ids: The images to copy; None means all.
 
     Raises:
         ArtifactError: A shard is damaged or is another kind of file.
@@ -166,14 +180,14 @@ def join_file(path: Path, shards: Sequence[Path], groups: Mapping[str, str], att
         for key, value in attributes.items():
             product.attrs[key] = value
         for stored, group in groups.items():
-            _copy_group(shards, stored, group, product, stream.check)
+            places = {one: shard for one, shard in _places(shards, stored).items() if ids is None or one in ids}
+            _copy_group(places, stored, group, product, stream.check)
 
 
 def _copy_group(
-    shards: Sequence[Path], stored: str, group: str, product: h5py.File, check_disk: Callable[[], None]
+    places: Mapping[str, Path], stored: str, group: str, product: h5py.File, check_disk: Callable[[], None]
 ) -> None:
-    """Copy the group `stored` of all shards to `group` of the product."""
-    places = _places(shards, stored)
+    """Copy the group `stored` of the shards that have these images to `group` of the product."""
     if places or group not in OPTIONAL:
         product.create_group(group)
     parent = group

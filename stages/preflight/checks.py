@@ -10,11 +10,12 @@ from data.dataset import Dataset
 from data.errors import ArtifactError
 from data.images import shorter_side
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
-from stages.features.spec import feature_spec
+from stages.features.spec import FEATURES, feature_spec
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.labels.store import LabelFile
 from stages.preflight.training import check_calibration, check_split, check_student_splits, check_training
 from stages.run_folder.artifacts import already_finished, check_up_to_date, open_stage
+from stages.run_folder.lock import check_not_locked
 from stages.run_folder.run_data import open_data, open_run_data, with_skip_bad
 from stages.runtime.extras import check_crf_backend
 from stages.runtime.monitor import SilentMonitor
@@ -33,6 +34,7 @@ def before_train_cam(
     Raises:
         UserError: A folder, file or option cannot work.
     """
+    check_not_locked(out, "cam")
     if already_finished(out, "cam", config, SilentMonitor(), resume=resume, overwrite=overwrite):
         return data
     check_training(config)
@@ -54,6 +56,7 @@ def before_make_labels(
     """
     cam = open_stage(run, "cam")
     config = with_training_defaults(config, cam.settings)
+    check_not_locked(run, "labels", *((FEATURES,) if config.may_relabel else ()))
     if already_finished(run, "labels", config, SilentMonitor(), resume=resume, overwrite=overwrite):
         return data
     check_thresholds_in_order(config, cam.settings)
@@ -80,6 +83,7 @@ def before_train_seg(
     """
     labels = open_stage(run, "labels")
     check_up_to_date(run, "labels")
+    check_not_locked(run, "seg", *((FEATURES,) if config.uses_features else ()))
     if already_finished(run, "seg", config, SilentMonitor(), resume=resume, overwrite=overwrite):
         return data
     if config.uses_features:

@@ -25,7 +25,7 @@ from stages.labels.stored_cams import read_cam
 from stages.make_labels import make_labels
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import load_image, predicted_classes
-from stages.run_folder.artifacts import open_stage
+from stages.run_folder.artifacts import finished, open_stage
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.cam import Cams
 from stages.toco.metrics import Confusion
@@ -521,6 +521,23 @@ def test_make_labels__a_deleted_shard_is_made_again(
     first, *others = sorted((cam_run / "labels" / "shards").glob("*.h5"))
     assert len(others) == 3
     first.unlink()
+    assert_same(make_labels(cam_run, CONFIG, SilentMonitor(), resume=True), labels)
+
+
+def test_make_labels__a_shard_that_is_lost_while_labelling_is_noticed(
+    cam_run: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shards stay, so that --resume makes the missing images again."""
+    monkeypatch.setattr(stages.make_labels, "SHARD", 2)
+
+    def losing(path: Path, labels: list[ImageLabels], *, threads: int) -> None:
+        write_shard(path.with_name("0000-00000000.h5"), labels, threads=threads)  # each replaces the one before
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.make_labels, "write_shard", losing)
+        with pytest.raises(ArtifactError, match=r"shards lacks 6 of 8 images, first 'a': .* --resume', which makes"):
+            make_labels(cam_run, CONFIG, SilentMonitor())
+    assert not finished(cam_run, "labels")
     assert_same(make_labels(cam_run, CONFIG, SilentMonitor(), resume=True), labels)
 
 

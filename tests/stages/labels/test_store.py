@@ -122,6 +122,13 @@ def test_join_shards__damaged_shard(tmp_path: Path, damage: str) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_join_shards__leaves_out_images_that_are_no_longer_wanted(tmp_path: Path) -> None:
+    paths = make_files(tmp_path, [[labels_of("a"), labels_of("deep/b", confidence=True)], [labels_of("deep/c")]])
+    join_shards(paths, tmp_path, label_attributes(("cat", "dog"), {}), ids={"a", "deep/c", "never labelled"})
+    assert LabelFile(tmp_path / "labels.h5", "masks").ids == ["a", "deep/c"]
+    assert LabelFile(tmp_path / "cams.h5", "cams").ids == ["a", "deep/c"]
+
+
 def test_join_shards__confidence(tmp_path: Path) -> None:
     stored = [
         labels_of("deep/b", (1, 2), (9, 4), confidence=True),

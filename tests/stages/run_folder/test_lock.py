@@ -1,0 +1,148 @@
+"""Locks of stage and output folders: between processes, after a kill, from other machines, without kernel locks."""
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import stages.run_folder.lock
+from data.errors import ArtifactError
+from stages.run_folder.lock import OUTPUT_LOCK, check_not_locked, output_lock, stage_lock
+from stages.runtime.monitor import SilentMonitor
+
+MONITOR = SilentMonitor()
+HOLD = """
+import sys, time
+from pathlib import Path
+from stages.run_folder.lock import output_lock, stage_lock
+from stages.runtime.monitor import SilentMonitor
+folder = Path(sys.argv[1])
+with stage_lock(folder, "cam", monitor=SilentMonitor()), output_lock(folder / "out", SilentMonitor()):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class Warned(SilentMonitor):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that writes into tmp_path/cam and tmp_path/out."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_lock__refuses_folders_of_another_process(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+    who = rf"in use by process {other.pid} on {re.escape(socket.gethostname())}, which began at 2\d\d\d-.*: wait"
+    with pytest.raises(ArtifactError, match=rf"{tmp_path}/cam is {who}"), stage_lock(tmp_path, "cam", monitor=MONITOR):
+        pass
+    with pytest.raises(ArtifactError, match=who), stage_lock(tmp_path, "seg", "cam", monitor=MONITOR):
+        pass  # as `toco run` does
+    with pytest.raises(ArtifactError, match=rf"out is {who}"), output_lock(tmp_path / "out", MONITOR):
+        pass
+    with pytest.raises(ArtifactError, match=who):
+        check_not_locked(tmp_path, "labels", "cam")
+    check_not_locked(tmp_path, "labels", "seg")
+    with stage_lock(tmp_path, "labels", monitor=MONITOR):  # another stage
+        pass
+
+
+def test_lock__of_a_killed_process_is_taken_over(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert (tmp_path / ".cam.lock").is_file()
+    check_not_locked(tmp_path, "cam")
+    monitor = Warned()
+    with stage_lock(tmp_path, "cam", monitor=monitor), output_lock(tmp_path / "out", monitor):
+        assert json.loads((tmp_path / ".cam.lock").read_text())["pid"] == os.getpid()
+    assert monitor.warnings == []
+
+
+def test_lock__is_not_kept_by_forked_children(tmp_path: Path) -> None:
+    """The workers of a data loader outlive a killed training by some seconds."""
+    child = 0
+    try:
+        with stage_lock(tmp_path, "cam", monitor=MONITOR):
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+        probe = subprocess.run(
+            [sys.executable, "-c", HOLD.replace("time.sleep(60)", ""), str(tmp_path)], capture_output=True, check=False
+        )
+        assert probe.returncode == 0, probe.stderr
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_lock__may_be_taken_again_by_its_process_and_leaves_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with stage_lock(run, "cam", "labels", monitor=MONITOR):
+        with stage_lock(run, "cam", monitor=MONITOR):
+            check_not_locked(run, "cam")
+        assert (run / ".cam.lock").is_file()  # still locked
+        probe = subprocess.run([sys.executable, "-c", HOLD, str(run)], capture_output=True, text=True, check=False)
+        assert f"in use by process {os.getpid()} on" in probe.stderr
+    assert not run.exists()
+    run.mkdir()
+    with stage_lock(run, "cam", monitor=MONITOR):
+        (run / "cam").mkdir()
+    assert [path.name for path in run.iterdir()] == ["cam"]
+
+
+def test_lock__is_for_rank_zero_alone(
+    tmp_path: Path, other: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    check_not_locked(tmp_path, "cam")
+    with stage_lock(tmp_path, "cam", monitor=MONITOR):
+        pass
+
+
+def test_lock__warns_of_a_process_of_another_machine(tmp_path: Path) -> None:
+    """Some network drives lock on each machine alone."""
+    (tmp_path / ".cam.lock").write_text(json.dumps({"host": "node7", "pid": 12, "since": "2026-01-01T10:00:00+01:00"}))
+    monitor = Warned()
+    with stage_lock(tmp_path, "cam", monitor=monitor):
+        pass
+    (warning,) = monitor.warnings
+    assert "cam was left by process 12 on node7, which began at 2026-01-01T10:00:00+01:00: make sure" in warning
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"host": "a"}', "\0\0"])
+def test_lock__reads_any_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / OUTPUT_LOCK).write_text(text)
+    with output_lock(tmp_path, MONITOR):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_lock__warns_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(stages.run_folder.lock, "lockf", no_locks)
+    monitor = Warned()
+    with stage_lock(tmp_path, "cam", monitor=monitor):
+        check_not_locked(tmp_path, "cam")
+    (warning,) = monitor.warnings
+    assert f"cam cannot be locked ({os.strerror(code)}): make sure that no other command writes there" in warning
