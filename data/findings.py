@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.class_names import look_alikes, split_joined
 from data.dataset import Dataset, Sample, list_names
 from data.inspection import Inspection, UnusedMasks
 
@@ -64,8 +65,8 @@ class Pair(NamedTuple):
 
 
 def find_all(facts: Facts) -> tuple[Finding, ...]:
-    """Return all findings: files, sizes, masks, duplicates, splits, classes, in this order."""
-    parts = (_files, _sizes, _masks, _duplicates, _splits, _classes)
+    """Return all findings: files, sizes, masks, duplicates, splits, names of classes, classes, in this order."""
+    parts = (_files, _sizes, _masks, _duplicates, _splits, _class_names, _classes)
     return tuple(finding for part in parts for finding in part(facts))
 
 
@@ -295,12 +296,44 @@ def _splits(facts: Facts) -> Iterator[Finding]:
             text=f"no image in split '{dataset.train_split}' (splits with images: {list_names(others)})",
             advice="rename one of them to 'train', or give its name with --split",
         )
+    training, validation = (
+        {sample.image for sample in dataset.splits.get(name or "", ())}
+        for name in (dataset.train_split, dataset.val_split)
+    )
+    if shared := sorted(training & validation):
+        yield Finding(
+            level="warning",
+            topic="same_in_splits",
+            text=f"{_count(len(shared), 'image')} in both splits '{dataset.train_split}' and '{dataset.val_split}'",
+            advice="keep each image in one split; otherwise scores are too high",
+            items=_names(shared, dataset),
+        )
     if dataset.val_split is None:
         yield Finding(
             level="note",
             topic="no_validation_split",
             text="no validation split",
             advice="nothing, or put some images with ground-truth masks into a split 'val', to evaluate the networks",
+        )
+
+
+def _class_names(facts: Facts) -> Iterator[Finding]:
+    names = facts.dataset.class_names
+    if alike := look_alikes(names):
+        yield Finding(
+            level="warning",
+            topic="similar_classes",
+            text=f"{_count(len(alike), 'group')} of classes whose names look alike",
+            advice="use one spelling, if they are one class",
+            items=tuple(list_names(group) for group in alike),
+        )
+    if joined := tuple(name for name in names if len(split_joined(name)) > 1):
+        yield Finding(
+            level="warning",
+            topic="joined_class",
+            text=f"{_count(len(joined), 'class')} with a name that looks like several labels",
+            advice="separate the labels (by ';' in labels.csv), or nothing if each name is one class",
+            items=joined,
         )
 
 

@@ -220,6 +220,26 @@ def test_find_all__one_file_in_two_lists_is_not_a_duplicate() -> None:
     assert find_all(facts(dataset(others={"train_aug": GOOD[:3]}))) == ()
 
 
+def test_find_all__one_file_in_both_splits() -> None:
+    finding = only(facts(dataset(others={"val": (sample("v"), *GOOD[:2])})))
+    assert (finding.level, finding.topic) == ("warning", "same_in_splits")
+    assert finding.text == "2 images in both splits 'train' and 'val'"
+    assert finding.items == ("images/t000.jpg", "images/t001.jpg")
+
+
+@pytest.mark.parametrize(
+    ("class_names", "topic", "items"),
+    [
+        (("cat", "Cat"), "similar_classes", ("'cat', 'Cat'",)),
+        (("cat", "dog, small"), "joined_class", ("dog, small",)),
+        (("cat", "dog|cow"), "joined_class", ("dog|cow",)),
+    ],
+)
+def test_find_all__names_that_may_not_be_meant(class_names: tuple[str, ...], topic: str, items: tuple[str]) -> None:
+    finding = only(facts(dataset(class_names=class_names)))
+    assert (finding.level, finding.topic, finding.items) == ("warning", topic, items)
+
+
 def test_find_all__no_training_split() -> None:
     finding = only(facts(dataset(train=())))
     assert (finding.level, finding.skippable) == ("error", False)
