@@ -1,49 +1,28 @@
-"""COCO: annotations/instances_*.json beside the folders of images; labels and masks come from the annotations."""
+"""COCO: annotations/instances_*.json beside folders of images, or _annotations.coco.json in each folder of images."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
+import os
 import warnings
-from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as run_lengths
-from pycocotools.coco import COCO
 
-from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
-from data.errors import DataError, reason
-from data.images import escapes_folder, image_id
+from data.coco_annotations import ImageEntry, Instances, Region, read_instances, refuse_entries
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, default_splits, list_names
+from data.errors import DataError
+from data.file_names import FileNames
+from data.images import find_images, image_id, image_size
 
-JsonObject = Mapping[str, Any]  # one object of the JSON file
-
+PREFIX = "instances_"
+BESIDE_IMAGES = "_annotations.coco.json"  # Roboflow's file in train/, valid/ and test/
 PARENTS = ("", "images", "JPEGImages")  # folders in which train2014/ and val2014/ are found in practice
-SECTIONS = ("images", "annotations", "categories")
 PROBED_IMAGES = 100  # a folder is the right one if it has one of the first images of the annotation file
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """One object, as polygons or as run lengths.
-
-    Both are stored as bytes: COCO has 860,000 objects, and lists of numbers would need many times the memory.
-
-    Attributes:
-        class_index: Number of the class, from 1.
-        polygons: float64 x0, y0, x1, y1, ... in pixels; empty if there are run lengths.
-        counts: Compressed run lengths of pycocotools; empty if there are polygons.
-    """
-
-    class_index: int
-    polygons: tuple[bytes, ...] = ()
-    counts: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,174 +55,213 @@ class CocoMask:
         with warnings.catch_warnings():  # pycocotools 2.0.11 does not yet follow a change in numpy 2
             warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
             for region in reversed(self.regions):
-                mask[self._draw(region)] = region.class_index
+                mask[region.draw(self.height, self.width)] = region.class_index
         return mask
-
-    def _draw(self, region: Region) -> NDArray[np.bool_]:
-        code: Any = {"size": [self.height, self.width], "counts": region.counts}
-        if region.polygons:
-            polygons: Any = [np.frombuffer(polygon) for polygon in region.polygons]
-            code = run_lengths.merge(run_lengths.frPyObjects(polygons, self.height, self.width))
-        return np.asarray(run_lengths.decode(code), bool)
 
 
 class AnnotationFile(NamedTuple):
-    """Content of one instances_*.json; `unlabelled` counts the images without annotations, which are not samples."""
+    """What one annotation file gives; see `Dataset` for `missing` and `warnings`."""
 
     class_names: tuple[str, ...]
     samples: tuple[Sample, ...]
-    unlabelled: int
+    missing: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
-def find_coco(root: Path) -> list[Path]:
-    """Return the annotation files of a COCO folder, sorted; empty if it is not a COCO folder."""
-    return sorted((root / "annotations").glob("instances_*.json"))
+def find_coco(root: Path) -> dict[str, Path]:
+    """Return {split: annotation file} of a COCO folder; empty if it is not one.
+
+    instances_train2014.json is the split 'train', or 'train2014' if there is a train2017 as well. Roboflow's files have
+    the names of their folders. If none is called instances_*, the files train.json, val.json and so on are taken.
+    """
+    files = sorted((root / "annotations").glob(f"{PREFIX}*.json"))
+    if files:
+        return _name_splits({path.stem.removeprefix(PREFIX): path for path in files})
+    if files := sorted(root.glob(f"*/{BESIDE_IMAGES}")):
+        return {path.parent.name: path for path in files}
+    if (root / BESIDE_IMAGES).is_file():
+        return {TRAIN_NAMES[0]: root / BESIDE_IMAGES}
+    begin = (*TRAIN_NAMES, *VAL_NAMES)
+    files = sorted(path for path in (root / "annotations").glob("*.json") if path.stem.lower().startswith(begin))
+    return _name_splits({path.stem: path for path in files})
 
 
-def read_coco(root: Path) -> Dataset:
-    """Read every annotations/instances_*.json whose images exist.
+def read_coco(root: Path, *, skip_bad: bool = False) -> Dataset:
+    """Read every annotation file whose images exist.
 
-    instances_train2014.json becomes the split 'train', or 'train2014' if there is a train2017 as well. The classes are
-    the categories, sorted by their ids. Images without annotations are skipped, as in published results: 82,081 of the
-    82,783 images of train2014 remain.
+    The classes are the categories of the training split, sorted by their ids; other splits may have other ids for the
+    same names. Images without annotations are skipped, as in published results: 82,081 of the 82,783 images of
+    train2014 remain.
+
+    Args:
+        root: The folder.
+        skip_bad: Skip images whose file is missing, instead of raising an error.
 
     Raises:
-        DataError: An annotation file is damaged, two files have different categories, or there are no images.
+        DataError: An annotation file is damaged, two files have different categories, or images are missing.
     """
+    paths = find_coco(root)
+    train, _ = default_splits(paths)
     files: dict[str, AnnotationFile] = {}
     skipped: list[str] = []
-    for split, path in _name_splits(find_coco(root)).items():
-        file = _read_file(path, root)
+    class_names: tuple[str, ...] = ()  # of the training split, if it has images
+    for split, path in sorted(paths.items(), key=lambda item: item[0] != train):
+        file = _read_file(path, root, class_names, skip_bad)
         if file is None:
-            skipped.append(f"annotations/{path.name} is skipped: its images are missing")
+            skipped.append(f"{path.relative_to(root)} is skipped: its images are missing")
             continue
-        files[split] = file
-        if file.unlabelled:
-            skipped.append(f"images without annotation in {path.name}, skipped: {file.unlabelled}")
-        if file.class_names != next(iter(files.values())).class_names:
-            raise DataError(
-                f"{path} has other categories than split '{next(iter(files))}': give both files the same categories"
-            )
+        files[split], class_names = file, file.class_names
+        skipped += file.warnings
     if not files:
-        names = list_names(str(folder) for folder in _image_folders(root, find_coco(root)[0])[:2])
-        raise DataError(f"{root} has annotations/ but no images: put the images into one of {names}")
+        names = list_names(str(folder) for folder in _image_folders(root, next(iter(paths.values())))[:2])
+        raise DataError(f"{root} has annotations but no images: put the images into one of {names}")
+    splits = {split: files[split].samples for split in paths if split in files}
+    train_split, val_split = default_splits(splits)
     return Dataset(
         root=root,
         layout="coco",
-        class_names=next(iter(files.values())).class_names,
-        splits={split: file.samples for split, file in files.items()},
-        train_split=_first_with_prefix(TRAIN_NAMES, files) or TRAIN_NAMES[0],
-        val_split=_first_with_prefix(VAL_NAMES, files),
+        class_names=class_names,
+        splits=_with_unique_ids(splits, root),
+        train_split=train_split,
+        val_split=val_split,
         warnings=tuple(skipped),
+        missing=tuple(name for file in files.values() for name in file.missing),
     )
 
 
-def _name_splits(paths: list[Path]) -> dict[str, Path]:
-    """Return {split: file}: the file name without 'instances_', and without the year where that is unambiguous."""
-    full = [path.stem.removeprefix("instances_") for path in paths]
-    short = [name.rstrip("0123456789") or name for name in full]
-    times = Counter(short)
-    return {brief if times[brief] == 1 else name: path for brief, name, path in zip(short, full, paths, strict=True)}
-
-
-def _first_with_prefix(prefixes: tuple[str, ...], splits: dict[str, AnnotationFile]) -> str | None:
-    return next((split for prefix in prefixes for split in splits if split.startswith(prefix)), None)
-
-
-def _read_file(path: Path, root: Path) -> AnnotationFile | None:
-    """Read an annotation file; None if its images are missing."""
-    folders = [folder for folder in _image_folders(root, path) if folder.is_dir()]
-    if not folders:  # avoids loading hundreds of megabytes
-        return None
-    try:
-        coco = _load(path)
-        names = [image["file_name"] for image in coco.imgs.values()][:PROBED_IMAGES]
-        folder = next((folder for folder in folders if any((folder / name).is_file() for name in names)), None)
-        if folder is None:
-            return None
-        class_names = tuple(coco.cats[number]["name"] for number in sorted(coco.cats))
-        samples = _samples(coco, folder, path)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise DataError(
-            f"{path} is not a file of COCO instances: a key or value is missing or wrong ({reason(error)})"
-        ) from error
-    return AnnotationFile(class_names, samples, unlabelled=len(coco.imgs) - len(samples))
+def _name_splits(paths: Mapping[str, Path]) -> dict[str, Path]:
+    """Return {split: file}: the name without the year where that is unambiguous."""
+    short = {name: name.rstrip("0123456789") or name for name in paths}
+    times = Counter(short.values())
+    return {short[name] if times[short[name]] == 1 else name: path for name, path in paths.items()}
 
 
 def _image_folders(root: Path, path: Path) -> list[Path]:
     """Return the folders that may hold the images of an annotation file, the most specific first."""
-    name = path.stem.removeprefix("instances_")
+    if path.name == BESIDE_IMAGES:
+        return [path.parent]
+    name = path.stem.removeprefix(PREFIX)
     specific = [root / parent / kind for kind in (name, name.rstrip("0123456789")) for parent in PARENTS]
     return [*dict.fromkeys(specific), root / "images", root / "JPEGImages", root]
 
 
-def _load(path: Path) -> COCO:
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {reason(error)}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {reason(error)}; download or write it again") from error
-    lacking = [name for name in SECTIONS if not isinstance(content, dict) or name not in content]
-    if lacking:
-        raise DataError(f"{path} is not a file of COCO instances: it lacks {list_names(lacking)}")
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):  # createIndex prints its progress
-        coco.createIndex()
-    return coco
+def _read_file(path: Path, root: Path, class_names: tuple[str, ...], skip_bad: bool) -> AnnotationFile | None:
+    """Read an annotation file; None if its images are missing.
 
-
-def _samples(coco: COCO, folder: Path, path: Path) -> tuple[Sample, ...]:
-    class_of = {number: index for index, number in enumerate(sorted(coco.cats), start=1)}
-    samples: list[Sample] = []
-    for number, image in coco.imgs.items():
-        annotations = coco.imgToAnns.get(number, [])
-        if not annotations:
-            continue
-        name = image["file_name"]
-        if escapes_folder(name):
-            raise DataError(f"{path}: image '{name}' is outside {folder}: write a path below it")
-        for annotation in annotations:
-            if annotation["category_id"] not in class_of:
-                raise DataError(f"{path}: image '{name}' has the unknown category {annotation['category_id']}")
-        classes = tuple(sorted({class_of[annotation["category_id"]] for annotation in annotations}))
-        mask = _mask(image, annotations, class_of, path)
-        samples.append(Sample(id=image_id(name), image=folder / name, classes=classes, mask=mask))
-    return tuple(samples)
-
-
-def _mask(
-    image: JsonObject, annotations: Sequence[JsonObject], class_of: dict[int, int], path: Path
-) -> CocoMask | None:
-    """Return the mask of an image; None if an object has only a box, since the mask would be incomplete."""
-    if not all(annotation.get("segmentation") for annotation in annotations):
-        return None
-    source = f"the mask of '{image['file_name']}' in {path}"
-    size = (image["height"], image["width"])
-    by_area = sorted(annotations, key=lambda annotation: float(annotation["area"]))
-    regions = [
-        _region(annotation["segmentation"], class_of[annotation["category_id"]], size, source) for annotation in by_area
-    ]
-    return CocoMask(source, *size, tuple(region for region in regions if region is not None))
-
-
-def _region(segmentation: Any, class_index: int, size: tuple[int, int], source: str) -> Region | None:
-    """Return a region; None if it has no area.
-
-    Lists of run lengths must add up to the image's size: pycocotools does not check, and would return random pixels.
+    Args:
+        path: The file.
+        root: The folder of the data set.
+        class_names: The classes, if another split has given them.
+        skip_bad: See `read_coco`.
     """
-    if isinstance(segmentation, list):  # fewer than three corners have no area
-        polygons = tuple(array("d", polygon).tobytes() for polygon in segmentation if len(polygon) >= 6)
-        return Region(class_index, polygons=polygons) if polygons else None
-    counts = segmentation["counts"]
-    fits = tuple(segmentation["size"]) == size
-    if isinstance(counts, list):
-        fits = fits and sum(counts) == size[0] * size[1]
-        counts = run_lengths.frPyObjects(segmentation, *size)["counts"]
-    if not fits or not counts:
+    folders = [folder for folder in _image_folders(root, path) if folder.is_dir()]
+    if not folders:  # avoids loading hundreds of megabytes
+        return None
+    content = read_instances(path)
+    names = _image_names(content, folders, path)
+    if names is None:
+        return None
+    class_names = class_names or tuple(content.categories.values())
+    if unknown := [name for name in content.categories.values() if name not in class_names]:
         raise DataError(
-            f"{source}: a region does not have the size of the image, {size[0]} x {size[1]} (height x width)"
+            f"{path} has other categories than the training split, for example '{unknown[0]}': give all files the same "
+            "categories"
         )
-    return Region(class_index, counts=counts.encode() if isinstance(counts, str) else counts)
+    samples, missing = _samples(content, names, class_names, path)
+    if missing and not skip_bad:
+        more = f" (and {len(missing) - 1} more of {len(content.images)} images)" if len(missing) > 1 else ""
+        raise DataError(f"{path}, {missing[0]}{more}, or skip it with --skip-bad")
+    return AnnotationFile(class_names, samples, missing, _warnings(content, names, path.relative_to(root)))
+
+
+def _image_names(content: Instances, folders: list[Path], path: Path) -> FileNames | None:
+    """Return the names in the folder that has the images of a file; None if there is no such folder."""
+    probed = content.images[:PROBED_IMAGES]
+    for folder in folders:
+        if any(os.path.isfile(folder / image.file_name) for image in probed):
+            return FileNames(folder, find_images(folder))
+    for folder in folders:  # names that are not exactly those of the files
+        names = FileNames(folder, find_images(folder))
+        if any(names.find(image.file_name, f"{path}, {image.where}") for image in probed):
+            return names
+    return None
+
+
+def _samples(
+    content: Instances, names: FileNames, class_names: tuple[str, ...], path: Path
+) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """Return the images that have annotations, and a line for each of those whose file is missing."""
+    number_of = {name: number for number, name in enumerate(class_names, start=1)}
+    class_of = {key: number_of[name] for key, name in content.categories.items()}
+    samples, missing, problems = [], [], []
+    for image in content.images:
+        if not image.annotations:
+            continue
+        file = names.find(image.file_name, f"{path}, {image.where}")
+        if file is None:
+            missing.append(f"{image.where}: {names.describe_missing(image.file_name)}")
+            continue
+        classes = tuple(sorted({class_of[annotation.category] for annotation in image.annotations}))
+        try:
+            mask = _mask(image, names.folder / file, class_of, path)
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        samples.append(Sample(id=image_id(file), image=names.folder / file, classes=classes, mask=mask))
+    refuse_entries(path, problems)
+    return tuple(samples), tuple(missing)
+
+
+def _mask(image: ImageEntry, file: Path, class_of: Mapping[str, int], path: Path) -> CocoMask | None:
+    """Return the mask of an image; None if an object has only a box, since the mask would be incomplete.
+
+    Raises:
+        DataError: An outline is damaged. The message names the annotation.
+    """
+    if not all(annotation.segmentation for annotation in image.annotations):
+        return None
+    try:
+        height, width = image.size or image_size(file)
+    except DataError:  # the image cannot be read, which is reported when it is needed
+        return None
+    regions: list[tuple[float, Region]] = []
+    for annotation in image.annotations:
+        try:
+            region = annotation.region(class_of[annotation.category], (height, width))
+        except DataError as error:
+            raise DataError(f"{annotation.where} of image '{image.file_name}': {error}") from error
+        if region is not None:
+            area = annotation.area
+            regions.append((region.area(height, width) if area is None else area, region))
+    source = f"the mask of '{image.file_name}' in {path}"
+    by_area = sorted(regions, key=lambda pair: pair[0])
+    return CocoMask(source, height, width, tuple(region for _, region in by_area))
+
+
+def _warnings(content: Instances, names: FileNames, path: Path) -> tuple[str, ...]:
+    texts = list(names.warnings(str(path)))
+    if unlabelled := sum(not image.annotations for image in content.images):
+        texts.append(f"images without annotation in {path}, skipped: {unlabelled}")
+    if content.stray:
+        texts.append(
+            f"annotations of images that {path} does not have, skipped: {len(content.stray)}, for example "
+            f"{content.stray[0]}"
+        )
+    return tuple(texts)
+
+
+def _with_unique_ids(splits: Mapping[str, tuple[Sample, ...]], root: Path) -> dict[str, tuple[Sample, ...]]:
+    """Return the splits with ids from the paths below `root`, if two splits have different images of one id.
+
+    For example train/1.jpg and val/1.jpg, which their annotation files both call 1.jpg.
+    """
+    images: dict[str, Path] = {}
+    clash = any(
+        images.setdefault(sample.id, sample.image) != sample.image for samples in splits.values() for sample in samples
+    )
+    if not clash:
+        return dict(splits)
+    return {
+        split: tuple(replace(one, id=image_id(one.image.relative_to(root).as_posix())) for one in samples)
+        for split, samples in splits.items()
+    }

@@ -175,6 +175,25 @@ def first_present(names: Iterable[str], splits: Iterable[str]) -> str | None:
     return next((name for name in names if name in present), None)
 
 
+def default_splits(names: Iterable[str]) -> tuple[str, str | None]:
+    """Return the training split and the validation split (None if there is none) of a data set with split files.
+
+    Names may have endings, for example 'train2014' and 'val2014'. A single split is the training split, whatever its
+    name; so is the only one that is not called like a validation split.
+    """
+    splits = list(names)
+
+    def first(beginnings: tuple[str, ...]) -> str | None:
+        return next((name for start in beginnings for name in splits if name.lower().startswith(start)), None)
+
+    if (train := first(TRAIN_NAMES)) is None:
+        others = [name for name in splits if not name.lower().startswith(VAL_NAMES)]
+        only = others if len(others) == 1 else splits
+        train = only[0] if len(only) == 1 else TRAIN_NAMES[0]
+    val = first(VAL_NAMES)
+    return train, val if val != train else None
+
+
 def list_names(names: Iterable[str], limit: int = 20) -> str:
     """Quote names for a message: "'cat', 'dog' and 3 more"; 'none' if there are no names."""
     quoted = [f"'{name}'" for name in names]

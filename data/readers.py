@@ -18,7 +18,7 @@ from data.voc_reader import find_voc, read_voc
 BATCH = 256  # images per task of a thread
 LAYOUTS = (
     f"images/ with {LABELS_FILE}, or one folder of images per class, or Pascal VOC (JPEGImages/, ImageSets/, "
-    "Annotations/), or COCO (annotations/instances_*.json)"
+    "Annotations/), or COCO (annotations/instances_*.json, or _annotations.coco.json beside the images)"
 )
 
 
@@ -27,7 +27,7 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
 
     Args:
         root: The folder.
-        skip_bad: Skip labels without an image, with a warning. Only labels.csv is affected.
+        skip_bad: Skip labels without an image, with a warning.
 
     Raises:
         DataError: The folder does not exist, has no known layout, or its files contradict each other.
@@ -38,9 +38,9 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
     if (root / LABELS_FILE).is_file():
         return read_custom(root, skip_bad=skip_bad)
     if find_coco(root):
-        return read_coco(root)
+        return read_coco(root, skip_bad=skip_bad)
     if (voc := find_voc(root)) is not None:
-        return read_voc(voc)
+        return read_voc(voc, skip_bad=skip_bad)
     if (root / "images").is_dir():
         raise DataError(
             f"{root} has images/ but no {LABELS_FILE}: write one with the columns image,labels[,split], or run "

@@ -1,13 +1,17 @@
-"""Pascal VOC: JPEGImages/, ImageSets/, Annotations/, SegmentationClass/ and SegmentationClassAug/."""
+"""Pascal VOC: JPEGImages/, Annotations/, ImageSets/, SegmentationClass/ and SegmentationClassAug/."""
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from xml.etree import ElementTree
 
-from data.dataset import Dataset, Sample, list_names
+from data.dataset import TRAIN_NAMES, Dataset, Sample, default_splits, list_names
 from data.errors import DataError, reason
-from data.images import find_masks
+from data.file_names import FileNames
+from data.images import find_images, find_masks, image_id
+from data.text_files import read_text
 
 CLASS_NAMES = (
     "aeroplane",
@@ -31,7 +35,6 @@ CLASS_NAMES = (
     "train",
     "tvmonitor",
 )
-CLASS_INDEX = {name: index for index, name in enumerate(CLASS_NAMES, start=1)}
 
 # Both names of train_aug are in use: 10,582 images, with the additional masks of Hariharan et al. (ICCV 2011).
 LIST_FILES = {
@@ -39,88 +42,189 @@ LIST_FILES = {
     "train_aug": ("train_aug.txt", "trainaug.txt"),
     "val": ("val.txt",),
 }
+LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets/Main")
+
+# 'a 1', or 'JPEGImages/a.jpg SegmentationClassAug/a.png'.
+FOLLOWED_BY_FLAG_OR_MASK = re.compile(r"(.*?\S)\s+(?:-?[01]|\S*/.*)")
+
+COMMENT = "#"
+LABEL_MAP = "labelmap.txt"
+CLASS_FILES = ("classes.txt", LABEL_MAP)  # of toco, CVAT and Datumaro; the first one that exists is read
+NO_CLASSES = frozenset({"background", "_background_", "__background__", "ignored", "void"})  # lines of these files
 
 
 def find_voc(root: Path) -> Path | None:
-    """Return the folder that has JPEGImages/ and ImageSets/: `root`, a folder in it, or one in its VOCdevkit/."""
+    """Return the folder that has JPEGImages/ and ImageSets/ or annotations: `root`, one in it, or in its VOCdevkit/."""
     folders = (root, *_newest_first(root), *_newest_first(root / "VOCdevkit"))
-    return next(
-        (folder for folder in folders if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir()),
-        None,
-    )
+    return next((folder for folder in folders if _is_voc(folder)), None)
 
 
-def read_voc(folder: Path) -> Dataset:
+def read_voc(folder: Path, *, skip_bad: bool = False) -> Dataset:
     """Read the folder found by `find_voc`.
 
     Image labels are the classes of all boxes, including those marked as difficult, as is usual in weak supervision.
-    Masks are optional; those in SegmentationClassAug/ take precedence.
+    Masks are optional; those in SegmentationClassAug/ take precedence. The classes are those of classes.txt or
+    labelmap.txt; without such a file, the 20 classes of Pascal VOC if no annotation has another one, else those of the
+    annotations, sorted. Without lists of images, all images with an annotation are training images.
+
+    Args:
+        folder: The folder.
+        skip_bad: Skip listed images whose file is missing, instead of raising an error.
 
     Raises:
-        DataError: There are no lists of images, or a listed image has no annotation or an unknown class.
+        DataError: A listed image or its annotation is missing, or an annotation is damaged or has an unknown class.
     """
-    lists = _find_lists(folder)
+    pictures = folder / "JPEGImages"
+    names = FileNames(pictures, find_images(pictures))
+    lists = _read_lists(folder)
+    found = {split: _find_listed(lines, names, f"list '{split}' of {folder}") for split, lines in lists.items()}
+    missing = tuple(problem for _, problems in found.values() for problem in problems)
+    if missing and not skip_bad:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataError(f"{missing[0]}{more}, or skip it with --skip-bad")
+    files = dict.fromkeys(file for listed, _ in found.values() for file in listed)  # splits share images
+    labels = _read_labels(folder, files)
+    class_names, warnings = _class_names(folder, labels)
+    numbers = {name: number for number, name in enumerate(class_names, start=1)}
     masks = find_masks(folder / "SegmentationClass") | find_masks(folder / "SegmentationClassAug")
-    samples: dict[str, Sample] = {}
-    splits: dict[str, tuple[Sample, ...]] = {}
-    for split, path in lists.items():
-        ids = _read_list(path)
-        for sample_id in ids:
-            if sample_id not in samples:  # splits share images: read each annotation once
-                samples[sample_id] = Sample(
-                    id=sample_id,
-                    image=folder / "JPEGImages" / f"{sample_id}.jpg",
-                    classes=_read_classes(folder / "Annotations" / f"{sample_id}.xml"),
-                    mask=masks.get(sample_id),
-                )
-        splits[split] = tuple(samples[sample_id] for sample_id in ids)
+    samples = {
+        file: Sample(
+            id=image_id(file),
+            image=pictures / file,
+            classes=tuple(sorted(numbers[name] for name in labels[file])),
+            mask=masks.get(image_id(file)),
+        )
+        for file in files
+    }
+    splits = {split: tuple(samples[file] for file in listed) for split, (listed, _) in found.items()}
+    train_split, val_split = default_splits(splits)
     return Dataset(
         root=folder,
         layout="voc",
-        class_names=CLASS_NAMES,
+        class_names=class_names,
         splits=splits,
-        train_split="train_aug" if "train_aug" in splits else "train",
-        val_split="val" if "val" in splits else None,
+        train_split="train_aug" if "train_aug" in splits else train_split,
+        val_split=val_split,
+        warnings=(*names.warnings("the lists of images"), *warnings),
+        missing=missing,
     )
+
+
+def _is_voc(folder: Path) -> bool:
+    has_lists = (folder / "ImageSets").is_dir()
+    return (folder / "JPEGImages").is_dir() and (has_lists or any((folder / "Annotations").glob("*.xml")))
 
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.is_dir()), reverse=True) if folder.is_dir() else []
 
 
+def _read_lists(folder: Path) -> dict[str, list[str]]:
+    """Return {split: lines} of the lists of images; without lists, one of all annotations."""
+    if files := _find_lists(folder):
+        return {split: read_text(path).splitlines() for split, path in files.items()}
+    if (folder / "ImageSets").is_dir():
+        raise DataError(
+            f"{folder} has neither ImageSets/Segmentation/train.txt nor ImageSets/Main/train.txt: add the lists"
+        )
+    return {TRAIN_NAMES[0]: [path.stem for path in sorted((folder / "Annotations").glob("*.xml"))]}
+
+
 def _find_lists(folder: Path) -> dict[str, Path]:
-    for kind in ("Segmentation", "Main"):
-        found: dict[str, Path] = {}
-        for split, names in LIST_FILES.items():
-            for name in names:
-                path = folder / "ImageSets" / kind / name
-                if split not in found and path.is_file():
-                    found[split] = path
-        if found:
-            return found
-    raise DataError(
-        f"{folder} has neither ImageSets/Segmentation/train.txt nor ImageSets/Main/train.txt: add the lists"
-    )
+    """Return {split: list}: those of the known names, or all if no training list is among them."""
+    others: dict[str, Path] = {}
+    for kind in LIST_FOLDERS:
+        known = {
+            split: path
+            for split, names in LIST_FILES.items()
+            for path in (folder / kind / name for name in reversed(names))  # the first name wins
+            if path.is_file()
+        }
+        if "train" in known or "train_aug" in known:
+            return known
+        paths = {path.stem: path for path in sorted((folder / kind).glob("*.txt"))}
+        # cat_train.txt and the like list the images of one class.
+        lists = {name: path for name, path in paths.items() if not any(name.endswith(f"_{one}") for one in paths)}
+        others = others or lists
+    return others
 
 
-def _read_list(path: Path) -> tuple[str, ...]:
-    """Return the ids of a list. A line is an id or the path of an image; text after it is ignored."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return tuple(PurePosixPath(line.split()[0]).stem for line in lines if line.strip())
+def _find_listed(lines: list[str], names: FileNames, where: str) -> tuple[list[str], list[str]]:
+    """Return the listed files, and a line for each one that is missing."""
+    files, missing = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{where}, line {number}"
+        file = next((file for one in _possible_names(line) if (file := names.find(one, place))), None)
+        if file is None:
+            missing.append(f"{place}: {names.describe_missing(_possible_names(line)[-1])}")
+        else:
+            files.append(file)
+    return files, missing
 
 
-def _read_classes(path: Path) -> tuple[int, ...]:
+def _possible_names(line: str) -> tuple[str, ...]:
+    """Return what a line may name: an id or the path of an image, which may contain blanks."""
+    name = re.sub(r"^.*?JPEGImages[/\\]", "", line.strip()).lstrip("/")
+    followed = FOLLOWED_BY_FLAG_OR_MASK.fullmatch(name)
+    return (name, followed[1]) if followed else (name,)
+
+
+def _read_labels(folder: Path, files: Mapping[str, None]) -> dict[str, frozenset[str]]:
+    """Return the class names of each image."""
+    annotations = folder / "Annotations"
+    paths = sorted(annotations.rglob("*.xml")) if annotations.is_dir() else []
+    names = FileNames(annotations, [path.relative_to(annotations).as_posix() for path in paths])
+    labels: dict[str, frozenset[str]] = {}
+    missing = []
+    for file in files:
+        found = names.find(image_id(file), f"image '{file}'")
+        if found is None:
+            missing.append(annotations / f"{image_id(file)}.xml")
+        else:
+            labels[file] = _read_classes(annotations / found)
+    if missing:
+        more = f" (and those of {len(missing) - 1} more images)" if len(missing) > 1 else ""
+        raise DataError(f"{missing[0]} is missing{more}: add it, since it has the labels of the image")
+    return labels
+
+
+def _read_classes(path: Path) -> frozenset[str]:
     try:
         root = ElementTree.parse(path).getroot()
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: add it, since it has the labels of the image") from error
-    except (ElementTree.ParseError, OSError) as error:
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise DataError(f"{path} cannot be read: {reason(error)}") from error
-    names = {name.strip() for name in (item.findtext("name", "") for item in root.iterfind("object"))}
-    unknown = sorted(names.difference(CLASS_INDEX))
-    if unknown:
-        raise DataError(
-            f"{path}: '{unknown[0]}' is not a class of Pascal VOC ({list_names(CLASS_NAMES)}): for other classes "
-            "use images/ with labels.csv"
+    names = frozenset(item.findtext("name", "").strip() for item in root.iterfind("object"))
+    if "" in names:
+        raise DataError(f"{path} has an object without a name: write its class")
+    return names
+
+
+def _class_names(folder: Path, labels: Mapping[str, frozenset[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the classes in the order of their numbers, and warnings."""
+    used = sorted(frozenset().union(*labels.values()))
+    path = next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
+    if path is None:
+        if set(used) <= set(CLASS_NAMES):
+            return CLASS_NAMES, ()
+        unknown = (
+            f"the classes are numbered in the order of their names ({list_names(used)}): if the masks have other "
+            f"numbers, write {CLASS_FILES[0]}, one class per line in the order of its number",
         )
-    return tuple(sorted(CLASS_INDEX[name] for name in names))
+        return tuple(used), unknown if (folder / "SegmentationClass").is_dir() else ()
+    class_names = _read_class_file(path, used)
+    if unlisted := [name for name in used if name not in class_names]:
+        first = next(file for file, names in labels.items() if unlisted[0] in names)
+        raise DataError(
+            f"{path} has no class {list_names(unlisted)}, but the annotation of '{first}' has '{unlisted[0]}': correct "
+            f"one of them ({path.name} has {list_names(class_names)})"
+        )
+    return class_names, ()
+
+
+def _read_class_file(path: Path, used: Collection[str]) -> tuple[str, ...]:
+    """Return the classes of a list, or of a label map, whose lines are name:colour:parts:actions."""
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = [line.split(":")[0] for line in lines] if path.name == LABEL_MAP else lines
+    return tuple(name for name in names if name in used or not (name.lower() in NO_CLASSES or name.startswith(COMMENT)))

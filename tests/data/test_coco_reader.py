@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def build(
     return root
 
 
+def compressed(height: int, width: int) -> str:
+    """Return the run lengths of an object that fills an image."""
+    code = run_lengths.encode(np.asfortranarray(np.ones((height, width), np.uint8)))
+    return np.bytes_(code["counts"]).decode()
+
+
 def read_only_mask(root: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     (sample,) = read_coco(root).split()
     assert sample.mask is not None
@@ -70,7 +77,7 @@ def test_read_coco__labels_in_the_order_of_category_numbers(tmp_path: Path, caps
     assert (sample.id, sample.classes) == ("COCO_1", (1, 3))
     assert sample.image == tmp_path / "train2014" / "COCO_1.jpg"
     assert (dataset.layout, dataset.train_split, dataset.val_split) == ("coco", "train", None)
-    assert dataset.warnings == ("images without annotation in instances_train2014.json, skipped: 1",)
+    assert dataset.warnings == ("images without annotation in annotations/instances_train2014.json, skipped: 1",)
     assert capsys.readouterr() == ("", "")
 
 
@@ -158,28 +165,47 @@ def test_read_coco__split_without_images_is_left_out(tmp_path: Path) -> None:
 
 
 def test_read_coco__no_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has annotations/ but no images: put the images into one of '"):
+    with pytest.raises(DataError, match=r"has annotations but no images: put the images into one of '"):
         read_coco(build(tmp_path, [], folder="elsewhere"))
 
 
 def test_read_coco__other_categories(tmp_path: Path) -> None:
     build(tmp_path, [entry(1, 4, square(0, 0, 2))])
     build(tmp_path, [entry(1, 4, [])], name="val2014", folder="val2014", categories=[{"id": 1, "name": "cat"}])
-    with pytest.raises(DataError, match=r"val2014\.json has other categories than split 'train'"):
+    with pytest.raises(
+        DataError, match=r"val2014\.json has other categories than the training split, for example 'cat'"
+    ):
         read_coco(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("annotations", "message"),
     [
-        ([entry(2, 4, square(0, 0, 2))], r"train2014\.json: image 'COCO_1\.jpg' has the unknown category 2"),
         (
-            [{"image_id": 1, "category_id": 1, "segmentation": square(0, 0, 2)}],
-            r"a key or value is missing or wrong \('area'\)",
+            [entry(2, 4, square(0, 0, 2))],
+            r"train2014\.json: annotations\[0\] \(id 1\): category_id 2 is not in 'categories'",
         ),
-        ([{"image_id": 1}], r"is not a file of COCO instances: a key or value is missing or wrong \('category_id'\)"),
-        ([entry(1, 4, {"size": [8, 6], "counts": [0, 48]})], "a region does not have the size of the image, 6 x 8"),
-        ([entry(1, 4, {"size": [6, 8], "counts": [0, 4]})], "a region does not have the size of the image, 6 x 8"),
+        ([entry(1, 4, []), {"image_id": 1}], r"annotations\[1\] \(id 2\): 'category_id' is missing: correct or remove"),
+        (
+            [{"category_id": 1}] * 5,
+            r"\[2\] \(id 3\): 'image_id' is missing; and 2 more wrong entries: correct or remove them",
+        ),
+        (
+            [entry(1, 4, {"size": [8, 6], "counts": [0, 48]})],
+            r"are for an image of \[8, 6\], not of \[6, 8\] \(height, w",
+        ),
+        ([entry(1, 4, {"size": [6, 8], "counts": [0, 4]})], "add up to 4 pixels, the image has 6 x 8 "),
+        ([entry(1, 4, {"size": [6, 8], "counts": [50, -2]})], "its run lengths are damaged"),
+        ([entry(1, 4, {"size": [6, 8], "counts": 48})], "its run lengths are damaged"),
+        ([entry(1, 4, {"counts": "PPP"})], "its run lengths are damaged"),  # the last number does not end
+        ([entry(1, 4, {"counts": "\n"})], "its run lengths are damaged"),
+        ([entry(1, 4, {"counts": compressed(10, 10)})], "add up to 100 pixels, the image has 6 x 8 "),
+        ([entry(1, 4, [[0, 0, 1]])], "a polygon is not a list of numbers x0, y0, x1, y1"),
+        ([entry(1, 4, [[[0, 0], [1, 1], [1, 2]]])], "a polygon is not a list of numbers x0, y0, x1, y1"),
+        ([entry(1, 4, [[0, 0, "a", 1, 1, 2]])], "a polygon is not a list of numbers x0, y0, x1, y1"),
+        ([entry(1, 4, [[0, 0, 1e9, 1, 1, 2]])], "a polygon has corners far outside the image"),
+        ([entry(1, 4, [[0, 0, float("nan"), 1, 1, 2]])], "a polygon has corners far outside the image"),
+        ([entry(1, 4, "polygon")], "'segmentation' is neither a list of polygons nor run lengths"),
     ],
 )
 def test_read_coco__bad_annotation(tmp_path: Path, annotations: list[dict[str, Any]], message: str) -> None:
@@ -195,7 +221,7 @@ def test_read_coco__path_outside_the_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is damaged: "), ("[]", "is not a file of COCO instances: it lacks 'images', 'ann")],
+    [("{", "is damaged: "), ("[]", "is not a file of COCO instances: it lacks lists of 'images', 'ann")],
 )
 def test_read_coco__damaged_file(tmp_path: Path, content: str, message: str) -> None:
     root = build(tmp_path, [])
@@ -207,5 +233,149 @@ def test_read_coco__damaged_file(tmp_path: Path, content: str, message: str) -> 
 def test_find_coco__instances_only(tmp_path: Path) -> None:
     root = build(tmp_path, [])
     (root / "annotations" / "captions_train2014.json").write_text("{}")
-    assert [path.name for path in find_coco(root)] == ["instances_train2014.json"]
-    assert find_coco(root / "annotations") == []
+    assert find_coco(root) == {"train": root / "annotations" / "instances_train2014.json"}
+    assert find_coco(root / "annotations") == {}
+
+
+def test_read_coco__roboflow(tmp_path: Path) -> None:
+    categories = [
+        {"id": 0, "name": "shapes", "supercategory": "none"},
+        {"id": 1, "name": "disc", "supercategory": "shapes"},
+        {"id": 2, "name": "square", "supercategory": "shapes"},
+    ]
+    for number, split in enumerate(("train", "valid", "test")):
+        build(tmp_path, [entry(1 + number % 2, 4, [])], folder=split, categories=categories)
+        (tmp_path / "annotations" / "instances_train2014.json").rename(tmp_path / split / "_annotations.coco.json")
+    (tmp_path / "annotations").rmdir()
+    dataset = read_coco(tmp_path)
+    assert dataset.class_names == ("disc", "square")
+    assert (dataset.train_split, dataset.val_split) == ("train", "valid")
+    assert {split: [(one.id, one.classes) for one in samples] for split, samples in dataset.splits.items()} == {
+        "train": [("train/COCO_1", (1,))],
+        "valid": [("valid/COCO_1", (2,))],
+        "test": [("test/COCO_1", (1,))],
+    }
+    assert read_coco(tmp_path / "valid").split()[0].id == "COCO_1"  # one of its folders is a data set as well
+
+
+def test_read_coco__one_split_of_any_name(tmp_path: Path) -> None:
+    build(tmp_path, [entry(1, 4, [])], name="default", folder="images/default")
+    dataset = read_coco(tmp_path)
+    assert (list(dataset.splits), dataset.train_split, dataset.val_split) == (["default"], "default", None)
+
+
+def test_read_coco__files_without_prefix(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        build(tmp_path, [entry(1, 4, [])], name=split, folder=split, file_names={1: f"{split}.jpg"})
+        (tmp_path / "annotations" / f"instances_{split}.json").rename(tmp_path / "annotations" / f"{split}.json")
+    assert list(read_coco(tmp_path).splits) == ["train", "val"]
+
+
+def change(root: Path, **sections: Any) -> Path:
+    """Replace sections of the annotation file."""
+    (file,) = (root / "annotations").glob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8-sig")), **sections}), encoding="utf-8-sig")
+    return root
+
+
+def test_read_coco__no_area_no_size_and_byte_order_mark(tmp_path: Path) -> None:
+    annotations = [
+        {"image_id": 1, "category_id": 18, "segmentation": square(0, 0, 4)},
+        {"image_id": 1, "category_id": 1, "segmentation": square(1, 1, 2)[0]},  # a polygon without its list
+        {"image_id": 1, "category_id": 90, "segmentation": {"counts": [46, 2]}},
+    ]
+    expected = np.zeros((6, 8), np.uint8)
+    expected[:4, :4] = 2
+    expected[1:3, 1:3] = 1  # the smaller one is on top, though no area is given
+    expected[4:, 7] = 3
+    root = build(tmp_path, annotations)
+    for extra in ({}, {"height": None}, {"height": 0, "width": 0}, {"height": "6", "width": 8.0}):
+        change(root, images=[{"id": 1, "file_name": "COCO_1.jpg", **extra}])
+        assert read_only_mask(root).tolist() == expected.tolist()
+
+
+def test_read_coco__box_without_size_in_an_image_that_is_damaged(tmp_path: Path) -> None:
+    root = change(build(tmp_path, [entry(1, 4, [])]), images=[{"id": 1, "file_name": "COCO_1.jpg"}])
+    (root / "train2014" / "COCO_1.jpg").write_text("")
+    assert read_coco(root).split()[0].classes == (1,)
+
+
+def test_read_coco__ids_as_text(tmp_path: Path) -> None:
+    root = build(tmp_path, [entry(18, 4, []) | {"category_id": "18"}, entry(90, 4, [], image=2) | {"image_id": "2"}])
+    change(root, categories=[{**one, "id": str(one["id"])} for one in CATEGORIES])
+    dataset = read_coco(root)
+    assert dataset.class_names == ("person", "dog", "toothbrush")  # in the order 1, 18, 90, not '1', '18', '90' of text
+    assert [(one.id, one.classes) for one in dataset.split()] == [("COCO_1", (2,)), ("COCO_2", (3,))]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": "1", "file_name": "b"}]},
+            r"images\[1\] .*'1'\): images\[0\] ",
+        ),
+        (
+            {"images": [{"id": 1}, {"file_name": "COCO_2.jpg"}]},
+            r"\[0\] \(id 1\): 'file_name' is missing; images\[1\]: 'id'",
+        ),
+        ({"images": [7]}, r"images\[0\] is not an object with keys"),
+        (
+            {"images": [{"id": 1, "file_name": "a", "height": -1}]},
+            r"\[0\] \(id 1\): 'height' is -1: write a number of p",
+        ),
+        ({"images": [{"id": 1, "file_name": "a", "height": "x"}]}, r"\[0\] \(id 1\): 'height' is 'x': write a number"),
+        ({"categories": [*CATEGORIES, {"id": 1, "name": "x"}]}, r"categories\[3\] \(id 1\): 'person' has the same id"),
+        ({"categories": [*CATEGORIES, {"id": 7, "name": "dog"}]}, r"id 7 and 18 are both named 'dog': rename one"),
+        (
+            {"categories": [{"id": [], "name": "dog"}]},
+            r"categories\[0\] \(id \[\]\): 'id' is \[\]: write a whole number",
+        ),
+        ({"categories": {}}, r"it lacks lists of 'categories'"),
+    ],
+)
+def test_read_coco__bad_entry(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=r"instances_train2014\.json") as caught:
+        read_coco(change(build(tmp_path, [entry(1, 4, [])]), **sections))
+    assert re.search(message, str(caught.value)), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_read_coco__annotation_of_no_image(tmp_path: Path) -> None:
+    dataset = read_coco(build(tmp_path, [entry(1, 4, []), entry(1, 4, [], image=99)]))
+    assert "does not have, skipped: 1, for example annotations[1] (id 2), image_id 99" in dataset.warnings[-1]
+
+
+def test_read_coco__names_that_are_almost_right(tmp_path: Path) -> None:
+    root = build(tmp_path, [entry(1, 4, []), entry(18, 4, [], image=2)])
+    images = [{"id": 1, "file_name": "./COCO_1.jpg"}, {"id": 2, "file_name": "train2014\\coco_2.JPG"}]
+    assert [one.id for one in read_coco(change(root, images=images)).split()] == ["COCO_1", "COCO_2"]
+
+
+def test_read_coco__missing_images(tmp_path: Path) -> None:
+    root = build(tmp_path, [entry(1, 4, []), entry(18, 4, [], image=2), entry(18, 4, [], image=3)])
+    (root / "train2014" / "c.heic").write_bytes(b"")
+    names = ("COCO_1.jpg", "COCO_22.jpg", "c.heic")
+    change(root, images=[{"id": number, "file_name": name} for number, name in enumerate(names, start=1)])
+    with pytest.raises(
+        DataError, match=r"json, images\[1\] \(id 2\): image 'COCO_22\.jpg' is missing in train2014/ \(did "
+    ):
+        read_coco(root)
+    dataset = read_coco(root, skip_bad=True)
+    assert [one.id for one in dataset.split()] == ["COCO_1"]
+    assert "'c.heic' is in train2014/, but is not read" in dataset.missing[1]
+
+
+def test_read_coco__splits_share_an_image(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        build(tmp_path, [entry(1, 4, []), entry(18, 4, [], image=2)], name=split, folder="images")
+    dataset = read_coco(tmp_path)
+    assert [one.id for one in dataset.split("val")] == ["COCO_1", "COCO_2"]
+    assert dataset.split("val")[0].image == dataset.split("train")[0].image
+
+
+def test_read_coco__other_ids_for_the_same_categories(tmp_path: Path) -> None:
+    build(tmp_path, [entry(18, 4, [])])
+    build(tmp_path, [entry(7, 4, [])], name="val2014", folder="val2014", categories=[{"id": 7, "name": "dog"}])
+    dataset = read_coco(tmp_path)
+    assert dataset.split("train")[0].classes == dataset.split("val")[0].classes == (2,)

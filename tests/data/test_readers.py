@@ -84,7 +84,7 @@ def test_open_dataset__nothing_known(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=r"is not a data set: expected images/ with labels\.csv, or one folder of images per class, or "
-        r"Pascal VOC \(JPEGImages/, ImageSets/, Annotations/\), or COCO \(annotations/instances_\*\.json\)$",
+        r"Pascal VOC \(JPEGImages/, ImageSets/, Annotations/\), or COCO \(annotations/instances_\*\.json, or _anno",
     ):
         open_dataset(tmp_path)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,14 @@ def build(folder: Path, lists: dict[str, str] | None = None, kind: str = "Segmen
     for name, content in (LISTS if lists is None else lists).items():
         (folder / "ImageSets" / kind / f"{name}.txt").write_text(content)
     for name, classes in {"a": ("person", "dog", "dog"), "b": ("cat",), "c": ()}.items():
-        (folder / "Annotations" / f"{name}.xml").write_text(annotation(*classes))
+        add(folder, name, *classes)
     return folder
+
+
+def add(folder: Path, name: str, *classes: str, suffix: str = ".jpg") -> None:
+    """Write an image and its annotation."""
+    Image.new("L", (8, 6)).save(folder / "JPEGImages" / f"{name}{suffix}")
+    (folder / "Annotations" / f"{name}.xml").write_text(annotation(*classes), encoding="utf-8")
 
 
 def write_mask(path: Path, indices: list[list[int]], *, palette: bool) -> None:
@@ -96,8 +103,14 @@ def test_read_voc__no_lists(tmp_path: Path) -> None:
 
 
 def test_read_voc__missing_annotation(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"Annotations/d\.xml is missing: add it, since it has the labels of the image"):
-        read_voc(build(tmp_path, {"train": "d\n"}))
+    root = build(tmp_path, {"train": "d\na\ne\n"})
+    for name in ("d", "e"):
+        Image.new("L", (8, 6)).save(root / "JPEGImages" / f"{name}.jpg")
+    with pytest.raises(
+        DataError,
+        match=r"Annotations/d\.xml is missing \(and those of 1 more images\): add it, since it has the labels",
+    ):
+        read_voc(root)
 
 
 def test_read_voc__damaged_annotation(tmp_path: Path) -> None:
@@ -107,10 +120,107 @@ def test_read_voc__damaged_annotation(tmp_path: Path) -> None:
         read_voc(root)
 
 
-def test_read_voc__unknown_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<annotation><object></object></annotation>", "has an object without a name: write its class"),
+        ('<?xml version="1.0" encoding="gb2312"?><annotation/>', "cannot be read: multi-byte encodings"),
+        ('<?xml version="1.0" encoding="x"?><annotation/>', "cannot be read: unknown encoding"),
+    ],
+)
+def test_read_voc__odd_annotation(tmp_path: Path, content: str, message: str) -> None:
     root = build(tmp_path)
-    (root / "Annotations" / "a.xml").write_text(annotation("dog", "zebra"))
-    with pytest.raises(DataError, match=r"a\.xml: 'zebra' is not a class of Pascal VOC \('aeroplane', .*'tvmonitor'\)"):
+    (root / "Annotations" / "a.xml").write_text(content)
+    with pytest.raises(DataError, match=rf"a\.xml {message}"):
+        read_voc(root)
+
+
+def test_read_voc__classes_of_the_annotations(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    add(root, "a", "helmet", "dog")
+    dataset = read_voc(root)
+    assert dataset.class_names == ("cat", "dog", "helmet")
+    assert [one.classes for one in dataset.split()] == [(2, 3), (1,)]
+    assert dataset.warnings[0].startswith(
+        "the classes are numbered in the order of their names ('cat', 'dog', 'helmet'): "
+    )
+    (root / "SegmentationClass").rmdir()
+    assert read_voc(root).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("classes.txt", "person\ndog\ncat\n"),
+        ("classes.txt", "\ufeffbackground\r\n\r\nperson\r\ndog\r\ncat"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nperson:1,2,3::\ndog:4,5,6::\ncat:7::\n"),
+    ],
+)
+def test_read_voc__classes_of_a_list(tmp_path: Path, name: str, content: str) -> None:
+    root = build(tmp_path)
+    (root / name).write_text(content, encoding="utf-8")
+    dataset = read_voc(root)
+    assert dataset.class_names == ("person", "dog", "cat")
+    assert [one.classes for one in dataset.split()] == [(1, 2), (3,)]
+
+
+def test_read_voc__class_that_is_not_listed(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    (root / "classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(
+        DataError, match=r"classes\.txt has no class 'person', but the annotation of 'a\.jpg' has 'person'"
+    ):
+        read_voc(root)
+
+
+@pytest.mark.parametrize("name", ["my photo 0", "v1.2", "a-b (1)", "Größe", "a 1"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif"])
+def test_read_voc__names(tmp_path: Path, name: str, suffix: str) -> None:
+    root = build(tmp_path, {"train": "", "val": ""})
+    add(root, name, "dog", suffix=suffix)
+    for line in (name, f"{name}  1", f"{name}{suffix}", f"/JPEGImages/{name}{suffix} /SegmentationClass/{name}.png"):
+        (root / "ImageSets" / "Segmentation" / "train.txt").write_text(f"{line}\n", encoding="utf-8")
+        (sample,) = read_voc(root).split()
+        assert (sample.id, sample.image.name, sample.classes) == (name, f"{name}{suffix}", (12,))
+
+
+def test_read_voc__missing_images(tmp_path: Path) -> None:
+    root = build(tmp_path, {"train": "a\nb 2\nc 3.jpg\nB.JPG\n"})
+    with pytest.raises(
+        DataError,
+        match=r"list 'train' of .*, line 2: image 'b 2' is missing in JPEGImages/ \(.*\).*\(and 1 more\), or skip",
+    ):
+        read_voc(root)
+    dataset = read_voc(root, skip_bad=True)
+    assert [one.id for one in dataset.split()] == ["a", "b"]
+    assert len(dataset.missing) == 2
+    assert dataset.warnings[0].endswith("1, for example 'B.JPG' for 'b.jpg'")
+
+
+def test_read_voc__image_that_is_not_read(tmp_path: Path) -> None:
+    root = build(tmp_path, {"train": "a\nd.heic\n"})
+    (root / "JPEGImages" / "d.heic").write_bytes(b"")
+    with pytest.raises(DataError, match=r"line 2: image 'd\.heic' is in JPEGImages/, but is not read"):
+        read_voc(root)
+
+
+def test_read_voc__lists_of_other_names(tmp_path: Path) -> None:
+    root = build(tmp_path, {"default": "a\nb\n", "cat_default": "a -1\nb 1\n"}, kind="Main")
+    dataset = read_voc(root)
+    assert (list(dataset.splits), dataset.train_split, dataset.val_split) == (["default"], "default", None)
+
+
+def test_read_voc__annotations_alone(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    shutil.rmtree(root / "ImageSets")
+    assert find_voc(tmp_path) == root
+    assert [one.id for one in read_voc(root).split("train")] == ["a", "b", "c"]
+
+
+def test_read_voc__list_that_is_not_utf8(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"train\.txt is not in UTF-8 \(byte 3\): save it as UTF-8 text"):
         read_voc(root)
 
 
