@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 
+from data.class_names import canonical_name
 from data.dataset import list_names
 from data.errors import DataError, reason
 
@@ -188,7 +189,7 @@ def _categories(content: dict[str, Any], problems: list[str]) -> dict[str, str]:
             key = _key(entry, "id")
             if key in categories:
                 raise DataError(f"'{categories[key]}' has the same id")
-            categories[key] = _text(entry, "name").strip()
+            categories[key] = canonical_name(_text(entry, "name"))
         except DataError as error:
             problems.append(f"{where}: {error}")
     return dict(sorted(categories.items(), key=lambda item: _in_order(item[0])))
@@ -205,11 +206,13 @@ def _in_order(key: str) -> tuple[int, str]:
 def _unused_parents(content: dict[str, Any], used: set[str]) -> set[str]:
     """Return the categories that only group others: Roboflow writes one, with the name of the project."""
     categories = [entry for entry in content["categories"] if isinstance(entry, dict)]
-    groups = {entry.get("supercategory") for entry in categories if isinstance(entry.get("supercategory"), str)}
+    groups = {canonical_name(name) for one in categories if isinstance(name := one.get("supercategory"), str)}
     return {
         key
         for entry in categories
-        if entry.get("supercategory") == "none" and entry["name"] in groups and (key := _key(entry, "id")) not in used
+        if entry.get("supercategory") == "none"
+        and canonical_name(entry["name"]) in groups
+        and (key := _key(entry, "id")) not in used
     }
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.class_names import look_alikes
 from data.coco_annotations import ImageEntry, Instances, Region, read_instances, refuse_entries
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, default_splits, list_names
 from data.errors import DataError
@@ -116,6 +117,7 @@ def read_coco(root: Path, *, skip_bad: bool = False) -> Dataset:
         names = list_names(str(folder) for folder in _image_folders(root, next(iter(paths.values())))[:2])
         raise DataError(f"{root} has annotations but no images: put the images into one of {names}")
     splits = {split: files[split].samples for split in paths if split in files}
+    missing = tuple(name for file in files.values() for name in file.missing)
     train_split, val_split = default_splits(splits)
     return Dataset(
         root=root,
@@ -125,7 +127,8 @@ def read_coco(root: Path, *, skip_bad: bool = False) -> Dataset:
         train_split=train_split,
         val_split=val_split,
         warnings=tuple(skipped),
-        missing=tuple(name for file in files.values() for name in file.missing),
+        counted=(f"images that are missing, skipped: {len(missing)}",) if missing else (),
+        missing=missing,
     )
 
 
@@ -193,7 +196,8 @@ def _samples(
     """Return the images that have annotations, and a line for each of those whose file is missing."""
     number_of = {name: number for number, name in enumerate(class_names, start=1)}
     class_of = {key: number_of[name] for key, name in content.categories.items()}
-    samples, missing, problems = [], [], []
+    samples: dict[str, Sample] = {}
+    missing, problems = [], []
     for image in content.images:
         if not image.annotations:
             continue
@@ -201,15 +205,18 @@ def _samples(
         if file is None:
             missing.append(f"{image.where}: {names.describe_missing(image.file_name)}")
             continue
+        if file in samples:
+            problems.append(f"{image.where}: another entry has the same file_name '{image.file_name}'")
+            continue
         classes = tuple(sorted({class_of[annotation.category] for annotation in image.annotations}))
         try:
             mask = _mask(image, names.folder / file, class_of, path)
         except DataError as error:
             problems.append(str(error))
             continue
-        samples.append(Sample(id=image_id(file), image=names.folder / file, classes=classes, mask=mask))
+        samples[file] = Sample(id=image_id(file), image=names.folder / file, classes=classes, mask=mask)
     refuse_entries(path, problems)
-    return tuple(samples), tuple(missing)
+    return tuple(samples.values()), tuple(missing)
 
 
 def _mask(image: ImageEntry, file: Path, class_of: Mapping[str, int], path: Path) -> CocoMask | None:
@@ -242,6 +249,8 @@ def _warnings(content: Instances, names: FileNames, path: Path) -> tuple[str, ..
     texts = list(names.warnings(str(path)))
     if unlabelled := sum(not image.annotations for image in content.images):
         texts.append(f"images without annotation in {path}, skipped: {unlabelled}")
+    if alike := look_alikes(content.categories.values()):
+        texts.append(f"categories of {path} that look the same: {list_names(alike[0])}")
     if content.stray:
         texts.append(
             f"annotations of images that {path} does not have, skipped: {len(content.stray)}, for example "

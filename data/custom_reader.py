@@ -14,10 +14,10 @@ from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids,
 from data.errors import DataError, reason
 from data.file_names import FileNames
 from data.images import find_images, find_masks, image_id
+from data.text_files import COMMENT, read_text
 
 LABELS_FILE = "labels.csv"
 CLASSES_FILE = "classes.txt"
-COMMENT = "#"  # first character of comment lines in both files
 DELIMITERS = ",;\t|"  # between cells; spreadsheets write ';' where the comma separates decimals
 DECLARATION = "sep="  # a first line of spreadsheets, which gives the delimiter
 # Some tools write integers as floats, and pandas.get_dummies writes True and False.
@@ -154,20 +154,11 @@ def _counted(*, unlisted: int, missing: int, unused_masks: bool) -> tuple[str, .
     return tuple(text for text, applies in texts.items() if applies)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not in UTF-8 (byte {error.start}): save it as UTF-8 text") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {reason(error)}") from error
-
-
 def _read_classes(path: Path) -> tuple[str, ...]:
     """Return the lines of classes.txt without comments and blank lines; empty if the file is missing."""
     if not path.exists():
         return ()
-    lines = tuple(name for line in _read_text(path).splitlines() if (name := canonical_name(line)))
+    lines = tuple(name for line in read_text(path).splitlines() if (name := canonical_name(line)))
     if not lines:
         raise DataError(f"{path} is empty: write one class per line, or remove it")
     return tuple(line for line in lines if not line.startswith(COMMENT))
@@ -195,7 +186,7 @@ def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num} is not valid CSV: {reason(error)}") from error
     except (UnicodeDecodeError, OSError):
-        _read_text(path)  # raises a DataError with the position in the whole file
+        read_text(path)  # raises a DataError with the position in the whole file
         raise
     if not rows:
         raise DataError(f"{path} has no rows: write a header 'image,labels' and one row per image")

@@ -8,10 +8,11 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from data.custom_reader import CLASSES_FILE, COMMENT, LABELS_FILE
+from data.custom_reader import CLASSES_FILE, LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
 from data.images import find_images
+from data.text_files import COMMENT
 
 HEADER = ("image", "labels", "split")
 ABOUT_LABELS = """\

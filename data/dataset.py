@@ -67,7 +67,7 @@ class Dataset:
         warnings: What was skipped or looks wrong, one line each, to be shown once.
         counted: Further warnings; `find_all` reports the same in more detail.
         unlabelled: Images without labels; they belong to no split.
-        missing: Images with labels but without a file, by their names in the labels; they are skipped.
+        missing: Images with labels but without a file, by their names in the labels or one line each; they are skipped.
         unread_columns: Columns of labels.csv that have no meaning here.
 
     Raises:

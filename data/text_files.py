@@ -4,6 +4,8 @@ from pathlib import Path
 
 from data.errors import DataError, reason
 
+COMMENT = "#"  # first character of lines that are not read
+
 
 def read_text(path: Path) -> str:
     """Return the text of a UTF-8 file, without a byte order mark.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
+from data.class_names import canonical_name, doubtful_names, in_order
 from data.dataset import TRAIN_NAMES, Dataset, Sample, default_splits, list_names
 from data.errors import DataError, reason
 from data.file_names import FileNames
 from data.images import find_images, find_masks, image_id
-from data.text_files import read_text
+from data.text_files import COMMENT, read_text
 
 CLASS_NAMES = (
     "aeroplane",
@@ -47,7 +49,6 @@ LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets/Main")
 # 'a 1', or 'JPEGImages/a.jpg SegmentationClassAug/a.png'.
 FOLLOWED_BY_FLAG_OR_MASK = re.compile(r"(.*?\S)\s+(?:-?[01]|\S*/.*)")
 
-COMMENT = "#"
 LABEL_MAP = "labelmap.txt"
 CLASS_FILES = ("classes.txt", LABEL_MAP)  # of toco, CVAT and Datumaro; the first one that exists is read
 NO_CLASSES = frozenset({"background", "_background_", "__background__", "ignored", "void"})  # lines of these files
@@ -106,6 +107,7 @@ def read_voc(folder: Path, *, skip_bad: bool = False) -> Dataset:
         train_split="train_aug" if "train_aug" in splits else train_split,
         val_split=val_split,
         warnings=(*names.warnings("the lists of images"), *warnings),
+        counted=(f"listed images that are missing, skipped: {len(missing)}",) if missing else (),
         missing=missing,
     )
 
@@ -150,8 +152,13 @@ def _find_lists(folder: Path) -> dict[str, Path]:
 
 
 def _find_listed(lines: list[str], names: FileNames, where: str) -> tuple[list[str], list[str]]:
-    """Return the listed files, and a line for each one that is missing."""
-    files, missing = [], []
+    """Return the listed files, and a line for each one that is missing.
+
+    Raises:
+        DataError: Two lines name the same file, or a line could be any of several.
+    """
+    lines_of: dict[str, int] = {}
+    missing = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -159,9 +166,9 @@ def _find_listed(lines: list[str], names: FileNames, where: str) -> tuple[list[s
         file = next((file for one in _possible_names(line) if (file := names.find(one, place))), None)
         if file is None:
             missing.append(f"{place}: {names.describe_missing(_possible_names(line)[-1])}")
-        else:
-            files.append(file)
-    return files, missing
+        elif (first := lines_of.setdefault(file, number)) != number:
+            raise DataError(f"{place}: image '{file}' is in line {first} as well: remove one")
+    return list(lines_of), missing
 
 
 def _possible_names(line: str) -> tuple[str, ...]:
@@ -195,7 +202,7 @@ def _read_classes(path: Path) -> frozenset[str]:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise DataError(f"{path} cannot be read: {reason(error)}") from error
-    names = frozenset(item.findtext("name", "").strip() for item in root.iterfind("object"))
+    names = frozenset(canonical_name(item.findtext("name", "")) for item in root.iterfind("object"))
     if "" in names:
         raise DataError(f"{path} has an object without a name: write its class")
     return names
@@ -203,16 +210,24 @@ def _read_classes(path: Path) -> frozenset[str]:
 
 def _class_names(folder: Path, labels: Mapping[str, frozenset[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the classes in the order of their numbers, and warnings."""
-    used = sorted(frozenset().union(*labels.values()))
+    counts = Counter(name for names in labels.values() for name in names)
+    used = in_order(counts)
     path = next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
     if path is None:
         if set(used) <= set(CLASS_NAMES):
             return CLASS_NAMES, ()
-        unknown = (
+        if doubtful := doubtful_names(counts):
+            name = next(iter(doubtful))
+            first = next(file for file, names in labels.items() if name in names)
+            raise DataError(
+                f"{folder}: class '{name}' of '{first}' {doubtful[name]}; if it is a class, write all classes into "
+                f"{CLASS_FILES[0]}"
+            )
+        unnumbered = (
             f"the classes are numbered in the order of their names ({list_names(used)}): if the masks have other "
             f"numbers, write {CLASS_FILES[0]}, one class per line in the order of its number",
         )
-        return tuple(used), unknown if (folder / "SegmentationClass").is_dir() else ()
+        return used, unnumbered if (folder / "SegmentationClass").is_dir() else ()
     class_names = _read_class_file(path, used)
     if unlisted := [name for name in used if name not in class_names]:
         first = next(file for file, names in labels.items() if unlisted[0] in names)
@@ -225,6 +240,10 @@ def _class_names(folder: Path, labels: Mapping[str, frozenset[str]]) -> tuple[tu
 
 def _read_class_file(path: Path, used: Collection[str]) -> tuple[str, ...]:
     """Return the classes of a list, or of a label map, whose lines are name:colour:parts:actions."""
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    names = [line.split(":")[0] for line in lines] if path.name == LABEL_MAP else lines
-    return tuple(name for name in names if name in used or not (name.lower() in NO_CLASSES or name.startswith(COMMENT)))
+    lines = read_text(path).splitlines()
+    names = [canonical_name(line.split(":")[0] if path.name == LABEL_MAP else line) for line in lines]
+    return tuple(
+        name
+        for name in names
+        if name in used or not (name == "" or name.lower() in NO_CLASSES or name.startswith(COMMENT))
+    )

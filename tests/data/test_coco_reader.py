@@ -328,6 +328,14 @@ def test_read_coco__ids_as_text(tmp_path: Path) -> None:
         ({"categories": [*CATEGORIES, {"id": 1, "name": "x"}]}, r"categories\[3\] \(id 1\): 'person' has the same id"),
         ({"categories": [*CATEGORIES, {"id": 7, "name": "dog"}]}, r"id 7 and 18 are both named 'dog': rename one"),
         (
+            {"images": [{"id": 1, "file_name": "COCO_1.jpg"}, {"id": 2, "file_name": "./COCO_1.jpg"}]},
+            r"\[1\] .*same file_name",
+        ),
+        (
+            {"categories": [*CATEGORIES, {"id": 7, "name": " dog\u200b"}]},
+            r"id 7 and 18 are both named 'dog': rename one",
+        ),
+        (
             {"categories": [{"id": [], "name": "dog"}]},
             r"categories\[0\] \(id \[\]\): 'id' is \[\]: write a whole number",
         ),
@@ -336,7 +344,7 @@ def test_read_coco__ids_as_text(tmp_path: Path) -> None:
 )
 def test_read_coco__bad_entry(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=r"instances_train2014\.json") as caught:
-        read_coco(change(build(tmp_path, [entry(1, 4, [])]), **sections))
+        read_coco(change(build(tmp_path, [entry(1, 4, []), entry(1, 4, [], image=2)]), **sections))
     assert re.search(message, str(caught.value)), caught.value
     assert "\n" not in str(caught.value)
 

@@ -148,6 +148,18 @@ def test_read_voc__classes_of_the_annotations(tmp_path: Path) -> None:
     assert read_voc(root).warnings == ()
 
 
+def test_read_voc__classes_that_look_the_same(tmp_path: Path) -> None:
+    root = build(tmp_path, {"train": "a\nb\n"})
+    add(root, "a", "helmet", "cafe\u0301 ")
+    add(root, "b", "Helmet", "caf\u00e9", "helmet")
+    with pytest.raises(
+        DataError, match=r"class 'Helmet' of 'b\.jpg' looks the same as 'helmet': use one spelling; if it"
+    ):
+        read_voc(root)
+    (root / "classes.txt").write_text("helmet\nHelmet\ncafe\u0301\n", encoding="utf-8")
+    assert [one.classes for one in read_voc(root).split()] == [(1, 3), (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -225,5 +237,5 @@ def test_read_voc__list_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_read_voc__image_listed_twice(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="split 'train': 'a' occurs twice"):
+    with pytest.raises(DataError, match=r"list 'train' of .*, line 2: image 'a\.jpg' is in line 1 as well"):
         read_voc(build(tmp_path, {"train": "a\na\n"}))
