@@ -14,7 +14,7 @@ MISSING_VALUES = frozenset(
 )
 SEPARATORS = re.compile(r"[,;|/+&\t]")  # in use between labels; only ';' is read
 NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?")
-LISTS = re.compile(r"\[.*\]|\{.*\}")  # of Python, NumPy and JSON
+LIST = re.compile(r"\[.*\]|\{.*\}")  # of Python, NumPy and JSON
 
 # Invisible characters without a meaning: soft hyphen, zero-width space, direction marks, word joiner, byte order mark.
 INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF])
@@ -66,8 +66,9 @@ def doubtful_names(counts: Mapping[str, int]) -> dict[str, str]:
         counts: All names, with the number of images of each: of names that look alike, the most frequent is right.
     """
     found = {name: "stands for a missing value" for name in counts if name in MISSING_VALUES}
-    for name in joined_names(counts):
-        found[name] = f"looks like several labels, '{';'.join(split_joined(name))}'"
+    found |= {name: f"looks like several labels, '{';'.join(split_joined(name))}'" for name in joined_names(counts)}
+    for name in filter(LIST.fullmatch, counts):
+        found[name] = f"is a list of Python or JSON, for '{';'.join(split_joined(name))}'"
     for group in look_alikes(counts):
         usual, *others = sorted(group, key=lambda name: (-counts[name], name))
         found |= {name: f"looks the same as '{usual}'" for name in others}

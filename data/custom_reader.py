@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from data.class_names import LISTS, MISSING_VALUES, canonical_name, doubtful_names, in_order, likely_names, split_joined
+from data.class_names import MISSING_VALUES, canonical_name, doubtful_names, in_order, likely_names
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError, reason
 from data.file_names import FileNames
@@ -257,12 +257,7 @@ def _read_row(cells: list[str], columns: Columns, width: int, line: int, mistake
 
 def _labels(cells: list[str], columns: Columns, line: int, mistakes: Mistakes) -> list[str]:
     if columns.labels is not None:
-        cell = cells[columns.labels]
-        if LISTS.fullmatch(cell):
-            meant = ";".join(split_joined(cell))
-            mistakes.add(f"labels {cell} are a list of Python or JSON: write '{meant}', with ';' between labels", line)
-            return []
-        return [label for part in cell.split(";") if (label := canonical_name(part))]
+        return [label for part in cells[columns.labels].split(";") if (label := canonical_name(part))]
     labels = []
     for place, name in columns.one_hot.items():
         cell = cells[place].lower()

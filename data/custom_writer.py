@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from data.class_names import canonical_name
 from data.custom_reader import CLASSES_FILE, LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
@@ -111,10 +112,11 @@ def _place(dataset: Dataset) -> Mapping[Path, tuple[Sample, str]]:
 
 def _check_class_name(name: str) -> None:
     """Refuse a name that would be read back as another one."""
-    if ";" in name or len(name.splitlines()) > 1 or name != name.strip() or name.startswith(COMMENT):
+    if ";" in name or name != canonical_name(name) or name.startswith(COMMENT):
         raise DataError(
             f"class '{name}' cannot be written to {LABELS_FILE} and {CLASSES_FILE}, where ';' separates "
-            f"classes, '{COMMENT}' begins a comment, and blanks at the ends are removed: rename it first"
+            f"classes, '{COMMENT}' begins a comment, and unneeded blanks and invisible characters are removed: rename "
+            "it first"
         )
 
 

@@ -142,8 +142,8 @@ def _files(facts: Facts) -> Iterator[Finding]:
             level="warning",
             topic="unlabelled",
             text=f"{_count(len(dataset.unlabelled), 'image')} without labels, skipped in training",
-            advice="add a row for each (with an empty cell 'labels' if it shows none of the classes), or let the "
-            "trained network predict their labels: toco make-labels --image-labels predicted",
+            advice="label them (in labels.csv, add a row for each, with an empty cell 'labels' if it shows none of the "
+            "classes), or let the trained network predict their labels: toco make-labels --image-labels predicted",
             items=_names([sample.image for sample in dataset.unlabelled], dataset),
         )
     if dataset.unread_columns:

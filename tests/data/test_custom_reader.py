@@ -299,8 +299,8 @@ def test_read_custom__mask_and_image_in_two_unicode_forms(tmp_path: Path) -> Non
             "line 4: label 'cat|dog' looks like several labels, 'cat;dog': correct it",
         ),
         (("a,b", "b/c", "c+a"), "line 2: label 'a,b' looks like several labels, .*line 3: label 'b/c' looks like"),
-        (("['cat', 'dog']", "cat", "dog"), "line 2: labels .* are a list of Python or JSON: write 'cat;dog'"),
-        (('["cat"]', "[]", "dog"), "line 2: labels .* are a list of Python or JSON: write 'cat'"),
+        (("['cat', 'dog']", "cat", "dog"), "line 2: label .* is a list of Python or JSON, for 'cat;dog': correct"),
+        (('["cat"]', "[]", "dog"), "line 2: label .* is a list .* for 'cat': .*line 3: label '.*' is a list"),
         (
             ("cat", "Cat", "cat"),
             "line 3: label 'Cat' looks the same as 'cat': correct it .*, or write all classes into classes.txt",
@@ -329,7 +329,9 @@ def test_read_custom__labels_that_are_not_meant_as_classes(
         read_custom(root)
 
 
-@pytest.mark.parametrize("labels", ["Cat;cat", "cat|dog;cat;dog", "nan;None", "traffic light;traffic_light"])
+@pytest.mark.parametrize(
+    "labels", ["Cat;cat", "cat|dog;cat;dog", "nan;None", "[unknown];[a b]", "traffic light;traffic_light"]
+)
 def test_read_custom__listed_names_are_meant(tmp_path: Path, labels: str) -> None:
     root = build(tmp_path, f"image,labels\na.jpg,{labels}\nb.jpg,\n", classes=labels.replace(";", "\n"))
     assert read_custom(root).class_names == tuple(labels.split(";"))
