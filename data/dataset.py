@@ -89,9 +89,10 @@ class Dataset:
     def __post_init__(self) -> None:
         """Check class names and ids here, since every later stage relies on them."""
         _check_class_names(self.class_names, self.root)
-        for samples in self.splits.values():
-            _check_unique_ids((*samples, *self.unlabelled), self.root)
-        _check_ids(self.by_id().keys(), self.root)
+        images: dict[str, Path] = {}
+        for samples in (*self.splits.values(), self.unlabelled):
+            _check_unique_ids(samples, images, self.root)
+        _check_ids(images.keys(), self.root)
 
     def by_id(self) -> dict[str, Sample]:
         """Return all samples of all splits, and the unlabelled ones, by id."""
@@ -224,14 +225,15 @@ def _check_unique(names: Iterable[str], where: str) -> None:
         seen.add(name)
 
 
-def _check_unique_ids(samples: Iterable[Sample], root: Path) -> None:
-    """Refuse an id that occurs twice: results are stored under ids."""
-    files: dict[str, Path] = {}
+def _check_unique_ids(samples: Iterable[Sample], images: dict[str, Path], root: Path) -> None:
+    """Refuse an id that occurs twice in `samples` or stands for another image in `images`, where the ids are added."""
+    seen: set[str] = set()
     for sample in samples:
-        if sample.id in files:
-            both = list_names(str(path).removeprefix(f"{root}{os.sep}") for path in (files[sample.id], sample.image))
+        first = images.setdefault(sample.id, sample.image)
+        if first != sample.image or sample.id in seen:
+            both = list_names(str(path).removeprefix(f"{root}{os.sep}") for path in (first, sample.image))
             raise DataError(f"{root}: two images have the id '{sample.id}' ({both}): rename or remove one")
-        files[sample.id] = sample.image
+        seen.add(sample.id)
 
 
 def _check_ids(ids: Collection[str], root: Path) -> None:

@@ -81,6 +81,13 @@ def test_dataset__id_of_a_labelled_and_an_unlabelled_image() -> None:
         replace(dataset(val=("b",)), unlabelled=(preview,))
 
 
+def test_dataset__id_of_images_in_two_splits() -> None:
+    found = dataset(train=("a", "b"), val=("a",))  # one image in two splits
+    other = replace(sample("b"), image=Path("pets/val/b.jpg"))
+    with pytest.raises(DataError, match=r"two images have the id 'b' \('b.jpg', 'val/b.jpg'\): rename or remove one"):
+        replace(found, splits={**found.splits, "val": (other,)})
+
+
 def test_drop_same_ids__first_image_of_an_id_remains() -> None:
     unlabelled = [replace(sample(name), image=Path(f"{name}.png"), labelled=False) for name in ("a", "b", "b", "c")]
     unlabelled[2] = replace(unlabelled[2], image=Path("b.tif"))
