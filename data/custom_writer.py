@@ -13,6 +13,7 @@ from data.custom_reader import CLASSES_FILE, LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
 from data.images import find_images
+from data.output_place import check_output_place
 from data.text_files import COMMENT
 
 HEADER = ("image", "labels", "split")
@@ -71,9 +72,13 @@ def write_custom(dataset: Dataset, out: Path) -> Path:
 
     Raises:
         DataError: The data set has the custom layout, a file exists already, or a class name cannot be written.
+        SettingsError: `out` is among the files of the data set.
     """
     if dataset.layout == "custom":
         raise DataError(f"{dataset.root} already has a {LABELS_FILE}: there is nothing to write")
+    check_output_place(out, datasets=[dataset.root])
+    if dataset.layout == "class_folders" and out.resolve().is_relative_to(dataset.root.resolve()):
+        raise DataError(f"{out} is in {dataset.root}, where folders are classes: give a folder elsewhere")
     for name in (LABELS_FILE, CLASSES_FILE, "images"):
         if os.path.lexists(out / name):
             raise DataError(f"{out / name} exists already, and nothing was written: give another folder")

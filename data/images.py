@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from data.errors import DataError, reason
+from data.written_folders import written_by_toco
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -163,7 +164,9 @@ class MaskFile:
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Return {relative path with '/': file} of all images below a folder, sorted; hidden files are skipped.
+    """Return {relative path with '/': file} of all images below a folder, sorted.
+
+    Hidden files, and the folders in it that toco wrote, are skipped.
 
     Raises:
         DataError: A folder cannot be listed.
@@ -172,12 +175,12 @@ def find_images(folder: Path) -> dict[str, Path]:
 
 
 def find_masks(folder: Path) -> dict[str, MaskFile]:
-    """Return {image id: mask} of all PNGs below a folder; empty if the folder does not exist.
+    """Return {image id: mask} of all PNGs below a folder; empty if the folder does not exist or toco wrote it.
 
     Raises:
         DataError: A folder cannot be listed.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() or written_by_toco(folder):
         return {}
     return {image_id(name): MaskFile(path) for name, path in _find_files(folder, {".png"}).items()}
 
@@ -249,7 +252,7 @@ def _find_files(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, 
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [one for one in folders if not one.startswith(".") and not written_by_toco(Path(parent, one))]
         below = Path(parent).relative_to(folder)
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:

@@ -18,6 +18,7 @@ from data.dataset import Dataset, Sample
 from data.errors import DataError
 from data.images import find_images, find_masks, read_image
 from data.readers import read_mask
+from data.written_folders import written_by_toco
 
 DIGEST_BYTES = 16
 MOST_THREADS = 8  # each holds one image, which may be large
@@ -83,7 +84,7 @@ def find_unused_masks(dataset: Dataset) -> UnusedMasks:
         DataError: A folder cannot be listed.
     """
     folder = dataset.root / "masks"
-    if dataset.layout not in ("custom", "class_folders") or not folder.is_dir():
+    if dataset.layout not in ("custom", "class_folders") or written_by_toco(folder) or not folder.is_dir():
         return UnusedMasks()
     known = dataset.by_id()
     return UnusedMasks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from data.class_folder_reader import read_class_folders
@@ -14,6 +15,7 @@ from data.dataset import Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
 from data.images import shorter_side
 from data.voc_reader import find_voc, read_voc
+from data.written_folders import MARK, written_by_toco
 
 BATCH = 256  # images per task of a thread
 LAYOUTS = (
@@ -35,6 +37,21 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give the folder of a data set ({LAYOUTS})")
+    dataset = _read(root, skip_bad=skip_bad)
+    return replace(dataset, warnings=(*dataset.warnings, *_pseudo_mask_warnings(dataset.root)))
+
+
+def _pseudo_mask_warnings(root: Path) -> list[str]:
+    masks = root / "masks"
+    texts = {
+        f"{root} was written by toco: its masks are results of toco, not ground truth": written_by_toco(root),
+        f"{masks} was written by toco and is not used as ground truth; if you corrected these masks, delete "
+        f"{masks / MARK}": written_by_toco(masks),
+    }
+    return [text for text, applies in texts.items() if applies]
+
+
+def _read(root: Path, *, skip_bad: bool) -> Dataset:
     if (root / LABELS_FILE).is_file():
         return read_custom(root, skip_bad=skip_bad)
     if find_coco(root):
@@ -48,6 +65,8 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
         )
     if not any(path.is_dir() for path in root.iterdir()):
         raise DataError(f"{root} is not a data set: expected {LAYOUTS}")
+    if written_by_toco(root):  # no export has the layout of class folders
+        raise DataError(f"{root} was written by toco: give the folder of the data set that it was made from")
     return read_class_folders(root)
 
 

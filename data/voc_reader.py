@@ -14,6 +14,7 @@ from data.errors import DataError, reason
 from data.file_names import FileNames
 from data.images import find_images, find_masks, image_id
 from data.text_files import COMMENT, read_text
+from data.written_folders import written_by_toco
 
 CLASS_NAMES = (
     "aeroplane",
@@ -118,7 +119,9 @@ def _is_voc(folder: Path) -> bool:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.iterdir() if path.is_dir()), reverse=True) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.is_dir() and not written_by_toco(path)), reverse=True)
 
 
 def _read_lists(folder: Path) -> dict[str, list[str]]:

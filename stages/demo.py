@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.drawing.sample import draw_sample
 from data.readers import open_dataset
+from data.written_folders import mark_as_written
 from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
@@ -69,6 +70,7 @@ def demo(out: Path, monitor: Monitor, *, seed: int = 0, overwrite: bool = False)
             shutil.rmtree(folder)
     out.mkdir(parents=True, exist_ok=True)
     (out / DEMO_MARK).touch()
+    mark_as_written(out)
     monitor.note(f"drawing {SAMPLE['images']} + {SAMPLE['validation']} pictures into {data}")
     draw_sample(data, **SAMPLE, seed=seed)
     train_cam(data, run, replace(CAM, seed=seed), monitor)

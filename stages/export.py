@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data.errors import SettingsError
+from data.output_place import check_output_place
+from data.written_folders import mark_as_written
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage, outdated, outdated_message
 from stages.run_folder.lock import OUTPUT_LOCK, output_lock
@@ -50,10 +52,13 @@ def export(
         The files.
 
     Raises:
-        SettingsError: The format is unknown or lacks a package, the folder is not empty, or the data set does not fit.
+        SettingsError: The format is unknown or lacks a package, the folder is not empty or among the files of a data
+            set, or the data set does not fit.
         ArtifactError: RUN/labels, or RUN/seg, is not finished, or damaged.
     """
     _check_format(format)
+    stage = "seg" if format == "onnx" else "labels"
+    check_output_place(out, datasets=[open_stage(run, stage).dataset_root, data])
     with output_lock(out, monitor):
         if not overwrite and out.is_dir() and any(file for file in out.iterdir() if file.name != OUTPUT_LOCK):
             raise SettingsError(f"{out} is not empty: give another folder, or --overwrite to write into it")
@@ -68,6 +73,7 @@ def _export_student(run: Path, out: Path, monitor: Monitor) -> list[Path]:
         monitor.warn(outdated_message(run, "seg"))
     from stages.exports.onnx import export_onnx  # needs a package that may not be installed
 
+    mark_as_written(out)
     return export_onnx(folder, out, monitor)
 
 
@@ -91,6 +97,7 @@ def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data:
         from stages.exports.yolo import export_yolo as write
     else:
         from stages.exports.labelstudio import export_labelstudio as write
+    mark_as_written(out)
     return write(images, out)
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from data.errors import FIX_OR_SKIP, DataError, SettingsError
+from data.output_place import check_file_names, check_output_place
 from data.readers import check_images
 from stages.config import Predict
 from stages.networks.choose_network import choose_network
@@ -48,20 +49,19 @@ def predict(
         The files by kind, including those of skipped images.
 
     Raises:
-        SettingsError: There are no images, an image is bad, or a file of the results exists.
+        SettingsError: There are no images, an image is bad, a file of the results exists, or `out` is among the files
+            of a data set or holds input images.
         ArtifactError: The network is missing, or the folder to resume was started with other settings.
     """
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is not a folder: give another one with --out")
-    if (out / "labels.csv").exists():
-        raise SettingsError(
-            f"{out} is a data set, whose masks/ holds ground-truth masks: give another folder with --out"
-        )
     if config.crf:
         check_crf_backend(config.crf_backend)
     network = choose_network(run, config)
+    samples = find_inputs(paths, monitor)
+    check_output_place(out, datasets=[network.dataset_root], inputs=(sample.image for sample in samples))
+    check_file_names(file for sample in samples for file in files_of(out, sample, config.outputs).values())
     with output_lock(out, monitor):
-        samples = find_inputs(paths, out, monitor)
         record, earlier = new_record(samples, config, network), read_record(out)
         replace = overwrite and not resume
         done = set() if replace else finished_images(out, samples, config.outputs, record, earlier, resume=resume)

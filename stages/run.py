@@ -34,6 +34,7 @@ from stages.run_folder.artifacts import (
     MAY_CHANGE,
     PRODUCERS,
     as_plain,
+    check_run_place,
     check_written_by_toco,
     finished,
     in_use,
@@ -98,6 +99,7 @@ def run(
         if to_do:
             check_options(cam, labels, seg)
         dataset = open_data(data, skip_bad=config.skip_bad)
+        check_run_place(out, dataset)
         check_stages(dataset, {name: one for name, one in settings.items() if name in to_do})
 
         from stages.make_labels import make_labels

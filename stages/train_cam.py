@@ -21,7 +21,7 @@ from data.transforms import CamTransform
 from stages.config import TrainCam
 from stages.networks.cam_model import new_cam_model
 from stages.networks.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
-from stages.run_folder.artifacts import already_finished, begin_stage
+from stages.run_folder.artifacts import already_finished, begin_stage, check_run_place
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_data, spread, usable_samples
@@ -59,7 +59,8 @@ def train_cam(
 
     Raises:
         DataError: The data set cannot be used.
-        SettingsError: The settings contradict each other, or the weights are not available.
+        SettingsError: The settings contradict each other, the weights are not available, or `out` is among the files of
+            a data set.
         ArtifactError: RUN/cam exists, or cannot be resumed with these settings.
     """
     folder = out / "cam"
@@ -70,6 +71,7 @@ def train_cam(
         # Some parts get no gradient until their losses start.
         fabric, monitor, share = start(config, monitor, unused_parameters=True)
         dataset = open_data(data, skip_bad=config.skip_bad)
+        check_run_place(out, dataset)
         dataset.split(config.split)
         torch.manual_seed(config.seed)
         model, spec = new_cam_model(config, len(dataset.class_names))

@@ -14,7 +14,9 @@ from PIL import Image
 
 from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.output_place import check_output_place
 from data.palette import class_colours
+from data.written_folders import mark_as_written
 from stages.config import View
 from stages.reporting.charts import missing_glyphs_allowed
 from stages.reporting.gallery import panels
@@ -46,16 +48,19 @@ def view(
 
     Raises:
         DataError: There is no data set, or the image or its ground-truth mask cannot be used.
-        SettingsError: This machine does not have the device.
+        SettingsError: This machine does not have the device, or `out` is among the files of a data set.
         ArtifactError: `toco train-cam` did not finish, or a part of the run is damaged.
     """
     cam = open_stage(run, "cam")
     config = with_skip_bad(config, cam)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
+    check_output_place(out, datasets=[cam.dataset_root, dataset.root], inputs=[image])
     products = open_products(run, dataset, config, monitor)
     made = products.of(find_sample(image, dataset))
     background = products.background_threshold if config.background_threshold is None else config.background_threshold
     pictures = panels(made, products, class_colours(len(dataset.class_names)), background)
+    if not out.parent.exists():
+        mark_as_written(out.parent)
     with atomic_write(out) as temporary, missing_glyphs_allowed():
         _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
     return out

@@ -383,11 +383,12 @@ def view(
     """
     from stages.preflight.checks import before_view
 
-    dataset = before_view(image, run, config, data=data)
+    picture = out or Path(f"{image.stem}-view.png")
+    dataset = before_view(image, run, picture, config, data=data)
     from stages.view import view as stage
 
     with _monitor(quiet) as monitor:
-        picture = stage(image, run, out or Path(f"{image.stem}-view.png"), config, monitor, data=dataset)
+        stage(image, run, picture, config, monitor, data=dataset)
     typer.echo(
         json_module.dumps({"view": str(picture)}) if json else f"The picture is {picture}. Next: toco report {run}"
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 from data.atomic_write import atomic_write
 from data.errors import ArtifactError
 from data.images import escapes_folder
+from data.output_place import check_file_names
 from data.palette import palette_image
+from data.written_folders import mark_as_written
 from stages.labels.store import LabelFile
 from stages.runtime.monitor import Monitor
 
@@ -18,6 +20,7 @@ def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:
 
     Raises:
         ArtifactError: An image id leads out of `out`, for example '../b'.
+        SettingsError: The name of a file is too long, or is that of another file's folder.
     """
     for image_id in labels.ids:
         if escapes_folder(image_id):
@@ -25,13 +28,13 @@ def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:
                 f"{labels.path} holds the image id {image_id!r}, which leads out of {out}: "
                 "run 'toco make-labels --overwrite' again"
             )
-    files = []
+    files = [out / f"{image_id}.png" for image_id in labels.ids]
+    check_file_names(files)
+    mark_as_written(out)
     monitor.start("writing masks", len(labels.ids))
-    for image_id in labels.ids:
-        file = out / f"{image_id}.png"
+    for image_id, file in zip(labels.ids, files, strict=True):
         with atomic_write(file) as temporary:
             palette_image(labels.read(image_id)).save(temporary, format="png")
-        files.append(file)
         monitor.advance()
     monitor.finish()
     return files

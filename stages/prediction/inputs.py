@@ -8,30 +8,30 @@ from pathlib import Path
 from data.dataset import Sample
 from data.errors import DataError
 from data.images import IMAGE_SUFFIXES, find_images, image_id
-from stages.prediction.output_folder import SUFFIXES
+from data.written_folders import written_by_toco
 from stages.runtime.monitor import Monitor
 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def find_inputs(paths: Sequence[Path], out: Path, monitor: Monitor) -> list[Sample]:
+def find_inputs(paths: Sequence[Path], monitor: Monitor) -> list[Sample]:
     """List the images to predict. Their ids are unique; the results of an image are written under its id.
 
-    Results that an earlier prediction wrote to `out` are not inputs, even if `out` is inside a given folder.
+    Folders that toco wrote, such as earlier predictions, are skipped inside a given folder or pattern.
 
     Args:
         paths: Files, folders (searched recursively), and patterns of `glob`, where ** stands for any folders. A path
             that exists is never read as a pattern.
-        out: Folder for the results.
         monitor: Receives a note for each image that is renamed because its name is taken.
 
     Raises:
-        DataError: A path does not exist, a folder or pattern holds no images, or no path was given.
+        DataError: A path does not exist, a folder or pattern holds no images, toco wrote a given folder, or no path was
+            given.
     """
     names: set[str] = set()  # in lower case, because some file systems ignore case
     seen: set[Path] = set()
     samples = []
-    for name, path in _named_files(paths, [(out / kind).resolve() for kind in SUFFIXES]):
+    for name, path in _named_files(paths):
         if path.resolve() in seen:
             continue
         seen.add(path.resolve())
@@ -49,26 +49,23 @@ def find_inputs(paths: Sequence[Path], out: Path, monitor: Monitor) -> list[Samp
     return samples
 
 
-def _named_files(paths: Sequence[Path], results: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Yield the name of each image, a path without extension, and its file; skip files below `results`."""
+def _named_files(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield the name of each image, a path without extension, and its file."""
     for given in paths:
         if given.is_file():
             yield image_id(given.name), given
             continue
+        if given.is_dir() and written_by_toco(given):
+            raise DataError(f"{given} holds results of toco: give the folder of the images")
         if given.is_dir():
             found, nothing = find_images(given), f"{given} holds no images ({KINDS}): check the path"
         elif glob.has_magic(str(given)):
             found, nothing = _matches(given), f"the pattern {str(given)!r} matches no images ({KINDS}): check it"
         else:
             raise DataError(f"there is no file or folder {given}: check the path")
-        inputs = [
-            (image_id(name), path)
-            for name, path in found.items()
-            if not any(path.resolve().is_relative_to(folder) for folder in results)
-        ]
-        if not inputs:
+        if not found:
             raise DataError(nothing)
-        yield from inputs
+        yield from ((image_id(name), path) for name, path in found.items())
 
 
 def _matches(pattern: Path) -> dict[str, Path]:
@@ -78,5 +75,11 @@ def _matches(pattern: Path) -> dict[str, Path]:
     return {
         path.relative_to(folder).as_posix(): path
         for path in paths
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not _is_result(path, folder)
     }
+
+
+def _is_result(path: Path, folder: Path) -> bool:
+    """Tell whether toco wrote one of the folders between `folder` and a file in it."""
+    between = len(path.relative_to(folder).parts) - 1
+    return any(written_by_toco(parent) for parent in path.parents[:between])

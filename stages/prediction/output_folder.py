@@ -16,6 +16,7 @@ from typing import Any
 
 from data.dataset import Sample
 from data.errors import ArtifactError, SettingsError
+from data.written_folders import RECORD, mark_as_written
 from stages.config import Predict, upgraded
 from stages.run_folder.artifacts import StageFolder, as_plain, check_same_settings, file_digest
 from stages.run_folder.saving import write_json
@@ -26,7 +27,6 @@ SUFFIXES = {
     "numpy": ".npy",
     "probabilities": ".npy",
 }  # kind, which is also the folder -> extension
-RECORD = "predict.json"
 # Settings that may differ on --resume. The network itself is compared by the digest of its weights, not by `source`.
 PREDICT_MAY_CHANGE = (
     "source",
@@ -141,6 +141,7 @@ def begin(out: Path, samples: Sequence[Sample], record: Record, earlier: Record 
             network and settings.
         overwrite: Delete all results of `samples` first, so that a later --resume does not keep old ones.
     """
+    mark_as_written(out)
     if overwrite:
         for sample in samples:
             for file in files_of(out, sample).values():

@@ -9,12 +9,13 @@ from pathlib import Path
 from data.dataset import Dataset
 from data.errors import ArtifactError
 from data.images import shorter_side
+from data.output_place import check_file_names, check_output_place
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.labels.store import LabelFile
 from stages.preflight.training import check_calibration, check_split, check_student_splits, check_training
-from stages.run_folder.artifacts import already_finished, check_up_to_date, open_stage
+from stages.run_folder.artifacts import already_finished, check_run_place, check_up_to_date, open_stage
 from stages.run_folder.lock import check_not_locked
 from stages.run_folder.run_data import open_data, open_run_data, with_skip_bad
 from stages.runtime.extras import check_crf_backend
@@ -39,6 +40,7 @@ def before_train_cam(
         return data
     check_training(config)
     dataset = open_data(data, skip_bad=config.skip_bad)
+    check_run_place(out, dataset)
     check_split(dataset, config.split, "--split")
     return dataset
 
@@ -131,7 +133,7 @@ def before_report(run: Path, config: Report, *, data: Path | None = None) -> Dat
     return before_evaluate(run, config, data=data)
 
 
-def before_view(image: Path, run: Path, config: View, *, data: Path | None = None) -> Dataset:
+def before_view(image: Path, run: Path, out: Path, config: View, *, data: Path | None = None) -> Dataset:
     """Check `toco view`, and return the open data set.
 
     Raises:
@@ -139,6 +141,8 @@ def before_view(image: Path, run: Path, config: View, *, data: Path | None = Non
     """
     shorter_side(image)  # opens the image's header
     cam = open_stage(run, "cam")
+    check_output_place(out, datasets=[cam.dataset_root, data], inputs=[image])
+    check_file_names([out])
     return open_run_data(cam, data, skip_bad=with_skip_bad(config, cam).skip_bad)
 
 

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError
+from data.output_place import check_output_place
+from data.written_folders import mark_as_written
 from stages.config import MakeLabels, TrainCam, TrainSeg, from_values, upgraded
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
@@ -131,6 +133,16 @@ def check_written_by_toco(path: Path) -> None:
         raise ArtifactError(f"{path} has no config.json, so toco did not write it: give another run folder")
 
 
+def check_run_place(run: Path, dataset: Dataset) -> None:
+    """Refuse a new run folder that holds its data set, or is among the files of a data set.
+
+    Raises:
+        SettingsError: Says what is in the way.
+    """
+    if not in_use(run / "cam"):  # earlier versions accepted any place
+        check_output_place(run, datasets=[dataset.root])
+
+
 def begin_stage(
     run: Path,
     stage: str,
@@ -178,6 +190,8 @@ def begin_stage(
                 f"{path} was started with other classes than {dataset.root} has now: use --overwrite to start again"
             )
     path.mkdir(parents=True, exist_ok=True)
+    if not dataset.root.resolve().is_relative_to(run.resolve()):  # a mark would hide the data set
+        mark_as_written(run)
     for partial in path.rglob(".*.partial"):  # left by a run that was killed during a write
         partial.unlink()
     write_json(path / "config.json", config)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from data.errors import ArtifactError, DataError
 from data.palette import colour_map
+from data.written_folders import MARK
 from stages.config import Predict
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import decoder_probabilities
@@ -38,7 +39,9 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != MARK
+    )
 
 
 def test_predict__masks_and_overlays_of_the_student(student_run: Any, tmp_path: Path) -> None:
@@ -127,15 +130,18 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path, listener: A
 def test_predict__results_beside_the_images(student_run: Any, tmp_path: Path) -> None:
     here = tmp_path / "here"
     picture(here / "photos" / "a.png")
+    with pytest.raises(ValueError, match=r"here is or holds the input image .*a.png: give another place"):
+        predict(student_run.run, [here], here, CONFIG, SilentMonitor())
+    out = here / "predicted"
     for overwrite in (False, True):  # what was written is no input then
-        written = predict(student_run.run, [here], here, CONFIG, SilentMonitor(), overwrite=overwrite)
-        assert written["masks"] == [here / "masks" / "photos" / "a.png"]
+        written = predict(student_run.run, [here], out, CONFIG, SilentMonitor(), overwrite=overwrite)
+        assert written["masks"] == [out / "masks" / "photos" / "a.png"]
 
 
 def test_predict__not_into_a_data_set(student_run: Any, tmp_path: Path) -> None:
     image = picture(tmp_path / "photos" / "images" / "a.png")
     (tmp_path / "photos" / "labels.csv").write_text("image,labels\na.png,red\n")
-    with pytest.raises(ValueError, match="photos is a data set, whose masks/ holds ground-truth masks"):
+    with pytest.raises(ValueError, match="photos is or holds the data set"):
         predict(student_run.run, [image], tmp_path / "photos", CONFIG, SilentMonitor())
     assert not (tmp_path / "photos" / "masks").exists()
 

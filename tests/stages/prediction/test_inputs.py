@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from data.errors import DataError
+from data.written_folders import mark_as_written
 from stages.prediction.inputs import find_inputs
 from stages.runtime.monitor import SilentMonitor
 
@@ -18,8 +19,8 @@ def tiles(tmp_path: Path) -> Path:
     return folder
 
 
-def found(paths: list[Path], out: Path = Path("out")) -> dict[str, Path]:
-    return {sample.id: sample.image for sample in find_inputs(paths, out, SilentMonitor())}
+def found(paths: list[Path]) -> dict[str, Path]:
+    return {sample.id: sample.image for sample in find_inputs(paths, SilentMonitor())}
 
 
 def test_find_inputs__a_folder_keeps_its_tree(tiles: Path) -> None:
@@ -65,13 +66,15 @@ def test_find_inputs__an_existing_path_is_not_a_pattern(tiles: Path) -> None:
 
 def test_find_inputs__each_image_once_and_no_earlier_results(tiles: Path, listener: Any) -> None:
     monitor = listener()
-    out = tiles / "north"
-    (out / "masks").mkdir()
-    (out / "masks/c.tif").touch()  # an earlier result; files outside such folders belong to the user
-    samples = find_inputs([tiles / "south", tiles / "**/c.tif", tiles / "south/c.tif"], out, monitor)
-    expected = [("c", tiles / "south/c.tif"), ("north/far/c", out / "far/c.tif")]
-    assert [(sample.id, sample.image) for sample in samples] == expected
-    samples = find_inputs([out / "far/c.tif", tiles / "south"], tiles / "out", monitor)
+    far = tiles / "north/far/c.tif"
+    for folder in (tiles / "north/results", tiles / "results"):
+        mark_as_written(folder)
+        (folder / "masks").mkdir()
+        (folder / "masks/c.tif").touch()
+    samples = find_inputs([tiles / "south", tiles / "**/c.tif", tiles / "south/c.tif"], monitor)
+    assert [(sample.id, sample.image) for sample in samples] == [("c", tiles / "south/c.tif"), ("north/far/c", far)]
+    assert set(found([tiles])) == {"a", "a-2", "north/b", "north/far/c", "south/c"}
+    samples = find_inputs([far, tiles / "south"], monitor)
     assert [sample.id for sample in samples] == ["c", "c-2"]
     assert monitor.notes == [f"{tiles / 'south/c.tif'} is written as 'c-2', because another image is named 'c'"]
 
@@ -89,6 +92,16 @@ def test_find_inputs__no_images(given: str, message: str, tiles: Path) -> None:
     (tiles / "empty").mkdir()
     with pytest.raises(DataError, match=message):
         found([tiles / given])
+
+
+def test_find_inputs__results_are_no_images(tiles: Path) -> None:
+    mark_as_written(tiles / "predicted")
+    (tiles / "predicted/a.png").touch()
+    with pytest.raises(DataError, match="predicted holds results of toco: give the folder of the images"):
+        found([tiles / "predicted"])
+    with pytest.raises(DataError, match="matches no images"):
+        found([tiles / "pre*/*.png"])
+    assert found([tiles / "predicted/a.png"]) == {"a": tiles / "predicted/a.png"}  # asked for by name
 
 
 def test_find_inputs__nothing_given() -> None:

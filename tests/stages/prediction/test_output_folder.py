@@ -11,6 +11,7 @@ from PIL import Image
 from data.dataset import Sample
 from data.errors import ArtifactError, SettingsError
 from data.palette import palette_image
+from data.written_folders import MARK, RECORD
 from stages.config import Predict
 from stages.networks.segmenter import Segmentation
 from stages.predict import predict
@@ -36,7 +37,7 @@ def file_contents(out: Path) -> dict[str, bytes]:
 
 
 def results(out: Path) -> dict[str, bytes]:
-    return {name: content for name, content in file_contents(out).items() if name != "predict.json"}
+    return {name: content for name, content in file_contents(out).items() if name not in (RECORD, MARK)}
 
 
 def test_write_results__content_of_each_kind(tmp_path: Path) -> None:
