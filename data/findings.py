@@ -1,7 +1,7 @@
 """Find problems in a data set, with advice: pure functions from facts to findings."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data.class_names import look_alikes, split_joined
 from data.dataset import Dataset, Sample, list_names
 from data.inspection import Inspection, UnusedMasks
+from data.mask_agreement import WRONG_MASKS, MaskAgreement, MaskedImage, compare_masks
 
 PATCH_SIDE = 16  # pixels; patches of the default backbone
 TINY_SIDE = 32  # pixels; images below it have fewer than two patches per side
@@ -203,6 +204,7 @@ def _masks(facts: Facts) -> Iterator[Finding]:
             items=_below(bad, dataset),
             skippable=True,
         )
+    yield from _mask_agreement(facts)
     if unused.other_formats:
         has_jpeg = any(name.lower().endswith((".jpg", ".jpeg")) for name in unused.other_formats)
         yield Finding(
@@ -229,6 +231,57 @@ def _masks(facts: Facts) -> Iterator[Finding]:
             topic="no_masks",
             text="no ground-truth masks, so that results cannot be evaluated",
             advice="nothing, or draw masks for some images: 'toco evaluate' then measures the quality of the results",
+        )
+
+
+def _mask_agreement(facts: Facts) -> Iterator[Finding]:
+    dataset = facts.dataset
+
+    def compared(samples: Iterable[Sample]) -> MaskAgreement:
+        shown = [
+            MaskedImage(name=_name(sample.image, dataset), labels=frozenset(sample.classes), values=values)
+            for sample in samples
+            if sample.labelled and (values := facts.inspections[sample.image].mask_values) is not None
+        ]
+        return compare_masks(shown, dataset.class_names)
+
+    together = compared(split_images(dataset).values())
+    parts = {"": together, **{f" of split '{name}'": compared(dataset.splits[name]) for name in dataset.split_names()}}
+    for where, agreement in parts.items():
+        if agreement.explained or agreement.mostly_wrong:
+            yield Finding(
+                level="error",
+                topic="masks_contradict_labels",
+                text=f"the ground-truth masks{where} contradict the image labels of most images",
+                advice=agreement.cause or WRONG_MASKS,
+                items=(*agreement.other, *agreement.empty),
+            )
+            return
+    if together.other:
+        yield Finding(
+            level="warning",
+            topic="mask_contradicts_labels",
+            text=f"{_count(len(together.other), 'ground-truth mask')} without any of the image's classes, but with "
+            "others",
+            advice=together.cause or "correct the labels or the mask",
+            items=together.other,
+        )
+    if together.empty:
+        yield Finding(
+            level="warning",
+            topic="empty_mask",
+            text=f"{_count(len(together.empty), 'ground-truth mask')} without any object, of images with labels",
+            advice="draw the objects, or remove the mask if it is not finished",
+            items=together.empty,
+        )
+    if together.absent:
+        yield Finding(
+            level="warning",
+            topic="class_in_no_mask",
+            text=f"{_count(len(together.absent), 'class')} in no ground-truth mask, although images with masks are "
+            "labelled with it",
+            advice="draw masks that show it; otherwise it is missing from all scores",
+            items=together.absent,
         )
 
 

@@ -103,18 +103,27 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def shorter_side(path: Path) -> int:
-    """Return the shorter side in pixels; faster than `image_size`, since the EXIF orientation is not needed.
+def stored_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) in pixels as stored, before the EXIF orientation is applied.
 
     Raises:
         DataError: The file is missing or its header is damaged.
     """
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
-            size: tuple[int, int] = image.size
+            width, height = image.size
     except Exception as error:
         raise _unreadable(path, error) from error
-    return min(size)
+    return height, width
+
+
+def shorter_side(path: Path) -> int:
+    """Return the shorter side in pixels; faster than `image_size`, since the EXIF orientation is not needed.
+
+    Raises:
+        DataError: The file is missing or its header is damaged.
+    """
+    return min(stored_size(path))
 
 
 def is_upright_jpeg(path: Path) -> bool:

@@ -17,7 +17,8 @@ from data.cores import cores
 from data.dataset import Dataset, Sample
 from data.errors import DataError
 from data.images import find_images, find_masks, read_image
-from data.readers import read_mask
+from data.mask_agreement import distinct_values
+from data.readers import fitting_mask
 from data.written_folders import written_by_toco
 
 DIGEST_BYTES = 16
@@ -35,6 +36,7 @@ class Inspection:
         problem: What is wrong with the image, in one line; None if it is good.
         mask_problem: What is wrong with its ground-truth mask, in one line; None if it is good, if there is no mask, or
             if the image cannot be read.
+        mask_values: The values in its ground-truth mask as stored; None if there is no mask or it cannot be read.
     """
 
     image: Path
@@ -42,6 +44,7 @@ class Inspection:
     digest: bytes = b""
     problem: str | None = None
     mask_problem: str | None = None
+    mask_values: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +71,17 @@ def inspect_sample(sample: Sample, num_classes: int) -> Inspection:
     except DataError as error:
         return Inspection(image=sample.image, problem=str(error))
     size = (image.height, image.width)
-    mask_problem = None
+    mask_problem = mask_values = None
     if sample.mask is not None:
         try:
-            read_mask(sample, size, num_classes)
+            mask = sample.mask.read()
+            mask_values = distinct_values(mask)
+            fitting_mask(mask, sample, size, num_classes)
         except DataError as error:
             mask_problem = str(error)
-    return Inspection(image=sample.image, size=size, digest=_digest(image), mask_problem=mask_problem)
+    return Inspection(
+        image=sample.image, size=size, digest=_digest(image), mask_problem=mask_problem, mask_values=mask_values
+    )
 
 
 def find_unused_masks(dataset: Dataset) -> UnusedMasks:

@@ -13,7 +13,7 @@ from data.coco_reader import find_coco, read_coco
 from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
-from data.images import shorter_side
+from data.images import shorter_side, stored_size
 from data.voc_reader import find_voc, read_voc
 from data.written_folders import MARK, written_by_toco
 
@@ -83,7 +83,16 @@ def read_mask(sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:
     """
     if sample.mask is None:
         raise DataError(f"image '{sample.id}' has no mask")
-    return checked_mask(sample.mask.read(), size, num_classes, str(sample.mask))
+    return fitting_mask(sample.mask.read(), sample, size, num_classes)
+
+
+def fitting_mask(mask: Mask, sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:
+    """Return the mask of a sample as read from its source, if it fits; see `read_mask`."""
+    where = str(sample.mask)
+    if mask.shape == size or not mask.shape == size[::-1] == stored_size(sample.image):
+        return checked_mask(mask, size, num_classes, where)
+    remedy = "the image is stored rotated (EXIF orientation) and read upright: rotate the mask in the same way"
+    return checked_mask(mask, size, num_classes, where, remedy=remedy)
 
 
 def check_images(

@@ -22,7 +22,15 @@ from stages.labels.stored_cams import stored_label
 from stages.networks.inference import to_tensor
 from stages.networks.segmenter import NetworkName, Segmenter, open_segmenter
 from stages.run_folder.artifacts import StageFolder, current, open_stage
-from stages.run_folder.run_data import open_run_data, skipping, spread, usable_samples, with_skip_bad
+from stages.run_folder.run_data import (
+    check_masks,
+    not_measured,
+    open_run_data,
+    skipping,
+    spread,
+    usable_samples,
+    with_skip_bad,
+)
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion, Scores
 
@@ -48,6 +56,10 @@ class Column:
     scores: Scores
     counts: Tensor  # int64 (classes, classes + 1): pixels by ground truth (row) and prediction; last column: 255
 
+    def absent(self, class_names: Sequence[str]) -> list[str]:
+        """List the classes, background first in `class_names`, that no measured mask contains."""
+        return [name for name, pixels in zip(class_names, self.counts.sum(dim=1).tolist(), strict=True) if not pixels]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -55,6 +67,16 @@ class Evaluation:
 
     class_names: tuple[str, ...]  # background first
     columns: tuple[Column, ...]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How to read the table: the rule, and the classes that the means leave out."""
+        absent = {
+            f"mean IoU of {column.split}: {not_measured(names, column.images)}"
+            for column in self.columns
+            if (names := column.absent(self.class_names))
+        }
+        return (UNLABELLED, *sorted(absent))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for --json; scores in 0..1, None for classes absent from the ground truth."""
@@ -73,6 +95,7 @@ class Evaluation:
                         name: _plain(value)
                         for name, value in zip(self.class_names, column.scores.iou.tolist(), strict=True)
                     },
+                    "not_in_ground_truth": column.absent(self.class_names),
                 }
                 for column in self.columns
             ],
@@ -104,14 +127,15 @@ def evaluate(
         segmenters: The run's networks if they are loaded already.
 
     Raises:
-        NoGroundTruthError: There are no ground-truth masks to measure against.
-        DataError: The data set, an image or a mask is bad.
+        NoGroundTruthError: There are no ground-truth masks to measure against, or none shows any class.
+        DataError: The data set, an image or a mask is bad, or the masks contradict the image labels.
         ArtifactError: No stage of the run is finished, or a file of the run is damaged.
     """
     cam = open_stage(run, "cam")
     config = with_skip_bad(config, cam)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     split = config.split or _network_split(dataset, cam)
+    check_masks(dataset, (split, cam.settings["split"] or dataset.train_split), monitor)
     measures = [partial(network_columns, run, dataset, config, monitor, split=split, segmenters=segmenters or {})]
     if current(run, "labels", monitor, "not measured"):
         measures.insert(
@@ -121,7 +145,7 @@ def evaluate(
     problems: list[NoGroundTruthError] = []
     for measure in measures:
         try:
-            columns += measure()
+            columns += with_foreground(measure(), dataset)
         except NoGroundTruthError as error:  # often only the validation split has masks
             problems.append(error)
     if not columns:
@@ -129,6 +153,26 @@ def evaluate(
     for problem in problems:
         monitor.warn(f"not measured: {problem}")
     return Evaluation(class_names=("background", *dataset.class_names), columns=tuple(columns))
+
+
+def with_foreground(columns: list[Column], dataset: Dataset) -> list[Column]:
+    """Return the columns, unless the masks that they were measured on show nothing but background.
+
+    Raises:
+        NoGroundTruthError: No mask shows any class.
+    """
+    for column in columns:
+        if not column.counts[1:].any():
+            raise no_class_shown(dataset, column.split, column.images)
+    return columns
+
+
+def no_class_shown(dataset: Dataset, split: str, images: int) -> NoGroundTruthError:
+    """The error for masks that show nothing but background: its IoU alone would be the mean."""
+    return NoGroundTruthError(
+        f"{dataset.root}: none of {images} ground-truth masks of split {split!r} shows any class, so there is nothing "
+        f"to measure against: run 'toco check {dataset.root}'"
+    )
 
 
 def _network_split(dataset: Dataset, cam: StageFolder) -> str:

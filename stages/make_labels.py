@@ -77,17 +77,18 @@ def make_labels(
         if config.may_relabel and fabric.is_global_zero:
             check_encoder(run, feature_spec(config, cam), samples)
         maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
+        calibration = calibration_samples(samples, dataset.class_names, config, monitor)
         background = None
         if fabric.is_global_zero:  # chooses for all ranks
             background = read_config(run, "labels").get("background_threshold") if resume and _begun(folder) else None
             if background is None and (config.background_threshold == "auto" or config.calibration_images):
-                background = choose_background(maker.scores, samples, len(dataset.class_names), config, monitor)
+                chosen = calibration if config.calibration_images else samples
+                background = choose_background(maker.scores, chosen, len(dataset.class_names), config, monitor)
         maker.config = resolved(config, trained, fabric.broadcast(background))
         if fabric.is_global_zero:
             extra = {"background_threshold": maker.config.background_threshold}  # the number used
             begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
         fabric.barrier()
-        calibration = calibration_samples(samples, config.calibration_images)
         with session(folder, recorded=fabric.is_global_zero):
             _label(folder, samples, maker, dataset, calibration)
         return folder

@@ -10,12 +10,12 @@ from typing import Any
 from data.dataset import Dataset
 from data.errors import SettingsError
 from stages.config import Evaluate
-from stages.evaluate import NoGroundTruthError, read_ground_truth, with_ground_truth
+from stages.evaluate import no_class_shown, read_ground_truth, with_ground_truth
 from stages.labels.choose_background import GRID
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import read_cam
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.run_data import open_run_data, skipping, with_skip_bad
+from stages.run_folder.run_data import check_masks, open_run_data, skipping, with_skip_bad
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.metrics import Confusion
@@ -63,8 +63,8 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset
 
     Raises:
         SettingsError: The labels were made from the decoder, which has no threshold.
-        NoGroundTruthError: There are no ground-truth masks of the labelled images.
-        DataError: A ground-truth mask is bad.
+        NoGroundTruthError: There are no ground-truth masks of the labelled images, or none shows any class.
+        DataError: A ground-truth mask is bad, or the masks contradict the image labels.
         ArtifactError: The labels are not finished, or a file is damaged.
     """
     labels = open_stage(run, "labels")
@@ -74,6 +74,7 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset
         raise SettingsError(f"{labels.path} was made from the decoder, which has no threshold to sweep over")
     dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
     split = labels.settings["split"] or dataset.train_split
+    check_masks(dataset, (split,), monitor)
     cams = LabelFile(labels.path / "cams.h5", "cams")
     stored = [sample for sample in dataset.split(split) if sample.id in cams]
     samples = with_ground_truth(stored, split, dataset, config.images)
@@ -90,10 +91,8 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset
             measured += 1
         monitor.advance()
     monitor.finish()
-    if not measured:
-        raise NoGroundTruthError(
-            f"{dataset.root}: no ground-truth mask could be read, so there is nothing to measure against"
-        )
+    if not confusions[0].counts[1:].any():
+        raise no_class_shown(dataset, split, measured)
     return Sweep(
         source=source,
         split=split,

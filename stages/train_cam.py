@@ -14,7 +14,6 @@ from torch import Tensor
 from data.dataset import Dataset, Sample
 from data.errors import DataError, SettingsError
 from data.image_cache import TrainingImages, open_cache
-from data.images import image_size
 from data.readers import read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
@@ -24,7 +23,7 @@ from stages.networks.inference import class_label_matrix, decoder_probabilities,
 from stages.run_folder.artifacts import already_finished, begin_stage, check_run_place
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
-from stages.run_folder.run_data import open_data, spread, usable_samples
+from stages.run_folder.run_data import measurable_samples, open_data, spread, usable_samples
 from stages.runtime.fabric import ranks_of, share_counts, start
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
@@ -78,7 +77,9 @@ def train_cam(
         if config.grad_checkpointing:
             model.backbone.set_grad_checkpointing()
         samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
-        with_masks = measured_samples(samples, len(dataset.class_names), config, monitor)
+        with_masks = spread([sample for sample in samples if sample.mask is not None], config.evaluate_images)
+        # Masks are checked now instead of after hours.
+        with_masks = measurable_samples(with_masks, dataset.class_names, skip_bad=config.skip_bad, monitor=monitor)
         settings = step_settings(config, model.backbone.patch_size)
         load = LoadViews(len(dataset.class_names), config)
         evaluate: Callable[[], Mapping[str, float]] | None = None
@@ -140,25 +141,6 @@ def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
         local_crops=config.local_crops,
         local_crop_size=crop_size,
     )
-
-
-def measured_samples(samples: Sequence[Sample], num_classes: int, config: TrainCam, monitor: Monitor) -> list[Sample]:
-    """Choose the images to evaluate on, and check their masks now instead of after hours.
-
-    Raises:
-        DataError: A mask is invalid, and bad files are not to be skipped.
-    """
-    good = []
-    for sample in spread([sample for sample in samples if sample.mask is not None], config.evaluate_images):
-        try:
-            read_mask(sample, image_size(sample.image), num_classes)
-        except DataError as error:
-            if not config.skip_bad:
-                raise
-            monitor.warn(f"not evaluated: {error}")
-        else:
-            good.append(sample)
-    return good
 
 
 class LoadViews:

@@ -41,7 +41,7 @@ from stages.preflight.training import check_student_splits
 from stages.run_folder.artifacts import StageFolder, already_finished, begin_stage, check_up_to_date, open_stage
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
-from stages.run_folder.run_data import open_run_data, spread, usable_samples
+from stages.run_folder.run_data import measurable_samples, open_run_data, spread, usable_samples
 from stages.runtime.fabric import ranks_of, share_counts, start
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
@@ -194,7 +194,7 @@ def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> l
     good, problems = check_images(spread(samples, config.evaluate_images), 1, skip_bad=config.skip_bad)
     for problem in problems:
         monitor.warn(f"not evaluated: {problem}")
-    return list(good)
+    return measurable_samples(good, dataset.class_names, skip_bad=config.skip_bad, monitor=monitor)
 
 
 def cross_entropy(

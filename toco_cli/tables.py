@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-from stages.evaluate import SOURCE_TITLES, UNLABELLED, Column, Evaluation
+from stages.evaluate import SOURCE_TITLES, Column, Evaluation
 from stages.sweep import Sweep
 
 LONGEST_BAR = 40  # characters
@@ -19,7 +19,9 @@ def score_table(evaluation: Evaluation) -> Table:
 
     A dash stands for a class that has no pixel in the ground truth.
     """
-    table = Table(title="IoU in % against the ground truth", caption=UNLABELLED, caption_justify="left")
+    table = Table(
+        title="IoU in % against the ground truth", caption="\n".join(evaluation.remarks), caption_justify="left"
+    )
     table.add_column("class")
     for column in evaluation.columns:
         table.add_column(f"{column.name}\n{column.split}, {column.images} images", justify="right")

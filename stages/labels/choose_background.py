@@ -18,12 +18,11 @@ from torch import Tensor
 
 from data.dataset import Sample
 from data.errors import DataError
-from data.images import image_size
 from data.readers import read_mask
 from stages.config import MakeLabels
 from stages.labels.maker import Scored
 from stages.labels.pixel_labels import at_image_size
-from stages.run_folder.run_data import spread
+from stages.run_folder.run_data import measurable_samples, spread
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.crf import FOR_PSEUDO_LABELS, sharpen
@@ -49,7 +48,7 @@ def choose_background(
 
     Args:
         scores: Yields images with the score maps of their classes; `LabelMaker.scores`.
-        samples: The images to label.
+        samples: The images to label; to calibrate, the result of `calibration_samples`.
         num_classes: Number of foreground classes.
         config: Settings: either `calibration_images` ground-truth masks, or the background threshold 'auto'.
         monitor: Receives progress and the chosen threshold.
@@ -58,18 +57,12 @@ def choose_background(
         DataError: No image has a ground-truth mask, or a class, to choose by; or an image or a mask is bad.
     """
     calibrating = config.calibration_images > 0
-    if calibrating:
-        chosen = calibration_samples(samples, config.calibration_images)
-    else:
-        chosen = spread([sample for sample in samples if sample.classes], IMAGES)
+    chosen = list(samples) if calibrating else spread([sample for sample in samples if sample.classes], IMAGES)
     if not chosen:
-        lack = "a ground-truth mask" if calibrating else "a class"
+        lack = "a usable ground-truth mask" if calibrating else "a class"
         raise DataError(
             f"no image has {lack} to choose the background threshold by: give a number with --background-threshold"
         )
-    if calibrating:
-        for sample in chosen:  # report a bad mask before the network runs
-            read_mask(sample, image_size(sample.image), num_classes)
     confusions = [Confusion(num_classes + 1) for _ in GRID]
     contrast = torch.zeros(len(GRID))
     monitor.start("choosing the background threshold", len(chosen))
@@ -98,9 +91,17 @@ def choose_background(
     return background
 
 
-def calibration_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """Pick at most `count` images that have objects and a ground-truth mask."""
-    return spread([sample for sample in samples if sample.classes and sample.mask is not None], count)
+def calibration_samples(
+    samples: Sequence[Sample], class_names: Sequence[str], config: MakeLabels, monitor: Monitor
+) -> list[Sample]:
+    """Pick at most `calibration_images` images that have objects and a ground-truth mask.
+
+    Raises:
+        DataError: A mask is bad, or the masks contradict the image labels, and bad files are not to be skipped.
+    """
+    found = [sample for sample in samples if sample.classes and sample.mask is not None]
+    chosen = spread(found, config.calibration_images)
+    return measurable_samples(chosen, class_names, skip_bad=config.skip_bad, monitor=monitor)
 
 
 def reduced(

@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.dataset import Sample
+from data.dataset import IGNORE_INDEX, Sample
 from data.errors import FIX_OR_SKIP, DataError
 from stages.config import MakeLabels
 from stages.labels.pixel_labels import PixelLabels, pixel_labels, with_class_numbers
@@ -208,9 +208,10 @@ class LabelMaker:
         for sample, cam, future in waiting:
             made = future.result()
             mask = with_class_numbers(made.mask, sample)
-            labels.append(
-                ImageLabels(id=sample.id, classes=sample.classes, cam=cam, mask=mask, confidence=made.confidence)
-            )
+            confidence = made.confidence
+            if confidence is not None:  # nothing is known of an image whose classes are unknown
+                confidence = np.where(mask == IGNORE_INDEX, 0, confidence).astype(np.uint8)
+            labels.append(ImageLabels(id=sample.id, classes=sample.classes, cam=cam, mask=mask, confidence=confidence))
             self.monitor.advance()
         return labels
 

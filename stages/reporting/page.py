@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.dataset import Dataset
 from data.palette import class_colours
-from stages.evaluate import UNLABELLED, Evaluation
+from stages.evaluate import Evaluation
 from stages.option import flag
 from stages.reporting.gallery import Entry
 from stages.reporting.pictures import STRENGTH
@@ -81,7 +81,6 @@ def render(page: Page) -> str:
         name=page.run.resolve().name,
         class_names=page.dataset.class_names,
         colours=["#" + colour.tobytes().hex() for colour in colours],
-        rule=UNLABELLED,
         rank_names=RANKS_BY_GROUND_TRUTH if page.by_ground_truth else RANKS_BY_CHANGE,
         facts=json.dumps(
             {

@@ -1,17 +1,21 @@
 """The data set of a run, and which of its images a stage works on."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from data.dataset import Dataset, Sample
+from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import DataError
-from data.readers import check_images, open_dataset
+from data.images import image_size
+from data.mask_agreement import WRONG_MASKS, MaskedImage, compare_masks, distinct_values
+from data.readers import check_images, open_dataset, read_mask
 from stages.config import Machine
 from stages.run_folder.artifacts import StageFolder, check_classes
 from stages.runtime.monitor import Monitor
+
+COMPARED_MASKS = 100  # number of masks of a split that are compared with the image labels before an evaluation
 
 Item = TypeVar("Item")
 AnyMachine = TypeVar("AnyMachine", bound=Machine)
@@ -75,6 +79,93 @@ def usable_samples(
     if len(problems) > 10:
         monitor.warn(f"skipped: {len(problems) - 10} more images")
     return samples
+
+
+def measurable_samples(
+    samples: Sequence[Sample], class_names: Sequence[str], *, skip_bad: bool, monitor: Monitor
+) -> list[Sample]:
+    """Read the ground-truth masks of samples, and return those that can be measured against.
+
+    None is returned, with a warning, if no mask shows any class: the score would be that of the background alone.
+
+    Raises:
+        DataError: A mask is bad, or the masks contradict the image labels, and bad files are not to be skipped.
+    """
+    good: list[Sample] = []
+    compared: list[MaskedImage] = []
+    shown: set[int] = set()
+    for sample in samples:
+        try:
+            values = distinct_values(read_mask(sample, image_size(sample.image), len(class_names)))
+        except DataError as error:
+            if not skip_bad:
+                raise
+            monitor.warn(f"not evaluated: {error}")
+        else:
+            good.append(sample)
+            shown |= values - {0, IGNORE_INDEX}
+            compared.append(_masked_image(sample, values))
+    try:
+        _refuse_contradictions(compared, class_names, monitor)
+    except DataError as error:
+        if not skip_bad:
+            raise
+        monitor.warn(f"not evaluated: {error}")
+        return []
+    if good and not shown:
+        monitor.warn(f"not evaluated: none of {len(good)} ground-truth masks shows any class, only background")
+        return []
+    if absent := [name for number, name in enumerate(class_names, start=1) if good and number not in shown]:
+        monitor.warn(f"mean IoU: {not_measured(absent, len(good))}")
+    return good
+
+
+def check_masks(dataset: Dataset, splits: Iterable[str], monitor: Monitor) -> None:
+    """Compare some of the ground-truth masks of splits, and of the whole data set, with the image labels.
+
+    Bad masks are passed over: they are reported where they are measured.
+
+    Raises:
+        DataError: The masks contradict the image labels.
+    """
+    everything = {sample.id: sample for samples in dataset.splits.values() for sample in samples}.values()
+    values: dict[str, frozenset[int]] = {}
+    for samples in (*(dataset.split(split) for split in set(splits)), everything):
+        compared = []
+        for sample in spread([sample for sample in samples if sample.mask is not None], COMPARED_MASKS):
+            if sample.id not in values:
+                with suppress(DataError):
+                    assert sample.mask is not None
+                    values[sample.id] = distinct_values(sample.mask.read())
+            if sample.id in values:
+                compared.append(_masked_image(sample, values[sample.id]))
+        _refuse_contradictions(compared, dataset.class_names, monitor)
+
+
+def not_measured(absent: Sequence[str], images: int) -> str:
+    """Say that classes are in no mask that was measured."""
+    return f"left out, since none of {images} ground-truth masks shows them: {list_names(absent)}"
+
+
+def _masked_image(sample: Sample, values: frozenset[int]) -> MaskedImage:
+    return MaskedImage(name=sample.id, labels=frozenset(sample.classes), values=values)
+
+
+def _refuse_contradictions(compared: Sequence[MaskedImage], class_names: Sequence[str], monitor: Monitor) -> None:
+    """Refuse masks that another numbering explains, and warn about other masks that contradict the image labels."""
+    agreement = compare_masks(compared, class_names)
+    if agreement.explained:
+        raise DataError(f"the ground-truth masks contradict the image labels: {agreement.cause}")
+    if agreement.mostly_wrong:
+        monitor.warn(
+            f"most of {len(compared)} ground-truth masks contradict the image labels, so that scores mean little: "
+            f"{agreement.cause or WRONG_MASKS}"
+        )
+    elif agreement.other:
+        monitor.warn(
+            f"{len(agreement.other)} of {len(compared)} ground-truth masks show none of the image's classes, but "
+            f"others: first {agreement.other[0]}"
+        )
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

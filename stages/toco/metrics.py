@@ -1,5 +1,6 @@
 """Score predicted label maps against ground-truth masks (METHOD section 8)."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ class Scores(NamedTuple):
     """Scores in 0..1; NaN for what cannot be measured."""
 
     iou: Float[np.ndarray, " classes"]  # intersection over union, background first; NaN if not in the ground truth
-    miou: float  # mean over the classes that occur in the ground truth
+    miou: float  # mean over the classes that occur in the ground truth; NaN if only the background does
     pixel_accuracy: float
     labelled: float  # fraction of the counted pixels whose prediction is not 'ignore'
     miou_ignoring_unlabelled: float  # as miou, but pixels predicted 'ignore' are left out instead of counted as errors
@@ -61,10 +62,10 @@ class Confusion:
         lenient = _iou(counts, counts[:, : self.num_classes].sum(dim=1))
         return Scores(
             iou=strict.numpy(),
-            miou=strict.nanmean().item(),
+            miou=_mean(strict),
             pixel_accuracy=(correct.sum() / total).item(),
             labelled=(counts[:, : self.num_classes].sum() / total).item(),
-            miou_ignoring_unlabelled=lenient.nanmean().item(),
+            miou_ignoring_unlabelled=_mean(lenient),
         )
 
 
@@ -73,3 +74,8 @@ def _iou(counts: Tensor, truth: Tensor) -> Tensor:
     correct = counts[:, :-1].diagonal()
     union = truth + counts[:, :-1].sum(dim=0) - correct
     return torch.where(truth > 0, correct / union, torch.nan)
+
+
+def _mean(iou: Tensor) -> float:
+    """Mean IoU of the classes that occur; NaN without a foreground class, since the background alone says nothing."""
+    return math.nan if iou[1:].isnan().all() else iou.nanmean().item()

@@ -282,3 +282,38 @@ def test_find_all__rare_classes() -> None:
 def test_find_all__classes_that_come_together() -> None:
     finding = only(facts(dataset(train=several((20, (1, 2)), (30, (2,)), (5, ())))))
     assert (finding.level, finding.items) == ("warning", ("cat with dog (20 of 20)",))
+
+
+def masks(found: Dataset, values: Mapping[str, set[int]]) -> tuple[Finding, ...]:
+    """Return the findings on masks if these images have masks with these values, and the others none."""
+    inspections = [
+        Inspection(image=path, size=(60, 80), digest=str(path).encode(), mask_values=frozenset(values[path.stem]))
+        for path in split_images(found)
+        if path.stem in values
+    ]
+    return tuple(one for one in find_all(facts(found, *inspections)) if "mask" in one.topic)
+
+
+def test_find_all__masks_in_another_order() -> None:
+    (finding,) = masks(dataset(), {"t000": {0, 2}, "t001": {0, 2}, "t030": {0, 1}, "t060": {0}})
+    assert (finding.level, finding.topic, finding.skippable) == ("error", "masks_contradict_labels", False)
+    assert finding.text == "the ground-truth masks contradict the image labels of most images"
+    assert "in another order (1 is 'dog', 2 is 'cat')" in finding.advice
+    assert finding.items[0] == "images/t000.jpg (labels: 'cat'; mask: 'dog')"
+
+
+def test_find_all__masks_of_one_split_are_wrong() -> None:
+    found = dataset(others={"val": several((2, (1,)), (2, (2,)), prefix="v")})
+    right = {f"t{number:03d}": {0, 1} for number in range(20)}
+    (finding,) = masks(found, {**right, "v000": {0, 255}, "v001": {0, 255}, "v002": {1, 255}, "v003": {1, 255}})
+    assert finding.text == "the ground-truth masks of split 'val' contradict the image labels of most images"
+    assert "count the classes from 0" in finding.advice
+
+
+def test_find_all__single_wrong_masks() -> None:
+    right = {f"t{number:03d}": {0, 1} for number in range(8)}
+    other, empty, absent = masks(dataset(), {**right, "t008": {0}, "t030": {0, 1}, "t060": {0}})
+    assert (other.level, other.topic) == ("warning", "mask_contradicts_labels")
+    assert other.items == ("images/t030.jpg (labels: 'dog'; mask: 'cat')",)
+    assert (empty.level, empty.topic, empty.items) == ("warning", "empty_mask", ("images/t008.jpg",))
+    assert (absent.level, absent.topic, absent.items) == ("warning", "class_in_no_mask", ("dog",))

@@ -104,3 +104,12 @@ def test_find_unused_masks__of_a_custom_folder(tmp_path: Path) -> None:
 
 def test_find_unused_masks__without_a_folder(tmp_path: Path) -> None:
     assert find_unused_masks(custom(tmp_path)) == UnusedMasks()
+
+
+@pytest.mark.parametrize(("values", "problem"), [([[0, 1, 255]], None), ([[0, 9, 9]], "has the value 9 in 2 pixels")])
+def test_inspect_sample__values_in_the_mask(tmp_path: Path, values: list[list[int]], problem: str | None) -> None:
+    Image.fromarray(np.array(values, np.uint8)).save(tmp_path / "m.png")
+    found = inspect_sample(sample(picture(tmp_path / "a.png", width=3, height=1), tmp_path / "m.png"), num_classes=1)
+    assert found.mask_values == frozenset(values[0])
+    assert (found.mask_problem is None) == (problem is None)
+    assert problem is None or problem in str(found.mask_problem)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,18 @@ def test_read_mask__none(tmp_path: Path) -> None:
 
 
 def test_read_mask__other_size(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.png is 1 x 3 \(height x width\), its image is 3 x 1: give the mask the "):
-        read_mask(masked(tmp_path / "a.png", [[0, 0, 0]]), (3, 1), 3)
+    with pytest.raises(DataError, match=r"a\.png is 1 x 3 \(height x width\), its image is 2 x 3: give the mask the "):
+        read_mask(masked(tmp_path / "a.png", [[0, 0, 0]]), (2, 3), 3)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_read_mask__of_the_stored_pixels_of_a_rotated_photograph(tmp_path: Path, orientation: int) -> None:
+    sample = masked(tmp_path / "a.png", [[0, 0, 0]])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (3, 1)).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(DataError, match=r"its image is 3 x 1: the image is stored rotated \(EXIF orientation\) and"):
+        read_mask(replace(sample, image=tmp_path / "a.jpg"), (3, 1), 3)
 
 
 def test_read_mask__values_out_of_range(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -16,11 +17,13 @@ import stages.evaluate
 from data.errors import ArtifactError, DataError
 from data.readers import open_dataset
 from stages.config import Evaluate, MakeLabels, Predict
-from stages.evaluate import evaluate, label_columns
+from stages.evaluate import NoGroundTruthError, evaluate, label_columns
 from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
 from stages.make_labels import make_labels
 from stages.run_folder.artifacts import begin_stage
 from stages.runtime.monitor import SilentMonitor
+from stages.sweep import sweep
+from stages.train_cam import train_cam
 
 CONFIG = Evaluate(device="cpu")
 # Two images: truth, pseudo mask, and the CAMs of their classes.
@@ -263,6 +266,79 @@ def test_evaluate__bad_files(
     assert any("v.jpg" in text for text in monitor.warnings)
 
 
+def swapped(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.array([0, 2, 1], np.uint8)[mask]
+
+
+def from_zero(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.array([255, 0, 1], np.uint8)[mask]
+
+
+def only_objects(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.where(mask > 0, 255, 0).astype(np.uint8)
+
+
+def change_masks(data: Path, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], names: str = "*") -> Path:
+    for path in (data / "masks").rglob(f"{names}.png"):
+        save(path, change(np.array(Image.open(path))))
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (swapped, r"in another order \(1 is 'blue', 2 is 'red'\)"),
+        (from_zero, "count the classes from 0"),
+        (only_objects, "only objects from background"),
+    ],
+)
+def test_evaluate__masks_that_contradict_the_labels(
+    whole_run: Path,
+    draw_pictures: Callable[[Path], Path],
+    cam_settings: Any,
+    tmp_path: Path,
+    change: Callable[..., Any],
+    cause: str,
+) -> None:
+    data = change_masks(draw_pictures(tmp_path / "data"), change)
+    for measure in (evaluate, sweep):
+        with pytest.raises(DataError, match=f"masks contradict the image labels: they seem to .*{cause}"):
+            measure(whole_run, CONFIG, SilentMonitor(), data=data)
+    with pytest.raises(DataError, match=cause):
+        train_cam(data, tmp_path / "new", cam_settings(evaluate_images=100), SilentMonitor())
+    assert not (tmp_path / "new" / "cam").exists()
+
+
+def test_evaluate__masks_of_background_alone(
+    whole_run: Path, draw_pictures: Callable[[Path], Path], listener: Any, cam_settings: Any, tmp_path: Path
+) -> None:
+    data = change_masks(draw_pictures(tmp_path / "data"), np.zeros_like, names="[vw]")
+    monitor = listener()
+    assert [one.split for one in evaluate(whole_run, CONFIG, monitor, data=data).columns] == ["train", "train"]
+    assert any("none of 2 ground-truth masks of split 'val' shows any class" in text for text in monitor.warnings)
+    change_masks(data, np.zeros_like)
+    for measure in (evaluate, sweep):
+        with pytest.raises(NoGroundTruthError, match="none of 8 ground-truth masks of split 'train' shows any class"):
+            measure(whole_run, CONFIG, SilentMonitor(), data=data)
+    monitor = listener()
+    folder = train_cam(data, tmp_path / "new", cam_settings(), monitor)
+    assert any("not evaluated: none of 3 ground-truth masks shows any class" in text for text in monitor.warnings)
+    assert "miou" not in (folder / "metrics.jsonl").read_text()
+
+
+def test_evaluate__single_wrong_masks_are_a_warning(
+    whole_run: Path, draw_pictures: Callable[[Path], Path], listener: Any, tmp_path: Path
+) -> None:
+    data = change_masks(draw_pictures(tmp_path / "data"), swapped, names="a")
+    monitor = listener()
+    assert len(evaluate(whole_run, CONFIG, monitor, data=data).columns) == 3
+    assert any(
+        "1 of 8 ground-truth masks show none of the image's classes, but others: first a (labels: 'red'; mask: 'blue')"
+        in text
+        for text in monitor.warnings
+    )
+
+
 def test_evaluate__before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="there is no run folder"):
         evaluate(tmp_path / "run", CONFIG, SilentMonitor())
@@ -279,3 +355,8 @@ def test_as_dict__is_plain_json(run: Path, data: Path) -> None:
     assert masks["miou_where_labelled"] == pytest.approx(0.805556)
     assert (masks["split"], masks["images"]) == ("train", 2)
     assert "255" in value["rule"]
+    assert masks["not_in_ground_truth"] == ["green"]
+    assert evaluation.remarks == (
+        value["rule"],
+        "mean IoU of train: left out, since none of 2 ground-truth masks shows them: 'green'",
+    )

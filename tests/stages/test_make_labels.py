@@ -579,8 +579,13 @@ def test_make_labels__unlabelled_images_in_which_nothing_is_found_are_ignored(
     rows = (data / "labels.csv").read_text().splitlines()
     (data / "labels.csv").write_text("\n".join(row for row in rows if not row.startswith("a.")) + "\n")
     monkeypatch.setattr(stages.labels.maker, "predicted_classes", lambda model, images: [()] * len(images))
-    stored = stored_in(make_labels(cam_run, replace(CONFIG, image_labels="predicted"), SilentMonitor(), data=data))
+    config = replace(CONFIG, image_labels="predicted", confidence=True)
+    folder = make_labels(cam_run, config, SilentMonitor(), data=data)
+    stored = stored_in(folder)
     assert (stored["a"][2] == 255).all()
+    confidence = LabelFile(folder / "labels.h5", "confidence")
+    assert not confidence.read("a").any()
+    assert (confidence.read("d") == 255).all()
     assert not stored["d"][2].any()  # somebody said that nothing is in this one
 
 
@@ -691,7 +696,7 @@ def test_make_labels__auto_measures_the_masks_that_it_would_store(
     assert float(figures[kind]) == max(map(float, figures.values()))
     found = Confusion(3)
     masks = LabelFile(folder / "labels.h5", "masks")
-    for sample in calibration_samples(list(samples_of(pictures).values()), 2):
+    for sample in calibration_samples(list(samples_of(pictures).values()), ("red", "blue"), config, monitor):
         mask = masks.read(sample.id)
         truth = read_mask(sample, (mask.shape[0], mask.shape[1]), 2)
         found.add(torch.from_numpy(mask).long(), torch.from_numpy(truth).long())

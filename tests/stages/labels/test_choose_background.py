@@ -16,6 +16,7 @@ from stages.config import MakeLabels
 from stages.labels.choose_background import (
     GRID,
     agreement,
+    calibration_samples,
     choose_background,
     reduced,
     sharpened_labels,
@@ -27,6 +28,7 @@ from stages.toco.metrics import Confusion
 
 CONFIG = MakeLabels(device="cpu", background_threshold="auto")
 SIZE = (24, 36)
+NAMES = ("red",)
 
 
 def object_mask() -> Tensor:
@@ -73,7 +75,8 @@ def test_choose_background__by_ground_truth(samples: list[Sample], listener: Any
         return scores(chosen, **more)
 
     monitor = listener()
-    assert 0.2 <= choose_background(recorded, samples, 1, config, monitor) <= 0.5
+    chosen = calibration_samples(samples, NAMES, config, monitor)
+    assert 0.2 <= choose_background(recorded, chosen, 1, config, monitor) <= 0.5
     assert seen == ["a", "c"]
     assert any(text.endswith("chosen with ground truth on 2 images") for text in monitor.notes)
 
@@ -82,20 +85,23 @@ def test_choose_background__nothing_to_choose_by(samples: list[Sample], tmp_path
     for path in (tmp_path / "masks").iterdir():
         path.unlink()
     samples = list(open_dataset(tmp_path).split())
-    with pytest.raises(DataError, match="no image has a ground-truth mask to choose the background threshold by: give"):
-        choose_background(scores, samples, 1, MakeLabels(calibration_images=3), SilentMonitor())
+    config = MakeLabels(calibration_images=3)
+    chosen = calibration_samples(samples, NAMES, config, SilentMonitor())
+    with pytest.raises(DataError, match="no image has a usable ground-truth mask to choose the background threshold"):
+        choose_background(scores, chosen, 1, config, SilentMonitor())
     with pytest.raises(DataError, match="no image has a class to choose the background threshold by"):
         choose_background(scores, [], 1, CONFIG, SilentMonitor())
 
 
-def test_choose_background__looks_at_the_masks_first(samples: list[Sample], tmp_path: Path) -> None:
+def test_calibration_samples__bad_masks(samples: list[Sample], tmp_path: Path, listener: Any) -> None:
     Image.new("L", (3, 3)).save(tmp_path / "masks" / "c.png")
-
-    def never(chosen: Sequence[Sample], **more: object) -> Iterator[Scored]:
-        raise AssertionError("the network ran")
-
-    with pytest.raises(DataError, match=r"c\.png"):
-        choose_background(never, samples, 1, MakeLabels(calibration_images=4), SilentMonitor())
+    with pytest.raises(DataError, match=r"c\.png is 3 x 3 "):
+        calibration_samples(samples, NAMES, MakeLabels(calibration_images=4), SilentMonitor())
+    monitor = listener()
+    config = MakeLabels(calibration_images=4, skip_bad=True)
+    assert "c" not in {one.id for one in calibration_samples(samples, NAMES, config, monitor)}
+    assert "not evaluated: " in monitor.warnings[0]
+    assert "c.png is 3 x 3 " in monitor.warnings[0]
 
 
 def test_token_contrast__is_highest_where_labels_fit(samples: list[Sample]) -> None:

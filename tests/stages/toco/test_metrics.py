@@ -78,7 +78,16 @@ def test_scores__unlabelled_predictions_both_ways() -> None:
 def test_scores__class_whose_pixels_are_all_unlabelled() -> None:
     scores = measure(2, [[0, 255]], [[0, 1]])
     np.testing.assert_allclose(scores.iou, [1, 0])
-    assert scores.miou_ignoring_unlabelled == 1  # no pixel of class 1 is left to measure
+    assert scores.miou == 0.5
+    assert np.isnan(scores.miou_ignoring_unlabelled)  # no pixel of class 1 is left to measure
+
+
+@pytest.mark.parametrize("truth", [[[0, 0, 0]], [[0, 255, 255]]])
+def test_scores__background_alone_has_no_mean(truth: list[list[int]]) -> None:
+    scores = measure(3, [[0, 0, 0]], truth)
+    np.testing.assert_array_equal(scores.iou, [1, np.nan, np.nan])
+    assert np.isnan(scores.miou)
+    assert np.isnan(scores.miou_ignoring_unlabelled)
 
 
 def test_scores__nothing_counted() -> None:
