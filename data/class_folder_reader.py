@@ -18,7 +18,7 @@ MASKS_FOLDER = "masks"
 SPLIT_FOLDER = re.compile(rf"({'|'.join((*TRAIN_NAMES, *VAL_NAMES))})([ _-]?(set|data|images?|imgs?))?[ _-]?\d*")
 # Folders that programs make for the parts of a data set. 'mask' is not among them: it is a usual class.
 PART_FOLDER = re.compile(
-    r"images?|imgs?|masks|jpegimages|annotations?|imagesets|ground_?truths?|segmentation(class|object).*"
+    r"images?|imgs?|masks|labels|jpegimages|annotations?|imagesets|ground_?truths?|segmentation(class|object).*"
 )
 OTHER_LAYOUTS = "for image labels in a table, move the images into images/ and run 'toco init'"
 
@@ -41,6 +41,12 @@ def read_class_folders(root: Path) -> Dataset:
         raise DataError(
             f"{root}: {list_names(sorted(folders))} hold images, but no folders of classes, so that there are no "
             f"labels: sort the images into one folder per class, for example train/cats/; {OTHER_LAYOUTS}"
+        )
+    inner = _split_folders({name.split("/")[1] for name in files if name.count("/") > 1})
+    if len(inner) > 1 and not folders:
+        raise DataError(
+            f"{root}: {list_names(sorted(inner))} are inside the folders of classes: put the classes inside the "
+            "splits, for example train/cats/"
         )
     depth = 1 if folders else 0  # number of folders above a class folder
     placed: dict[str, tuple[str, str]] = {}  # file -> split, class

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 MISSING_VALUES = frozenset(
     {"nan", "NaN", "NAN", "None", "none", "NONE", "null", "Null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>"}
 )
-SEPARATORS = re.compile(r"[,;|/+&\t]")  # in use between labels; only ';' is read
+SEPARATORS = re.compile(r"[,;|/+&，；、｜／]")  # in use between labels; only ';' is read  # noqa: RUF001
 NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?")
 LIST = re.compile(r"\[.*\]|\{.*\}")  # of Python, NumPy and JSON
 
@@ -90,6 +90,8 @@ def split_joined(name: str) -> tuple[str, ...]:
 
 
 def _appearance(name: str) -> str:
+    if number := NUMBER.fullmatch(name):  # 1, 1.0 and 01
+        return str(int(number[1]))
     same = unicodedata.normalize("NFKC", name.translate(SAME_SHAPE)).casefold()
     visible = "".join(letter for letter in same if unicodedata.category(letter) != "Cf")
     return re.sub(r"[\s_\-\"'`]+", " ", visible).strip()

@@ -89,7 +89,10 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         DataError: labels.csv is unreadable, or contradicts images/ or classes.txt.
     """
     if not (root / "images").is_dir():
-        raise DataError(f"{root} has {LABELS_FILE} but no folder images/: put the images there")
+        similar = next(
+            (f"rename {path.name}/ to images/" for path in root.iterdir() if path.name.lower() == "images"), ""
+        )
+        raise DataError(f"{root} has {LABELS_FILE} but no folder images/: {similar or 'put the images there'}")
     listed = _read_classes(root / CLASSES_FILE)
     table = root / LABELS_FILE
     lines = _read_table(table)
@@ -257,7 +260,8 @@ def _read_row(cells: list[str], columns: Columns, width: int, line: int, mistake
 
 def _labels(cells: list[str], columns: Columns, line: int, mistakes: Mistakes) -> list[str]:
     if columns.labels is not None:
-        return [label for part in cells[columns.labels].split(";") if (label := canonical_name(part))]
+        parts = cells[columns.labels].replace("\n", ";").split(";")  # spreadsheets can have lines in a cell
+        return [label for part in parts if (label := canonical_name(part))]
     labels = []
     for place, name in columns.one_hot.items():
         cell = cells[place].lower()

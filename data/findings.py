@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.class_names import look_alikes, split_joined
-from data.dataset import Dataset, Sample, list_names
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
 from data.inspection import Inspection, UnusedMasks
 from data.mask_agreement import WRONG_MASKS, MaskAgreement, MaskedImage, compare_masks
 
@@ -361,6 +362,15 @@ def _splits(facts: Facts) -> Iterator[Finding]:
             advice="keep each image in one split; otherwise scores are too high",
             items=_names(shared, dataset),
         )
+    typos = {name: meant for name in dataset.splits if (meant := _meant_split(name))}
+    if typos:
+        yield Finding(
+            level="warning",
+            topic="split_name",
+            text=f"{_count(len(typos), 'split')} with an unusual name, not used by default",
+            advice="correct it, or select it with --split",
+            items=tuple(f"'{name}' (did you mean '{similar}'?)" for name, similar in typos.items()),
+        )
     if dataset.val_split is None:
         yield Finding(
             level="note",
@@ -368,6 +378,16 @@ def _splits(facts: Facts) -> Iterator[Finding]:
             text="no validation split",
             advice="nothing, or put some images with ground-truth masks into a split 'val', to evaluate the networks",
         )
+
+
+def _meant_split(name: str) -> str | None:
+    """Return the usual name of a split that a name is a misspelling of; None if it is none."""
+    usual = (*TRAIN_NAMES, *VAL_NAMES)
+    if name in usual or not name.isalpha():
+        return None
+    swapped = [one for one in usual if sorted(one) == sorted(name)]
+    close = [one for one in get_close_matches(name, usual, cutoff=0.8) if abs(len(one) - len(name)) <= 1]
+    return next(iter((*swapped, *close)), None)
 
 
 def _class_names(facts: Facts) -> Iterator[Finding]:

@@ -58,6 +58,8 @@ def _read(root: Path, *, skip_bad: bool) -> Dataset:
         return read_coco(root, skip_bad=skip_bad)
     if (voc := find_voc(root)) is not None:
         return read_voc(voc, skip_bad=skip_bad)
+    if similar := [path.name for path in root.iterdir() if path.name.lower().startswith(LABELS_FILE)]:
+        raise DataError(f"{root} has '{similar[0]}' but no {LABELS_FILE}: rename it")
     if (root / "images").is_dir():
         raise DataError(
             f"{root} has images/ but no {LABELS_FILE}: write one with the columns image,labels[,split], or run "

@@ -152,3 +152,11 @@ def test_read_class_folders__one_class_in_two_unicode_forms(tmp_path: Path) -> N
     )
     dataset = read_class_folders(build(tmp_path, *names))
     assert labels(dataset)["train"] == {"Bär/a": (1,), "Bär/b": (1,), "Uhu/c": (2,)}
+
+
+def test_read_class_folders__splits_inside_classes(tmp_path: Path) -> None:
+    root = build(tmp_path, "cats/train/a.jpg", "cats/val/b.jpg", "dogs/train/c.jpg")
+    with pytest.raises(
+        DataError, match=r"'train', 'val' are inside the folders of classes: put the classes inside the"
+    ):
+        read_class_folders(root)

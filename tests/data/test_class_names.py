@@ -22,7 +22,15 @@ def test_in_order__numbers_by_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("cat", "CAT"), ("a b", "a_b", "a-b"), ("cat", "\u0441\u0430t"), ("m²", "m2"), ("straße", "STRASSE")]
+    "names",
+    [
+        ("cat", "CAT"),
+        ("a b", "a_b", "a-b"),
+        ("cat", "\u0441\u0430t"),
+        ("m²", "m2"),
+        ("1", "1.0", "01"),
+        ("straße", "STRASSE"),
+    ],
 )
 def test_look_alikes__groups(names: tuple[str, ...]) -> None:
     assert look_alikes((*names, "other")) == (names,)
@@ -37,6 +45,7 @@ def test_look_alikes__different_names() -> None:
     [
         (("cat", "dog", "cat,dog", "cat / dog"), ("cat,dog", "cat / dog")),
         (("cat", "cat,dog"), ()),
+        (("猫", "狗", "猫、狗"), ("猫、狗",)),
         (("bird, large", "bird, small"), ()),
         (("x|y", "y|z", "z|x"), ("x|y", "y|z", "z|x")),
         (("and/or", "TCP/IP", "a,a"), ()),

@@ -73,6 +73,7 @@ def test_read_custom__splits(tmp_path: Path) -> None:
         b"image,labels\n./a.jpg,cat\nb,dog;dog\n",
         b"image,cat,dog\na.jpg,1,0\nb.jpg,0,1\n",
         b"image,split,dog,cat\na.jpg,train,0.0,1.0\nb.jpg,train,1.0,0.0\n",
+        b'image,labels\na.jpg,"cat\r\n\r\ncat\n"\nb.jpg,dog\n',
         b"image,cat,dog\na.jpg,True,False\nb.jpg,False,True\n",
         b"image,cat,dog\na.jpg,YES,no\nb.jpg,FALSE,TRUE\n",
         b"image;labels\r\na.jpg;cat\r\nb.jpg;dog;\r\n".replace(b"dog;", b'"dog;"'),
@@ -261,6 +262,13 @@ def test_read_custom__one_hot_differs_from_classes_file(tmp_path: Path) -> None:
 def test_read_custom__no_images_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has labels\.csv but no folder images/: put the images there"):
         read_custom(build(tmp_path, "image,labels\n", images=()))
+
+
+def test_read_custom__images_folder_in_other_case(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels\n", images=())
+    (root / "Images").mkdir()
+    with pytest.raises(DataError, match=r"has labels\.csv but no folder images/: rename Images/ to images/$"):
+        read_custom(root)
 
 
 def test_read_custom__columns_that_are_not_read(tmp_path: Path) -> None:

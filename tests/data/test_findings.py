@@ -227,6 +227,13 @@ def test_find_all__one_file_in_both_splits() -> None:
     assert finding.items == ("images/t000.jpg", "images/t001.jpg")
 
 
+def test_find_all__split_with_a_typo() -> None:
+    good = dict.fromkeys(("train_aug", "extra", "trainval", "minival2014", "validation", "all"), ())
+    finding = only(facts(dataset(others={**good, "tarin": GOOD[:1], "vla": ()})))
+    assert (finding.level, finding.topic) == ("warning", "split_name")
+    assert finding.items == ("'tarin' (did you mean 'train'?)", "'vla' (did you mean 'val'?)")
+
+
 @pytest.mark.parametrize(
     ("class_names", "topic", "items"),
     [

@@ -163,3 +163,10 @@ def test_check_images__too_small(tmp_path: Path) -> None:
 def test_check_images__none_is_good(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.png is missing \(and 1 more of 2 images\): no image is usable$"):
         check_images(samples(tmp_path / "a.png", tmp_path / "b.png"), 1, skip_bad=True)
+
+
+@pytest.mark.parametrize("name", ["Labels.csv", "labels.csv.txt", "LABELS.CSV"])
+def test_open_dataset__table_with_a_similar_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=rf"has '{name}' but no labels\.csv: rename it$"):
+        open_dataset(tmp_path)
