@@ -139,6 +139,19 @@ def is_upright_jpeg(path: Path) -> bool:
         raise _unreadable(path, error) from error
 
 
+def is_rotated(path: Path) -> bool:
+    """Tell whether the EXIF orientation of a file turns or mirrors its stored pixels.
+
+    Raises:
+        DataError: The file is missing or its header is damaged.
+    """
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            return _transposition(image) is not None
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
 @dataclass(frozen=True, slots=True)
 class MaskFile:
     """A mask file: a palette or grey image whose pixels are class numbers."""

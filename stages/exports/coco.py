@@ -2,7 +2,8 @@
 
     annotations/instances_<split>.json      categories 1..C, images, annotations
 
-The images are not copied: `file_name` is relative to the image folder of the data set.
+The images are not copied: `file_name` is relative to the image folder of the data set. Sizes and masks are those of the
+upright images, as Detectron2 and OpenCV load them.
 
 Each connected component of a class is one instance. Its segmentation is a compressed run-length code, exact to the
 pixel. `iscrowd` is 0, although COCO uses run lengths for crowds: trainers skip instances with `iscrowd` 1, and
@@ -22,6 +23,11 @@ from data.atomic_write import atomic_write
 from stages.exports.components import Component, components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImages
+
+ROTATION_ADVICE = (
+    "so Detectron2 and OpenCV load them; with torchvision or Pillow, which do not rotate, apply "
+    "PIL.ImageOps.exif_transpose, or use --format voc or yolo, which write upright images"
+)
 
 
 def export_coco(images: LabelledImages, out: Path) -> list[Path]:
@@ -49,6 +55,7 @@ def export_coco(images: LabelledImages, out: Path) -> list[Path]:
     file = out / "annotations" / f"instances_{flat_name(images.split)}.json"
     with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         json.dump(content, stream)
+    images.warn_of_rotated(ROTATION_ADVICE)
     images.monitor.note(f"file_name is relative to the image folder {images.folder}")
     return [file]
 

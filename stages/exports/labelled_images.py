@@ -8,7 +8,7 @@ import numpy as np
 
 from data.dataset import IGNORE_INDEX, Mask, Sample, checked_mask
 from data.errors import ArtifactError, DataError
-from data.images import image_size
+from data.images import image_size, is_rotated
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.run_data import open_run_data
@@ -61,6 +61,15 @@ class LabelledImages:
             yield LabelledImage(id=sample.id, file=sample.image, mask=self._mask(sample))
             self.monitor.advance()
         self.monitor.finish()
+
+    def warn_of_rotated(self, advice: str) -> None:
+        """Warn if EXIF rotates some of the images, for formats that refer to the original files."""
+        rotated = sum(is_rotated(sample.image) for sample in self.samples)
+        if rotated:
+            self.monitor.warn(
+                f"EXIF rotates {rotated} of {len(self.samples)} images, and their sizes and masks are those of the "
+                f"upright images: {advice}"
+            )
 
     def _mask(self, sample: Sample) -> Mask:
         return checked_mask(

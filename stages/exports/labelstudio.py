@@ -44,6 +44,7 @@ def export_labelstudio(images: LabelledImages, out: Path) -> list[Path]:
         stream.write("\n]\n")
     with atomic_write(config) as temporary:
         _interface(images.class_names).write(temporary, encoding="utf-8")
+    images.warn_of_rotated("so browsers show them; programs that read the corrected masks must rotate the images, too")
     images.monitor.note(f"the image URLs in the tasks are relative to {images.folder.parent}")
     return [tasks, config]
 

@@ -18,13 +18,12 @@ from xml.etree import ElementTree
 
 from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX
-from data.images import is_upright_jpeg, read_image
+from data.images import is_upright_jpeg
 from data.palette import colour_map, palette_image
 from stages.exports.components import Component, components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImage, LabelledImages
-
-JPEG_QUALITY = 95  # higher values give larger files without a visible difference
+from stages.exports.upright_images import JPEG_QUALITY, save_upright
 
 
 def export_voc(images: LabelledImages, out: Path) -> list[Path]:
@@ -78,8 +77,7 @@ def _write_jpeg(source: Path, target: Path) -> bool:
         if copied:
             shutil.copyfile(source, temporary)
         else:
-            # Without chroma subsampling, which would blur the edges of colours.
-            read_image(source).save(temporary, format="jpeg", quality=JPEG_QUALITY, subsampling=0)
+            save_upright(source, temporary, target.suffix)
     return not copied
 
 

@@ -1,6 +1,6 @@
 """`--format yolo`: polygons for the training programs of the YOLO family.
 
-    images/<split>/<name>.<extension>       copies of the images, byte for byte
+    images/<split>/<name>.<extension>       copies of the images; byte for byte, unless EXIF rotates them
     labels/<split>/<name>.txt               one line per polygon: class from 0, then x y x y ... from 0 to 1
     data.yaml                               the folders and the class names
 
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from supervision.dataset.utils import approximate_mask_with_polygons
 
 from data.atomic_write import atomic_write
+from data.images import is_rotated
 from stages.exports.components import components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImages
+from stages.exports.upright_images import JPEG_QUALITY, save_upright
 
 # Polygon corners are integer pixel positions, and a label file divides them by the width or height. A reader multiplies
 # again, and then either rounds or truncates. With a quarter of a pixel added, both give the same integer.
@@ -60,7 +62,7 @@ def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
         DataError: An image is missing or unreadable, or its size differs from the size of its mask.
     """
     files = []
-    lost = 0
+    lost = turned = 0
     split = flat_name(images.split)
     for image in images:
         name = flat_name(image.id)
@@ -68,14 +70,24 @@ def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
         label = out / "labels" / split / f"{name}.txt"
         polygons = mask_polygons(image.mask)
         lost += polygons.lost
+        rotated = is_rotated(image.file)
+        turned += rotated
         with atomic_write(picture) as temporary:
-            shutil.copyfile(image.file, temporary)
+            if rotated:
+                save_upright(image.file, temporary, picture.suffix)
+            else:
+                shutil.copyfile(image.file, temporary)
         with atomic_write(label) as temporary:
             lines = [f"{polygon.line(image.mask.shape)}\n" for polygon in polygons.drawn]
             temporary.write_text("".join(lines), encoding="utf-8")
         files += [picture, label]
     if lost:
         images.monitor.note(f"specks and thin lines left out, because a polygon needs at least three corners: {lost}")
+    if turned:
+        images.monitor.note(
+            f"saved upright, because not all loaders apply the rotation in EXIF (JPEG quality {JPEG_QUALITY}): "
+            f"{turned} of {len(images.samples)} images"
+        )
     content = {
         "train": f"images/{split}",
         "val": f"images/{split}",
