@@ -152,9 +152,7 @@ def test_read_voc__classes_that_look_the_same(tmp_path: Path) -> None:
     root = build(tmp_path, {"train": "a\nb\n"})
     add(root, "a", "helmet", "cafe\u0301 ")
     add(root, "b", "Helmet", "caf\u00e9", "helmet")
-    with pytest.raises(
-        DataError, match=r"class 'Helmet' of 'b\.jpg' looks the same as 'helmet': use one spelling; if it"
-    ):
+    with pytest.raises(DataError, match=r"class 'Helmet' of 'b\.jpg' looks the same as 'helmet'"):
         read_voc(root)
     (root / "classes.txt").write_text("helmet\nHelmet\ncafe\u0301\n", encoding="utf-8")
     assert [one.classes for one in read_voc(root).split()] == [(1, 3), (1, 2, 3)]
