@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from data.class_names import canonical_name, doubtful_names, in_order
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError
-from data.images import find_images, find_masks, image_id
+from data.file_kinds import describe_unread, is_unread_picture
+from data.images import find_images, find_masks, find_unread, image_id
 
 BACKGROUND_FOLDER = "background"  # for images that show none of the classes
 MASKS_FOLDER = "masks"
@@ -33,7 +34,10 @@ def read_class_folders(root: Path) -> Dataset:
     Raises:
         DataError: Fewer than two folders hold images, or folders are not meant as classes.
     """
-    files = {name: path for name, path in find_images(root).items() if name.split("/")[0].lower() != MASKS_FOLDER}
+    files, unread = (
+        {name: path for name, path in found.items() if name.split("/")[0].lower() != MASKS_FOLDER}
+        for found in (find_images(root), find_unread(root))
+    )
     tops = {name.split("/")[0] for name in files if "/" in name}
     folders = _split_folders(tops)
     deep = {name.split("/")[0] for name in files if name.count("/") > 1}
@@ -49,13 +53,20 @@ def read_class_folders(root: Path) -> Dataset:
             "splits, for example train/cats/"
         )
     depth = 1 if folders else 0  # number of folders above a class folder
-    placed: dict[str, tuple[str, str]] = {}  # file -> split, class
-    for name in files:
-        *above, _ = name.split("/")
-        split = folders.get(above[0]) if folders and above else TRAIN_NAMES[0]
-        if len(above) > depth and split:
-            placed[name] = split, canonical_name(above[depth])
+
+    def place(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """Return {file: (split, class)} of the files in class folders."""
+        placed = {}
+        for name in names:
+            *above, _ = name.split("/")
+            split = folders.get(above[0]) if folders and above else TRAIN_NAMES[0]
+            if len(above) > depth and split:
+                placed[name] = split, canonical_name(above[depth])
+        return placed
+
+    placed = place(files)
     counts = Counter(folder for _, folder in placed.values())
+    _check_unread({name: folder for name, (_, folder) in place(unread).items() if folder not in counts}, root)
     class_names = in_order([name for name in counts if name.lower() != BACKGROUND_FOLDER])
     _check_folders(counts, class_names, root)
 
@@ -82,7 +93,9 @@ def read_class_folders(root: Path) -> Dataset:
         train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
         val_split=first_present(VAL_NAMES, splits),
         warnings=(*((f"images outside the class folders, skipped: {outside}",) if outside else ()), *warnings),
+        counted=(describe_unread(unread),) if unread else (),
         unlabelled=unlabelled,
+        unread_files=tuple(unread),
     )
 
 
@@ -91,6 +104,15 @@ def _split_folders(tops: Collection[str]) -> dict[str, str]:
     found = {top: match[1] for top in tops if (match := SPLIT_FOLDER.fullmatch(top.lower()))}
     # A single 'train' beside other folders may be a class, for example of vehicles.
     return found if len(found) > 1 or len(found) == len(tops) else {}
+
+
+def _check_unread(class_of: Mapping[str, str], root: Path) -> None:
+    """Refuse classes that would vanish: folders that have pictures, but none of a kind that is read."""
+    if pictures := [name for name in class_of if is_unread_picture(name)]:
+        folders = list_names(dict.fromkeys(class_of[name] for name in pictures))
+        raise DataError(
+            f"{root}: {folders} would be no class, since {describe_unread(pictures)}, or move the folder elsewhere"
+        )
 
 
 def _check_folders(counts: Counter[str], class_names: tuple[str, ...], root: Path) -> None:

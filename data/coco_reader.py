@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.class_names import look_alikes
 from data.coco_annotations import ImageEntry, Instances, Region, read_instances, refuse_entries
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, default_splits, list_names
 from data.errors import DataError
@@ -249,8 +248,6 @@ def _warnings(content: Instances, names: FileNames, path: Path) -> tuple[str, ..
     texts = list(names.warnings(str(path)))
     if unlabelled := sum(not image.annotations for image in content.images):
         texts.append(f"images without annotation in {path}, skipped: {unlabelled}")
-    if alike := look_alikes(content.categories.values()):
-        texts.append(f"categories of {path} that look the same: {list_names(alike[0])}")
     if content.stray:
         texts.append(
             f"annotations of images that {path} does not have, skipped: {len(content.stray)}, for example "

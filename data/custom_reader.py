@@ -12,8 +12,9 @@ from typing import NamedTuple, TextIO
 from data.class_names import MISSING_VALUES, canonical_name, doubtful_names, in_order, likely_names
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError, reason
+from data.file_kinds import describe_unread
 from data.file_names import FileNames
-from data.images import find_images, find_masks, image_id
+from data.images import find_images, find_masks, find_unread, image_id
 from data.text_files import COMMENT, read_text
 
 LABELS_FILE = "labels.csv"
@@ -131,6 +132,7 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
     )
     known = {columns.image, columns.labels, columns.split, *columns.one_hot}
     unread = tuple(name for place, name in enumerate(header) if place not in known)
+    unread_files = tuple(f"images/{name}" for name in find_unread(root / "images"))
     unused_masks = bool(masks) and not any(image_id(file) in masks for file in matched)
     return Dataset(
         root=root,
@@ -140,10 +142,14 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
         val_split=first_present(VAL_NAMES, splits),
         warnings=(*names.warnings(LABELS_FILE), *dropped),
-        counted=_counted(unlisted=len(unlabelled), missing=len(missing), unused_masks=unused_masks),
+        counted=(
+            *_counted(unlisted=len(unlabelled), missing=len(missing), unused_masks=unused_masks),
+            *((describe_unread(unread_files),) if unread_files else ()),
+        ),
         unlabelled=unlabelled,
         missing=tuple(row.image for row in missing),
         unread_columns=unread,
+        unread_files=unread_files,
     )
 
 

@@ -7,12 +7,13 @@ import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from data.class_names import canonical_name
 from data.custom_reader import CLASSES_FILE, LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
-from data.images import find_images
+from data.images import find_images, find_unread
 from data.output_place import check_output_place
 from data.text_files import COMMENT
 
@@ -34,11 +35,15 @@ ABOUT_CLASSES = """\
 """
 
 
-def begin_custom(root: Path) -> int:
-    """Start a custom folder: images/, labels.csv with a comment row for every existing image, classes.txt.
+class Begun(NamedTuple):
+    """What images/ holds: a number of images, and the pictures and videos whose kind is not read."""
 
-    Returns:
-        The number of images in images/.
+    images: int
+    unread: tuple[str, ...]
+
+
+def begin_custom(root: Path) -> Begun:
+    """Start a custom folder: images/, labels.csv with a comment row for every existing image, classes.txt.
 
     Raises:
         DataError: labels.csv exists already, or the folder has images but no images/. Nothing is written.
@@ -46,7 +51,7 @@ def begin_custom(root: Path) -> int:
     table = root / LABELS_FILE
     if table.exists():
         raise DataError(f"{table} exists already, and nothing was written: check it with 'toco check {root}'")
-    if root.is_dir() and not (root / "images").is_dir() and (stray := len(find_images(root))):
+    if root.is_dir() and not (root / "images").is_dir() and (stray := len({**find_images(root), **find_unread(root)})):
         raise DataError(
             f"{root} has images ({stray}) but no folder images/: move them with their folders into {root / 'images'}, "
             f"and run this command again; if each folder is a class, run 'toco check {root}' instead"
@@ -57,7 +62,7 @@ def begin_custom(root: Path) -> int:
     _write(table, _rows([HEADER]) + ABOUT_LABELS + _rows(rows))
     if not (root / CLASSES_FILE).exists():
         _write(root / CLASSES_FILE, ABOUT_CLASSES)
-    return len(images)
+    return Begun(len(images), tuple(find_unread(root / "images")))
 
 
 def write_custom(dataset: Dataset, out: Path) -> Path:

@@ -69,6 +69,7 @@ class Dataset:
         unlabelled: Images without labels; they belong to no split.
         missing: Images with labels but without a file, by their names in the labels or one line each; they are skipped.
         unread_columns: Columns of labels.csv that have no meaning here.
+        unread_files: Pictures and videos beside the images whose kind is not read, by their paths below `root`.
 
     Raises:
         DataError: The class names or image ids cannot work.
@@ -85,6 +86,7 @@ class Dataset:
     unlabelled: tuple[Sample, ...] = ()
     missing: tuple[str, ...] = ()
     unread_columns: tuple[str, ...] = ()
+    unread_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check class names and ids here, since every later stage relies on them."""

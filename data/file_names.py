@@ -15,7 +15,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from data.errors import DataError
-from data.images import IMAGE_SUFFIXES, escapes_folder, image_id
+from data.file_kinds import IMAGE_SUFFIXES, conversion_advice
+from data.images import escapes_folder, find_unread, image_id
 
 Index = Mapping[str, list[str]]  # key -> the files that have it
 
@@ -97,6 +98,11 @@ class FileNames:
         """Return what to tell about a name for which `find` returned None, with the most similar file."""
         place = f"{self.folder.name}/"
         path = _canonical(written.replace("\\", "/"))
+        if unread := self._unread_file(written):
+            return (
+                f"image '{written}' is in {place} as '{unread}', a kind of file that is not read: "
+                f"{conversion_advice([unread])}"
+            )
         if os.path.isfile(self.folder / path):  # Path.is_file raises errors for overlong names
             return f"image '{written}' is in {place}, but is not read: save it as JPEG or PNG, and correct the name"
         nearest = self._nearest(path)
@@ -126,6 +132,16 @@ class FileNames:
             some = ", ".join(f"'{file}'" for file in files[:3])
             raise DataError(f"{_prefix(where)}image '{written}' could be any of {some}: write the complete name")
         return files[0] if files else None
+
+    def _unread_file(self, written: str) -> str | None:
+        try:
+            return self._unread.find(written)
+        except DataError:  # one of several
+            return None
+
+    @cached_property
+    def _unread(self) -> FileNames:
+        return FileNames(self.folder, find_unread(self.folder) if self.folder.is_dir() else ())
 
     def _variants(self, path: str) -> list[str]:
         """Return other forms of a path, the most similar first."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from data.class_names import look_alikes, split_joined
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
+from data.file_kinds import conversion_advice, count_unread
 from data.inspection import Inspection, UnusedMasks
 from data.mask_agreement import WRONG_MASKS, MaskAgreement, MaskedImage, compare_masks
 
@@ -147,6 +148,14 @@ def _files(facts: Facts) -> Iterator[Finding]:
             advice="label them (in labels.csv, add a row for each, with an empty cell 'labels' if it shows none of the "
             "classes), or let the trained network predict their labels: toco make-labels --image-labels predicted",
             items=_names([sample.image for sample in dataset.unlabelled], dataset),
+        )
+    if dataset.unread_files:
+        yield Finding(
+            level="warning",
+            topic="unread_files",
+            text=f"{count_unread(dataset.unread_files)} of kinds that are not read",
+            advice=conversion_advice(dataset.unread_files),
+            items=dataset.unread_files,
         )
     if dataset.unread_columns:
         yield Finding(
@@ -356,7 +365,7 @@ def _splits(facts: Facts) -> Iterator[Finding]:
     )
     if shared := sorted(training & validation):
         yield Finding(
-            level="warning",
+            level="error",
             topic="same_in_splits",
             text=f"{_count(len(shared), 'image')} in both splits '{dataset.train_split}' and '{dataset.val_split}'",
             advice="keep each image in one split; otherwise scores are too high",

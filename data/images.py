@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -14,12 +15,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from data.errors import DataError, reason
+from data.file_kinds import FORMAT_NAMES, IMAGE_FORMATS, IMAGE_SUFFIXES, PROGRAM_OF, conversion_advice, suffix_of
 from data.written_folders import written_by_toco
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-
-# Accepted contents of a file; its suffix may name another format.
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
 # `read_reduced` does not resize images that are larger than asked for by less than this factor: that would cost more
 # time than it saves. Photographs of 4032 pixels, usual for phones, leave the JPEG decoder with 1008.
@@ -196,6 +193,15 @@ def find_images(folder: Path) -> dict[str, Path]:
     return _find_files(folder, IMAGE_SUFFIXES)
 
 
+def find_unread(folder: Path) -> dict[str, Path]:
+    """Return {relative path with '/': file} of all pictures and videos below a folder whose kind is not read, sorted.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    return _find_files(folder, PROGRAM_OF.keys())
+
+
 def find_masks(folder: Path) -> dict[str, MaskFile]:
     """Return {image id: mask} of all PNGs below a folder; empty if the folder does not exist or toco wrote it.
 
@@ -258,11 +264,13 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, UnidentifiedImageError):
         if path.stat().st_size == 0:
             return DataError(f"{path} is empty")
-        return DataError(f"{path} is not a readable JPEG, PNG, BMP, TIFF or WebP image")
+        if suffix_of(path.name) in PROGRAM_OF:
+            return DataError(f"{path} is a kind of file that is not read: {conversion_advice([path.name])}")
+        return DataError(f"{path} is not a readable {FORMAT_NAMES} image")
     return DataError(f"{path} cannot be read: {reason(error)}")
 
 
-def _find_files(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:
+def _find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     def fail(error: OSError) -> NoReturn:
         raise DataError(f"{error.filename} cannot be listed: {reason(error)}")
 
@@ -277,6 +285,6 @@ def _find_files(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, 
         folders[:] = [one for one in folders if not one.startswith(".") and not written_by_toco(Path(parent, one))]
         below = Path(parent).relative_to(folder)
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
+            if not name.startswith(".") and suffix_of(name) in suffixes:
                 found[(below / name).as_posix()] = Path(parent, name)
     return dict(sorted(found.items()))

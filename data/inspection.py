@@ -16,7 +16,7 @@ from PIL import Image
 from data.cores import cores
 from data.dataset import Dataset, Sample
 from data.errors import DataError
-from data.images import find_images, find_masks, read_image
+from data.images import find_images, find_masks, find_unread, read_image
 from data.mask_agreement import distinct_values
 from data.readers import fitting_mask
 from data.written_folders import written_by_toco
@@ -95,7 +95,9 @@ def find_unused_masks(dataset: Dataset) -> UnusedMasks:
         return UnusedMasks()
     known = dataset.by_id()
     return UnusedMasks(
-        other_formats=tuple(name for name in find_images(folder) if not name.lower().endswith(".png")),
+        other_formats=tuple(
+            name for name in (*find_images(folder), *find_unread(folder)) if not name.lower().endswith(".png")
+        ),
         without_image=tuple(
             str(mask.path.relative_to(folder)) for name, mask in find_masks(folder).items() if name not in known
         ),

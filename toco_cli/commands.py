@@ -83,11 +83,14 @@ def init(
     The row starts with '#' and is ignored until you remove the '#'. Existing files are not changed.
     """
     from data.custom_writer import begin_custom
+    from data.file_kinds import describe_unread
 
-    listed = begin_custom(folder)
+    listed, unread = begin_custom(folder)
     if json:
-        typer.echo(json_module.dumps({"folder": str(folder), "images": listed}))
+        typer.echo(json_module.dumps({"folder": str(folder), "images": listed, "unread": list(unread)}))
         return
+    if unread:
+        typer.echo(f"In {folder / 'images'}, {describe_unread(unread)}.", err=True)
     table = folder / "labels.csv"
     if listed:
         typer.echo(f"{table} has a row for each image ({listed}): write its labels and remove the '#'.")

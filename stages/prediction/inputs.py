@@ -1,13 +1,14 @@
 """The images that `toco predict` is given as files, folders and patterns. Each image gets a unique name."""
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count, takewhile
 from pathlib import Path
 
 from data.dataset import Sample
 from data.errors import DataError
-from data.images import IMAGE_SUFFIXES, find_images, image_id
+from data.file_kinds import IMAGE_SUFFIXES, PROGRAM_OF, describe_unread, suffix_of
+from data.images import find_images, find_unread, image_id
 from data.written_folders import written_by_toco
 from stages.runtime.monitor import Monitor
 
@@ -22,7 +23,8 @@ def find_inputs(paths: Sequence[Path], monitor: Monitor) -> list[Sample]:
     Args:
         paths: Files, folders (searched recursively), and patterns of `glob`, where ** stands for any folders. A path
             that exists is never read as a pattern.
-        monitor: Receives a note for each image that is renamed because its name is taken.
+        monitor: Receives a note for each image that is renamed because its name is taken, and a warning about files
+            whose kind is not read.
 
     Raises:
         DataError: A path does not exist, a folder or pattern holds no images, toco wrote a given folder, or no path was
@@ -31,7 +33,7 @@ def find_inputs(paths: Sequence[Path], monitor: Monitor) -> list[Sample]:
     names: set[str] = set()  # in lower case, because some file systems ignore case
     seen: set[Path] = set()
     samples = []
-    for name, path in _named_files(paths):
+    for name, path in _named_files(paths, monitor):
         if path.resolve() in seen:
             continue
         seen.add(path.resolve())
@@ -49,7 +51,7 @@ def find_inputs(paths: Sequence[Path], monitor: Monitor) -> list[Sample]:
     return samples
 
 
-def _named_files(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+def _named_files(paths: Sequence[Path], monitor: Monitor) -> Iterator[tuple[str, Path]]:
     """Yield the name of each image, a path without extension, and its file."""
     for given in paths:
         if given.is_file():
@@ -58,24 +60,29 @@ def _named_files(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
         if given.is_dir() and written_by_toco(given):
             raise DataError(f"{given} holds results of toco: give the folder of the images")
         if given.is_dir():
-            found, nothing = find_images(given), f"{given} holds no images ({KINDS}): check the path"
+            found, unread = find_images(given), find_unread(given)
+            nothing = f"{given} holds no images ({KINDS}): check the path"
         elif glob.has_magic(str(given)):
-            found, nothing = _matches(given), f"the pattern {str(given)!r} matches no images ({KINDS}): check it"
+            found, unread = _matches(given, IMAGE_SUFFIXES), _matches(given, PROGRAM_OF)
+            nothing = f"the pattern {str(given)!r} matches no images ({KINDS}): check it"
         else:
             raise DataError(f"there is no file or folder {given}: check the path")
+        told = f"in {given}, {describe_unread(unread)}" if unread else ""
         if not found:
-            raise DataError(nothing)
+            raise DataError(told or nothing)
+        if told:
+            monitor.warn(told)
         yield from ((image_id(name), path) for name, path in found.items())
 
 
-def _matches(pattern: Path) -> dict[str, Path]:
-    """Find the images that match a pattern, by their path below the folder before its first *, ? or [."""
+def _matches(pattern: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """Find the files of some kinds that match a pattern, by their path below the folder before its first *, ? or [."""
     folder = Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     paths = (Path(match) for match in sorted(glob.glob(str(pattern), recursive=True)))
     return {
         path.relative_to(folder).as_posix(): path
         for path in paths
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not _is_result(path, folder)
+        if suffix_of(path.name) in suffixes and path.is_file() and not _is_result(path, folder)
     }
 
 

@@ -118,6 +118,43 @@ def test_read_class_folders__parts_of_other_layouts_are_not_classes(tmp_path: Pa
         read_class_folders(build(tmp_path, *names))
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("cats/a.jpg", "birds/b.jpg", "dogs/c.HEIC", "dogs/d.gif"),
+            "'dogs' would be no class, since 1 .heic and 1 .gif",
+        ),
+        (("cats/a.heic", "dogs/b.heic"), "'cats', 'dogs' would be no class, since 2 .heic files are not read: save as"),
+        (
+            ("train/cats/a.jpg", "train/birds/b.jpg", "train/dogs/c.psd"),
+            "'dogs' would be no class, since 1 .psd file is",
+        ),
+    ],
+)
+def test_read_class_folders__class_of_pictures_that_are_not_read(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    for name in names:
+        build(tmp_path, f"{name}.png")
+        (tmp_path / f"{name}.png").rename(tmp_path / name)
+    with pytest.raises(DataError) as caught:
+        read_class_folders(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_read_class_folders__files_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    build(tmp_path, "cats/a.jfif.jpg", "dogs/b.jpg")
+    (tmp_path / "cats" / "a.jfif.jpg").rename(tmp_path / "cats" / "a.jfif")
+    for name in ("dogs/c.gif", "videos/d.mp4", "masks/e.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    dataset = read_class_folders(tmp_path)
+    assert labels(dataset) == {"train": {"cats/a": (1,), "dogs/b": (2,)}}
+    assert dataset.unread_files == ("dogs/c.gif", "videos/d.mp4")
+    assert dataset.counted[0].startswith("1 .gif and 1 .mp4 files are not read: save as JPEG or PNG")
+
+
 @pytest.mark.parametrize("names", [("mask", "no_mask"), ("fake_images", "real_images"), ("test strip", "trainer")])
 def test_read_class_folders__similar_names_may_be_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert read_class_folders(build(tmp_path, *(f"{name}/a.jpg" for name in names))).class_names == names

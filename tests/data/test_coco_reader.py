@@ -371,7 +371,7 @@ def test_read_coco__missing_images(tmp_path: Path) -> None:
         read_coco(root)
     dataset = read_coco(root, skip_bad=True)
     assert [one.id for one in dataset.split()] == ["COCO_1"]
-    assert "'c.heic' is in train2014/, but is not read" in dataset.missing[1]
+    assert "'c.heic' is in train2014/ as 'c.heic', a kind of file that is not read" in dataset.missing[1]
 
 
 def test_read_coco__splits_share_an_image(tmp_path: Path) -> None:

@@ -35,6 +35,18 @@ def by_id(samples: tuple[Sample, ...]) -> dict[str, tuple[int, ...]]:
     return {sample.id: sample.classes for sample in samples}
 
 
+def test_read_custom__kinds_that_are_not_read(tmp_path: Path) -> None:
+    root = build(tmp_path, "image,labels\na,cat\nc.heic,cat\n")
+    (root / "images" / "c.heic").touch()
+    with pytest.raises(
+        DataError, match=r"line 3: image 'c\.heic' is in images/ as 'c\.heic', a kind of file that is not"
+    ):
+        read_custom(root)
+    dataset = read_custom(root, skip_bad=True)
+    assert dataset.unread_files == ("images/c.heic",)
+    assert "1 .heic file is not read: save as JPEG or PNG (.heic with pillow-heif)" in dataset.counted
+
+
 def test_read_custom__labels(tmp_path: Path) -> None:
     table = "image,labels\na.jpg, dog ;cat;\nb.jpg,\n"
     dataset = read_custom(build(tmp_path, table))

@@ -34,7 +34,7 @@ def labels(dataset: Dataset) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def test_begin_custom__an_empty_folder(tmp_path: Path) -> None:
-    assert begin_custom(tmp_path / "new") == 0
+    assert begin_custom(tmp_path / "new") == (0, ())
     assert (tmp_path / "new" / "images").is_dir()
     first, *others = (tmp_path / "new" / "labels.csv").read_text().splitlines()
     assert first == "image,labels,split"
@@ -46,7 +46,7 @@ def test_begin_custom__an_empty_folder(tmp_path: Path) -> None:
 def test_begin_custom__lists_the_images_and_claims_nothing(tmp_path: Path) -> None:
     for name in ("a.JPG", "deep/Bär 1.png", "#c, d.jpg"):
         picture(tmp_path / "images" / name)
-    assert begin_custom(tmp_path) == 3
+    assert begin_custom(tmp_path) == (3, ())
     table = tmp_path / "labels.csv"
     text = table.read_text(encoding="utf-8")
     assert text.endswith('"#./#c, d.jpg",,train\n#a.JPG,,train\n#deep/Bär 1.png,,train\n')
@@ -59,6 +59,13 @@ def test_begin_custom__lists_the_images_and_claims_nothing(tmp_path: Path) -> No
         "deep/Bär 1": (),
         "#c, d": (),
     }
+
+
+def test_begin_custom__counts_kinds_that_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a.heic", "b.gif", "c.jfif"):
+        (tmp_path / "images" / name).touch()
+    assert begin_custom(tmp_path) == (1, ("a.heic", "b.gif"))
 
 
 def test_begin_custom__overwrites_nothing(tmp_path: Path) -> None:

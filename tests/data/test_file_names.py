@@ -135,12 +135,17 @@ def test_describe_missing__nothing_is_similar(written: str) -> None:
 
 
 def test_describe_missing__file_of_a_kind_that_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "a.psd").touch()
-    assert (
-        FileNames(tmp_path, ["b.jpg"])
-        .describe_missing("a.psd")
-        .endswith("/, but is not read: save it as JPEG or PNG, and correct the name")
-    )
+    for name in ("a.HEIC", "b.txt", "sub/c.gif", "sub/c.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = FileNames(tmp_path, ["b.jpg"])
+    for written in ("a.HEIC", "a", "./A.heic", "images/a"):
+        assert names.describe_missing(written).endswith(
+            "/ as 'a.HEIC', a kind of file that is not read: save as JPEG or PNG (.heic with pillow-heif)"
+        )
+    assert "as 'sub/c.gif', a kind" in names.describe_missing("sub/c.gif")
+    assert names.describe_missing("b.txt").endswith("/, but is not read: save it as JPEG or PNG, and correct the name")
+    assert "is missing in" in names.describe_missing("d.heic")
 
 
 def test_find__is_fast_for_many_files() -> None:

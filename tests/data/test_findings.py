@@ -222,7 +222,7 @@ def test_find_all__one_file_in_two_lists_is_not_a_duplicate() -> None:
 
 def test_find_all__one_file_in_both_splits() -> None:
     finding = only(facts(dataset(others={"val": (sample("v"), *GOOD[:2])})))
-    assert (finding.level, finding.topic) == ("warning", "same_in_splits")
+    assert (finding.level, finding.topic) == ("error", "same_in_splits")
     assert finding.text == "2 images in both splits 'train' and 'val'"
     assert finding.items == ("images/t000.jpg", "images/t001.jpg")
 

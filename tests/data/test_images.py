@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
+from data.file_kinds import IMAGE_SUFFIXES
 from data.images import (
-    IMAGE_SUFFIXES,
     REDUCTION_TOLERANCE,
     MaskFile,
     escapes_folder,
     find_images,
     find_masks,
+    find_unread,
     image_id,
     image_size,
     is_upright_jpeg,
@@ -59,7 +60,7 @@ def rotated(path: Path, orientation: int, *, width: int = 4, height: int = 2) ->
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
 def test_read_image__every_format(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    Image.new("RGB", (5, 3), (200, 100, 50)).save(path)
+    Image.new("RGB", (5, 3), (200, 100, 50)).save(path, Image.registered_extensions().get(suffix, "JPEG"))
     assert np.allclose(pixel(path), (200, 100, 50), atol=4)
     assert read_image(path).size == (5, 3)
     assert image_size(path) == (3, 5)
@@ -360,6 +361,27 @@ def test_find_images__nested_sorted_visible(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "sub/deep/c.webp", "._a.png", ".cache/d.jpg", "notes.txt"):
         touch(tmp_path / name)
     assert find_images(tmp_path) == {name: tmp_path / name for name in ("a.png", "b.JPG", "sub/deep/c.webp")}
+
+
+def test_find_unread__pictures_and_videos(tmp_path: Path) -> None:
+    for name in ("b.HEIC", "a.png", "sub/c.gif", "sub/d.mp4", ".e.gif", "notes.txt", "gif"):
+        touch(tmp_path / name)
+    assert list(find_unread(tmp_path)) == ["b.HEIC", "sub/c.gif", "sub/d.mp4"]
+
+
+def test_read_image__kind_that_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    Image.new("L", (4, 4)).save(path)
+    with pytest.raises(DataError, match=r"a\.gif is a kind of file that is not read: save as JPEG or PNG \(\.gif with"):
+        read_image(path)
+
+
+@pytest.mark.skipif(".avif" not in IMAGE_SUFFIXES, reason="Pillow was built without AVIF")
+def test_read_image__avif_is_turned_upright(tmp_path: Path) -> None:
+    path = rotated(tmp_path / "a.avif", 6, width=40, height=20)
+    assert image_size(path) == (40, 20)
+    assert pixel(path, 10, 0) > (200, 200, 200)
+    assert pixel(path, 10, 39) < (50, 50, 50)
 
 
 def test_find_images__links_in_a_circle(tmp_path: Path) -> None:

@@ -96,9 +96,11 @@ def test_inspect_samples__stops_when_it_is_closed(tmp_path: Path) -> None:
 
 def test_find_unused_masks__of_a_custom_folder(tmp_path: Path) -> None:
     dataset = custom(tmp_path)
+    (root := tmp_path / "masks").mkdir()
+    (root / "c.npy").touch()
     for name in ("a.png", "x/b.png", "x/B.png", "a.jpg", "x/b.TIF"):  # b has an image, though no labels
         picture(tmp_path / "masks" / name)
-    expected = UnusedMasks(other_formats=("a.jpg", "x/b.TIF"), without_image=("x/B.png",))
+    expected = UnusedMasks(other_formats=("a.jpg", "x/b.TIF", "c.npy"), without_image=("x/B.png",))
     assert find_unused_masks(dataset) == expected
 
 

@@ -207,10 +207,11 @@ def test_read_voc__missing_images(tmp_path: Path) -> None:
     assert dataset.warnings[0].endswith("1, for example 'B.JPG' for 'b.jpg'")
 
 
-def test_read_voc__image_that_is_not_read(tmp_path: Path) -> None:
-    root = build(tmp_path, {"train": "a\nd.heic\n"})
+@pytest.mark.parametrize("line", ["d", "d.heic"])
+def test_read_voc__image_that_is_not_read(tmp_path: Path, line: str) -> None:
+    root = build(tmp_path, {"train": f"a\n{line}\n"})
     (root / "JPEGImages" / "d.heic").write_bytes(b"")
-    with pytest.raises(DataError, match=r"line 2: image 'd\.heic' is in JPEGImages/, but is not read"):
+    with pytest.raises(DataError, match=rf"line 2: image '{line}' is in JPEGImages/ as 'd\.heic', a kind"):
         read_voc(root)
 
 

@@ -49,6 +49,23 @@ def test_find_inputs__names_start_at_the_first_wildcard_of_a_pattern(
     assert sorted(found([tiles / pattern])) == names
 
 
+def test_find_inputs__kinds_that_are_not_read(tiles: Path, listener: Any) -> None:
+    for name in ("d.heic", "e.gif", "far/f.gif"):
+        (tiles / "south" / name).parent.mkdir(exist_ok=True)
+        (tiles / "south" / name).touch()
+    for given, told in (
+        (tiles / "south", "2 .gif and 1 .heic files are"),
+        (tiles / "south" / "*", "1 .heic and 1 .gif"),
+    ):
+        monitor = listener()
+        assert [one.id for one in find_inputs([given], monitor)] == ["c"]
+        assert monitor.warnings[0].startswith(f"in {given}, {told}"), monitor.warnings
+    with pytest.raises(
+        DataError, match=r"far, 1 \.gif file is not read: save as JPEG or PNG \(\.gif with ImageMagick\)"
+    ):
+        find_inputs([tiles / "south" / "far"], listener())
+
+
 def test_find_inputs__a_relative_pattern(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiles)
     assert found([Path("*.png")]) == {"a": Path("a.png")}
@@ -84,7 +101,7 @@ def test_find_inputs__each_image_once_and_no_earlier_results(tiles: Path, listen
     [
         ("nowhere.png", "there is no file or folder .*nowhere.png: check the path"),
         ("empty", r"empty holds no images \(.*\): check the path"),
-        ("*.tiff", r"the pattern '.*\*.tiff' matches no images \(.bmp, .*\): check it"),
+        ("*.tiff", r"the pattern '.*\*.tiff' matches no images \(.*\.bmp, .*\): check it"),
         ("*.txt", "matches no images"),
     ],
 )
