@@ -19,7 +19,8 @@ MASKS_FOLDER = "masks"
 SPLIT_FOLDER = re.compile(rf"({'|'.join((*TRAIN_NAMES, *VAL_NAMES))})([ _-]?(set|data|images?|imgs?))?[ _-]?\d*")
 # Folders that programs make for the parts of a data set. 'mask' is not among them: it is a usual class.
 PART_FOLDER = re.compile(
-    r"images?|imgs?|masks|labels|jpegimages|annotations?|imagesets|ground_?truths?|segmentation(class|object).*"
+    r"images?|imgs?|masks|labels|jpegimages|annotations?|imagesets|.*ground_?truths?|segmentation(class|object).*|"
+    r"unlabell?ed"
 )
 OTHER_LAYOUTS = "for image labels in a table, move the images into images/ and run 'toco init'"
 
@@ -46,6 +47,7 @@ def read_class_folders(root: Path) -> Dataset:
             f"{root}: {list_names(sorted(folders))} hold images, but no folders of classes, so that there are no "
             f"labels: sort the images into one folder per class, for example train/cats/; {OTHER_LAYOUTS}"
         )
+    _check_lonely_split(files, tops - folders.keys(), root)
     inner = _split_folders({name.split("/")[1] for name in files if name.count("/") > 1})
     if len(inner) > 1 and not folders:
         raise DataError(
@@ -113,6 +115,18 @@ def _check_unread(class_of: Mapping[str, str], root: Path) -> None:
         raise DataError(
             f"{root}: {folders} would be no class, since {describe_unread(pictures)}, or move the folder elsewhere"
         )
+
+
+def _check_lonely_split(files: Collection[str], classes: Collection[str], root: Path) -> None:
+    """Refuse a folder 'train' that holds folders of classes, but stands beside folders that are not splits."""
+    for top in filter(lambda name: SPLIT_FOLDER.fullmatch(name.lower()), classes):
+        inside = {name.split("/")[1] for name in files if name.startswith(f"{top}/") and name.count("/") > 1}
+        if len(inside) > 1:
+            raise DataError(
+                f"{root}: '{top}' holds folders ({list_names(sorted(inside), 3)}), so that it looks like a split, but "
+                f"beside it are folders that are not splits ({list_names(sorted({*classes} - {top}), 3)}): rename "
+                f"these to '{VAL_NAMES[0]}' or move them away; if '{top}' is a class, rename it"
+            )
 
 
 def _check_folders(counts: Counter[str], class_names: tuple[str, ...], root: Path) -> None:

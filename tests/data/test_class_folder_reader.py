@@ -111,6 +111,7 @@ def test_read_class_folders__flat_split_beside_deep_ones_has_no_labels(tmp_path:
         ("train/images/a.jpg", "train/masks/a.png"),
         ("Images/a.jpg", "labels/a.png"),
         ("annotations/trimaps/a.png", "cats/b.jpg"),
+        ("cats/a.jpg", "unlabeled/b.jpg"),
     ],
 )
 def test_read_class_folders__parts_of_other_layouts_are_not_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -195,5 +196,13 @@ def test_read_class_folders__splits_inside_classes(tmp_path: Path) -> None:
     root = build(tmp_path, "cats/train/a.jpg", "cats/val/b.jpg", "dogs/train/c.jpg")
     with pytest.raises(
         DataError, match=r"'train', 'val' are inside the folders of classes: put the classes inside the"
+    ):
+        read_class_folders(root)
+
+
+def test_read_class_folders__split_beside_other_folders(tmp_path: Path) -> None:
+    root = build(tmp_path, "train/cats/a.jpg", "train/dogs/b.jpg", "more/c.jpg")
+    with pytest.raises(
+        DataError, match=r"'train' holds folders \('cats', 'dogs'\), so that it looks like .*'more'\): rename"
     ):
         read_class_folders(root)
