@@ -25,6 +25,7 @@ from stages.run_folder.artifacts import already_finished, begin_stage, open_stag
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import open_run_data, usable_samples
+from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import start
 from stages.runtime.monitor import Monitor
 
@@ -67,7 +68,8 @@ def make_labels(
         # Before there are several processes, because rank 0 soon writes to this folder.
         if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
             return folder
-        fabric, monitor, share = start(config, monitor)
+        log = WarningLog(monitor)
+        fabric, monitor, share = start(config, log)
         dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
         model = load_cam_model(cam)
         assert config.image_size is not None
@@ -88,6 +90,7 @@ def make_labels(
         if fabric.is_global_zero:
             extra = {"background_threshold": maker.config.background_threshold}  # the number used
             begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
+            log.write_to(folder)
         fabric.barrier()
         with session(folder, recorded=fabric.is_global_zero):
             _label(folder, samples, maker, dataset, calibration)

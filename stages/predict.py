@@ -18,6 +18,7 @@ from stages.prediction.inputs import find_inputs
 from stages.prediction.output_folder import begin, files_of, finished_images, new_record, read_record
 from stages.run_folder.artifacts import outdated, outdated_message
 from stages.run_folder.lock import output_lock
+from stages.run_folder.warning_log import WarningLog
 from stages.runtime.extras import check_crf_backend
 from stages.runtime.launch import own_cores
 from stages.runtime.monitor import Monitor
@@ -73,7 +74,8 @@ def predict(
         from stages.prediction.results import write_results
         from stages.runtime.fabric import start
 
-        fabric, monitor, share = start(config, monitor)
+        log = WarningLog(monitor)
+        fabric, monitor, share = start(config, log)
         if outdated(run, network.path.name):
             monitor.warn(outdated_message(run, network.path.name))
         for problem in problems:
@@ -87,6 +89,7 @@ def predict(
             fabric.barrier()  # all ranks have seen the earlier files
             if fabric.is_global_zero:
                 begin(out, samples, record, earlier, overwrite=replace)
+                log.write_to(out)
             fabric.barrier()
             monitor.start(f"predicting with {network.path}", len(done) + len(left), done=len(done))
             threads = max(1, min(8, own_cores(config.devices)) if config.workers is None else config.workers)

@@ -24,6 +24,7 @@ from stages.run_folder.artifacts import already_finished, begin_stage, check_run
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import measurable_samples, open_data, spread, usable_samples
+from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import ranks_of, share_counts, start
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
@@ -68,7 +69,8 @@ def train_cam(
         if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
             return folder
         # Some parts get no gradient until their losses start.
-        fabric, monitor, share = start(config, monitor, unused_parameters=True)
+        log = WarningLog(monitor)
+        fabric, monitor, share = start(config, log, unused_parameters=True)
         dataset = open_data(data, skip_bad=config.skip_bad)
         check_run_place(out, dataset)
         dataset.split(config.split)
@@ -92,6 +94,7 @@ def train_cam(
             evaluate = evaluate and uncompiled(evaluate)
         if fabric.is_global_zero:
             begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
+            log.write_to(folder)
         fabric.barrier()
         with session(folder, recorded=fabric.is_global_zero):
             fit(

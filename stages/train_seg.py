@@ -42,6 +42,7 @@ from stages.run_folder.artifacts import StageFolder, already_finished, begin_sta
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import measurable_samples, open_run_data, spread, usable_samples
+from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import ranks_of, share_counts, start
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
@@ -86,7 +87,8 @@ def train_seg(
         # First, before other processes start and rank 0 writes.
         if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
             return folder
-        fabric, monitor, share = start(config, monitor)
+        log = WarningLog(monitor)
+        fabric, monitor, share = start(config, log)
         dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
         label_file = labels.path / "labels.h5"
         labelled = labelled_images(dataset, label_file, config, monitor)
@@ -101,6 +103,7 @@ def train_seg(
         student, spec, learner, stream, losses = training
         if fabric.is_global_zero:
             begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
+            log.write_to(folder)
         fabric.barrier()
         with session(folder, recorded=fabric.is_global_zero):
             fit(
