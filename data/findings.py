@@ -421,7 +421,11 @@ def _class_names(facts: Facts) -> Iterator[Finding]:
 
 def _classes(facts: Facts) -> Iterator[Finding]:
     dataset = facts.dataset
-    samples = dataset.splits.get(dataset.train_split, ())
+    yield from class_findings(dataset, dataset.splits.get(dataset.train_split, ()))
+
+
+def class_findings(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Find what can be said about the classes by the image labels of the training split, without opening images."""
     if not samples:
         return
     names, total = dataset.class_names, len(samples)

@@ -24,7 +24,13 @@ from stages.relabel.relabel_maker import new_relabeller
 from stages.run_folder.artifacts import already_finished, begin_stage, open_stage, read_config
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
-from stages.run_folder.run_data import open_run_data, usable_samples
+from stages.run_folder.run_data import (
+    check_same_data,
+    finish_again,
+    open_run_data,
+    usable_samples,
+    warn_of_other_data,
+)
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import start
 from stages.runtime.monitor import Monitor
@@ -67,10 +73,15 @@ def make_labels(
     with stage_lock(run, *locked, monitor=monitor):
         # Before there are several processes, because rank 0 soon writes to this folder.
         if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
+            finish_again(run, "labels", data, monitor, skip_bad=config.skip_bad)
             return folder
         log = WarningLog(monitor)
         fabric, monitor, share = start(config, log)
         dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
+        if resume and _begun(folder):
+            check_same_data(run, "labels", dataset, monitor)
+        else:
+            warn_of_other_data(cam, dataset, monitor)
         model = load_cam_model(cam)
         assert config.image_size is not None
         check_scales(config.scales, config.image_size, model.backbone)

@@ -26,6 +26,7 @@ from stages.option import flag
 from stages.preflight.training import (
     check_calibration,
     check_feature_weights,
+    check_learnable,
     check_split,
     check_student_splits,
     check_training,
@@ -43,9 +44,9 @@ from stages.run_folder.artifacts import (
     read_config,
 )
 from stages.run_folder.lock import stage_lock
-from stages.run_folder.run_data import open_data
+from stages.run_folder.run_data import check_same_data, open_data
 from stages.runtime.extras import check_crf_backend
-from stages.runtime.monitor import Monitor, Titled
+from stages.runtime.monitor import Monitor, SilentMonitor, Titled
 
 StageSettings = TrainCam | MakeLabels | TrainSeg
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
@@ -100,6 +101,9 @@ def run(
             check_options(cam, labels, seg)
         dataset = open_data(data, skip_bad=config.skip_bad)
         check_run_place(out, dataset)
+        for name in STAGES:
+            if name not in again:
+                check_same_data(out, FOLDERS[name], dataset, SilentMonitor())
         check_stages(dataset, {name: one for name, one in settings.items() if name in to_do})
 
         from stages.make_labels import make_labels
@@ -110,7 +114,7 @@ def run(
 
         fabric, monitor, _ = start(config, monitor)
         if fabric.is_global_zero:
-            about = about_the_run(out / CONFIG, dataset, monitor, anew=again == STAGES)
+            about = about_the_run(out / CONFIG, dataset, anew=again == STAGES)
             write_config(out / CONFIG, dataset, config, settings, about)
         if "train-seg" in to_do and not seg.uses_features:
             check_student(seg, dataset)
@@ -169,6 +173,8 @@ def check_stages(dataset: Dataset, settings: Mapping[str, StageSettings]) -> Non
                 check_split(dataset, one.split, "--split")
             elif not isinstance(one, TrainSeg):  # which trains on all labelled images by default
                 dataset.split()
+            if isinstance(one, TrainCam):
+                check_learnable(dataset, dataset.split(one.split))
             if isinstance(one, TrainCam) or (isinstance(one, TrainSeg) and not one.uses_features):
                 check_training(one)
             if isinstance(one, TrainSeg):
@@ -265,8 +271,8 @@ def read_run_config(path: Path) -> Mapping[str, Any]:
         raise ArtifactError(f"{path} is damaged ({error}): fix or delete it") from error
 
 
-def about_the_run(path: Path, dataset: Dataset, monitor: Monitor, *, anew: bool) -> Mapping[str, Any]:
-    """Describe how the run was begun; a resumed run keeps its description, and warns if the data changed."""
+def about_the_run(path: Path, dataset: Dataset, *, anew: bool) -> Mapping[str, Any]:
+    """Describe how the run was begun; a resumed run keeps its description."""
     from stages.run_folder.provenance import data_fingerprint, made_with
 
     fingerprint = data_fingerprint(dataset)
@@ -274,8 +280,6 @@ def about_the_run(path: Path, dataset: Dataset, monitor: Monitor, *, anew: bool)
     if anew or "data_fingerprint" not in before:
         began = datetime.now().astimezone().isoformat(timespec="seconds")
         return {"began": began, "data_fingerprint": fingerprint, **made_with()}
-    if before["data_fingerprint"] != fingerprint:
-        monitor.warn(f"{dataset.root} has changed since {path.parent} was begun: images or their labels differ")
     return before
 
 

@@ -20,10 +20,18 @@ from data.transforms import CamTransform
 from stages.config import TrainCam
 from stages.networks.cam_model import new_cam_model
 from stages.networks.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
+from stages.preflight.training import check_learnable
 from stages.run_folder.artifacts import already_finished, begin_stage, check_run_place
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
-from stages.run_folder.run_data import measurable_samples, open_data, spread, usable_samples
+from stages.run_folder.run_data import (
+    check_same_data,
+    finish_again,
+    measurable_samples,
+    open_data,
+    spread,
+    usable_samples,
+)
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import ranks_of, share_counts, start
 from stages.runtime.lightning import Fabric
@@ -67,6 +75,7 @@ def train_cam(
     with stage_lock(out, "cam", monitor=monitor):
         # First, before other processes start and rank 0 writes.
         if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
+            finish_again(out, "cam", data, monitor, skip_bad=config.skip_bad)
             return folder
         # Some parts get no gradient until their losses start.
         log = WarningLog(monitor)
@@ -74,6 +83,9 @@ def train_cam(
         dataset = open_data(data, skip_bad=config.skip_bad)
         check_run_place(out, dataset)
         dataset.split(config.split)
+        if resume:
+            check_same_data(out, "cam", dataset, monitor)
+        check_learnable(dataset, dataset.split(config.split), monitor)
         torch.manual_seed(config.seed)
         model, spec = new_cam_model(config, len(dataset.class_names))
         if config.grad_checkpointing:
@@ -82,6 +94,8 @@ def train_cam(
         with_masks = spread([sample for sample in samples if sample.mask is not None], config.evaluate_images)
         # Masks are checked now instead of after hours.
         with_masks = measurable_samples(with_masks, dataset.class_names, skip_bad=config.skip_bad, monitor=monitor)
+        if config.skip_bad:
+            check_learnable(dataset, samples)  # without the skipped images
         settings = step_settings(config, model.backbone.patch_size)
         load = LoadViews(len(dataset.class_names), config)
         evaluate: Callable[[], Mapping[str, float]] | None = None

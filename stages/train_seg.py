@@ -38,10 +38,18 @@ from stages.networks.student import (
     student_probabilities,
 )
 from stages.preflight.training import check_student_splits
-from stages.run_folder.artifacts import StageFolder, already_finished, begin_stage, check_up_to_date, open_stage
+from stages.run_folder.artifacts import StageFolder, already_finished, begin_stage, check_up_to_date, in_use, open_stage
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
-from stages.run_folder.run_data import measurable_samples, open_run_data, spread, usable_samples
+from stages.run_folder.run_data import (
+    check_same_data,
+    finish_again,
+    measurable_samples,
+    open_run_data,
+    spread,
+    usable_samples,
+    warn_of_other_data,
+)
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import ranks_of, share_counts, start
 from stages.runtime.lightning import Fabric
@@ -86,10 +94,15 @@ def train_seg(
     with stage_lock(run, *locked, monitor=monitor):
         # First, before other processes start and rank 0 writes.
         if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
+            finish_again(run, "seg", data, monitor, skip_bad=config.skip_bad)
             return folder
         log = WarningLog(monitor)
         fabric, monitor, share = start(config, log)
         dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
+        if resume and in_use(folder):
+            check_same_data(run, "seg", dataset, monitor)
+        else:
+            warn_of_other_data(labels, dataset, monitor)
         label_file = labels.path / "labels.h5"
         labelled = labelled_images(dataset, label_file, config, monitor)
         samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)

@@ -14,10 +14,16 @@ from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.labels.store import LabelFile
-from stages.preflight.training import check_calibration, check_split, check_student_splits, check_training
+from stages.preflight.training import (
+    check_calibration,
+    check_learnable,
+    check_split,
+    check_student_splits,
+    check_training,
+)
 from stages.run_folder.artifacts import already_finished, check_run_place, check_up_to_date, open_stage
 from stages.run_folder.lock import check_not_locked
-from stages.run_folder.run_data import open_data, open_run_data, with_skip_bad
+from stages.run_folder.run_data import check_same_data, open_data, open_run_data, with_skip_bad
 from stages.runtime.extras import check_crf_backend
 from stages.runtime.monitor import SilentMonitor
 
@@ -37,11 +43,15 @@ def before_train_cam(
     """
     check_not_locked(out, "cam")
     if already_finished(out, "cam", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+        check_same_data(out, "cam", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
         return data
     check_training(config)
     dataset = open_data(data, skip_bad=config.skip_bad)
     check_run_place(out, dataset)
     check_split(dataset, config.split, "--split")
+    check_learnable(dataset, dataset.split(config.split))
+    if resume:
+        check_same_data(out, "cam", dataset, SilentMonitor())
     return dataset
 
 
@@ -60,6 +70,8 @@ def before_make_labels(
     config = with_training_defaults(config, cam.settings)
     check_not_locked(run, "labels", *((FEATURES,) if config.may_relabel else ()))
     if already_finished(run, "labels", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+        if data is not None:
+            check_same_data(run, "labels", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
         return data
     check_thresholds_in_order(config, cam.settings)
     if config.uses_crf or config.background_threshold == "auto":
@@ -67,6 +79,8 @@ def before_make_labels(
     if config.may_relabel:
         feature_spec(config, cam)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
+    if resume:
+        check_same_data(run, "labels", dataset, SilentMonitor())
     check_split(dataset, config.split, "--split")
     check_calibration(dataset, config)
     return dataset
@@ -87,6 +101,8 @@ def before_train_seg(
     check_up_to_date(run, "labels")
     check_not_locked(run, "seg", *((FEATURES,) if config.uses_features else ()))
     if already_finished(run, "seg", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+        if data is not None:
+            check_same_data(run, "seg", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
         return data
     if config.uses_features:
         feature_spec(labels.typed_settings(MakeLabels), open_stage(run, "cam"))
@@ -95,6 +111,8 @@ def before_train_seg(
     if config.confidence_weighting:
         LabelFile(labels.path / "labels.h5", "confidence")
     dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
+    if resume:
+        check_same_data(run, "seg", dataset, SilentMonitor())
     check_student_splits(dataset, config)
     return dataset
 

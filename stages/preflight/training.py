@@ -1,14 +1,18 @@
 """Checks of the training stages' settings that need no torch: weights, cache and splits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.dataset import Dataset
+from data.dataset import Dataset, Sample, list_names
 from data.errors import DataError, UserError
+from data.findings import class_findings
 from data.image_cache import open_cache
 from stages.config import NO_FILES, MakeLabels, TrainCam, TrainSeg
 from stages.run_folder.saving import check_weights_file
+from stages.runtime.monitor import Monitor, SilentMonitor
+
+SILENT = SilentMonitor()
 
 
 def check_training(config: TrainCam | TrainSeg) -> None:
@@ -32,6 +36,25 @@ def check_feature_weights(config: MakeLabels) -> None:
     if config.may_relabel and config.feature_file is not None:
         with naming("--feature-weights"):
             check_weights_file(Path(config.feature_file).expanduser())
+
+
+def check_learnable(dataset: Dataset, samples: Sequence[Sample], monitor: Monitor = SILENT) -> None:
+    """Check by the image labels that something can be learnt, as `toco check` does.
+
+    Args:
+        dataset: The data set.
+        samples: The images to train on.
+        monitor: Gets a warning about some of several classes that cannot be learnt.
+
+    Raises:
+        DataError: Each class is in all images or in none of them.
+    """
+    for finding in class_findings(dataset, samples):
+        text = f"{dataset.root}: {finding.text} ({list_names(finding.items, 5)}): {finding.advice}"
+        if finding.level == "error":
+            raise DataError(text)
+        if finding.topic in ("class_in_no_image", "class_in_every_image"):
+            monitor.warn(text)
 
 
 def check_split(dataset: Dataset, split: str | None, option: str) -> None:

@@ -19,6 +19,7 @@ from data.errors import ArtifactError, SettingsError
 from data.output_place import check_output_place
 from data.written_folders import mark_as_written
 from stages.config import MakeLabels, TrainCam, TrainSeg, from_values, upgraded
+from stages.run_folder.provenance import data_fingerprint
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 
@@ -175,6 +176,7 @@ def begin_stage(
             "root": str(dataset.root.resolve()),
             "layout": dataset.layout,
             "class_names": list(dataset.class_names),
+            "fingerprint": data_fingerprint(dataset),
         },
         "made_from": source_digest(run, stage),
         **(extra or {}),

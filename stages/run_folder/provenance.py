@@ -15,8 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from data.cores import cores
 from data.dataset import Dataset
 
@@ -37,6 +35,8 @@ def made_with() -> dict[str, Any]:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, memory and GPUs of this machine."""
+    import torch  # late, because commands compare fingerprints before they import it
+
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found: dict[str, Any] = {"system": platform.platform(), "processor": _processor(), "cores": cores()}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:

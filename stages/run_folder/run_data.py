@@ -1,5 +1,6 @@
 """The data set of a run, and which of its images a stage works on."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -7,12 +8,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
-from data.errors import DataError
+from data.errors import ArtifactError, DataError
 from data.images import image_size
 from data.mask_agreement import WRONG_MASKS, MaskedImage, compare_masks, distinct_values
 from data.readers import check_images, open_dataset, read_mask
 from stages.config import Machine
-from stages.run_folder.artifacts import StageFolder, check_classes
+from stages.run_folder.artifacts import PRODUCERS, StageFolder, check_classes, in_use, read_config
+from stages.run_folder.provenance import data_fingerprint
+from stages.run_folder.saving import write_json
+from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import Monitor
 
 COMPARED_MASKS = 100  # number of masks of a split that are compared with the image labels before an evaluation
@@ -42,9 +46,96 @@ def open_run_data(folder: StageFolder, data: Path | Dataset | None, *, skip_bad:
         DataError: There is no data set, or its labels contradict each other.
         ArtifactError: Its classes differ from those of the run.
     """
-    dataset = open_data(data or folder.dataset_root, skip_bad=skip_bad)
+    dataset = open_data(data or present_root(folder), skip_bad=skip_bad)
     check_classes(folder, dataset)
     return dataset
+
+
+def present_root(folder: StageFolder) -> Path:
+    """Return the folder of a stage's data set: as the stage had it, or as another stage got it after it was moved.
+
+    Raises:
+        ArtifactError: It does not exist any more.
+    """
+    run, mine = folder.path.parent, folder.config["dataset"]
+    roots = [folder.dataset_root]
+    for stage in PRODUCERS:
+        with suppress(ArtifactError):  # it did not run
+            other = read_config(run, stage)["dataset"]
+            if other.get("fingerprint") == mine.get("fingerprint"):
+                roots.append(Path(other["root"]))
+    for root in roots:
+        if root.is_dir() and any(root.iterdir()):  # the folder of a drive that is not mounted is empty
+            return root
+    raise ArtifactError(
+        f"{roots[0]}, the data set of {folder.path}, does not exist or is empty: if it was moved, give its present "
+        "folder with --data"
+    )
+
+
+def check_same_data(run: Path, stage: str, dataset: Dataset, monitor: Monitor) -> None:
+    """Compare a data set with the one that a stage was begun with, if it was begun.
+
+    Args:
+        run: The run folder.
+        stage: Key of PRODUCERS.
+        dataset: The data set.
+        monitor: Gets a warning if the images or labels in the same folder have changed, and a note if the data set was
+            moved.
+
+    Raises:
+        ArtifactError: It is another data set in another folder.
+    """
+    if not in_use(run / stage):
+        return
+    folder = StageFolder(path=run / stage, config=read_config(run, stage))
+    difference = data_difference(folder, dataset)
+    moved = folder.dataset_root != dataset.root.resolve()
+    if difference and moved:
+        raise ArtifactError(f"{difference}: use the data set of then, or --overwrite to start again")
+    if difference:
+        monitor.warn(f"{difference}; what was made before is kept, and --overwrite makes it again")
+    elif moved:
+        monitor.note(f"the data set of {folder.path} was moved from {folder.dataset_root} to {dataset.root.resolve()}")
+
+
+def finish_again(run: Path, stage: str, data: Path | Dataset | None, monitor: Monitor, *, skip_bad: bool) -> None:
+    """Compare the data set given to a finished stage with its own, and remember its folder if it was moved.
+
+    Raises:
+        ArtifactError: It is another data set in another folder.
+        DataError: There is no data set, or its labels contradict each other.
+    """
+    if data is None:
+        return
+    dataset = open_data(data, skip_bad=skip_bad)
+    check_same_data(run, stage, dataset, monitor)
+    path = run / stage / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    root = str(dataset.root.resolve())
+    if config["dataset"]["root"] != root and is_rank_zero():
+        config["dataset"]["root"] = root
+        write_json(path, config)
+
+
+def data_difference(folder: StageFolder, dataset: Dataset) -> str | None:
+    """Say in one phrase how a data set differs from that of a stage; None if it does not, or if it is not known.
+
+    Stages of toco 0.1.0 and earlier have no fingerprint of their data.
+    """
+    before = folder.config["dataset"].get("fingerprint")
+    if before is None or before == data_fingerprint(dataset):
+        return None
+    root = dataset.root.resolve()
+    if root == folder.dataset_root:
+        return f"{root} has changed since {folder.path} was made from it: images or labels differ"
+    return f"{root} has other images or labels than {folder.dataset_root}, from which {folder.path} was made"
+
+
+def warn_of_other_data(folder: StageFolder, dataset: Dataset, monitor: Monitor) -> None:
+    """Warn if a data set is not that of an earlier stage: it may be meant, but results on both are not comparable."""
+    if difference := data_difference(folder, dataset):
+        monitor.warn(difference)
 
 
 def with_skip_bad(config: AnyMachine, folder: StageFolder) -> AnyMachine:

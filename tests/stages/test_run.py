@@ -213,20 +213,18 @@ def test_run__names_the_options_of_a_stage_that_fails_later(
         run(pictures, tmp_path / "run", Run(), SilentMonitor(), cam=cam, labels=LABELS, seg=seg_settings())
 
 
-def test_run__tells_when_the_data_changed_since(
+def test_run__refuses_another_data_set_at_once(
     draw_pictures: Callable[[Path], Path],
     own_run: Path,
     cam_settings: Callable[..., TrainCam],
     seg_settings: Callable[..., TrainSeg],
-    listener: Callable[[], Any],
     tmp_path: Path,
 ) -> None:
     data = draw_pictures(tmp_path / "data")
     table = (data / "labels.csv").read_text()
     (data / "labels.csv").write_text(table.replace("a.jpg,red,", "a.jpg,blue,"))
-    heard = listener()
-    run(data, own_run, Run(), heard, cam=cam_settings(), labels=LABELS, seg=seg_settings())
-    assert any("has changed since" in warning for warning in heard.warnings)
+    with pytest.raises(ArtifactError, match=rf"^{data} has other images or labels than .*, from which {own_run}/cam"):
+        run(data, own_run, Run(), SilentMonitor(), cam=cam_settings(), labels=LABELS, seg=seg_settings())
 
 
 def test_run__stages_have_the_devices_of_the_run(

@@ -19,7 +19,9 @@ import stages.networks.cam_model
 import stages.toco.step
 import stages.train_cam
 from data.errors import ArtifactError, DataError
+from data.readers import open_dataset
 from stages.config import CAM_RECIPES, TrainCam
+from stages.run_folder.provenance import data_fingerprint
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.losses import classification_loss
 from stages.toco.model import LargeFieldOfView, ToCo
@@ -89,7 +91,13 @@ def test_train_cam__writes_its_folder(trained_run: Path, pictures: Path) -> None
         "metrics.jsonl",
     }
     config = json.loads((folder / "config.json").read_text())
-    assert config["dataset"] == {"root": str(pictures), "layout": "custom", "class_names": ["red", "blue"]}
+    fingerprint = data_fingerprint(open_dataset(pictures))
+    assert config["dataset"] == {
+        "root": str(pictures),
+        "layout": "custom",
+        "class_names": ["red", "blue"],
+        "fingerprint": fingerprint,
+    }
     assert config["settings"]["iterations"] == 4
     assert config["model"]["num_classes"] == 2
     training = [line for line in lines(folder) if "loss" in line]

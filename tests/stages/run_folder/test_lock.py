@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,14 +31,6 @@ with stage_lock(folder, "cam", monitor=SilentMonitor()), output_lock(folder / "o
     print("held", flush=True)
     time.sleep(60)
 """
-
-
-class Warned(SilentMonitor):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.fixture
@@ -65,12 +58,12 @@ def test_lock__refuses_folders_of_another_process(tmp_path: Path, other: "subpro
         pass
 
 
-def test_lock__of_a_killed_process_is_taken_over(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+def test_lock__of_a_killed_process_is_taken_over(tmp_path: Path, other: "subprocess.Popen[str]", listener: Any) -> None:
     other.send_signal(signal.SIGKILL)
     other.wait()
     assert (tmp_path / ".cam.lock").is_file()
     check_not_locked(tmp_path, "cam")
-    monitor = Warned()
+    monitor = listener()
     with stage_lock(tmp_path, "cam", monitor=monitor), output_lock(tmp_path / "out", monitor):
         assert json.loads((tmp_path / ".cam.lock").read_text())["pid"] == os.getpid()
     assert monitor.warnings == []
@@ -118,10 +111,10 @@ def test_lock__is_for_rank_zero_alone(
         pass
 
 
-def test_lock__warns_of_a_process_of_another_machine(tmp_path: Path) -> None:
+def test_lock__warns_of_a_process_of_another_machine(tmp_path: Path, listener: Any) -> None:
     """Some network drives lock on each machine alone."""
     (tmp_path / ".cam.lock").write_text(json.dumps({"host": "node7", "pid": 12, "since": "2026-01-01T10:00:00+01:00"}))
-    monitor = Warned()
+    monitor = listener()
     with stage_lock(tmp_path, "cam", monitor=monitor):
         pass
     (warning,) = monitor.warnings
@@ -136,12 +129,14 @@ def test_lock__reads_any_file(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_lock__warns_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_lock__warns_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, listener: Any
+) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(stages.run_folder.lock, "lockf", no_locks)
-    monitor = Warned()
+    monitor = listener()
     with stage_lock(tmp_path, "cam", monitor=monitor):
         check_not_locked(tmp_path, "cam")
     (warning,) = monitor.warnings

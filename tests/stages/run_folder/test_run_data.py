@@ -1,12 +1,24 @@
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data.errors import DataError
+from data.dataset import Dataset, Sample
+from data.errors import ArtifactError, DataError
 from data.readers import open_dataset
-from stages.run_folder.run_data import spread, usable_samples
+from stages.config import MakeLabels, TrainCam, TrainSeg
+from stages.run_folder.artifacts import StageFolder, begin_stage, read_config
+from stages.run_folder.run_data import (
+    check_same_data,
+    finish_again,
+    open_run_data,
+    spread,
+    usable_samples,
+    warn_of_other_data,
+)
 
 
 def test_usable_samples__all_of_a_split(pictures: Path, listener: Any) -> None:
@@ -37,6 +49,102 @@ def test_usable_samples__many_bad_images_are_counted(pictures: Path, listener: A
     assert usable_samples(dataset, None, 1, True, monitor) == (one,)
     assert len(monitor.warnings) == 11
     assert monitor.warnings[-1] == "skipped: 4 more images"
+
+
+def data_in(root: Path, labels: str = "1 2 12", size: int = 9) -> Dataset:
+    """A data set of one image for each word; its digits are the classes."""
+    samples = []
+    for number, word in enumerate(labels.split()):
+        image = root / f"{number}.jpg"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(b"x" * size)
+        samples.append(Sample(id=str(number), image=image, classes=tuple(int(digit) for digit in word), mask=None))
+    return Dataset(
+        root=root, layout="custom", class_names=("a", "b"), splits={"train": tuple(samples)}, train_split="train",
+        val_split=None,
+    )  # fmt: skip
+
+
+def begin(run: Path, stage: str, dataset: Dataset) -> StageFolder:
+    settings = {"cam": TrainCam(), "labels": MakeLabels(), "seg": TrainSeg()}[stage]
+    return begin_stage(run, stage, settings=settings, dataset=dataset)
+
+
+@pytest.mark.parametrize("stage", ["cam", "labels", "seg"])
+@pytest.mark.parametrize("change", [{"labels": "1 2 1"}, {"labels": "1 2 12 2"}, {"labels": "1 2"}, {"size": 8}])
+def test_check_same_data__another_data_set(tmp_path: Path, listener: Any, stage: str, change: dict[str, Any]) -> None:
+    old, new, run, monitor = tmp_path / "old", tmp_path / "new", tmp_path / "run", listener()
+    check_same_data(run, stage, data_in(new), monitor)  # not begun
+    begin(run, stage, data_in(old))
+    check_same_data(run, stage, data_in(old), monitor)
+    assert monitor.warnings == []
+    with pytest.raises(ArtifactError) as caught:
+        check_same_data(run, stage, data_in(new, **change), monitor)
+    assert str(caught.value) == (
+        f"{new} has other images or labels than {old}, from which {run / stage} was made: use the data set of then, or "
+        "--overwrite to start again"
+    )
+    check_same_data(run, stage, data_in(old, **change), monitor)  # perhaps a bad image was replaced, to resume
+    (warning,) = monitor.warnings
+    assert warning.startswith(f"{old} has changed since {run / stage} was made from it: images or labels differ; what")
+
+
+def test_check_same_data__of_an_older_version_is_not_known(tmp_path: Path, listener: Any) -> None:
+    begin(tmp_path / "run", "cam", data_in(tmp_path / "old"))
+    path = tmp_path / "run" / "cam" / "config.json"
+    config = json.loads(path.read_text())
+    del config["dataset"]["fingerprint"]
+    path.write_text(json.dumps(config))
+    check_same_data(tmp_path / "run", "cam", data_in(tmp_path / "new", "1"), listener())
+
+
+def test_open_run_data__of_a_moved_data_set(draw_pictures: Any, tmp_path: Path, listener: Any) -> None:
+    old, new, run, monitor = draw_pictures(tmp_path / "old"), tmp_path / "new", tmp_path / "run", listener()
+    cam = begin(run, "cam", open_dataset(old))
+    seg = begin(run, "seg", open_dataset(old))
+    old.rename(new)
+    old.mkdir()  # as a drive that is not mounted
+    message = rf"^{old}, the data set of {run}/cam, does not exist or is empty: .* with --data$"
+    with pytest.raises(ArtifactError, match=message):
+        open_run_data(cam, None, skip_bad=False)
+    assert open_run_data(cam, new, skip_bad=False).root == new
+    check_same_data(run, "labels", open_dataset(new), monitor)
+    begin(run, "labels", open_dataset(new))  # as make-labels --data does
+    assert open_run_data(cam, None, skip_bad=False).root == new
+    assert open_run_data(seg, None, skip_bad=False).root == new
+    warn_of_other_data(cam, open_dataset(new), monitor)
+    assert monitor.warnings == []
+
+
+def test_finish_again__remembers_a_moved_data_set(draw_pictures: Any, tmp_path: Path, listener: Any) -> None:
+    old, new, run, monitor = draw_pictures(tmp_path / "old"), tmp_path / "new", tmp_path / "run", listener()
+    begin(run, "cam", open_dataset(old))
+    old.rename(new)
+    finish_again(run, "cam", None, monitor, skip_bad=False)
+    finish_again(run, "cam", new, monitor, skip_bad=False)
+    assert monitor.notes == [f"the data set of {run}/cam was moved from {old} to {new}"]
+    cam = StageFolder(path=run / "cam", config=read_config(run, "cam"))
+    assert open_run_data(cam, None, skip_bad=False).root == new
+
+
+def test_open_run_data__ignores_another_data_set_of_a_later_stage(
+    draw_pictures: Any, tmp_path: Path, listener: Any
+) -> None:
+    old, other, run, monitor = (
+        draw_pictures(tmp_path / "old"),
+        draw_pictures(tmp_path / "b"),
+        tmp_path / "run",
+        listener(),
+    )
+    cam = begin(run, "cam", open_dataset(old))
+    table = (other / "labels.csv").read_text()
+    (other / "labels.csv").write_text(table.replace("a.jpg,red,", "a.jpg,blue,"))
+    warn_of_other_data(cam, open_dataset(other), monitor)
+    assert monitor.warnings == [f"{other} has other images or labels than {old}, from which {run}/cam was made"]
+    begin(run, "labels", open_dataset(other))  # labelled by a network that was trained on other images
+    shutil.rmtree(old)
+    with pytest.raises(ArtifactError, match="give its present folder with --data"):
+        open_run_data(cam, None, skip_bad=False)
 
 
 @pytest.mark.parametrize(

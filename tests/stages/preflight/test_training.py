@@ -1,0 +1,66 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.dataset import Dataset, Sample
+from data.errors import DataError
+from stages.preflight.training import check_learnable
+
+
+def check(labels: str, names: str, monitor: Any) -> None:
+    """Check images whose classes are the digits of these words; 0 for none."""
+    samples = tuple(
+        Sample(
+            id=f"{number}",
+            image=Path(f"/d/{number}.jpg"),
+            classes=tuple(int(one) for one in word if one != "0"),
+            mask=None,
+        )
+        for number, word in enumerate(labels.split())
+    )
+    dataset = Dataset(
+        root=Path("/d"), layout="custom", class_names=tuple(names), splits={"train": samples}, train_split="train",
+        val_split=None,
+    )  # fmt: skip
+    check_learnable(dataset, samples, monitor)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ("1 1 1", "a", "1 class in every image of the training split, which cannot be learnt ('a'): add images"),
+        ("1", "a", "1 class in every image"),  # one image
+        ("12", "ab", "2 classes in every image of the training split, which cannot be learnt ('a', 'b')"),
+        ("12 12 12", "ab", "2 classes in every image"),
+        ("1 1", "ab", "1 class in every image of the training split, which cannot be learnt ('a')"),
+        ("0 0", "a", "1 class in no image of the training split ('a'): add images of the class, or remove it"),
+        ("0", "ab", "2 classes in no image"),
+    ],
+)
+def test_check_learnable__refuses(labels: str, names: str, message: str, listener: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        check(labels, names, listener())
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("/d: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "warnings"),
+    [
+        ("1 0", "a", []),  # one class, and images without it
+        ("1 2", "ab", []),
+        ("1 2 12", "ab", []),
+        ("12 1", "ab", ["1 class in every image of the training split, which cannot be learnt ('a')"]),
+        ("1 2", "abc", ["1 class in no image of the training split ('c')"]),
+        ("1 0", "ab", ["1 class in no image of the training split ('b')"]),
+        ("13 3", "abc", ["1 class in no image of the training split ('b')", "1 class in every image"]),
+    ],
+)
+def test_check_learnable__accepts(labels: str, names: str, warnings: list[str], listener: Any) -> None:
+    monitor = listener()
+    check(labels, names, monitor)
+    assert len(monitor.warnings) == len(warnings)
+    for text, expected in zip(monitor.warnings, warnings, strict=True):
+        assert expected in text
