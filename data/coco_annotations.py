@@ -228,6 +228,8 @@ def _key(entry: dict[str, Any], name: str) -> str:
     value = entry.get(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    elif isinstance(value, str):
+        value = canonical_name(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
         raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}: write a whole number")
     return str(value)
@@ -235,8 +237,8 @@ def _key(entry: dict[str, Any], name: str) -> str:
 
 def _text(entry: dict[str, Any], name: str) -> str:
     value = entry.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}: write a text")
+    if not isinstance(value, str) or len(value.strip().splitlines()) != 1:
+        raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}: write a text in one line")
     return value
 
 
@@ -283,7 +285,7 @@ def _counts(segmentation: Mapping[str, Any], size: tuple[int, int]) -> bytes:
     height, width = size
     given, counts = segmentation.get("size"), segmentation.get("counts")
     if given is not None and given != [height, width]:
-        raise DataError(f"its run lengths are for an image of {given}, not of [{height}, {width}] (height, width)")
+        raise DataError(f"its run lengths are for an image of {given!r}, not of [{height}, {width}] (height, width)")
     runs = _decoded(counts) if isinstance(counts, str) else _listed(counts)
     if runs is None or runs.min(initial=0) < 0 or runs.max(initial=0) > MOST_PIXELS:
         raise DataError("its run lengths are damaged")

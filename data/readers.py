@@ -61,9 +61,11 @@ def _read(root: Path, *, skip_bad: bool) -> Dataset:
     if similar := [path.name for path in root.iterdir() if path.name.lower().startswith(LABELS_FILE)]:
         raise DataError(f"{root} has '{similar[0]}' but no {LABELS_FILE}: rename it")
     if (root / "images").is_dir():
+        found = next((path.name for path in sorted(root.glob("*.json"))), None)
+        coco = f"; if {found} has annotations of COCO, move it to annotations/instances_train.json" if found else ""
         raise DataError(
             f"{root} has images/ but no {LABELS_FILE}: write one with the columns image,labels[,split], or run "
-            f"'toco init {root}'; if each folder in images/ is a class, give {root / 'images'}"
+            f"'toco init {root}'; if each folder in images/ is a class, give {root / 'images'}{coco}"
         )
     if not any(path.is_dir() for path in root.iterdir()):
         raise DataError(f"{root} is not a data set: expected {LAYOUTS}")

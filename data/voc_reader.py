@@ -45,6 +45,8 @@ LIST_FILES = {
     "train_aug": ("train_aug.txt", "trainaug.txt"),
     "val": ("val.txt",),
 }
+IMAGE_FOLDERS = ("JPEGImages", "images")  # the second names are in use for own data, without lists
+ANNOTATION_FOLDERS = ("Annotations", "annotations")
 LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets/Main")
 
 # 'a 1', or 'JPEGImages/a.jpg SegmentationClassAug/a.png'.
@@ -56,7 +58,7 @@ NO_CLASSES = frozenset({"background", "_background_", "__background__", "ignored
 
 
 def find_voc(root: Path) -> Path | None:
-    """Return the folder that has JPEGImages/ and ImageSets/ or annotations: `root`, one in it, or in its VOCdevkit/."""
+    """Return the folder that has images and ImageSets/ or annotations: `root`, one in it, or one in its VOCdevkit/."""
     folders = (root, *_newest_first(root), *_newest_first(root / "VOCdevkit"))
     return next((folder for folder in folders if _is_voc(folder)), None)
 
@@ -76,7 +78,7 @@ def read_voc(folder: Path, *, skip_bad: bool = False) -> Dataset:
     Raises:
         DataError: A listed image or its annotation is missing, or an annotation is damaged or has an unknown class.
     """
-    pictures = folder / "JPEGImages"
+    pictures = _part(folder, IMAGE_FOLDERS)
     names = FileNames(pictures, find_images(pictures))
     lists = _read_lists(folder)
     found = {split: _find_listed(lines, names, f"list '{split}' of {folder}") for split, lines in lists.items()}
@@ -114,8 +116,13 @@ def read_voc(folder: Path, *, skip_bad: bool = False) -> Dataset:
 
 
 def _is_voc(folder: Path) -> bool:
-    has_lists = (folder / "ImageSets").is_dir()
-    return (folder / "JPEGImages").is_dir() and (has_lists or any((folder / "Annotations").glob("*.xml")))
+    has_lists = (folder / IMAGE_FOLDERS[0]).is_dir() and (folder / "ImageSets").is_dir()
+    return has_lists or (_part(folder, IMAGE_FOLDERS).is_dir() and any(_part(folder, ANNOTATION_FOLDERS).glob("*.xml")))
+
+
+def _part(folder: Path, names: tuple[str, ...]) -> Path:
+    """Return the first of these folders that exists; if there is none, the first."""
+    return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -132,7 +139,7 @@ def _read_lists(folder: Path) -> dict[str, list[str]]:
         raise DataError(
             f"{folder} has neither ImageSets/Segmentation/train.txt nor ImageSets/Main/train.txt: add the lists"
         )
-    return {TRAIN_NAMES[0]: [path.stem for path in sorted((folder / "Annotations").glob("*.xml"))]}
+    return {TRAIN_NAMES[0]: [path.stem for path in sorted(_part(folder, ANNOTATION_FOLDERS).glob("*.xml"))]}
 
 
 def _find_lists(folder: Path) -> dict[str, Path]:
@@ -183,7 +190,7 @@ def _possible_names(line: str) -> tuple[str, ...]:
 
 def _read_labels(folder: Path, files: Mapping[str, None]) -> dict[str, frozenset[str]]:
     """Return the class names of each image."""
-    annotations = folder / "Annotations"
+    annotations = _part(folder, ANNOTATION_FOLDERS)
     paths = sorted(annotations.rglob("*.xml")) if annotations.is_dir() else []
     names = FileNames(annotations, [path.relative_to(annotations).as_posix() for path in paths])
     labels: dict[str, frozenset[str]] = {}

@@ -81,6 +81,15 @@ def test_open_dataset__images_without_table(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_open_dataset__coco_file_in_the_wrong_place(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(
+        DataError, match=r"if result\.json has annotations of COCO, move it to annotations/instances_train"
+    ):
+        open_dataset(tmp_path)
+
+
 def test_open_dataset__nothing_known(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
+from data.readers import open_dataset
 from data.voc_reader import CLASS_NAMES, find_voc, read_voc
 
 LISTS = {"train": "a\n", "train_aug": "a\nb\n", "val": "c\n"}
@@ -226,6 +227,18 @@ def test_read_voc__annotations_alone(tmp_path: Path) -> None:
     shutil.rmtree(root / "ImageSets")
     assert find_voc(tmp_path) == root
     assert [one.id for one in read_voc(root).split("train")] == ["a", "b", "c"]
+
+
+def test_read_voc__images_beside_annotations(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    for name in ("ImageSets", "SegmentationClass"):
+        shutil.rmtree(root / name)
+    (root / "JPEGImages").rename(root / "images")
+    (root / "Annotations").rename(root / "annotations")
+    assert open_dataset(tmp_path).layout == "voc"
+    assert [(one.image.name, one.classes) for one in read_voc(root).split()] == [
+        *(("a.jpg", (12, 15)), ("b.jpg", (8,)), ("c.jpg", ()))
+    ]
 
 
 def test_read_voc__list_that_is_not_utf8(tmp_path: Path) -> None:

@@ -125,11 +125,3 @@ def make_export_run(tmp_path: Path) -> Callable[..., ExportRun]:
 @pytest.fixture
 def export_run(make_export_run: Callable[..., ExportRun]) -> ExportRun:
     return make_export_run(all_masks())
-
-
-@pytest.fixture
-def voc_run(make_export_run: Callable[..., ExportRun]) -> ExportRun:
-    """The same masks with the class names that toco's VOC reader expects."""
-    from data.voc_reader import CLASS_NAMES as names
-
-    return make_export_run(all_masks(), names)
