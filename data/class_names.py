@@ -14,7 +14,7 @@ MISSING_VALUES = frozenset(
 )
 SEPARATORS = re.compile(r"[,;|/+&，；、｜／]")  # in use between labels; only ';' is read  # noqa: RUF001
 NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?")
-LIST = re.compile(r"\[.*\]|\{.*\}")  # of Python, NumPy and JSON
+LIST = re.compile(r"\[\s*\]|[\[{].*[\"',].*[\]}]")  # of Python, NumPy and JSON; '[red]' may be a name
 
 # Invisible characters without a meaning: soft hyphen, zero-width space, direction marks, word joiner, byte order mark.
 INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF])

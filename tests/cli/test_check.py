@@ -99,7 +99,10 @@ def test_check__a_table_by_windows_and_odd_names(tmp_path: Path, capsys: pytest.
     [
         ("img,labels\na.jpg,cat\n", "line 1: no column 'image' among 'img', 'labels': write image,labels[,split]"),
         ("image,labels\n# a.jpg,cat\n", "has no rows below its header: write one per image"),
-        ("image,labels\nx.jpg,cat\n", "none of the 1 rows names an image in images/"),
+        (
+            "image,labels\nx.jpg,cat\n",
+            "line 2: image 'x.jpg' is missing in images/ (which has for example 'a.jpg'): add it or",
+        ),
     ],
 )
 def test_check__a_table_that_says_nothing_is_one_line(
@@ -128,7 +131,7 @@ def test_check__write_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ]
     assert [sample.id for sample in open_dataset(tmp_path / "out").split()] == ["cats/a", "dogs/b"]
     assert main(words) == 1
-    assert "labels.csv exists already, and nothing was written" in capsys.readouterr().err
+    assert "among whose files results must not be written: give a folder of their own" in capsys.readouterr().err
 
 
 def test_check__needs_no_torch(tmp_path: Path) -> None:

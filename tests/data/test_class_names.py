@@ -62,6 +62,16 @@ def test_doubtful_names__the_most_frequent_spelling_is_right() -> None:
     assert all(text.startswith("looks the same as 'disc'") for text in found.values())
 
 
+@pytest.mark.parametrize("name", ["[]", "[ ]", "['cat']", "['cat' 'dog']", '["cat","dog"]', "[cat, dog]", "{'cat'}"])
+def test_doubtful_names__lists(name: str) -> None:
+    assert "is a list of Python or JSON" in doubtful_names({name: 1})[name]
+
+
+@pytest.mark.parametrize("name", ["[red]dent[/red]", "[/]", "(unknown)", "{x}", "cats, dogs", "3,5-dimethyl"])
+def test_doubtful_names__brackets_and_commas_may_be_part_of_a_name(name: str) -> None:
+    assert doubtful_names({name: 1, "cat": 1}) == {}
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("Disc", ("disc",)), ("dics", ("disc",)), ("disc, square", ("disc", "square")), ("tree", ()), ("", ())],
