@@ -56,7 +56,7 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 from stages.toco.ranks import SINGLE_RANK, Ranks
-from stages.training.feature_student import FeatureViews, LoadFeatures, feature_losses, standardise
+from stages.training.feature_student import STUDENT_PATCHES, FeatureViews, LoadFeatures, feature_losses, standardise
 from stages.training.loop import fit
 
 
@@ -190,8 +190,8 @@ def feature_training(
     head = student.network.head
     standardise(head, cache, samples)
     fabric.to_device(student.eval())
-    side = -(-features.long_side // encoder.patch_size)
-    load = LoadFeatures(cache, labels.path, head, side, refined=labels.settings["refine"] != "none")
+    patches = -(-STUDENT_PATCHES // config.batch_size)
+    load = LoadFeatures(cache, labels.path, head, patches, refined=labels.settings["refine"] != "none")
     stream = SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad)
     return StudentTraining(student, spec, head, stream, partial(_feature_losses, config, fabric))
 

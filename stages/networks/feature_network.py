@@ -30,17 +30,25 @@ class FeatureHead(nn.Module):
         """
         super().__init__()
         self.num_classes = classes - 1
+        self.reach = 1 if kind == "conv" else 0  # patches around a patch that its logits depend on
         self.register_buffer("mean", torch.zeros(width, 1, 1))
         self.register_buffer("deviation", torch.ones(width, 1, 1))
         if kind == "linear":
             self.layers: nn.Module = nn.Conv2d(width, classes, 1)
         else:
-            first = nn.Conv2d(width, WIDTH, 1) if kind == "mlp" else nn.Conv2d(width, WIDTH, 3, padding=1)
+            first = nn.Conv2d(width, WIDTH, 1) if kind == "mlp" else nn.Conv2d(width, WIDTH, 3)
             self.layers = nn.Sequential(first, nn.GELU(), nn.Dropout(DROPOUT), nn.Conv2d(WIDTH, classes, 1))
 
-    def forward(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b classes h w"]:
-        """Class logits of each patch, background first."""
-        logits: Tensor = self.layers((features.float() - self.mean) / self.deviation)
+    def forward(self, features: Float[Tensor, "b d h w"], *, whole: bool = True) -> Float[Tensor, "b classes s t"]:
+        """Class logits of each patch, background first.
+
+        Args:
+            features: Features as the encoder gives them.
+            whole: Whether they are those of whole images, which are padded with the mean. Otherwise they are windows,
+                and the logits are those of the patches that are `reach` patches away from the border.
+        """
+        standardised = (features.float() - self.mean) / self.deviation
+        logits: Tensor = self.layers(F.pad(standardised, [self.reach] * 4) if whole else standardised)
         return logits
 
 

@@ -1,6 +1,6 @@
 """Train a head on stored features: load them with their pseudo labels, and the loss.
 
-Letters: b images, d width of the features, g patches on each side of the padded square.
+Letters: n patches, d width of the features, k patches on each side of what the head sees.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,27 +20,32 @@ from stages.networks.feature_network import FeatureHead
 from stages.run_folder.run_data import spread
 from stages.toco.ranks import SINGLE_RANK, Ranks
 
+STUDENT_PATCHES = 2048  # of a step, over all devices
 MEASURED_IMAGES = 100  # on which mean and deviation of the features are measured
 
 
 class FeatureViews(NamedTuple):
-    """The features of an image and its labels, padded to a square."""
+    """Random patches of an image, each with its neighbours, and their labels."""
 
-    features: Tensor  # float16 (d, g, g)
-    shares: Tensor  # float16 (classes, g, g): how much of a patch each label covers; all 0 where nothing is known
+    features: Tensor  # float16 (n, d, k, k): a patch in the middle, and the neighbours that the head sees
+    shares: Tensor  # float16 (n, classes): how much of a patch each label covers; all 0 where nothing is known
 
 
 class LoadFeatures:
-    """Reads the features of an image with its pseudo labels; workers of a data loader receive it."""
+    """Reads random patches of an image with their pseudo labels; workers of a data loader receive it.
 
-    def __init__(self, features: FeatureCache, labels: Path, head: FeatureHead, side: int, *, refined: bool) -> None:
+    A step of few patches of many images trains a better head than one of all patches of few images, whose patches
+    resemble each other (bench/quality.md).
+    """
+
+    def __init__(self, features: FeatureCache, labels: Path, head: FeatureHead, patches: int, *, refined: bool) -> None:
         """Set up.
 
         Args:
             features: The features.
             labels: Folder RUN/labels. The probabilities of relabelling are used if there are any, otherwise masks.
             head: The head that is trained, with mean and deviation set.
-            side: Patches on the longer side of an image, g.
+            patches: Number of patches to draw of each image, with repetition.
             refined: Whether the masks were refined after relabelling; then the masks are used.
         """
         self.features = features
@@ -48,40 +53,55 @@ class LoadFeatures:
         scores = labels / "scores.h5"
         self.scores = LabelFile(scores, "scores") if scores.is_file() and not refined else None
         self.num_classes = head.num_classes
-        self.mean = head.mean.cpu().clone()  # (d, 1, 1)
-        self.side = side
+        self.mean = head.mean.cpu().half()  # (d, 1, 1)
+        self.reach = head.reach
+        self.patches = patches
+        self._known: dict[str, tuple[list[int], Tensor]] = {}  # a few kilobytes for each image
 
     def __call__(self, sample: Sample) -> FeatureViews:
-        """Load one sample.
+        """Load one sample; torch's global generator draws the patches.
 
         Raises:
             DataError: Its features or labels cannot be read.
         """
         try:
             values = torch.from_numpy(self.features.read(sample.id))
-            shares = self._shares(sample, (values.shape[1], values.shape[2]))
+            height, width = values.shape[1:]
+            shares = self._shares(sample, (height, width))
         except (KeyError, OSError, ArtifactError) as error:
             raise DataError(f"features or labels of '{sample.id}' cannot be read ({error})") from error
-        height, width = values.shape[1:]
         # A convolution pads standardised features with 0, so the padding here is their mean.
-        padded = self.mean.half().expand(-1, self.side, self.side).clone()
-        padded[:, :height, :width] = values
-        return FeatureViews(padded, F.pad(shares.half(), (0, self.side - width, 0, self.side - height)))
+        padded = self.mean.repeat(1, height + 2 * self.reach, width + 2 * self.reach)
+        padded[:, self.reach : self.reach + height, self.reach : self.reach + width] = values
+        place = torch.randint(height * width, (self.patches, 1, 1))
+        near = torch.arange(2 * self.reach + 1)
+        down, across = place // width + near[:, None], place % width + near
+        return FeatureViews(
+            padded.flatten(1)[:, down * padded.shape[2] + across].movedim(1, 0).contiguous(),
+            shares.flatten(1)[:, place.flatten()].T.half(),
+        )
 
     def _shares(self, sample: Sample, grid: tuple[int, int]) -> Float[Tensor, "classes h w"]:
+        if sample.id not in self._known:
+            self._known[sample.id] = self._read_shares(sample, grid)
+        numbers, own = self._known[sample.id]
+        shares = torch.zeros(self.num_classes + 1, *grid)
+        shares[numbers] = own.float()
+        return shares
+
+    def _read_shares(self, sample: Sample, grid: tuple[int, int]) -> tuple[list[int], Float[Tensor, "own h w"]]:
+        """Shares of the labels that an image has, float16, and their numbers."""
         if self.scores is not None and self.scores.classes(sample.id):
-            own = torch.from_numpy(self.scores.read(sample.id)).float()
-            shares = torch.zeros(self.num_classes + 1, *own.shape[1:])
-            shares[list(self.scores.classes(sample.id))] = own
-            shares[0] = (1 - own.sum(dim=0)).clamp_min(0)
-            return F.adaptive_avg_pool2d(shares, grid)
+            own = F.adaptive_avg_pool2d(torch.from_numpy(self.scores.read(sample.id)).float(), grid)
+            background = (1 - own.sum(dim=0, keepdim=True)).clamp_min(0)
+            return [0, *self.scores.classes(sample.id)], torch.cat([background, own]).half()
         mask = torch.from_numpy(self.masks.read(sample.id))
-        odd = (mask > self.num_classes) & (mask != IGNORE_INDEX)
-        if odd.any():
-            raise DataError(f"the mask of '{sample.id}' has the value {int(mask[odd][0])}")
+        numbers = [number for number in mask.unique().tolist() if number != IGNORE_INDEX]
+        if any(number > self.num_classes for number in numbers):
+            raise DataError(f"the mask of '{sample.id}' has the value {max(numbers)}")
         # One class after the other, because all planes of a large photograph together may not fit into memory.
-        numbers = range(self.num_classes + 1)
-        return torch.cat([F.adaptive_avg_pool2d((mask == number)[None].float(), grid) for number in numbers])
+        planes = [F.adaptive_avg_pool2d((mask == number)[None].float(), grid) for number in numbers]
+        return numbers, torch.cat(planes).half() if planes else torch.zeros(0, *grid, dtype=torch.float16)
 
 
 def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sample]) -> None:
@@ -94,9 +114,9 @@ def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sam
 
 
 def feature_losses(network: nn.Module, batch: FeatureViews, ranks: Ranks = SINGLE_RANK) -> Mapping[str, Tensor]:
-    """Cross-entropy against the shares of each patch, over all patches whose labels are known."""
-    logits = network(batch.features).float()
-    shares = batch.shares.float()
-    total = -(shares * logits.log_softmax(dim=1)).sum()
+    """Cross-entropy against the shares of each patch, over the patches whose labels are known."""
+    features, shares = batch.features.flatten(0, 1), batch.shares.flatten(0, 1).float()
+    logits = network(features, whole=False).float().flatten(1)
     known = shares.sum()
-    return {"loss": total / ranks.mean(known).clamp_min(1e-6), "labelled": known / shares[:, 0].numel()}
+    total = -(shares * logits.log_softmax(dim=1)).sum()
+    return {"loss": total / ranks.mean(known).clamp_min(1e-6), "labelled": known / len(shares)}
