@@ -26,6 +26,17 @@ PRODUCTS = ("cam/model.safetensors", "labels/cams.h5", "labels/labels.h5", "seg/
 LABELS = MakeLabels(relabel="none", refine="crf", device="cpu", workers=1)
 
 
+@pytest.fixture(autouse=True)
+def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The charts of a report take half the time of a tiny run; `whole_run` has a real report."""
+
+    def write(run: Path, *arguments: object, **options: object) -> Path:
+        (run / "report.html").touch()
+        return run / "report.html"
+
+    monkeypatch.setattr("stages.report.report", write)
+
+
 @pytest.fixture
 def own_run(whole_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(whole_run, tmp_path / "run")
@@ -100,7 +111,13 @@ def test_run__may_go_on_with_other_workers(
     run(pictures, own_run, Run(), SilentMonitor(), cam=cam_settings(workers=1), labels=LABELS, seg=seg_settings())
 
 
-@pytest.mark.parametrize("part", ["training the CAM network", "making labels", "training the student"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "making labels",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("training the CAM network", "training the student")),
+    ],
+)
 def test_run__stopped_anywhere_it_ends_as_if_undisturbed(
     part: str,
     whole_run: Path,

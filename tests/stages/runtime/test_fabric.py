@@ -130,6 +130,7 @@ def test_end__waits_and_then_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [child.wait() for child in children] == [0, -signal.SIGKILL]
 
 
+@pytest.mark.slow  # a new process imports torch
 def test_lightning__does_not_import_torchmetrics() -> None:
     program = "import sys, stages.runtime.fabric; sys.exit('torchmetrics' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
