@@ -48,7 +48,7 @@ LABELS: Mapping[str, MakeLabels] = {
     "relabelled-crf": MakeLabels(relabel="linear", refine="crf"),
 }
 TRUTH = "ground-truth"
-HEAD = {"iterations": 1500, "batch_size": 4, "learning_rate": 1e-4, "evaluate_every": 0}
+HEAD = {"iterations": 1500, "batch_size": 16, "learning_rate": 1e-4, "evaluate_every": 0}
 STUDENTS: Mapping[str, TrainSeg] = {
     **{arch: TrainSeg(arch=arch, **HEAD) for arch in ("linear", "mlp", "conv")},  # type: ignore[arg-type]
     "deeplab": TrainSeg(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from data.dataset import IGNORE_INDEX, Sample
 from data.errors import ArtifactError, DataError
+from data.mask_agreement import distinct_values
 from stages.features.cache import FeatureCache, mean_and_deviation
 from stages.labels.store import LabelFile
 from stages.networks.feature_network import FeatureHead
@@ -95,10 +96,11 @@ class LoadFeatures:
             own = F.adaptive_avg_pool2d(torch.from_numpy(self.scores.read(sample.id)).float(), grid)
             background = (1 - own.sum(dim=0, keepdim=True)).clamp_min(0)
             return [0, *self.scores.classes(sample.id)], torch.cat([background, own]).half()
-        mask = torch.from_numpy(self.masks.read(sample.id))
-        numbers = [number for number in mask.unique().tolist() if number != IGNORE_INDEX]
+        stored = self.masks.read(sample.id)
+        numbers = sorted(distinct_values(stored) - {IGNORE_INDEX})
         if any(number > self.num_classes for number in numbers):
             raise DataError(f"the mask of '{sample.id}' has the value {max(numbers)}")
+        mask = torch.from_numpy(stored)
         # One class after the other, because all planes of a large photograph together may not fit into memory.
         planes = [F.adaptive_avg_pool2d((mask == number)[None].float(), grid) for number in numbers]
         return numbers, torch.cat(planes).half() if planes else torch.zeros(0, *grid, dtype=torch.float16)

@@ -1,0 +1,98 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from data.dataset import IGNORE_INDEX, Sample
+from data.errors import DataError
+from stages.features.cache import FeatureCache
+from stages.networks.feature_network import FeatureHead
+from stages.training import feature_student
+from stages.training.feature_student import FeatureViews, LoadFeatures, feature_losses
+
+WIDTH, CLASSES = 3, 2
+
+
+class Stored(FeatureCache):
+    """Features and masks of images, in memory."""
+
+    def __init__(self, values: Mapping[str, NDArray[Any]]) -> None:
+        self.values = values
+
+    def read(self, image_id: str) -> NDArray[Any]:
+        return self.values[image_id]
+
+
+def loader(monkeypatch: pytest.MonkeyPatch, features: Any, mask: Any, head: FeatureHead, patches: int) -> LoadFeatures:
+    monkeypatch.setattr(feature_student, "LabelFile", lambda *_: Stored({"a": mask}))
+    return LoadFeatures(Stored({"a": features}), Path("nowhere"), head, patches, refined=False)
+
+
+@pytest.fixture
+def features() -> NDArray[np.float16]:
+    """Of one image; the first feature is the number of the patch."""
+    values = np.random.default_rng(0).normal(size=(WIDTH, 4, 5)).astype(np.float16)
+    values[0] = np.arange(20).reshape(4, 5)
+    return values
+
+
+SAMPLE = Sample(id="a", image=Path("a.jpg"), classes=(1,), mask=None)
+
+
+def views_of(load: LoadFeatures) -> FeatureViews:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return load(SAMPLE)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "conv"])
+def test_load_features__windows_give_the_logits_of_the_whole_image(
+    kind: str, features: NDArray[np.float16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    head = FeatureHead(kind, WIDTH, CLASSES + 1).eval()
+    head.mean.copy_(torch.tensor([8.0, 0.5, -0.25])[:, None, None])
+    head.deviation.fill_(2.0)
+    mask = np.zeros((8, 10), np.uint8)
+    views = views_of(loader(monkeypatch, features, mask, head, 40))
+    middle = head.reach
+    places = views.features[:, 0, middle, middle].long()
+    assert len(set(places.tolist())) > 10  # of 20; also at the border
+    whole = head(torch.from_numpy(features)[None])[0].flatten(1)
+    torch.testing.assert_close(head(views.features, whole=False).flatten(1), whole[:, places].T)
+
+
+def test_load_features__shares_are_those_of_the_drawn_patches(
+    features: NDArray[np.float16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.zeros((8, 10), np.uint8)  # two by two pixels a patch
+    mask[:2, :2] = [[1, 1], [2, 0]]
+    mask[:2, 2:4] = [[IGNORE_INDEX, 1], [IGNORE_INDEX, IGNORE_INDEX]]
+    views = views_of(loader(monkeypatch, features, mask, FeatureHead("linear", WIDTH, CLASSES + 1), 400))
+    expected = {0: [0.25, 0.5, 0.25], 1: [0, 0.25, 0], 2: [1, 0, 0], 19: [1, 0, 0]}
+    places = views.features[:, 0, 0, 0].long().tolist()
+    for place, shares in expected.items():
+        assert views.shares[places.index(place)].tolist() == shares
+
+
+def test_load_features__refuses_classes_that_do_not_exist(
+    features: NDArray[np.float16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.full((8, 10), 3, np.uint8)
+    with pytest.raises(DataError, match="the mask of 'a' has the value 3"):
+        views_of(loader(monkeypatch, features, mask, FeatureHead("linear", WIDTH, CLASSES + 1), 4))
+
+
+def test_feature_losses__are_the_mean_over_known_patches() -> None:
+    class Fixed(torch.nn.Module):
+        def forward(self, features: torch.Tensor, *, whole: bool) -> torch.Tensor:
+            return torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 1.0]])[:, :, None, None]
+
+    views = FeatureViews(torch.zeros(1, 3, 1, 1, 1), torch.tensor([[[1.0, 0.0], [0.5, 0.5], [0.0, 0.0]]]))
+    losses = feature_losses(Fixed(), views)
+    assert losses["loss"].item() == pytest.approx((np.log1p(np.exp(-2)) + np.log(2)) / 2)
+    assert losses["labelled"].item() == pytest.approx(2 / 3)
