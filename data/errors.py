@@ -4,6 +4,10 @@
 class UserError(Exception):
     """Something that the user can fix; the message is one line: what, where, what to do."""
 
+    def __init__(self, message: str) -> None:
+        """Join the lines of the message: names of files and classes may contain line breaks."""
+        super().__init__(" ".join(message.splitlines()))
+
 
 class DataError(UserError, ValueError):
     """Something is wrong with the user's data."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data.dataset import Dataset, Sample, checked_mask, drop_same_ids, first_present, list_names
+from data.dataset import Dataset, Sample, checked_mask, default_splits, drop_same_ids, first_present, list_names
 from data.errors import DataError
 
 
@@ -144,3 +144,20 @@ def test_first_present__prefers_earlier() -> None:
 def test_list_names__cuts_long_lists() -> None:
     assert list_names(["a", "b", "c"], limit=2) == "'a', 'b' and 1 more"
     assert list_names([]) == "none"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["val", "train"], ("train", "val")),
+        (["train2014", "train2017", "val2017"], ("train2014", "val2017")),
+        (["test", "valid", "train"], ("train", "valid")),
+        (["default"], ("default", None)),
+        (["default", "val"], ("default", "val")),
+        (["val2017"], ("val2017", None)),
+        (["a", "b"], ("train", None)),
+        (["val", "test"], ("train", "val")),
+    ],
+)
+def test_default_splits(names: list[str], expected: tuple[str, str | None]) -> None:
+    assert default_splits(names) == expected

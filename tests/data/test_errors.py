@@ -38,3 +38,7 @@ def test_errors__bad_values_are_value_errors(kind: type[UserError]) -> None:
 )
 def test_reason__is_one_short_line(error: Exception, expected: str) -> None:
     assert reason(error) == expected
+
+
+def test_errors__one_line() -> None:
+    assert str(DataError("image 'a\nb\u2028c.jpg' is missing")) == "image 'a b c.jpg' is missing"
