@@ -237,6 +237,8 @@ def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Col
         for place, name in enumerate(map(canonical_name, header))
         if place not in (image, split)
     }
+    if index := [name for name in one_hot.values() if name.lower().startswith("unnamed:")]:
+        raise DataError(f"{where}: column '{index[0]}' holds row numbers, which pandas writes: remove it (index=False)")
     if not one_hot:
         raise DataError(f"{where}: there is no column 'labels' and no 0/1 column of a class: add one of them")
     if listed and set(one_hot.values()) != set(listed):

@@ -219,6 +219,7 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         ("image,split\na.jpg,train\n", "line 1: there is no column 'labels' and no 0/1 column of a class"),
         ("image,labels,Labels\na.jpg,cat,cat\n", "line 1: column 'Labels' occurs twice"),
         (",image,labels\n0,a.jpg,cat\n", "line 1: column 1 has no name"),
+        ("Unnamed: 0,image,cat\n0,a.jpg,1\n", "line 1: column 'Unnamed: 0' holds row numbers, .*: remove it"),
         (
             "image,labels\na.jpg,cat,dog\n",
             "line 2: 3 cells, but the header has 2: separate labels by ';'",
