@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import DataError
+from data.images import AS_STORED, PixelRule
 
 IGNORE_INDEX = 255
 MAX_CLASSES = 254  # what is left of the 256 values of a mask
@@ -44,6 +45,7 @@ class Sample:
         classes: Numbers of the classes in the image, from 1, ascending; empty if it shows none of them.
         mask: The ground-truth mask, used for evaluation only; None if there is none.
         labelled: Whether the image has image-level labels. If not, `classes` is empty and means nothing.
+        pixels: How its values become 8-bit RGB; the same for all images of a data set.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Sample:
     classes: tuple[int, ...]
     mask: MaskSource | None
     labelled: bool = True
+    pixels: PixelRule = AS_STORED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ class Dataset:
         missing: Images with labels but without a file, by their names in the labels or one line each; they are skipped.
         unread_columns: Columns of labels.csv that have no meaning here.
         unread_files: Pictures and videos beside the images whose kind is not read, by their paths below `root`.
+        pixels: How values become 8-bit RGB. Readers leave the default; see `data.pixel_rule`.
 
     Raises:
         DataError: The class names or image ids cannot work.
@@ -87,6 +91,7 @@ class Dataset:
     missing: tuple[str, ...] = ()
     unread_columns: tuple[str, ...] = ()
     unread_files: tuple[str, ...] = ()
+    pixels: PixelRule = AS_STORED
 
     def __post_init__(self) -> None:
         """Check class names and ids here, since every later stage relies on them."""

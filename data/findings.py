@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
@@ -17,9 +17,12 @@ from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
 from data.file_kinds import conversion_advice, count_unread
 from data.inspection import Inspection, UnusedMasks
 from data.mask_agreement import WRONG_MASKS, MaskAgreement, MaskedImage, compare_masks
+from data.pixel_rule import PixelFacts
 
 PATCH_SIDE = 16  # pixels; patches of the default backbone
 TINY_SIDE = 32  # pixels; images below it have fewer than two patches per side
+DARK = 20  # nearly black images have grey values (0..255) up to this, nearly white ones from 255 minus this
+ONE_COLOUR = 2  # an image has one colour if its grey values differ by at most this
 LARGE_FACTOR = 4  # an image is large if its longer side is more than this many times the median
 RARE_IMAGES = 20  # a class is rare if fewer training images show it
 CO_OCCURRENCE_FRACTION = 0.85  # two classes co-occur if this fraction of the images of one also shows the other
@@ -35,6 +38,7 @@ class Facts:
     dataset: Dataset
     inspections: Mapping[Path, Inspection]
     unused_masks: UnusedMasks
+    pixels: PixelFacts = field(default_factory=PixelFacts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +72,8 @@ class Pair(NamedTuple):
 
 
 def find_all(facts: Facts) -> tuple[Finding, ...]:
-    """Return all findings: files, sizes, masks, duplicates, splits, names of classes, classes, in this order."""
-    parts = (_files, _sizes, _masks, _duplicates, _splits, _class_names, _classes)
+    """Return all findings, in the order of their subjects."""
+    parts = (_files, _sizes, _values, _masks, _duplicates, _splits, _class_names, _classes)
     return tuple(finding for part in parts for finding in part(facts))
 
 
@@ -198,6 +202,88 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
             advice="cut them into tiles if their objects have the usual size in pixels: all images are scaled to the "
             "same longer side",
             items=_names(large, facts.dataset),
+        )
+
+
+def _values(facts: Facts) -> Iterator[Finding]:
+    dataset, pixels = facts.dataset, facts.pixels
+    if pixels.deep:
+        yield Finding(
+            level="note",
+            topic="bits",
+            text=f"{_count(len(pixels.deep), 'image')} of 16 bits, whose values use {pixels.bits} bits",
+            advice=f"nothing, if {2**pixels.bits - 1} is meant to be white; otherwise give --image-bits to train-cam",
+        )
+    if pixels.alpha and not pixels.transparent:
+        yield Finding(
+            level="warning",
+            topic="alpha_is_no_transparency",
+            text=f"{_count(len(pixels.alpha), 'image')} with a band that is marked as alpha (transparency) but has "
+            "many values over most of the image, so that it is ignored",
+            advice="nothing, if it is another band, such as infrared; otherwise give --alpha transparency to train-cam",
+            items=_names(pixels.alpha, dataset),
+        )
+    elif pixels.alpha:
+        yield Finding(
+            level="note",
+            topic="transparency",
+            text=f"{_count(len(pixels.alpha), 'image')} with transparency, which is shown on white",
+            advice="nothing, if this is intended; otherwise give --alpha ignore to train-cam",
+            items=_names(pixels.alpha, dataset),
+        )
+    inspected = facts.inspections.items()
+    brightness = {path: one.brightness for path, one in inspected if one.brightness is not None}
+    contents = {path: one.contents for path, one in inspected if one.contents is not None}
+    alpha = set(pixels.alpha)
+    groups = (
+        (
+            "nearly_black",
+            [path for path, (low, high) in brightness.items() if high - low > ONE_COLOUR and high <= DARK],
+            "that are nearly black",
+            "check how they were saved, and leave out those that show nothing",
+        ),
+        (
+            "nearly_white",
+            [path for path, (low, high) in brightness.items() if high - low > ONE_COLOUR and low >= 255 - DARK],
+            "that are nearly white",
+            "check how they were saved, and leave out those that show nothing",
+        ),
+        (
+            "one_colour",
+            [path for path, (low, high) in brightness.items() if high - low <= ONE_COLOUR],
+            "of one colour",
+            "check how they were saved, and leave out those that show nothing",
+        ),
+        (
+            "several_pages",
+            [path for path, one in contents.items() if one.pages > 1],
+            "with several pages, of which only the first is read",
+            "save the others as images of their own if they are needed",
+        ),
+        (
+            "more_bands",
+            [path for path, one in contents.items() if one.bands > 3 + (path in alpha)],
+            "with more bands, of which only the first three are read, as red, green and blue",
+            "save three bands as red, green and blue if these are the wrong ones",
+        ),
+    )
+    for topic, paths, what, advice in groups:
+        if paths:
+            yield Finding(
+                level="warning",
+                topic=topic,
+                text=f"{_count(len(paths), 'image')} {what}",
+                advice=advice,
+                items=_names(paths, dataset),
+            )
+    masked = {path for path, sample in split_images(dataset).items() if sample.mask is not None}
+    if rotated := [path for path, one in contents.items() if one.rotated and path in masked]:
+        yield Finding(
+            level="note",
+            topic="rotated_with_mask",
+            text=f"{_count(len(rotated), 'image')} stored rotated (EXIF orientation), with a ground-truth mask",
+            advice="nothing, if the masks are drawn over the upright images, as viewers show them",
+            items=_names(rotated, dataset),
         )
 
 

@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from data.atomic_write import atomic_write
 from data.errors import DataError, reason
-from data.images import read_reduced
+from data.images import AS_STORED, PixelRule, read_reduced
 
 ENTRY_FORMAT = 1  # increase it when the pixels of `read_reduced` or the format of entries change
 DECODER = f"{PIL.__version__} {features.version('jpg')}"  # other versions may decode other pixels
@@ -42,8 +42,8 @@ class TrainingImages:
     """Reads images at the reduced size that training needs, through a cache if there is one.
 
     An entry is a NumPy file of the pixels, (h, w, 3) uint8. Its name is a hash of the image's path, size in bytes and
-    modification time, of `side`, and of the decoder's version. If one of them changes, a new entry is made; the old one
-    stays. Several processes may use one cache. Picklable.
+    modification time, of `side`, of the pixel rule, and of the decoder's version. If one of them changes, a new entry
+    is made; the old one stays. Several processes may use one cache. Picklable.
     """
 
     def __init__(self, side: int, cache: Path | None = None) -> None:
@@ -58,16 +58,16 @@ class TrainingImages:
         self.write_failed = False
         self._warnings: list[str] = []
 
-    def read(self, path: Path) -> Image.Image:
+    def read(self, path: Path, rule: PixelRule = AS_STORED) -> Image.Image:
         """Return the same pixels as `read_reduced`.
 
         Raises:
             DataError: See `read_image`.
         """
-        entry = self._entry(path)
+        entry = self._entry(path, rule)
         image = None if entry is None else _read_entry(entry)
         if image is None:
-            image = read_reduced(path, self.side)
+            image = read_reduced(path, self.side, rule)
             if entry is not None and not self.write_failed:
                 self._write_entry(image, entry)
         return image
@@ -78,7 +78,7 @@ class TrainingImages:
         self._warnings.clear()
         return taken
 
-    def _entry(self, path: Path) -> Path | None:
+    def _entry(self, path: Path, rule: PixelRule) -> Path | None:
         """Return the cache file of an image; None if there is no cache or no image."""
         if self.cache is None:
             return None
@@ -86,9 +86,9 @@ class TrainingImages:
             status = path.stat()
         except OSError:
             return None  # reading the image will raise the error
-        key = f"{ENTRY_FORMAT} {DECODER} {self.side} {status.st_size} {status.st_mtime_ns} ".encode() + os.fsencode(
-            path.resolve()
-        )
+        other = "" if rule == AS_STORED else f"{rule.bits} {rule.alpha} "
+        key = f"{ENTRY_FORMAT} {DECODER} {other}{self.side} {status.st_size} {status.st_mtime_ns} ".encode()
+        key += os.fsencode(path.resolve())
         digest = hashlib.sha256(key).hexdigest()
         return self.cache / digest[:2] / f"{digest[2:]}.npy"  # 256 folders: very large folders are slow
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import posixpath
+import sys
 import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from data.errors import DataError, reason
 from data.file_kinds import FORMAT_NAMES, IMAGE_FORMATS, IMAGE_SUFFIXES, PROGRAM_OF, conversion_advice, suffix_of
@@ -25,6 +28,11 @@ REDUCTION_TOLERANCE = 1.25
 # Pillow refuses images above some number of pixels, to protect servers from 'decompression bombs'. Here the files are
 # the user's own, and satellite and microscope images exceed the limit. It is therefore switched off in this process.
 Image.MAX_IMAGE_PIXELS = None
+# For the same reason text and colour profiles in PNG files may be long: drawing programs store their settings there.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 28
+
+# Pillow logs an error before it raises one. The messages here say more.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # EXIF orientation -> operation that turns the stored pixels upright. Cameras store the pixels as the sensor reads them,
 # and note how the camera was held. Orientation 1 is upright; 5 to 8 swap width and height.
@@ -39,7 +47,33 @@ TRANSPOSITIONS = {
 }
 
 
-def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
+# Raw modes of 16-bit colours, of which Pillow keeps the high byte of each value -> raw modes that give the low byte.
+_LOW_BYTES = {
+    **{f"{bands};16B": f"{bands};16L" for bands in ("RGB", "RGBX", "RGBA")},
+    **{f"{bands};16L": f"{bands};16B" for bands in ("RGB", "RGBX", "RGBA")},
+    **{f"{bands};16N": f"{bands};16{'B' if sys.byteorder == 'little' else 'L'}" for bands in ("RGB", "RGBX", "RGBA")},
+}
+
+_END_OF_JPEG = b"\xff\xd9"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PixelRule:
+    """How values in files become 8-bit RGB: one rule for all images of a data set, so that they stay comparable.
+
+    Attributes:
+        bits: Number of bits that values in 16-bit files use, 8 to 16; 2 ** bits - 1 becomes 255.
+        alpha: Whether a band that a file marks as alpha is transparency. It is not if it holds, for example, infrared.
+    """
+
+    bits: int = 16
+    alpha: bool = True
+
+
+AS_STORED = PixelRule()
+
+
+def read_image(path: Path, *, at_least: int | None = None, rule: PixelRule = AS_STORED) -> Image.Image:
     """Return the image in RGB as an image viewer shows it.
 
     The EXIF orientation is applied. Palette and grey images become RGB, transparent pixels white, 16 bits are scaled to
@@ -47,28 +81,29 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
 
     Args:
         path: The file.
+        rule: How 16-bit values are scaled, and whether an alpha band is transparency.
         at_least: Number of pixels on the longer side that is sufficient. If a JPEG has this many at a half, a quarter
             or an eighth of its size, it is decoded at the smallest such size, sides rounded up, which is faster than
             decoding all pixels. Other formats are always decoded at full size.
 
     Raises:
-        DataError: The file is missing or damaged, or its pixels have no standard conversion to 8 bits.
+        DataError: The file is missing or damaged, its pixels have no standard conversion to 8 bits, or its values have
+            more bits than the rule says.
     """
     # Pillow's plug-ins raise almost any exception for damaged files, so that no narrower class will do here.
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            turn = _transposition(image)
-            if at_least is not None:
-                # draft() takes the smallest size with at least the given width and height. Only the longer side counts
-                # here, so that the shorter one gets the limit 1. Both are those of the stored pixels, before `turn`.
-                image.draft(None, (at_least, 1) if image.width >= image.height else (1, at_least))
-            rgb = _to_rgb(image)
-            return rgb if turn is None else rgb.transpose(turn)
+        try:
+            return _read_rgb(path, at_least, rule)
+        except OSError as error:
+            completed = _completed_jpeg(path) if "truncated" in str(error) else None
+            if completed is None:
+                raise
+            return _read_rgb(completed, at_least, rule)
     except Exception as error:
         raise _unreadable(path, error) from error
 
 
-def read_reduced(path: Path, side: int) -> Image.Image:
+def read_reduced(path: Path, side: int, rule: PixelRule = AS_STORED) -> Image.Image:
     """Return the image as `read_image` does, reduced so that its longer side has about `side` pixels.
 
     An image is not resized if its longer side has at most `REDUCTION_TOLERANCE` times `side` pixels.
@@ -76,7 +111,7 @@ def read_reduced(path: Path, side: int) -> Image.Image:
     Raises:
         DataError: See `read_image`.
     """
-    image = read_image(path, at_least=side)
+    image = read_image(path, at_least=side, rule=rule)
     longer = max(image.size)
     if longer <= REDUCTION_TOLERANCE * side:
         return image
@@ -149,6 +184,10 @@ def is_rotated(path: Path) -> bool:
         raise _unreadable(path, error) from error
 
 
+# Raw modes of grey values with 2 and 4 bits -> the factor by which Pillow scales them to 0..255.
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+
+
 @dataclass(frozen=True, slots=True)
 class MaskFile:
     """A mask file: a palette or grey image whose pixels are class numbers."""
@@ -167,7 +206,8 @@ class MaskFile:
         """
         try:
             with Image.open(self.path, formats=IMAGE_FORMATS) as image:
-                mode, values = image.mode, np.array(image)
+                step = _GREY_STEPS.get(_raw_mode(image), 1)
+                mode, values = image.mode, np.array(image) // step
         except Exception as error:
             raise _unreadable(self.path, error) from error
         if mode not in ("P", "L", "1", "I") and not mode.startswith("I;16"):
@@ -223,14 +263,48 @@ def escapes_folder(relative: str) -> bool:
     return relative.startswith("/") or ".." in relative.split("/")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _read_rgb(file: Path | io.BytesIO, at_least: int | None, rule: PixelRule) -> Image.Image:
+    with Image.open(file, formats=IMAGE_FORMATS) as image:
+        turn = _transposition(image)
+        if at_least is not None:
+            # draft() takes the smallest size with at least the given width and height. Only the longer side counts
+            # here, so that the shorter one gets the limit 1. Both are those of the stored pixels, before `turn`.
+            image.draft(None, (at_least, 1) if image.width >= image.height else (1, at_least))
+        rgb = _to_rgb(image, file, rule)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def _completed_jpeg(path: Path) -> io.BytesIO | None:
+    """Return the contents of a JPEG that lacks only its end marker, completed; None if pixels are missing as well.
+
+    The decoder makes up missing pixels from what follows. They are missing if other bytes give other pixels.
+    """
+    contents = path.read_bytes().rstrip(b"\xff")  # the marker may have been cut in two
+    if not contents.startswith(b"\xff\xd8"):
+        return None
+    completed = io.BytesIO(contents + _END_OF_JPEG)
+    with Image.open(completed) as one, Image.open(io.BytesIO(contents + 64 * b"\x5a" + _END_OF_JPEG)) as other:
+        complete = one.tobytes() == other.tobytes()
+    return completed if complete else None
+
+
+def _to_rgb(image: Image.Image, file: Path | io.BytesIO, rule: PixelRule) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
-        return _from_16_bits(image)
+        values = np.asarray(image)
+        if values.max(initial=0) > 0xFFFF or values.min(initial=0) < 0:
+            raise DataError("it has 32-bit or negative values, which have no standard range; save it with 8 or 16 bits")
+        return Image.fromarray(_scaled(values, rule.bits)).convert("RGB")
     if image.mode == "F":
         raise DataError("it has floating-point values, which have no standard range; save it with 8 or 16 bits")
+    show_alpha = has_alpha(image) and rule.alpha
+    if not show_alpha and _raw_mode(image).startswith("RGBa"):  # would be divided by the band that is not alpha
+        _set_raw_mode(image, _raw_mode(image).replace("RGBa", "RGBA"))
+    band = image.mode in _BAND_MODES
+    if ";16" in _raw_mode(image) and rule.bits < 16:
+        image = _from_16_bit_bands(image, file, rule.bits)
     if image.mode == "La":  # premultiplied grey, which Pillow converts only to LA
         image = image.convert("LA")
-    if image.has_transparency_data:
+    if show_alpha or (not band and image.has_transparency_data):
         rgba = image.convert("RGBA")
         canvas = Image.new("RGB", rgba.size, "white")
         canvas.paste(rgba, mask=rgba.getchannel("A"))
@@ -238,11 +312,104 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if values.max(initial=0) > 0xFFFF or values.min(initial=0) < 0:
-        raise DataError("it has 32-bit or negative values, which have no standard range; save it with 8 or 16 bits")
-    return Image.fromarray((values // 256).astype(np.uint8)).convert("RGB")
+_BAND_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Tell whether an opened image has a band that its file calls alpha. Palettes and transparent colours are none.
+
+    Pillow also takes a fourth band of a TIFF for alpha if the file says nothing about it.
+    """
+    if image.mode not in _BAND_MODES:
+        return False
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return True
+    return not {1, 2}.isdisjoint(image.tag_v2.get(TiffImagePlugin.EXTRASAMPLES, ()))
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Tell whether an opened image stores values of 16 bits. Decodes no pixels."""
+    return image.mode.startswith("I;16") or image.mode == "I" or ";16" in _raw_mode(image)
+
+
+class FileContents(NamedTuple):
+    """What an image file has beside the pixels that are read."""
+
+    pages: int  # full images in the file, of which the first is read
+    bands: int  # of a TIFF of red, green, blue and possibly other bands; 1 for other files
+    rotated: bool  # whether an EXIF orientation turns or flips the stored pixels
+
+
+def file_contents(path: Path) -> FileContents:
+    """Read the headers of an image file.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            rotated = _transposition(image) is not None
+            if not isinstance(image, TiffImagePlugin.TiffImageFile):
+                # A JPEG of several pages has previews and depth maps of phones in them.
+                return FileContents(getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1, 1, rotated)
+            is_rgb = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 2
+            bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)) if is_rgb else 1
+            pages = 0
+            for page in range(image.n_frames):
+                image.seek(page)
+                pages += not image.tag_v2.get(_SUBFILE_TYPE, 0) & _PREVIEW_OR_MASK
+            return FileContents(pages, bands, rotated or image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+_SUBFILE_TYPE, _PREVIEW_OR_MASK = 254, 1 | 4  # tag of TIFF, and its bits for reduced images and masks of other pages
+
+
+def _scaled(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.uint8]:
+    """Scale values of this many bits to 0..255."""
+    largest = values.max(initial=0)
+    if largest >= 1 << bits:
+        raise DataError(
+            f"it has the value {largest}, but values of this data set have {bits} bits (up to {(1 << bits) - 1}): "
+            "train with a higher --image-bits"
+        )
+    scaled: NDArray[np.uint8] = (values >> (bits - 8)).astype(np.uint8)
+    return scaled
+
+
+def _from_16_bit_bands(image: Image.Image, file: Path | io.BytesIO, bits: int) -> Image.Image:
+    """Scale the bands of an opened image by all 16 bits; an alpha band stays scaled by 256."""
+    raw_mode = _raw_mode(image)
+    if raw_mode == "LA;16B":
+        _set_raw_mode(image, "RGBA")
+        both = np.asarray(image).astype(np.uint16)  # high and low byte of grey, high and low byte of alpha
+        grey = _scaled(both[..., 0] << 8 | both[..., 1], bits)
+        return Image.fromarray(np.dstack([grey, grey, grey, both[..., 2].astype(np.uint8)]))
+    if raw_mode not in _LOW_BYTES:
+        raise DataError(f"its colours ({raw_mode}) cannot be scaled from {bits} bits: save it as RGB with 8 or 16 bits")
+    with Image.open(file, formats=IMAGE_FORMATS) as again:
+        _set_raw_mode(again, _LOW_BYTES[raw_mode])
+        low = np.asarray(again)[..., :3].astype(np.uint16)
+    high = np.asarray(image)
+    scaled = _scaled(high[..., :3].astype(np.uint16) << 8 | low, bits)
+    return Image.fromarray(np.dstack([scaled, high[..., 3:]]))
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How an opened image stores its values, as Pillow calls it; empty if it does not say."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _set_raw_mode(image: Image.Image, raw_mode: str) -> None:
+    """Let an opened image be decoded in another way."""
+    image.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
+        for tile in image.tile  # type: ignore[attr-defined]
+    ]
 
 
 def _transposition(image: Image.Image) -> Image.Transpose | None:
@@ -266,8 +433,23 @@ def _unreadable(path: Path, error: Exception) -> DataError:
             return DataError(f"{path} is empty")
         if suffix_of(path.name) in PROGRAM_OF:
             return DataError(f"{path} is a kind of file that is not read: {conversion_advice([path.name])}")
+        if kind := _kind_of_tiff(path):
+            return DataError(f"{path} is a TIFF with {kind}: save one band as grey or three as RGB, with 8 or 16 bits")
         return DataError(f"{path} is not a readable {FORMAT_NAMES} image")
     return DataError(f"{path} cannot be read: {reason(error)}")
+
+
+def _kind_of_tiff(path: Path) -> str | None:
+    """Describe the values of a TIFF that Pillow cannot open; None if it is not a TIFF."""
+    try:
+        with path.open("rb") as file:
+            directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(directory.next)
+            directory.load(file)
+            bands = directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+            return f"{bands} bands of {directory.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]} bits"
+    except Exception:  # as in read_image
+        return None
 
 
 def _find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:

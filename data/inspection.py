@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from data.cores import cores
 from data.dataset import Dataset, Sample
 from data.errors import DataError
-from data.images import find_images, find_masks, find_unread, read_image
+from data.images import FileContents, file_contents, find_images, find_masks, find_unread, read_image
 from data.mask_agreement import distinct_values
 from data.readers import fitting_mask
 from data.written_folders import written_by_toco
@@ -37,6 +38,8 @@ class Inspection:
         mask_problem: What is wrong with its ground-truth mask, in one line; None if it is good, if there is no mask, or
             if the image cannot be read.
         mask_values: The values in its ground-truth mask as stored; None if there is no mask or it cannot be read.
+        brightness: Grey values (0..255) that 0.1 % of the pixels are below and above; None if it cannot be read.
+        contents: What its file has beside the pixels; None if it cannot be read.
     """
 
     image: Path
@@ -45,6 +48,8 @@ class Inspection:
     problem: str | None = None
     mask_problem: str | None = None
     mask_values: frozenset[int] | None = None
+    brightness: tuple[int, int] | None = None
+    contents: FileContents | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,8 @@ def inspect_samples(samples: Sequence[Sample], num_classes: int) -> Iterator[Ins
 def inspect_sample(sample: Sample, num_classes: int) -> Inspection:
     """Decode an image and its ground-truth mask, if any; problems are returned, not raised."""
     try:
-        image = read_image(sample.image)
+        image = read_image(sample.image, rule=sample.pixels)
+        contents = file_contents(sample.image)
     except DataError as error:
         return Inspection(image=sample.image, problem=str(error))
     size = (image.height, image.width)
@@ -80,7 +86,13 @@ def inspect_sample(sample: Sample, num_classes: int) -> Inspection:
         except DataError as error:
             mask_problem = str(error)
     return Inspection(
-        image=sample.image, size=size, digest=_digest(image), mask_problem=mask_problem, mask_values=mask_values
+        image=sample.image,
+        size=size,
+        digest=_digest(image),
+        mask_problem=mask_problem,
+        mask_values=mask_values,
+        brightness=_brightness(image),
+        contents=contents,
     )
 
 
@@ -102,6 +114,12 @@ def find_unused_masks(dataset: Dataset) -> UnusedMasks:
             str(mask.path.relative_to(folder)) for name, mask in find_masks(folder).items() if name not in known
         ),
     )
+
+
+def _brightness(image: Image.Image) -> tuple[int, int]:
+    counts = np.cumsum(image.convert("L").histogram())
+    low, high = np.searchsorted(counts, [counts[-1] / 1000, counts[-1] * 0.999])
+    return int(low), int(high)
 
 
 def _digest(image: Image.Image) -> bytes:

@@ -83,6 +83,8 @@ def read_ahead(
                 len(waiting) > threads or batch.pixels + sum(one.pixels for one, _ in waiting) > PIXELS_IN_MEMORY
             ):
                 yield from take()
-            waiting.append((batch, [pool.submit(read_image, sample.image) for sample in batch.samples]))
+            waiting.append(
+                (batch, [pool.submit(read_image, sample.image, rule=sample.pixels) for sample in batch.samples])
+            )
         while waiting:
             yield from take()

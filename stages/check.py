@@ -5,13 +5,14 @@ In: the folder of a data set; every image and mask is decoded. Out: counts and f
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset, Sample
 from data.findings import Facts, Finding, co_occurrence, co_occurring_pairs, find_all, split_images
 from data.inspection import Inspection, find_unused_masks, inspect_samples
+from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
 from data.readers import open_dataset
 from stages.runtime.monitor import Monitor
 
@@ -76,6 +77,7 @@ class Check:
             "splits": {name: vars(counts) for name, counts in self.splits.items()},
             "unlabelled": len(dataset.unlabelled),
             "missing": len(dataset.missing),
+            "pixels": asdict(dataset.pixels),
             "sizes": {name: {"height": height, "width": width} for name, (height, width) in vars(self.sizes).items()}
             if self.sizes
             else None,
@@ -95,6 +97,8 @@ def check(root: Path, monitor: Monitor) -> Check:
         DataError: The folder is not a data set, or its labels contradict each other.
     """
     dataset = open_dataset(root, skip_bad=True)
+    pixels = pixel_facts(all_samples(dataset))
+    dataset = with_pixel_rule(dataset, pixels.rule)
     samples = (*split_images(dataset).values(), *dataset.unlabelled)
     inspections: dict[Path, Inspection] = {}
     monitor.start("reading the images", len(samples))
@@ -102,7 +106,7 @@ def check(root: Path, monitor: Monitor) -> Check:
         inspections[inspection.image] = inspection
         monitor.advance()
     monitor.finish()
-    facts = Facts(dataset=dataset, inspections=inspections, unused_masks=find_unused_masks(dataset))
+    facts = Facts(dataset=dataset, inspections=inspections, unused_masks=find_unused_masks(dataset), pixels=pixels)
     return Check(
         dataset=dataset,
         sizes=sizes_of([one.size for one in inspections.values() if one.size is not None]),

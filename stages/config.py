@@ -15,8 +15,11 @@ NO_FILES = ("pretrained", "none")  # values of --weights that are not paths
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
 CrfBackend = Literal["auto", "torch", "pydensecrf"]
+ImageBits = Literal["auto", "8", "10", "12", "14", "16"]
+AlphaBand = Literal["auto", "transparency", "ignore"]
 
 # Headings in the help, below the options that everybody needs.
+PIXELS = "Values in image files"
 AUGMENTATION = "Augmentation"
 METHOD = "Constants of the method"
 PROGRESS = "Progress and checkpoints"
@@ -174,6 +177,17 @@ class TrainCam(TrainingSettings):
         "Resize images so that their longer side has this length; by default 500/448 of the image size, as for VOC.",
         minimum=8,
         group=AUGMENTATION,
+    )
+    image_bits: ImageBits = option(
+        "auto",
+        "Bits that the values in 16-bit images use; auto looks at all of them. All stages of the run use the same.",
+        group=PIXELS,
+    )
+    alpha: AlphaBand = option(
+        "auto",
+        "Whether a band marked as alpha is transparency, shown on white, or another band to ignore, such as infrared; "
+        "auto looks at some of them.",
+        group=PIXELS,
     )
     freeze_encoder_until: float = option(
         0.0,

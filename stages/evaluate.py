@@ -284,7 +284,7 @@ def network_columns(
         monitor.start(f"measuring the {name}", len(samples))
         for sample in samples:
             with skipping(config.skip_bad, monitor):
-                label = segment(to_tensor(read_image(sample.image)))
+                label = segment(to_tensor(read_image(sample.image, rule=sample.pixels)))
                 confusion.add(label, read_ground_truth(sample, label, len(dataset.class_names)))
                 measured += 1
             monitor.advance()

@@ -181,7 +181,7 @@ def check_complete(shards: Path, samples: Sequence[Sample], *, skip_bad: bool) -
 
 def _readable(sample: Sample) -> bool:
     try:
-        read_image(sample.image)
+        read_image(sample.image, rule=sample.pixels)
     except DataError:
         return False
     return True

@@ -59,7 +59,7 @@ def predict(
     if config.crf:
         check_crf_backend(config.crf_backend)
     network = choose_network(run, config)
-    samples = find_inputs(paths, monitor)
+    samples = find_inputs(paths, monitor, pixels=network.pixels)
     check_output_place(out, datasets=[network.dataset_root], inputs=(sample.image for sample in samples))
     check_file_names(file for sample in samples for file in files_of(out, sample, config.outputs).values())
     with output_lock(out, monitor):

@@ -31,6 +31,7 @@ from stages.run_folder.run_data import (
     open_data,
     spread,
     usable_samples,
+    with_chosen_pixels,
 )
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import ranks_of, share_counts, start
@@ -86,6 +87,7 @@ def train_cam(
         if resume:
             check_same_data(out, "cam", dataset, monitor)
         check_learnable(dataset, dataset.split(config.split), monitor)
+        dataset = with_chosen_pixels(dataset, config, out, monitor, resume=resume)
         torch.manual_seed(config.seed)
         model, spec = new_cam_model(config, len(dataset.class_names))
         if config.grad_checkpointing:
@@ -176,7 +178,7 @@ class LoadViews:
         Raises:
             DataError: The image is unreadable.
         """
-        views = self.transform(self.images.read(sample.image))
+        views = self.transform(self.images.read(sample.image, sample.pixels))
         labels = class_label_matrix([sample], self.num_classes)[0]
         return StepBatch(
             image=views.image,

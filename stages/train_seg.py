@@ -280,7 +280,7 @@ def _with_truth(
 ) -> Iterator[tuple[Image.Image, NDArray[np.uint8]]]:
     for sample in samples:
         try:
-            image = read_image(sample.image)
+            image = read_image(sample.image, rule=sample.pixels)
             truth = read_mask(sample, (image.height, image.width), num_classes)
         except DataError:
             if not config.skip_bad:

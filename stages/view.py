@@ -72,7 +72,7 @@ def find_sample(image: Path, dataset: Dataset) -> Sample:
     for sample in dataset.by_id().values():
         if sample.image.name == image.name and sample.image.resolve() == wanted:
             return sample
-    return Sample(id=str(wanted), image=image, classes=(), mask=None, labelled=False)
+    return Sample(id=str(wanted), image=image, classes=(), mask=None, labelled=False, pixels=dataset.pixels)
 
 
 def _shown_classes(made: Products) -> list[int]:

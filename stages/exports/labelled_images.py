@@ -8,7 +8,7 @@ import numpy as np
 
 from data.dataset import IGNORE_INDEX, Mask, Sample, checked_mask
 from data.errors import ArtifactError, DataError
-from data.images import image_size, is_rotated
+from data.images import AS_STORED, PixelRule, image_size, is_rotated
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.run_data import open_run_data
@@ -22,6 +22,7 @@ class LabelledImage:
     id: str  # path below the image folder, without extension
     file: Path
     mask: Mask
+    pixels: PixelRule = AS_STORED
 
     @property
     def file_name(self) -> str:
@@ -58,7 +59,7 @@ class LabelledImages:
         """
         self.monitor.start("writing masks", len(self.samples))
         for sample in self.samples:
-            yield LabelledImage(id=sample.id, file=sample.image, mask=self._mask(sample))
+            yield LabelledImage(id=sample.id, file=sample.image, mask=self._mask(sample), pixels=sample.pixels)
             self.monitor.advance()
         self.monitor.finish()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from data.images import read_image
+from data.images import PixelRule, read_image
 
 JPEG_QUALITY = 95  # higher values give larger files without a visible difference
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -15,11 +15,11 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def save_upright(source: Path, file: Path, suffix: str) -> None:
+def save_upright(source: Path, file: Path, suffix: str, rule: PixelRule) -> None:
     """Decode an image, and save it upright in RGB, in the format of a suffix such as '.jpg'.
 
     Raises:
         DataError: The image is missing or unreadable.
     """
     format = Image.registered_extensions()[suffix.lower()]
-    read_image(source).save(file, format=format, **SAVE_OPTIONS.get(format, {}))
+    read_image(source, rule=rule).save(file, format=format, **SAVE_OPTIONS.get(format, {}))

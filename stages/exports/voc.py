@@ -41,7 +41,7 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
         picture = out / "JPEGImages" / f"{name}.jpg"
         mask = out / "SegmentationClass" / f"{name}.png"
         annotation = out / "Annotations" / f"{name}.xml"
-        encoded += _write_jpeg(image.file, picture)
+        encoded += _write_jpeg(image, picture)
         with atomic_write(mask) as temporary:
             palette_image(image.mask).save(temporary, format="png")
         with atomic_write(annotation) as temporary:
@@ -70,14 +70,14 @@ def _label_map(class_names: Sequence[str]) -> list[str]:
     return ["# label:color_rgb:parts:actions", *lines]
 
 
-def _write_jpeg(source: Path, target: Path) -> bool:
+def _write_jpeg(source: LabelledImage, target: Path) -> bool:
     """Copy an upright JPEG, or convert another image; return True if it was converted."""
-    copied = is_upright_jpeg(source)
+    copied = is_upright_jpeg(source.file)
     with atomic_write(target) as temporary:
         if copied:
-            shutil.copyfile(source, temporary)
+            shutil.copyfile(source.file, temporary)
         else:
-            save_upright(source, temporary, target.suffix)
+            save_upright(source.file, temporary, target.suffix, source.pixels)
     return not copied
 
 

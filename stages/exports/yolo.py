@@ -74,7 +74,7 @@ def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
         turned += rotated
         with atomic_write(picture) as temporary:
             if rotated:
-                save_upright(image.file, temporary, picture.suffix)
+                save_upright(image.file, temporary, picture.suffix, image.pixels)
             else:
                 shutil.copyfile(image.file, temporary)
         with atomic_write(label) as temporary:

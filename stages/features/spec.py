@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import SettingsError
+from data.images import AS_STORED, PixelRule
 from stages.config import NO_FILES, MakeLabels
 from stages.run_folder.artifacts import StageFolder, file_digest
 
@@ -23,10 +24,14 @@ class FeatureSpec:
     digest: str | None  # SHA-256 of the file
     long_side: int  # the longer side of the images, in pixels
     blocks: tuple[int, ...]  # whose tokens are joined; -1 is the last
+    pixels: PixelRule = AS_STORED
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as JSON gives them back."""
-        return {**asdict(self), "blocks": list(self.blocks)}
+        plain = {**asdict(self), "blocks": list(self.blocks)}
+        if self.pixels == AS_STORED:  # as before there were other rules
+            del plain["pixels"]
+        return plain
 
 
 def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
@@ -73,6 +78,7 @@ def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
         digest=digest,
         long_side=config.feature_size or PATCHES * _patch_size(model, other, config),
         blocks=tuple(config.feature_blocks),
+        pixels=cam.pixels,
     )
 
 

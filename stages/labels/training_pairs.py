@@ -82,7 +82,7 @@ class LoadLabelled:
         Raises:
             DataError: The image or its mask cannot be read, or their sizes differ.
         """
-        image = self.images.read(sample.image)
+        image = self.images.read(sample.image, sample.pixels)
         size = image_size(sample.image)  # full size, as of the mask; `image` may be reduced
         mask = self._mask(sample, size)
         confidence = None if self.confidence is None else self._plane(self.confidence, sample, size)

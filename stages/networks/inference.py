@@ -35,7 +35,7 @@ def load_image(sample: Sample, side: int) -> LoadedImage:
     Raises:
         DataError: The image cannot be read.
     """
-    image = read_image(sample.image)
+    image = read_image(sample.image, rule=sample.pixels)
     return LoadedImage(squashed=squash(image, side), original=to_tensor(image))
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from data.dataset import Sample
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES, PROGRAM_OF, describe_unread, suffix_of
-from data.images import find_images, find_unread, image_id
+from data.images import AS_STORED, PixelRule, find_images, find_unread, image_id
 from data.written_folders import written_by_toco
 from stages.runtime.monitor import Monitor
 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def find_inputs(paths: Sequence[Path], monitor: Monitor) -> list[Sample]:
+def find_inputs(paths: Sequence[Path], monitor: Monitor, *, pixels: PixelRule = AS_STORED) -> list[Sample]:
     """List the images to predict. Their ids are unique; the results of an image are written under its id.
 
     Folders that toco wrote, such as earlier predictions, are skipped inside a given folder or pattern.
@@ -25,6 +25,7 @@ def find_inputs(paths: Sequence[Path], monitor: Monitor) -> list[Sample]:
             that exists is never read as a pattern.
         monitor: Receives a note for each image that is renamed because its name is taken, and a warning about files
             whose kind is not read.
+        pixels: How values in image files become 8-bit RGB; as in the run that predicts.
 
     Raises:
         DataError: A path does not exist, a folder or pattern holds no images, toco wrote a given folder, or no path was
@@ -45,7 +46,7 @@ def find_inputs(paths: Sequence[Path], monitor: Monitor) -> list[Sample]:
         if unique != name:
             monitor.note(f"{path} is written as {unique!r}, because another image is named {name!r}")
         names.add(unique.casefold())
-        samples.append(Sample(id=unique, image=path, classes=(), mask=None))
+        samples.append(Sample(id=unique, image=path, classes=(), mask=None, pixels=pixels))
     if not samples:
         raise DataError("there are no images to predict: give files, folders of images, or patterns")
     return samples

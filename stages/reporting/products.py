@@ -115,7 +115,7 @@ class RunProducts:
         Raises:
             DataError: The image or its ground-truth mask cannot be used.
         """
-        image = read_image(sample.image)
+        image = read_image(sample.image, rule=sample.pixels)
         size, pixels = (image.height, image.width), to_tensor(image)
         cams, classes = self._cams(image, sample)
         truth = None

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError
+from data.images import PixelRule
 from data.output_place import check_output_place
 from data.written_folders import mark_as_written
 from stages.config import MakeLabels, TrainCam, TrainSeg, from_values, upgraded
@@ -62,6 +63,11 @@ class StageFolder:
         return Path(self.config["dataset"]["root"])
 
     @property
+    def pixels(self) -> PixelRule:
+        """How values in image files become 8-bit RGB in this run."""
+        return _pixel_rule(self.config)
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """The stage's settings, by field name."""
         settings: Mapping[str, Any] = self.config["settings"]
@@ -81,6 +87,18 @@ class StageFolder:
                 f"{self.path / 'config.json'} cannot be used: {error} (written by toco {maker}); install that version, "
                 f"or run 'toco {self.config['stage']} --overwrite' again"
             ) from error
+
+
+def _pixel_rule(config: Mapping[str, Any]) -> PixelRule:
+    """Return the rule in a stage's config.json; runs of 0.1.0 have none.
+
+    Raises:
+        TypeError: It is not one.
+    """
+    rule = PixelRule(**config["dataset"].get("pixels", {}))
+    if rule.bits not in range(8, 17) or not isinstance(rule.alpha, bool):
+        raise TypeError(f"{rule!r} is not a rule for pixels")
+    return rule
 
 
 def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, resume: bool, overwrite: bool) -> bool:
@@ -177,6 +195,7 @@ def begin_stage(
             "layout": dataset.layout,
             "class_names": list(dataset.class_names),
             "fingerprint": data_fingerprint(dataset),
+            "pixels": asdict(dataset.pixels),
         },
         "made_from": source_digest(run, stage),
         **(extra or {}),
@@ -313,6 +332,7 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
         for value, kind in ((config["settings"], dict), (dataset["root"], str), (dataset["class_names"], list)):
             if not isinstance(value, kind):
                 raise TypeError(f"{value!r} is not a {kind.__name__}")
+        _pixel_rule(config)
         return _upgraded(config, stage)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}): run 'toco {producer} --overwrite' again") from error

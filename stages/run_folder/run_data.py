@@ -11,8 +11,9 @@ from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import ArtifactError, DataError
 from data.images import image_size
 from data.mask_agreement import WRONG_MASKS, MaskedImage, compare_masks, distinct_values
+from data.pixel_rule import find_pixel_rule, with_pixel_rule
 from data.readers import check_images, open_dataset, read_mask
-from stages.config import Machine
+from stages.config import Machine, TrainCam
 from stages.run_folder.artifacts import PRODUCERS, StageFolder, check_classes, in_use, read_config
 from stages.run_folder.provenance import data_fingerprint
 from stages.run_folder.saving import write_json
@@ -46,7 +47,7 @@ def open_run_data(folder: StageFolder, data: Path | Dataset | None, *, skip_bad:
         DataError: There is no data set, or its labels contradict each other.
         ArtifactError: Its classes differ from those of the run.
     """
-    dataset = open_data(data or present_root(folder), skip_bad=skip_bad)
+    dataset = with_pixel_rule(open_data(data or present_root(folder), skip_bad=skip_bad), folder.pixels)
     check_classes(folder, dataset)
     return dataset
 
@@ -136,6 +137,18 @@ def warn_of_other_data(folder: StageFolder, dataset: Dataset, monitor: Monitor) 
     """Warn if a data set is not that of an earlier stage: it may be meant, but results on both are not comparable."""
     if difference := data_difference(folder, dataset):
         monitor.warn(difference)
+
+
+def with_chosen_pixels(dataset: Dataset, config: TrainCam, run: Path, monitor: Monitor, *, resume: bool) -> Dataset:
+    """Decide how values in image files become 8-bit RGB, for this run; a resumed training keeps its rule."""
+    if resume and in_use(run / "cam"):
+        return with_pixel_rule(dataset, StageFolder(path=run / "cam", config=read_config(run, "cam")).pixels)
+    rule = find_pixel_rule(dataset, config.image_bits, config.alpha)
+    if rule.bits < 16:
+        monitor.note(f"values in 16-bit images are read as {rule.bits} bits; --image-bits sets another number")
+    if not rule.alpha:
+        monitor.note("alpha bands are not read as transparency; --alpha transparency changes this")
+    return with_pixel_rule(dataset, rule)
 
 
 def with_skip_bad(config: AnyMachine, folder: StageFolder) -> AnyMachine:

@@ -16,8 +16,9 @@ from data.findings import (
     find_all,
     split_images,
 )
-from data.images import MaskFile
+from data.images import FileContents, MaskFile
 from data.inspection import Inspection, UnusedMasks
+from data.pixel_rule import PixelFacts
 
 ROOT = Path("pets")
 
@@ -324,3 +325,51 @@ def test_find_all__single_wrong_masks() -> None:
     assert other.items == ("images/t030.jpg (labels: 'dog'; mask: 'cat')",)
     assert (empty.level, empty.topic, empty.items) == ("warning", "empty_mask", ("images/t008.jpg",))
     assert (absent.level, absent.topic, absent.items) == ("warning", "class_in_no_mask", ("dog",))
+
+
+def test_find_all__values_in_16_bits_and_alpha() -> None:
+    found = dataset()
+    paths = (GOOD[0].image, GOOD[1].image)
+    pixels = PixelFacts(deep=paths, bits=12, alpha=paths[:1], transparent=False)
+    bits, alpha = find_all(replace(facts(found), pixels=pixels))
+    assert (bits.level, bits.topic) == ("note", "bits")
+    assert bits.text == "2 images of 16 bits, whose values use 12 bits"
+    assert bits.advice == "nothing, if 4095 is meant to be white; otherwise give --image-bits to train-cam"
+    assert (alpha.level, alpha.topic) == ("warning", "alpha_is_no_transparency")
+    assert "--alpha transparency" in alpha.advice
+    (shown,) = find_all(replace(facts(found), pixels=PixelFacts(alpha=paths)))
+    assert (shown.level, shown.topic, shown.text) == (
+        "note",
+        "transparency",
+        "2 images with transparency, which is shown on white",
+    )
+
+
+@pytest.mark.parametrize(
+    ("brightness", "contents", "topic", "text"),
+    [
+        ((0, 12), FileContents(1, 1, False), "nearly_black", "1 image that are nearly black"),
+        ((240, 255), FileContents(1, 1, False), "nearly_white", "1 image that are nearly white"),
+        ((90, 91), FileContents(1, 1, False), "one_colour", "1 image of one colour"),
+        ((0, 255), FileContents(12, 1, False), "several_pages", "with several pages, of which only the first is read"),
+        ((0, 255), FileContents(1, 4, False), "more_bands", "of which only the first three are read, as red, green"),
+        ((0, 255), FileContents(1, 3, True), "rotated_with_mask", "1 image stored rotated (EXIF orientation)"),
+    ],
+)
+def test_find_all__images_that_look_wrong(
+    brightness: tuple[int, int], contents: FileContents, topic: str, text: str
+) -> None:
+    path = GOOD[0].image
+    one = Inspection(image=path, size=(60, 80), digest=b"1", brightness=brightness, contents=contents)
+    finding = only(facts(dataset(), one))
+    assert finding.topic == topic
+    assert text in finding.text
+    assert finding.items == ("images/t000.jpg",)
+
+
+def test_find_all__usual_brightness() -> None:
+    for brightness in ((0, 255), (0, 60), (200, 255), (100, 110)):
+        one = Inspection(
+            image=GOOD[0].image, size=(60, 80), digest=b"1", brightness=brightness, contents=FileContents(1, 3, False)
+        )
+        assert find_all(facts(dataset(), one)) == ()

@@ -16,7 +16,7 @@ import data.image_cache
 from data.dataset import Sample
 from data.errors import DataError
 from data.image_cache import TrainingImages, open_cache
-from data.images import read_reduced
+from data.images import PixelRule, read_reduced
 from data.stream import SampleStream
 
 SIDE = 100
@@ -39,9 +39,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were decoded."""
     paths = []
 
-    def read(path: Path, side: int) -> Image.Image:
+    def read(path: Path, side: int, rule: PixelRule) -> Image.Image:
         paths.append(path)
-        return read_reduced(path, side)
+        return read_reduced(path, side, rule)
 
     monkeypatch.setattr(data.image_cache, "read_reduced", read)
     return paths
@@ -228,7 +228,7 @@ READ_AND_DELETE = """
 import sys
 from pathlib import Path
 from data.image_cache import TrainingImages
-from data.images import read_reduced
+from data.images import PixelRule, read_reduced
 
 cache, *photos = map(Path, sys.argv[1:])
 images = TrainingImages(100, cache)
@@ -247,3 +247,12 @@ def test_read__several_processes_at_once(tmp_path: Path) -> None:
     processes = [subprocess.Popen(words) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert all(entry.suffix == ".npy" for entry in entries(tmp_path))
+
+
+def test_read__another_rule_for_pixels_is_another_entry(tmp_path: Path, decoded: list[Path]) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((20, 30), 4000, np.uint16)).save(path)
+    for _ in range(2):
+        read = [images(tmp_path).read(path, PixelRule(bits=bits)).getpixel((0, 0)) for bits in (16, 12)]
+        assert read == [(15, 15, 15), (250, 250, 250)]
+    assert decoded == [path, path]

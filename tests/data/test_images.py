@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES
 from data.images import (
     REDUCTION_TOLERANCE,
     MaskFile,
+    PixelRule,
     escapes_folder,
+    file_contents,
     find_images,
     find_masks,
     find_unread,
@@ -426,8 +429,9 @@ def png(rows: bytes, *, width: int, height: int, depth: int, color_type: int) ->
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def tiff(values: bytes, *, width: int, height: int, bands: int, order: str) -> bytes:
-    """Return an uncompressed TIFF file of 16-bit values with bands side by side."""
+def tiff(values: bytes, *, width: int, height: int, bands: int, order: str, compression: int = 1) -> bytes:
+    """Return a TIFF file of 16-bit values with bands side by side; compression 8 is zlib's."""
+    values = zlib.compress(values) if compression == 8 else values
     start = 8  # of the values, behind the header
     bits = start + len(values)  # of one bit depth a band
     directory = bits + 2 * bands
@@ -436,7 +440,7 @@ def tiff(values: bytes, *, width: int, height: int, bands: int, order: str) -> b
         (256, long, 1, width),
         (257, long, 1, height),
         (258, short, bands, bits if bands > 2 else 16 << (16 if order == ">" else 0)),
-        (259, short, 1, 1 << (16 if order == ">" else 0)),  # no compression
+        (259, short, 1, compression << (16 if order == ">" else 0)),
         (262, short, 1, (2 if bands == 3 else 1) << (16 if order == ">" else 0)),
         (273, long, 1, start),
         (277, short, 1, bands << (16 if order == ">" else 0)),
@@ -447,3 +451,141 @@ def tiff(values: bytes, *, width: int, height: int, bands: int, order: str) -> b
     entries = b"".join(struct.pack(f"{order}HHII", *tag) for tag in tags)
     depths = struct.pack(f"{order}{bands}H", *[16] * bands)
     return header + values + depths + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+def write_png_16(path: Path, values: NDArray[np.uint16], color_type: int) -> Path:
+    """Write a PNG of 16 bits: values (h, w, bands)."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    path.write_bytes(png(rows, width=width, height=height, depth=16, color_type=color_type))
+    return path
+
+
+def write_tiff_16(path: Path, values: NDArray[np.uint16], order: str, compression: int = 1) -> Path:
+    stored, (height, width) = values.astype(f"{order}u2").tobytes(), values.shape[:2]
+    path.write_bytes(tiff(stored, width=width, height=height, bands=3, order=order, compression=compression))
+    return path
+
+
+COLOURS_16 = np.random.default_rng(0).integers(0, 1 << 16, (5, 7, 4)).astype(np.uint16)
+WRITERS: dict[str, Callable[[Path, NDArray[np.uint16]], Path]] = {
+    "grey.png": lambda path, values: write_png_16(path, values[..., :1], 0),
+    "rgb.png": lambda path, values: write_png_16(path, values[..., :3], 2),
+    "grey_alpha.png": lambda path, values: write_png_16(path, opaque(values[..., [0, 3]]), 4),
+    "rgba.png": lambda path, values: write_png_16(path, opaque(values), 6),
+    "little.tif": lambda path, values: write_tiff_16(path, values[..., :3], "<"),
+    "big.tif": lambda path, values: write_tiff_16(path, values[..., :3], ">"),
+    "little_zlib.tif": lambda path, values: write_tiff_16(path, values[..., :3], "<", 8),
+    "big_zlib.tif": lambda path, values: write_tiff_16(path, values[..., :3], ">", 8),
+}
+
+
+def opaque(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    values = values.copy()
+    values[..., -1] = 0xFFFF
+    return values
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_read_image__bits_of_16_bit_files(tmp_path: Path, name: str, bits: int) -> None:
+    values = COLOURS_16 >> np.uint16(16 - bits)
+    path = WRITERS[name](tmp_path / name, values)
+    expected = (values >> (bits - 8))[..., :3] if "grey" not in name else (values >> (bits - 8))[..., [0, 0, 0]]
+    np.testing.assert_array_equal(np.asarray(read_image(path, rule=PixelRule(bits=bits))), expected)
+
+
+def test_read_image__more_bits_than_the_rule_says(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((2, 2), 4096, np.uint16)).save(path)
+    with pytest.raises(DataError, match=r"a\.png cannot be read: it has the value 4096, but .* 12 bits \(up to 4095\)"):
+        read_image(path, rule=PixelRule(bits=12))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_read_image__alpha_that_is_another_band(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGBA", (3, 3), (10, 200, 90, 128)).save(path, lossless=True)
+    assert pixel(path) != (10, 200, 90)
+    assert read_image(path, rule=PixelRule(alpha=False)).getpixel((0, 0)) == (10, 200, 90)
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"), [(None, (10, 200, 90)), (0, (10, 200, 90)), (2, (132, 228, 172)), (1, (137, 255, 217))]
+)
+def test_read_image__fourth_band_is_alpha_only_if_the_tiff_says_so(
+    tmp_path: Path, extra: int | None, expected: tuple[int, ...]
+) -> None:
+    path = tmp_path / "a.tif"
+    Image.new("RGBA", (1, 1), (10, 200, 90, 128)).save(path)
+    contents = path.read_bytes()
+    place = contents.index(struct.pack("<HHI", 338, 3, 1))
+    tag = (338, 3, 1, extra) if extra is not None else (339, 3, 1, 1)  # 339: values are whole numbers
+    path.write_bytes(contents[:place] + struct.pack("<HHII", *tag) + contents[place + 12 :])
+    assert np.allclose(pixel(path), expected, atol=2)
+    assert read_image(path, rule=PixelRule(alpha=False)).getpixel((0, 0)) == (10, 200, 90)
+
+
+@pytest.mark.parametrize("bands", [5, 8])
+def test_read_image__tiff_of_many_bands(tmp_path: Path, bands: int) -> None:
+    path = tmp_path / "a.tif"
+    values = np.zeros((2, 2, bands), "<u2")
+    path.write_bytes(tiff(values.tobytes(), width=2, height=2, bands=bands, order="<"))
+    with pytest.raises(DataError, match=rf"a\.tif is a TIFF with {bands} bands of 16 bits: save one band as grey or"):
+        read_image(path)
+
+
+def test_read_image__png_with_long_text_and_profile(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("settings", "x" * 3_000_000, zip=True)
+    for number in range(30):
+        text.add_text(f"more {number}", "y" * 3_000_000, zip=True)
+    Image.new("RGB", (5, 3), (1, 2, 3)).save(path, pnginfo=text, icc_profile=bytes(3_000_000))
+    assert pixel(path) == (1, 2, 3)
+    assert image_size(path) == (3, 5)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_read_image__jpeg_without_its_end(tmp_path: Path, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (61, 83, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, progressive=progressive)
+    whole, contents = read_image(path), path.read_bytes()
+    for missing in (1, 2):  # the end marker has two bytes
+        path.write_bytes(contents[:-missing])
+        assert read_image(path).tobytes() == whole.tobytes()
+        assert read_image(path, at_least=20).size == (21, 16)
+    for missing in (4, 12, 300, len(contents) // 2):
+        path.write_bytes(contents[:-missing])
+        with pytest.raises(DataError, match=r"a\.jpg cannot be read: image file is truncated"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(("depth", "packed"), [(1, 0b01_000000), (2, 0b00_01_10_11), (4, 0x1F)])
+def test_mask_file__values_of_few_bits_are_not_scaled(tmp_path: Path, depth: int, packed: int) -> None:
+    path = tmp_path / "a.png"
+    width = 8 // depth
+    path.write_bytes(png(bytes([0, packed]), width=width, height=1, depth=depth, color_type=0))
+    expected = {1: [0, 1, 0, 0, 0, 0, 0, 0], 2: [0, 1, 2, 3], 4: [1, 15]}[depth]
+    assert MaskFile(path).read().tolist() == [expected]
+
+
+def test_file_contents__pages(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    for name in ("a.tif", "a.png", "a.webp"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        assert file_contents(tmp_path / name).pages == 3
+        assert pixel(tmp_path / name)[0] > 200
+    pages[0].save(tmp_path / "one.tif")
+    assert file_contents(tmp_path / "one.tif") == (1, 3, False)
+    assert file_contents(rotated(tmp_path / "a.jpg", 6)).rotated
+
+
+def test_file_contents__reduced_images_in_a_tiff_are_no_pages(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = 1
+    overview = Image.new("RGB", (4, 4))
+    overview.encoderinfo = {"tiffinfo": tags}
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.tif", save_all=True, append_images=[overview])
+    assert file_contents(tmp_path / "a.tif").pages == 1

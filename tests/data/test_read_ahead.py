@@ -69,7 +69,7 @@ def test_read_ahead__reads_as_far_ahead_as_memory_allows(
     read: list[Path] = []
     lock = threading.Lock()
 
-    def reading(path: Path) -> Any:
+    def reading(path: Path, rule: object) -> Any:
         with lock:
             read.append(path)
 

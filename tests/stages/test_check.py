@@ -53,6 +53,7 @@ def test_check__as_dict_is_whole(tmp_path: Path) -> None:
         "splits": {"train": {"images": 10, "negatives": 0, "masks": 0}},
         "unlabelled": 30,
         "missing": 1,
+        "pixels": {"bits": 16, "alpha": True},
         "sizes": {name: {"height": 32, "width": 40} for name in ("smallest", "median", "largest")},
         "classes": [
             {"number": 1, "name": "cat", "images": {"train": 6}, "together": []},  # dog is in all images
@@ -64,6 +65,7 @@ def test_check__as_dict_is_whole(tmp_path: Path) -> None:
     assert list(findings) == [
         "missing",
         "unlabelled",
+        "one_colour",
         "no_masks",
         "no_validation_split",
         "class_in_every_image",

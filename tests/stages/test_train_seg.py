@@ -275,7 +275,7 @@ def test_load_labelled__a_reduced_image_keeps_its_mask(labelled_run: Any, monkey
     sample = Sample(id="a", image=path, classes=(1,), mask=None)
     sizes = []
 
-    def read(path: Path, side: int) -> Image.Image:
+    def read(path: Path, side: int, rule: object) -> Image.Image:
         sizes.append(read_reduced(path, side).size)
         return read_image(path)
 

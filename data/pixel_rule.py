@@ -1,0 +1,148 @@
+"""Find the rule by which a data set's values become 8-bit RGB: the bits that 16-bit files use, and what alpha means.
+
+Cameras store 10, 12 or 14 bits in files of 16, and aerial images have infrared where other files have transparency.
+Both are decided once for all images of a data set, so that they stay comparable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.dataset import Dataset, Sample
+from data.file_kinds import IMAGE_FORMATS
+from data.images import PixelRule, has_16_bits, has_alpha
+
+DEPTHS = (8, 10, 12, 14, 16)
+ALPHA_IMAGES = 100  # number of images with an alpha band to judge it by
+BAND_VALUES = 32  # a band with at least this many values between 0 and 255, in most pixels, is not transparency
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelFacts:
+    """What the files of a data set say about their values.
+
+    Attributes:
+        deep: Images with 16 bits.
+        bits: Number of bits that they use, one of DEPTHS; 16 if there are none.
+        alpha: Images with a band that they call alpha.
+        transparent: Whether that band looks like transparency in more than half of them.
+    """
+
+    deep: tuple[Path, ...] = ()
+    bits: int = 16
+    alpha: tuple[Path, ...] = ()
+    transparent: bool = True
+
+    @property
+    def rule(self) -> PixelRule:
+        """The rule that fits the files."""
+        return PixelRule(bits=self.bits, alpha=self.transparent)
+
+
+def pixel_facts(samples: Sequence[Sample]) -> PixelFacts:
+    """Look at the headers of all images, at the values of those with 16 bits, and at some alpha bands.
+
+    Images that cannot be read are passed over: they are reported where they are used. 16-bit images are read until one
+    of them uses all bits.
+    """
+    paths = list({sample.image: None for sample in samples})
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+        kinds = list(threads.map(_kind, paths, chunksize=256))
+        deep = tuple(path for path, (is_deep, _) in zip(paths, kinds, strict=True) if is_deep)
+        alpha = tuple(path for path, (_, is_alpha) in zip(paths, kinds, strict=True) if is_alpha)
+        bits = DEPTHS[0] if deep else DEPTHS[-1]
+        for used in _in_order(threads, deep):
+            bits = max(bits, used)
+            if bits == DEPTHS[-1]:
+                break
+        judged = [one for one in threads.map(_is_transparency, _spread(alpha)) if one is not None]
+    return PixelFacts(deep=deep, bits=bits, alpha=alpha, transparent=not judged or 2 * sum(judged) > len(judged))
+
+
+def _in_order(threads: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[int]:
+    """Yield the bits that images use; at most 32 are read ahead."""
+    for start in range(0, len(paths), 32):
+        yield from threads.map(_used_bits, paths[start : start + 32])
+
+
+def _spread(paths: Sequence[Path]) -> Sequence[Path]:
+    return paths[:: -(-len(paths) // ALPHA_IMAGES)] if paths else paths
+
+
+def with_pixel_rule(dataset: Dataset, rule: PixelRule) -> Dataset:
+    """Return the data set with a rule for all its images."""
+    if dataset.pixels == rule:
+        return dataset
+
+    def ruled(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        return tuple(replace(sample, pixels=rule) for sample in samples)
+
+    splits = {name: ruled(samples) for name, samples in dataset.splits.items()}
+    return replace(dataset, splits=splits, unlabelled=ruled(dataset.unlabelled), pixels=rule)
+
+
+def find_pixel_rule(dataset: Dataset, bits: str = "auto", alpha: str = "auto") -> PixelRule:
+    """Return the rule for a data set.
+
+    Args:
+        dataset: The data set.
+        bits: Number of bits that 16-bit files use, one of DEPTHS; 'auto' reads them to find out.
+        alpha: 'transparency' or 'ignore', for alpha bands; 'auto' looks at them.
+    """
+    found = pixel_facts(all_samples(dataset)) if "auto" in (bits, alpha) else PixelFacts()
+    return PixelRule(
+        bits=found.bits if bits == "auto" else int(bits),
+        alpha=found.transparent if alpha == "auto" else alpha == "transparency",
+    )
+
+
+def all_samples(dataset: Dataset) -> list[Sample]:
+    """Return the samples of all splits and the unlabelled ones, each once."""
+    return list(dataset.by_id().values())
+
+
+def _kind(path: Path) -> tuple[bool, bool]:
+    """Whether an image has 16 bits, and whether it has an alpha band."""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) == b"\xff\xd8":  # JPEG, which has neither; opening it takes much longer
+                return False, False
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            return has_16_bits(image), has_alpha(image)
+    except Exception:  # Pillow's plug-ins raise almost any exception
+        return False, False
+
+
+def _used_bits(path: Path) -> int:
+    """Return how many bits the values of a 16-bit image use, one of DEPTHS, by the high byte of each."""
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            values = np.asarray(image)  # of bands with 16 bits, Pillow keeps the high byte
+            if has_alpha(image):
+                values = values[..., :-1]
+            largest = int(values.max(initial=0))
+            high = largest if values.dtype == np.uint8 else largest >> 8
+    except Exception:
+        return DEPTHS[0]
+    return next((bits for bits in DEPTHS if high < 1 << (bits - 8)), DEPTHS[-1])
+
+
+def _is_transparency(path: Path) -> bool | None:
+    """Whether an alpha band looks like transparency; None if the image cannot be read.
+
+    Transparency is mostly 0 or 255, or has few values. A band with many values over most of the image is another one.
+    """
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            counts = image.getchannel(image.getbands()[-1]).histogram()
+    except Exception:
+        return None
+    between = counts[1:255]
+    return 2 * sum(between) <= sum(counts) or sum(count > 0 for count in between) < BAND_VALUES

@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.dataset import Dataset, Sample
+from data.images import AS_STORED, PixelRule, read_image
+from data.pixel_rule import find_pixel_rule, pixel_facts, with_pixel_rule
+
+RAMP = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
+
+
+def samples(*paths: Path) -> list[Sample]:
+    return [Sample(id=path.name, image=path, classes=(), mask=None) for path in paths]
+
+
+def grey_16(path: Path, largest: int) -> Path:
+    Image.fromarray(np.array([[0, largest // 2, largest]], np.uint16)).save(path)
+    return path
+
+
+def with_alpha(path: Path, alpha: np.ndarray) -> Path:
+    colours = np.dstack([RAMP, RAMP, RAMP, alpha.astype(np.uint8)])
+    Image.fromarray(colours).save(path)
+    return path
+
+
+def dataset(*paths: Path) -> Dataset:
+    return Dataset(
+        root=paths[0].parent,
+        layout="custom",
+        class_names=("cat",),
+        splits={"train": tuple(samples(*paths[:1]))},
+        train_split="train",
+        val_split=None,
+        unlabelled=tuple(samples(*paths[1:])),
+    )
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits"),
+    [
+        (0, 8),
+        (255, 8),
+        (256, 10),
+        (1023, 10),
+        (1024, 12),
+        (4095, 12),
+        (4096, 14),
+        (16383, 14),
+        (16384, 16),
+        (65535, 16),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_pixel_facts__bits_that_are_used(tmp_path: Path, largest: int, bits: int, suffix: str) -> None:
+    paths = [grey_16(tmp_path / f"{number}{suffix}", largest // (3 - number)) for number in range(3)]
+    found = pixel_facts(samples(*paths))
+    assert (found.deep, found.bits) == (tuple(paths), bits)
+
+
+def test_pixel_facts__one_image_decides_for_all(tmp_path: Path) -> None:
+    paths = [grey_16(tmp_path / f"{number:03d}.png", 4000) for number in range(70)]
+    grey_16(paths[66], 9000)
+    assert pixel_facts(samples(*paths)).rule == PixelRule(bits=14)
+
+
+def test_pixel_facts__8_bits(tmp_path: Path) -> None:
+    for name, mode in (("a.jpg", "RGB"), ("b.png", "P"), ("c.bmp", "RGB"), ("d.webp", "RGB"), ("e.tif", "L")):
+        Image.new(mode, (4, 4)).save(tmp_path / name)
+    (tmp_path / "f.png").write_bytes(b"damaged")
+    found = pixel_facts(samples(*sorted(tmp_path.iterdir()), tmp_path / "missing.png"))
+    assert (found.deep, found.alpha, found.rule) == ((), (), AS_STORED)
+    assert pixel_facts([]).rule == AS_STORED
+
+
+@pytest.mark.parametrize(
+    ("alpha", "transparent"),
+    [
+        (np.full_like(RAMP, 255), True),
+        (np.full_like(RAMP, 128), True),  # a glass pane
+        (np.where(RAMP > 100, 255, 0), True),
+        (np.clip(RAMP.astype(int) * 4 - 400, 0, 255), True),  # an object with a soft border
+        (RAMP, False),
+        (20 + RAMP // 3, False),
+        (np.random.default_rng(0).integers(0, 256, RAMP.shape), False),
+    ],
+)
+def test_pixel_facts__alpha(tmp_path: Path, alpha: np.ndarray, transparent: bool) -> None:
+    paths = [with_alpha(tmp_path / name, alpha) for name in ("a.png", "b.tif")]
+    found = pixel_facts(samples(*paths))
+    assert (found.alpha, found.transparent) == (tuple(paths), transparent)
+
+
+def test_pixel_facts__most_alpha_bands_decide(tmp_path: Path) -> None:
+    """Water is dark in infrared: its band alone could be transparency."""
+    paths = [with_alpha(tmp_path / f"{number}.png", RAMP if number else np.full_like(RAMP, 3)) for number in range(3)]
+    assert pixel_facts(samples(*paths)).rule == PixelRule(alpha=False)
+
+
+def test_with_pixel_rule__for_all_images(tmp_path: Path) -> None:
+    found = dataset(grey_16(tmp_path / "a.png", 4000), grey_16(tmp_path / "b.png", 2000))
+    assert found.pixels == AS_STORED
+    assert with_pixel_rule(found, AS_STORED) is found
+    ruled = with_pixel_rule(found, find_pixel_rule(found))
+    assert ruled.pixels == PixelRule(bits=12)
+    brightness = {one.id: read_image(one.image, rule=one.pixels).getpixel((2, 0)) for one in ruled.by_id().values()}
+    assert brightness == {"a.png": (250, 250, 250), "b.png": (125, 125, 125)}  # comparable
+
+
+def test_find_pixel_rule__options_come_first(tmp_path: Path) -> None:
+    found = dataset(grey_16(tmp_path / "a.png", 4000), with_alpha(tmp_path / "b.png", RAMP))
+    assert find_pixel_rule(found) == PixelRule(bits=12, alpha=False)
+    assert find_pixel_rule(found, "14") == PixelRule(bits=14, alpha=False)
+    assert find_pixel_rule(found, alpha="transparency") == PixelRule(bits=12, alpha=True)
+    assert find_pixel_rule(found, "16", "ignore") == PixelRule(bits=16, alpha=False)

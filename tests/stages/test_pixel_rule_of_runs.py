@@ -1,0 +1,105 @@
+"""The rule for pixel values is chosen by train-cam and used by all later stages."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.errors import ArtifactError, DataError
+from data.images import AS_STORED, PixelRule
+from data.readers import open_dataset
+from stages.check import check
+from stages.config import MakeLabels, Predict
+from stages.labels.store import LabelFile
+from stages.make_labels import make_labels
+from stages.predict import predict
+from stages.run_folder.artifacts import open_stage, read_config
+from stages.run_folder.run_data import open_run_data
+from stages.runtime.monitor import SilentMonitor
+from stages.train_cam import train_cam
+
+DEFAULT = {"bits": 16, "alpha": True}
+
+
+def in_grey(data: Path, depth: int) -> Path:
+    """Turn the images into grey ones: of 8 bits, or of 12 bits in files of 16 with the same brightness."""
+    for path in (data / "images").rglob("*.jpg"):
+        grey = np.asarray(Image.open(path).convert("L"))
+        path.unlink()
+        Image.fromarray(grey.astype(np.uint16) * 16 + 7 if depth == 12 else grey).save(path.with_suffix(".png"))
+    table = data / "labels.csv"
+    table.write_text(table.read_text().replace(".jpg", ".png"))
+    return data
+
+
+def test_train_cam__12_bits_give_the_network_of_8(
+    draw_pictures: Callable[[Path], Path], cam_settings: Callable[..., Any], listener: Any, tmp_path: Path
+) -> None:
+    monitor = listener()
+    runs = {}
+    for depth in (8, 12):
+        data = in_grey(draw_pictures(tmp_path / f"data{depth}"), depth)
+        runs[depth] = tmp_path / f"run{depth}"
+        train_cam(data, runs[depth], cam_settings(cache=str(tmp_path / "cache")), monitor)
+        make_labels(runs[depth], MakeLabels(relabel="none", device="cpu", workers=1), SilentMonitor())
+        predict(runs[depth], [data / "images" / "v.png"], tmp_path / f"out{depth}", PREDICT, SilentMonitor())
+    assert [note for note in monitor.notes if "bits" in note] == [
+        "values in 16-bit images are read as 12 bits; --image-bits sets another number"
+    ]
+    weights = [(run / "cam" / "model.safetensors").read_bytes() for run in runs.values()]
+    assert weights[0] == weights[1]
+    masks = [LabelFile(run / "labels" / "labels.h5", "masks").read("a") for run in runs.values()]
+    np.testing.assert_array_equal(masks[0], masks[1])
+    predictions = [(tmp_path / f"out{depth}" / "masks" / "v.png").read_bytes() for depth in runs]
+    assert predictions[0] == predictions[1]
+    for stage in ("cam", "labels"):
+        assert [read_config(run, stage)["dataset"]["pixels"] for run in runs.values()] == [
+            DEFAULT,
+            {"bits": 12, "alpha": True},
+        ]
+    too_bright = tmp_path / "bright.png"
+    Image.fromarray(np.full((40, 40), 9000, np.uint16)).save(too_bright)
+    with pytest.raises(DataError, match=r"bright\.png cannot be read: it has the value 9000, but .* 12 bits"):
+        predict(runs[12], [too_bright], tmp_path / "out", PREDICT, SilentMonitor())
+
+
+PREDICT = Predict(source="decoder", device="cpu", outputs=("masks",))
+
+
+def test_train_cam__bits_by_option(
+    draw_pictures: Callable[[Path], Path], cam_settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = in_grey(draw_pictures(tmp_path / "data"), 12)
+    train_cam(data, tmp_path / "run", cam_settings(image_bits="14", iterations=1), SilentMonitor())
+    assert open_stage(tmp_path / "run", "cam").pixels == PixelRule(bits=14)
+
+
+def test_open_run_data__runs_without_a_rule_keep_theirs(cam_run: Path, tmp_path: Path) -> None:
+    folder = open_stage(cam_run, "cam")
+    assert folder.pixels == AS_STORED
+    old = {**folder.config, "dataset": {**folder.config["dataset"]}}
+    del old["dataset"]["pixels"]
+    run = tmp_path / "old"
+    (run / "cam").mkdir(parents=True)
+    (run / "cam" / "config.json").write_text(json.dumps(old))
+    (run / "cam" / "model.safetensors").touch()
+    assert open_run_data(open_stage(run, "cam"), None, skip_bad=False).pixels == AS_STORED
+    for damaged in ({"bits": 99}, {"bytes": 1}, [1]):
+        old["dataset"]["pixels"] = damaged
+        (run / "cam" / "config.json").write_text(json.dumps(old))
+        with pytest.raises(ArtifactError, match=r"cam/config\.json is damaged"):
+            open_stage(run, "cam")
+
+
+def test_check__shows_the_rule(draw_pictures: Callable[[Path], Path], tmp_path: Path) -> None:
+    data = in_grey(draw_pictures(tmp_path / "data"), 12)
+    found = check(data, SilentMonitor())
+    assert found.as_dict()["pixels"] == {"bits": 12, "alpha": True}
+    (finding,) = [one for one in found.findings if one.topic == "bits"]
+    assert finding.text == "10 images of 16 bits, whose values use 12 bits"
+    assert not {"nearly_black", "one_colour", "duplicate"} & {one.topic for one in found.findings}
+    assert open_dataset(data).pixels == AS_STORED  # readers do not look at pixels
