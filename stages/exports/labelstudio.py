@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from data.atomic_write import atomic_write
 from data.palette import class_colours
 from stages.exports.labelled_images import LabelledImage, LabelledImages, classes_in_mask
+from stages.exports.xml_names import xml_name
 
 LENGTH_BITS = (3, 4, 8, 16)  # bits for the length of a run, for each of the four kinds of runs
 CHANNELS = 4  # Label Studio stores a brush region as RGBA, with four equal channels
@@ -72,7 +73,7 @@ def _regions(mask: NDArray[np.uint8], class_names: tuple[str, ...]) -> Iterator[
             "value": {
                 "format": "rle",
                 "rle": list(brush_code(mask == number)),
-                "brushlabels": [class_names[number - 1]],
+                "brushlabels": [xml_name(class_names[number - 1])],  # as in the interface
             },
         }
 
@@ -82,7 +83,7 @@ def _interface(class_names: tuple[str, ...]) -> ElementTree.ElementTree:
     ElementTree.SubElement(view, "Image", name=PICTURE, value=f"${PICTURE}", zoom="true", zoomControl="true")
     brush = ElementTree.SubElement(view, "BrushLabels", name=BRUSH, toName=PICTURE)
     for name, colour in zip(class_names, class_colours(len(class_names)).tolist(), strict=True):
-        ElementTree.SubElement(brush, "Label", value=name, background="#{:02x}{:02x}{:02x}".format(*colour))
+        ElementTree.SubElement(brush, "Label", value=xml_name(name), background="#{:02x}{:02x}{:02x}".format(*colour))
     ElementTree.indent(view)
     return ElementTree.ElementTree(view)
 

@@ -24,6 +24,7 @@ from stages.exports.components import Component, components
 from stages.exports.flat_names import flat_name
 from stages.exports.labelled_images import LabelledImage, LabelledImages
 from stages.exports.upright_images import JPEG_QUALITY, save_upright
+from stages.exports.xml_names import xml_name
 
 
 def export_voc(images: LabelledImages, out: Path) -> list[Path]:
@@ -51,10 +52,11 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
         images.monitor.note(
             f"converted to JPEG (quality {JPEG_QUALITY}), as the format requires: {encoded} of {len(names)} images"
         )
+    class_names = [xml_name(name) for name in images.class_names]  # as in the annotations
     lists = {
         out / "ImageSets" / "Segmentation" / f"{flat_name(images.split)}.txt": names,
-        out / "classes.txt": images.class_names,
-        out / "labelmap.txt": _label_map(images.class_names),
+        out / "classes.txt": class_names,
+        out / "labelmap.txt": _label_map(class_names),
     }
     for path, lines in lists.items():
         with atomic_write(path) as temporary:
@@ -98,7 +100,7 @@ def _annotation(file_name: str, image: LabelledImage, class_names: Sequence[str]
 
 def _object(component: Component, class_name: str) -> ElementTree.Element:
     element = ElementTree.Element("object")
-    _add(element, "name", class_name)
+    _add(element, "name", xml_name(class_name))
     for key, value in (("pose", "Unspecified"), ("truncated", 0), ("difficult", 0)):
         _add(element, key, value)
     height, width = component.pixels.shape

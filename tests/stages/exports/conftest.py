@@ -1,5 +1,6 @@
 """A run with masks that are hard to export, and with odd image names: folders, spaces, dots, other scripts."""
 
+import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,15 +101,17 @@ def make_export_run(tmp_path: Path) -> Callable[..., ExportRun]:
 
     def make(masks: Mapping[str, Mask], class_names: tuple[str, ...] = CLASS_NAMES) -> ExportRun:
         data, run = tmp_path / "data", tmp_path / "run"
-        rows = ["image,labels"]
+        rows = [("image", "labels")]
         files = {}
         for number, (image_id, mask) in enumerate(masks.items()):
             files[image_id] = data / "images" / (image_id + SUFFIXES.get(image_id, ".png"))
             files[image_id].parent.mkdir(parents=True, exist_ok=True)
             pixels = np.random.default_rng(number).integers(0, 255, (*mask.shape, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(files[image_id])
-            rows.append(f"{files[image_id].relative_to(data / 'images')},{class_names[0]}")
-        (data / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+            name = files[image_id].relative_to(data / "images").as_posix()
+            rows.append((f"./{name}" if name.startswith("#") else name, class_names[0]))  # '#' begins a comment
+        with (data / "labels.csv").open("w", encoding="utf-8", newline="") as table:
+            csv.writer(table).writerows(rows)
         (data / "classes.txt").write_text("\n".join(class_names) + "\n", encoding="utf-8")
         folder = begin_stage(run, "labels", settings=MakeLabels(), dataset=open_dataset(data)).path
         labels = [
