@@ -18,7 +18,7 @@ from data.output_place import check_output_place
 from data.palette import class_colours
 from data.written_folders import mark_as_written
 from stages.config import View
-from stages.reporting.charts import missing_glyphs_allowed
+from stages.reporting.charts import chart_name, missing_glyphs_allowed
 from stages.reporting.gallery import panels
 from stages.reporting.products import Products, open_products
 from stages.run_folder.artifacts import open_stage
@@ -99,7 +99,8 @@ def _sheet(pictures: Mapping[str, Image.Image], made: Products, dataset: Dataset
         figure.suptitle(image.name)
         colours = class_colours(len(dataset.class_names)) / 255
         handles = [
-            Patch(color=colours[number - 1], label=dataset.class_names[number - 1]) for number in _shown_classes(made)
+            Patch(color=colours[number - 1], label=chart_name(dataset.class_names[number - 1]))
+            for number in _shown_classes(made)
         ]
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)

@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from stages.exports.xml_names import xml_name
 from stages.reporting.oversmoothing import Smoothness
 from stages.sweep import Sweep
 
 LINE_STYLES = ("-", "--", ":", "-.")  # so that lines differ not only in colour
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, dark ones first
+LONGEST_NAME = 24  # characters; longer names would leave no space for the chart
 NAMED_CLASSES = 40  # a confusion matrix with more classes has no space for their names
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: smaller files, and the browser has fonts for all scripts
@@ -90,9 +92,9 @@ def confusion_matrix(counts: Tensor, class_names: Sequence[str]) -> str:
         axes = figure.subplots()
         image = axes.imshow(100 * shares[:, used].numpy(), cmap="cividis", vmin=0, vmax=100)
         if len(class_names) <= NAMED_CLASSES:
-            names = [*class_names, "(ignored)"]
+            names = [chart_name(name) for name in (*class_names, "(ignored)")]
             axes.set_xticks(used, [names[index] for index in used], rotation=90)
-            axes.set_yticks(range(len(class_names)), class_names)
+            axes.set_yticks(range(len(class_names)), names[: len(class_names)])
         axes.set(xlabel="predicted class", ylabel="ground-truth class")
         figure.colorbar(image, ax=axes, label="% of the ground-truth class", shrink=0.7)
         return _svg(figure)
@@ -104,7 +106,7 @@ def smoothness(curves: Sequence[Smoothness]) -> str:
         figure = Figure(figsize=(7, 3), layout="constrained")
         axes = figure.subplots()
         for number, curve in enumerate(curves):
-            _line(axes, range(1, len(curve.values) + 1), curve.values, number, curve.name, marker="o")
+            _line(axes, range(1, len(curve.values) + 1), curve.values, number, chart_name(curve.name), marker="o")
         blocks = max(len(curve.values) for curve in curves) - 1  # the last value belongs to the final LayerNorm
         axes.set_xticks(range(1, blocks + 2), [*map(str, range(1, blocks + 1)), "norm"])
         axes.set(xlabel="block", ylabel="mean |cosine|", ylim=(0, 1.02))
@@ -154,6 +156,12 @@ def _svg(figure: Figure) -> str:
     with missing_glyphs_allowed():  # the browser has fonts with these letters
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
+
+
+def chart_name(name: str) -> str:
+    """Return a name for a chart: long ones are cut, and characters that SVG cannot hold are replaced."""
+    text = xml_name(name)
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\u2026"
 
 
 @contextmanager

@@ -1,3 +1,5 @@
+import base64
+import csv
 import json
 import re
 import shutil
@@ -5,15 +7,18 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import h5py
 import pytest
 
 from data.errors import ArtifactError, DataError
-from stages.config import MakeLabels, Report
+from stages.config import MakeLabels, Report, View
 from stages.make_labels import make_labels
 from stages.report import report
 from stages.run_folder.artifacts import open_stage
 from stages.runtime.monitor import SilentMonitor
+from stages.view import view
 
 CONFIG = Report(device="cpu")
 
@@ -145,6 +150,59 @@ def test_report__escapes_names_and_paths(
     page = report(run, Report(device="cpu", images=2, gallery=3), SilentMonitor())
     assert "<b>run & co" in read(page).text
     assert "<b>" not in page.read_text(encoding="utf-8")
+
+
+HOSTILE_CLASSES = ("_</script><script>alert(1)</script>", "100% $x^2$ \"q\" 'q' {{ 7 * 7 }} שלום \u202e\x1b[31m\x01😀")
+HOSTILE_IDS = {"a": "</article><script>alert('x')</script>".replace("/", "\u2215"), "b": '{{ 7 * 7 }} %s "q"\n😀\x01'}
+
+
+@pytest.fixture
+def hostile_run(draw_pictures: Callable[[Path], Path], whole_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run and its data, with names of classes and images that look like markup or code."""
+    data, run = draw_pictures(tmp_path / "data"), tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    (data / "classes.txt").write_text("\n".join(HOSTILE_CLASSES) + "\n", encoding="utf-8")
+    with (data / "labels.csv").open(encoding="utf-8") as table:
+        header, *rows = list(csv.reader(table))
+    new_names = dict(zip(("red", "blue"), HOSTILE_CLASSES, strict=True))
+    for row in rows:
+        row[0] = HOSTILE_IDS.get(Path(row[0]).stem, Path(row[0]).with_suffix("").as_posix()) + ".jpg"
+        row[1] = ";".join(new_names[name] for name in row[1].split(";") if name)
+    with (data / "labels.csv").open("w", encoding="utf-8", newline="") as table:
+        csv.writer(table).writerows([header, *rows])
+    for old, new in HOSTILE_IDS.items():
+        (data / f"images/{old}.jpg").rename(data / f"images/{new}.jpg")
+        (data / f"masks/{old}.png").rename(data / f"masks/{new}.png")
+        for name, group in (("labels", "masks"), ("cams", "cams")):
+            with h5py.File(run / f"labels/{name}.h5", "r+") as file:
+                file.move(f"{group}/{old}", f"{group}/{new}")
+                file.attrs["class_names"] = list(HOSTILE_CLASSES)
+    for stage in ("cam", "labels", "seg"):
+        path = run / stage / "config.json"
+        config = json.loads(path.read_text())
+        config["dataset"] |= {"root": str(data), "class_names": list(HOSTILE_CLASSES)}
+        config.pop("made_from", None)
+        path.write_text(json.dumps(config))
+    return run
+
+
+def test_report__names_of_classes_and_images_are_text(hostile_run: Path, whole_run: Path) -> None:
+    page = report(hostile_run, CONFIG, SilentMonitor())
+    found, before = page.read_text(encoding="utf-8"), (whole_run / "report.html").read_text(encoding="utf-8")
+    assert found.count("<script") == before.count("<script")
+    assert found.count("<article") == before.count("<article")
+    text = read(page).text
+    for name in (*HOSTILE_CLASSES, *HOSTILE_IDS.values()):
+        assert name in text
+    assert "49" not in re.findall(r"alert|7 \* 7|\b49\b", re.sub(r"data:[^\"]*", "", text))
+    charts = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", found)
+    texts = ["".join(ElementTree.fromstring(base64.b64decode(chart)).itertext()) for chart in charts]
+    assert any("_</script><script>alert…" in one and "100% $x^2$" in one for one in texts)  # the confusion matrix
+
+
+def test_view__names_of_classes_and_images_are_text(hostile_run: Path, tmp_path: Path) -> None:
+    (image,) = (tmp_path / "data/images").glob("*alert*")
+    assert view(image, hostile_run, tmp_path / "view.png", View(device="cpu"), SilentMonitor()).is_file()
 
 
 def test_report__needs_a_trained_network(tmp_path: Path) -> None:
