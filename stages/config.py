@@ -5,7 +5,8 @@ This file does not import torch, so that `toco --help` is instant. Sizes are in 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from data.errors import SettingsError
 from stages.option import check_limits, option, with_current_names
@@ -388,7 +389,9 @@ class MakeLabels(Parallel):
     image_size: int | None = option(
         None, "Side to which images are resized for their CAMs; by default as in training.", minimum=16
     )
-    scales: tuple[float, ...] = option((1.0, 0.5, 1.5), "Image scales whose CAMs are summed.", group=METHOD)
+    scales: tuple[float, ...] | None = option(
+        None, "Image scales whose CAMs are summed; by default those of the training.", group=METHOD
+    )
     batch_size: int = option(8, "Images per forward pass.", minimum=1)
 
     def __post_init__(self) -> None:
@@ -414,7 +417,8 @@ class MakeLabels(Parallel):
             raise SettingsError("--crf-fast needs --refine crf or --refine par+crf")
         if self.low_threshold is not None and self.high_threshold is not None:
             _check_thresholds(self.low_threshold, self.high_threshold)
-        _check_scales(self.scales)
+        if self.scales is not None:
+            _check_scales(self.scales)
 
     @property
     def may_relabel(self) -> bool:
@@ -660,6 +664,33 @@ def upgraded(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
             current["refine"] = "par+crf" if refine == "par" else "crf"
         current["crf_fast"] = crf == "fast"
     return current
+
+
+def check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Refuse plain values that do not have the types of the fields, as after an edit by hand.
+
+    Raises:
+        SettingsError: Names the first one.
+    """
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name in hints and not _has_type(value, hints[name]):
+            raise SettingsError(f"the setting '{name}' has the value {value!r}")
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(_has_type(item, arguments[0]) for item in value)
+    if arguments:  # a union
+        return any(_has_type(value, one) for one in arguments)
+    if hint is NoneType:
+        return value is None
+    if hint is bool or isinstance(value, bool):
+        return hint is bool and isinstance(value, bool)
+    return isinstance(value, int | float) if hint is float else isinstance(value, hint)
 
 
 def from_values(kind: type, values: Mapping[str, Any]) -> Any:

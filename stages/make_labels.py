@@ -84,6 +84,7 @@ def make_labels(
             warn_of_other_data(cam, dataset, monitor)
         model = load_cam_model(cam)
         assert config.image_size is not None
+        assert config.scales is not None
         check_scales(config.scales, config.image_size, model.backbone)
         fabric.to_device(model)
         samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)

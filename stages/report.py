@@ -3,7 +3,6 @@
 In: a run folder, with any of its stages finished, and its data set. Out: RUN/report.html.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -23,6 +22,7 @@ from stages.run_folder.provenance import read_sessions
 from stages.run_folder.run_data import open_run_data, spread, with_skip_bad
 from stages.runtime.monitor import Monitor
 from stages.sweep import Sweep, sweep
+from stages.training.metrics_log import read_metrics
 
 REPORT = "report.html"
 SMOOTHNESS_IMAGES = 16  # number of images on which over-smoothing is measured
@@ -198,5 +198,4 @@ def _worst_confusions(counts: list[list[int]], names: Sequence[str]) -> str:
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return read_metrics(folder / "metrics.jsonl")

@@ -26,6 +26,7 @@ from stages.option import flag
 from stages.preflight.training import (
     check_calibration,
     check_feature_weights,
+    check_label_scales,
     check_learnable,
     check_split,
     check_student_splits,
@@ -151,6 +152,7 @@ def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
     """
     with whole_option_names("make-labels", labels):
         check_thresholds_in_order(labels, asdict(cam))
+        check_label_scales(cam, labels)
         if labels.uses_crf or labels.background_threshold == "auto":
             check_crf_backend(labels.crf_backend)
     if seg.confidence_weighting and not labels.confidence:

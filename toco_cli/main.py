@@ -104,6 +104,9 @@ def describe(error: Exception, options: Collection[str] = (), resume: str = "") 
     text = " ".join(str(error).splitlines())
     if hasattr(error, "format_message"):  # Typer's own errors, about options
         return _describe_bad_option(error)
+    if any(name in text for name in ("/dev/shm", "shared memory", "</torch_", "(shm)")):
+        full = "shared memory (/dev/shm) is too small for the processes that load images: use --workers 0, or give the "
+        return "; ".join(filter(None, (f"{full}container more, for example docker run --shm-size 8g", resume)))
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         return "; ".join(filter(None, (f"the disk is full{_while_writing(error)}: free some space", resume)))
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "allocate memory" in text:

@@ -144,7 +144,7 @@ def _option_parameters(settings: Settings) -> dict[str, inspect.Parameter]:
     for one in fields(settings.default):
         item, repeated = _item_type(hints[one.name])
         default: Any = getattr(settings.default, one.name)
-        if repeated:
+        if repeated and default is not None:
             default = list(default)
         # Typer does not support unions or lists of choices: these options have their own parser.
         kind = str if _parser_of(item, repeated) else item

@@ -31,8 +31,8 @@ from stages.config import Loading
 from stages.features.encoder import load_encoder
 from stages.features.spec import FEATURES, FeatureSpec
 from stages.networks.frozen_encoder import FrozenEncoder, fitted_image
-from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names
-from stages.run_folder.saving import write_json
+from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names, open_hdf5
+from stages.run_folder.saving import unreadable, write_json
 from stages.runtime.launch import own_cores
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
@@ -112,9 +112,9 @@ class FeatureCache:
             if shard not in self._open:
                 if len(self._open) >= OPEN_FILES:
                     self._open.pop(next(iter(self._open))).close()
-                self._open[shard] = h5py.File(shard, "r")
+                self._open[shard] = open_hdf5(shard)
             values: NDArray[np.float16] = self._open[shard][f"{FEATURES}/{image_id}"][()]
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, RuntimeError) as error:
             raise _damaged(shard, error) from error
         return values
 
@@ -130,12 +130,12 @@ class FeatureCache:
 
     def _index(self, shard: Path) -> None:
         try:
-            with h5py.File(shard, "r") as file:
+            with open_hdf5(shard) as file:
                 for image_id in dataset_names(file[FEATURES]):
                     attributes = file[f"{FEATURES}/{image_id}"].attrs
                     self._shards[image_id] = shard
                     self._stamps[image_id] = Stamp(int(attributes["bytes"]), int(attributes["modified"]))
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, RuntimeError) as error:
             raise _damaged(shard, error) from error
 
 
@@ -147,7 +147,7 @@ def _read(config: Path) -> object:
 
 
 def _damaged(shard: Path, error: Exception) -> ArtifactError:
-    return ArtifactError(f"{shard} is damaged ({error}): delete it; its features are then computed again")
+    return unreadable(shard, error, "a complete file of features", "delete it; its features are then computed again")
 
 
 def check_encoder(run: Path, spec: FeatureSpec, samples: Sequence[Sample]) -> None:

@@ -83,8 +83,13 @@ def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
 
 
 def _patch_size(model: Mapping[str, Any], other: bool, config: MakeLabels) -> int:
-    """Pixels per side of a patch, by the options or by timm's name of the network ('..._patch14_...')."""
+    """Pixels per side of a patch."""
     options: Mapping[str, Any] = {} if other else model["backbone_options"]
     name = config.feature_backbone or model["backbone"]
-    text = name.partition("patch")[2].partition("_")[0]
-    return int(options.get("patch_size", text if text.isdigit() else 16))
+    return int(options.get("patch_size", patch_size_by_name(name) or 16))
+
+
+def patch_size_by_name(backbone: str) -> int | None:
+    """Pixels per side of a patch by timm's name of the network, '..._patch14_...'; None if it does not say."""
+    text = backbone.partition("patch")[2].partition("_")[0]
+    return int(text) if text.isdigit() else None

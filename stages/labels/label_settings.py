@@ -12,9 +12,12 @@ from stages.config import MakeLabels
 
 
 def with_training_defaults(config: MakeLabels, trained: Mapping[str, Any]) -> MakeLabels:
-    """Fill in the split and the image size from the training's settings where they are None."""
+    """Fill in the split, the image size and the scales from the training's settings where they are None."""
     return replace(
-        config, split=config.split or trained["split"], image_size=config.image_size or trained["image_size"]
+        config,
+        split=config.split or trained["split"],
+        image_size=config.image_size or trained["image_size"],
+        scales=config.scales or tuple(trained["scales"]),
     )
 
 

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.dataset import IGNORE_INDEX, Sample
-from data.errors import FIX_OR_SKIP, DataError
+from data.errors import FIX_OR_SKIP, DataError, SettingsError
 from stages.config import MakeLabels
 from stages.labels.pixel_labels import PixelLabels, pixel_labels, with_class_numbers
 from stages.labels.store import ImageLabels
@@ -36,9 +37,12 @@ from stages.networks.inference import (
 )
 from stages.runtime.launch import own_cores
 from stages.runtime.lightning import Fabric
+from stages.runtime.memory import MemoryBudget, free_memory
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import PresentClasses, present_classes
 from stages.toco.model import ToCo
+
+BYTES_A_PIXEL = 900  # of the dense CRF, measured
 
 
 class Scored(NamedTuple):
@@ -66,6 +70,10 @@ class LabelMaker:
     fabric: Fabric
     config: MakeLabels
     monitor: Monitor
+
+    def __post_init__(self) -> None:
+        """Share the memory that is free now between the processes that refine masks."""
+        self._memory = MemoryBudget(free_memory())
 
     @property
     def probabilities_given(self) -> bool:
@@ -151,6 +159,7 @@ class LabelMaker:
                 maps = maps * present.valid[:, :, None, None]
                 maps = maps / (probabilities[:, :1] + maps.sum(dim=1, keepdim=True))  # among the image's classes only
             else:
+                assert config.scales is not None
                 cams = square_cams(self.model, squares, present, config.scales)
                 maps = cams.final if config.source == "cam" else cams.auxiliary
         return [
@@ -189,7 +198,9 @@ class LabelMaker:
             futures = [_finished(labels) for labels in made]
         else:
             futures = [
-                pool.submit(
+                self._memory.submit(
+                    BYTES_A_PIXEL * one.image.shape[-2] * one.image.shape[-1],
+                    pool,
                     _pixel_labels_in_process,
                     one.maps.cpu().numpy(),
                     one.image.cpu().numpy(),
@@ -206,7 +217,14 @@ class LabelMaker:
     def _collect(self, waiting: list[Pending]) -> list[ImageLabels]:
         labels = []
         for sample, cam, future in waiting:
-            made = future.result()
+            try:
+                made = future.result()
+            except BrokenProcessPool as error:
+                raise SettingsError(
+                    "a process that refines masks was killed, most likely because memory ran out (about "
+                    f"{BYTES_A_PIXEL / 1000:g} GB for each megapixel of an image): use fewer --workers (now "
+                    f"{self.threads}) or --refine none; --resume keeps the finished masks"
+                ) from error
             mask = with_class_numbers(made.mask, sample)
             confidence = made.confidence
             if confidence is not None:  # nothing is known of an image whose classes are unknown

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX
 from data.errors import ArtifactError
-from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names
-from stages.run_folder.saving import atomic_stream
+from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names, open_hdf5
+from stages.run_folder.saving import atomic_stream, unreadable
 
 OPTIONAL = ("confidence",)  # groups that exist only if an image has data for them
 OPEN_SHARDS = 64  # files open at the same time while shards are joined
@@ -210,7 +210,7 @@ def _places(shards: Sequence[Path], group: str) -> dict[str, Path]:
     """Map each image id to the first shard that has it in a group."""
     places: dict[str, Path] = {}
     for shard in shards:
-        with _damaged(shard), h5py.File(shard, "r") as file:
+        with _damaged(shard), open_hdf5(shard) as file:
             names = dataset_names(file[group]) if group in file or group not in OPTIONAL else []
             for image_id in names:
                 places.setdefault(image_id, shard)
@@ -227,7 +227,7 @@ def _opened() -> Iterator[Callable[[Path], h5py.File]]:
             if len(files) == OPEN_SHARDS:
                 files.popitem(last=False)[1].close()
             with _damaged(path):
-                files[path] = h5py.File(path, "r")
+                files[path] = open_hdf5(path)
         files.move_to_end(path)
         return files[path]
 
@@ -244,10 +244,8 @@ def _damaged(shard: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{shard} is not a complete shard of labels ({error}): delete it and run 'toco make-labels --resume', "
-            "which makes its images again"
-        ) from error
+        advice = "delete it and run 'toco make-labels --resume', which makes its images again"
+        raise unreadable(shard, error, "a complete shard of labels", advice) from error
 
 
 def label_attributes(class_names: Sequence[str], how: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,7 +272,7 @@ class LabelFile:
         self.path = path
         self.group = group
         self._file: h5py.File | None = None
-        with self._damaged(), h5py.File(path, "r") as file:
+        with self._damaged(), open_hdf5(path) as file:
             self.class_names = tuple(str(name) for name in file.attrs["class_names"])
             lacks_group = group in OPTIONAL and group not in file
             if not lacks_group:
@@ -308,9 +306,12 @@ class LabelFile:
 
         Raises:
             KeyError: The image is not in the file.
-            OSError: The image's data are damaged.
+            ArtifactError: The image's data cannot be read.
         """
-        values: NDArray[Any] = self._dataset(image_id)[()]
+        if image_id not in self:
+            raise KeyError(f"{self.path} has no {self.group}/{image_id}")
+        with self._damaged():
+            values: NDArray[Any] = self._dataset(image_id)[()]
         return values
 
     def classes(self, image_id: str) -> tuple[int, ...]:
@@ -329,7 +330,7 @@ class LabelFile:
 
     def _open(self) -> h5py.File:
         if self._file is None:
-            self._file = h5py.File(self.path, "r")
+            self._file = open_hdf5(self.path)
         return self._file
 
     @contextmanager
@@ -337,6 +338,5 @@ class LabelFile:
         try:
             yield
         except (OSError, KeyError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{self.path} is not a complete label file ({error}): run 'toco make-labels --overwrite' again"
-            ) from error
+            advice = "run 'toco make-labels --overwrite' again"
+            raise unreadable(self.path, error, "a complete label file", advice) from error

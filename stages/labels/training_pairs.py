@@ -103,8 +103,10 @@ class LoadLabelled:
         where = f"the {file.group.removesuffix('s')} of '{sample.id}' in {file.path}"
         try:
             plane: NDArray[np.uint8] = file.read(sample.id)
-        except (OSError, KeyError) as error:
-            raise DataError(f"{where} cannot be read ({error})") from error
+        except KeyError as error:
+            raise DataError(f"{where} is missing") from error
+        except ArtifactError as error:
+            raise DataError(f"{where} cannot be read: {error}") from error
         if plane.shape != size:
             raise DataError(
                 f"{where} is {plane.shape[0]} x {plane.shape[1]} (height x width), the image {sample.image} is "

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.dataset import Dataset, Sample, list_names
-from data.errors import DataError, UserError
+from data.errors import DataError, SettingsError, UserError
 from data.findings import class_findings
 from data.image_cache import open_cache
 from stages.config import NO_FILES, MakeLabels, TrainCam, TrainSeg
+from stages.features.spec import patch_size_by_name
 from stages.run_folder.saving import check_weights_file
 from stages.runtime.monitor import Monitor, SilentMonitor
 
@@ -55,6 +56,30 @@ def check_learnable(dataset: Dataset, samples: Sequence[Sample], monitor: Monito
             raise DataError(text)
         if finding.topic in ("class_in_no_image", "class_in_every_image"):
             monitor.warn(text)
+
+
+def check_label_scales(cam: TrainCam, labels: MakeLabels) -> None:
+    """Check before the training that the smallest scale of the labels leaves a patch; see `check_scales`.
+
+    A network whose name or options do not give the size of its patches is checked after its training.
+
+    Args:
+        cam: Settings of the training.
+        labels: Settings of the labels, completed by `with_training_defaults`.
+
+    Raises:
+        SettingsError: Names the smallest scale.
+    """
+    assert labels.image_size is not None
+    assert labels.scales is not None
+    patch_size = patch_size_by_name(cam.backbone)
+    if patch_size is None or any("patch_size" in option for option in cam.backbone_option):
+        return
+    if int(min(labels.scales) * labels.image_size) < patch_size:
+        raise SettingsError(
+            f"--scales {min(labels.scales)} of --image-size {labels.image_size} is less than one patch "
+            f"({patch_size} pixels) of {cam.backbone!r}: use larger scales"
+        )
 
 
 def check_split(dataset: Dataset, split: str | None, option: str) -> None:

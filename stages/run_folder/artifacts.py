@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.dataset import Dataset
-from data.errors import ArtifactError, SettingsError
+from data.errors import ArtifactError, SettingsError, reason
 from data.images import PixelRule
 from data.output_place import check_output_place
 from data.written_folders import mark_as_written
-from stages.config import MakeLabels, TrainCam, TrainSeg, from_values, upgraded
+from stages.config import MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
 from stages.run_folder.provenance import data_fingerprint
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
@@ -200,11 +200,11 @@ def begin_stage(
         "made_from": source_digest(run, stage),
         **(extra or {}),
     }
+    trash = run / f".{stage}.deleted"
+    shutil.rmtree(trash, ignore_errors=True)  # left by an --overwrite that was killed
     if in_use(path):
         if not resume:
             # Renamed first: a half-deleted folder could be neither opened nor reused.
-            trash = run / f".{stage}.deleted"
-            shutil.rmtree(trash, ignore_errors=True)
             shutil.rmtree(path.rename(trash))
         elif read_config(run, stage)["dataset"]["class_names"] != list(dataset.class_names):
             raise ArtifactError(
@@ -333,9 +333,27 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
             if not isinstance(value, kind):
                 raise TypeError(f"{value!r} is not a {kind.__name__}")
         _pixel_rule(config)
-        return _upgraded(config, stage)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}): run 'toco {producer} --overwrite' again") from error
+        _check_class_count(config)
+        config = _upgraded(config, stage)
+        check_types(SETTINGS[stage], config["settings"])
+        return config
+    except PermissionError as error:
+        raise ArtifactError(f"no permission to read {path}: change its permissions, or ask its owner") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # also JSON and Unicode errors
+        what = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
+        raise ArtifactError(
+            f"{path} is damaged ({what}): undo changes that were made by hand, or run 'toco {producer} --overwrite' "
+            "again"
+        ) from error
+
+
+def _check_class_count(config: Mapping[str, Any]) -> None:
+    names = config["dataset"]["class_names"]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("class_names are not all strings")
+    count = config.get("model", {}).get("num_classes", len(names))
+    if count != len(names):
+        raise ValueError(f"it lists {len(names)} classes, and a network of {count}")
 
 
 def _check_format(config: Mapping[str, Any], path: Path) -> None:

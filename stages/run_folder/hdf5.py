@@ -1,11 +1,27 @@
 """What all HDF5 files of a run have in common."""
 
+from pathlib import Path
 from typing import Any
 
 import h5py
 
 # The file format of HDF5 1.10 (2016): single chunks and large groups take less space than in older formats.
 HDF5_VERSIONS = ("v110", "v110")
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a file for reading.
+
+    Raises:
+        OSError: It cannot be opened; a `BlockingIOError` if another program has it open for writing.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if isinstance(error, BlockingIOError) or "unable to lock" not in str(error):
+            raise
+        # A network drive without locks. Files do not change once they have their final names.
+        return h5py.File(path, "r", locking=False)
 
 
 def dataset_names(group: h5py.Group) -> list[str]:

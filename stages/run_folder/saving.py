@@ -5,6 +5,7 @@ Loading accepts tensors and plain values only; nothing else is unpickled.
 
 import io
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,33 @@ from data.errors import ArtifactError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def unreadable(path: Path, error: Exception, what: str, advice: str) -> ArtifactError:
+    """Say why a file cannot be read; only a damaged file is to be made again.
+
+    Args:
+        path: The file.
+        error: What reading it raised.
+        what: What a file without damage would be: 'a complete label file'.
+        advice: What to do if it is damaged.
+    """
+    if isinstance(error, BlockingIOError):
+        return ArtifactError(
+            f"{path} is open for writing in another program, such as a notebook or HDFView: close it there and repeat "
+            "the command"
+        )
+    if "already open for write" in str(error):  # a mark that HDF5 writes into the file
+        return ArtifactError(
+            f"{path} is open for writing in another program, or that program was killed: close it there; if no program "
+            f"has it open, run 'h5clear -s {path}' (package hdf5-tools) to remove the mark"
+        )
+    if isinstance(error, PermissionError):
+        return ArtifactError(f"no permission to read {path}: change its permissions, or ask its owner")
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+        why = os.strerror(error.errno)
+        return ArtifactError(f"{path} cannot be read ({why}): check the path and the drive, and repeat the command")
+    return ArtifactError(f"{path} is not {what} ({reason(error)}): {advice}")
 
 
 class DiskFullSafeFile(io.RawIOBase):
@@ -135,9 +163,11 @@ def load_weights(path: Path) -> dict[str, "Tensor"]:
 
     check_weights_file(path)
     try:
+        with path.open("rb"):  # raises the system's own errors, which safetensors does not tell apart
+            pass
         return load_file(path)
-    except SafetensorError as error:
-        raise ArtifactError(f"{path} is not a complete .safetensors file ({error}): make or copy it again") from error
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error, "a complete .safetensors file", "make or copy it again") from error
 
 
 def save_checkpoint(path: Path, value: Mapping[str, Any]) -> None:
@@ -163,6 +193,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # about unusual pickles: if it matters, an error follows
             value: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files cause nearly any exception
+        if isinstance(error, OSError):
+            raise unreadable(path, error, "a complete checkpoint", "start again with --overwrite") from error
+        if isinstance(error, MemoryError):
+            raise
         # torch's own message for an UnpicklingError advises to load the file unsafely.
         unsafe = isinstance(error, pickle.UnpicklingError)
         why = "it holds more than tensors and plain values" if unsafe else reason(error)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.errors import ArtifactError, DataError, SettingsError, reason
+from data.errors import ArtifactError, DataError, SettingsError, UserError, reason
 from data.stream import LoadedBatch, SampleStream, StreamBatches
 from stages.config import TrainingSettings
 from stages.run_folder.saving import load_checkpoint, save_checkpoint, save_weights
@@ -24,6 +24,10 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.schedule import learning_rate_factor
 from stages.training.metrics_log import MetricsLog
+
+
+class LostWorkerError(UserError):
+    """A process that loads images ended."""
 
 
 def fit(
@@ -181,7 +185,7 @@ class TrainingLoop:
             worker_init_fn=_ignore_interrupt,
         )
         shown: set[str] = set()
-        for batch in loader:
+        for batch in _without_lost_workers(loader):
             left_out = [f"skipped: {problem}" for problem in batch.problems if stream.skip_bad]
             for text in (*left_out, *batch.warnings):
                 if text not in shown:
@@ -245,7 +249,7 @@ class TrainingLoop:
                 self.save()
                 self.fabric.barrier()  # the first process that ends stops the others
                 raise
-            except DataError:  # of this rank alone: the other ranks do not know about it
+            except (DataError, LostWorkerError):  # of this rank alone: the other ranks do not know about it
                 self.save(together=False)
                 raise
 
@@ -329,6 +333,31 @@ def deferred_interrupt(*, active: bool = True) -> Iterator[list[int]]:
         yield interrupts
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _without_lost_workers(loader: Iterable[LoadedBatch]) -> Iterator[LoadedBatch]:
+    """Yield the batches, and say why a process that loads them ended.
+
+    Raises:
+        LostWorkerError: Names the options to change.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        text = str(error)
+        if "DataLoader worker" not in text and "shared memory" not in text and "</torch_" not in text:
+            raise
+        if "shared memory" in text or "</torch_" in text or "Bus error" in text:
+            raise LostWorkerError(
+                "shared memory (/dev/shm) is too small for the processes that load images: use --workers 0, or give "
+                "the container more, for example docker run --shm-size 8g; then resume"
+            ) from error
+        if "killed by signal" in text or "exited unexpectedly" in text:
+            raise LostWorkerError(
+                f"a process that loads images ended ({reason(error)}), most likely because memory ran out: use fewer "
+                "--workers or a smaller --batch-size; then resume"
+            ) from error
+        raise
 
 
 def _ignore_interrupt(worker: int) -> None:

@@ -14,19 +14,10 @@ class MetricsLog:
     def __init__(self, path: Path, *, start: int) -> None:
         """Continue after iteration `start`; drop later lines, which a run wrote after its last checkpoint."""
         self.path = path
-        self._written: set[tuple[Any, ...]] = set()
-        kept = []
-        if path.exists():
-            for line in path.read_text(errors="replace").splitlines():
-                try:
-                    values = json.loads(line)
-                    if values["iteration"] <= start:
-                        kept.append(line + "\n")
-                        self._written.add(_kind(values))
-                except (json.JSONDecodeError, KeyError, TypeError):  # an incomplete line
-                    continue
+        kept = [values for values in read_metrics(path) if values["iteration"] <= start]
+        self._written = {_kind(values) for values in kept}
         with atomic_write(path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(json.dumps(values) + "\n" for values in kept))
 
     def write(self, **values: Any) -> None:
         """Append a line, unless the iteration has one with the same names already; NaN becomes null."""
@@ -36,6 +27,19 @@ class MetricsLog:
         plain = {name: None if value != value else value for name, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(plain) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a metrics log; an incomplete line, left by a process that was killed, is skipped."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            values = json.loads(line)
+            float(values["iteration"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        found.append(values)
+    return found
 
 
 def _kind(values: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -105,6 +105,22 @@ def test_describe__a_full_disk() -> None:
     assert describe(wrapped).startswith("the disk is full: free some space")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)"),
+        RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)"),
+        RuntimeError("DataLoader worker (pid 3) is killed by signal: Bus error. It is possible that dataloader's "
+                     "workers are out of shared memory. Please try to raise your shared memory limit."),
+        OSError(errno.ENOSPC, "No space left on device", "/dev/shm/sem.x"),
+    ],
+)  # fmt: skip
+def test_describe__shared_memory_is_not_the_disk(error: Exception) -> None:
+    said = describe(error, (), "run again with --resume")
+    assert said.startswith("shared memory (/dev/shm) is too small for the processes that load images: use --workers 0")
+    assert said.endswith("docker run --shm-size 8g; run again with --resume")
+
+
 def test_describe__a_lost_process() -> None:
     lost = RuntimeError(
         "[third_party/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer. " + "x" * 200

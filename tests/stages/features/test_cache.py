@@ -113,7 +113,7 @@ def test_FeatureCache__damaged_file(cam_run: Path, spec: FeatureSpec, pictures: 
     pickle.loads(pickle.dumps(cache)).read("a")  # as a worker of a data loader receives it
     (shard,) = (cam_run / "features").glob("*.h5")
     shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(ArtifactError, match=r"is damaged .* delete it"):
+    with pytest.raises(ArtifactError, match=r"is not a complete file of features \(.*\): delete it"):
         FeatureCache(cam_run, spec)
 
 

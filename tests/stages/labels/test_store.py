@@ -195,7 +195,7 @@ def test_label_file__damaged_mask(tmp_path: Path) -> None:
     with path.open("r+b") as damaged:
         damaged.seek(chunk.byte_offset)
         damaged.write(b"x" * chunk.size)
-    with pytest.raises(OSError, match="filter returned failure"):
+    with pytest.raises(ArtifactError, match=r"not a complete label file \(.*filter returned failure.*--overwrite"):
         LabelFile(path, "masks").read("a")
 
 

@@ -103,6 +103,58 @@ def test_already_finished__folder_of_somebody_else(tmp_path: Path, dataset: Data
     assert names(tmp_path / "cam") == {"holidays.jpg"}
 
 
+@pytest.mark.parametrize("how", [{}, {"resume": True}])
+def test_begin_stage__removes_what_a_killed_overwrite_left(
+    tmp_path: Path, dataset: Dataset, how: dict[str, Any]
+) -> None:
+    trash = tmp_path / ".cam.deleted"
+    trash.mkdir()
+    (trash / "cams.h5").write_bytes(b"many gigabytes")
+    begin(tmp_path, dataset, **how)
+    assert [path.name for path in tmp_path.iterdir()] == ["cam"]
+
+
+EDITED = {
+    "iterations": ("12", "the setting 'iterations' has the value '12'"),
+    "split": (3, "the setting 'split' has the value 3"),
+    "scales": ([1.0, "x"], "the setting 'scales' has the value"),
+    "skip_bad": ("yes", "the setting 'skip_bad' has the value 'yes'"),
+    "precision": ("fp8", "the setting 'precision' has the value 'fp8'"),
+    "learning_rate": (None, "the setting 'learning_rate' has the value None"),
+}
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_read_config__settings_edited_by_hand(tmp_path: Path, dataset: Dataset, name: str) -> None:
+    path = begin(tmp_path, dataset).path / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"][name], message = EDITED[name]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ArtifactError) as caught:
+        read_config(tmp_path, "cam")
+    assert_one_line(caught, f"{path} is damaged ({message}", "undo changes that were made by hand, or run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": {"root": "/d", "class_names": ["cat", 3]}}, "class_names are not all strings"),
+        ({"dataset": {"root": "/d"}}, "it has no 'class_names'"),
+        ({"dataset": "photos"}, "indices must be integers"),
+        ({"settings": []}, "[] is not a dict"),
+        ({"format": "two"}, "not supported between"),
+        ({"model": {"num_classes": 3}}, "it lists 2 classes, and a network of 3"),
+        ({"model": 3}, "has no attribute"),
+    ],
+)
+def test_read_config__edited_by_hand(tmp_path: Path, dataset: Dataset, change: dict[str, Any], message: str) -> None:
+    path = begin(tmp_path, dataset).path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ArtifactError) as caught:
+        read_config(tmp_path, "cam")
+    assert_one_line(caught, f"{path} is damaged (", message, "undo changes")
+
+
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
 def test_begin_stage__killed_before_it_had_a_config(tmp_path: Path, dataset: Dataset, how: dict[str, Any]) -> None:
     (tmp_path / "cam").mkdir()

@@ -16,7 +16,13 @@ from stages.config import TrainingSettings as Settings
 from stages.runtime.fabric import make_fabric
 from stages.runtime.monitor import Monitor, SilentMonitor
 from stages.toco.schedule import learning_rate_factor
-from stages.training.loop import TrainingLoop, deferred_interrupt, parameter_groups
+from stages.training.loop import (
+    LostWorkerError,
+    TrainingLoop,
+    _without_lost_workers,
+    deferred_interrupt,
+    parameter_groups,
+)
 
 
 def training_of(folder: Path, monitor: Monitor | None = None, **settings: Any) -> TrainingLoop:
@@ -37,6 +43,44 @@ def training_of(folder: Path, monitor: Monitor | None = None, **settings: Any) -
         monitor=monitor or SilentMonitor(),
         title="fitting",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "DataLoader worker (pid 3) is killed by signal: Killed. ",
+            r"ended \(.*Killed.*most likely .* fewer --workers",
+        ),
+        ("DataLoader worker (pid(s) 3, 4) exited unexpectedly", r"ended \(.*most likely because memory ran out"),
+        ("DataLoader worker (pid 3) is killed by signal: Bus error. It is possible", r"^shared memory .*--workers 0"),
+        ("unable to write to file </torch_1>: No space left on device (28)", r"^shared memory .*--shm-size"),
+    ],
+)
+def test_loop__a_lost_loader_keeps_the_finished_steps(tmp_path: Path, text: str, message: str) -> None:
+    training = training_of(tmp_path)
+
+    def batches() -> Iterator[Tensor]:
+        yield from (torch.ones(1, 1), torch.ones(1, 1))
+        raise RuntimeError(text)
+
+    with pytest.raises(LostWorkerError, match=message):
+        training.run(
+            _without_lost_workers(batches()),  # type: ignore[arg-type]
+            lambda iteration, batch: {"loss": training.module(batch).mean()},
+        )
+    resumed = training_of(tmp_path)
+    resumed.restore()
+    assert resumed.iteration == 2
+
+
+def test_loop__other_errors_of_a_loader_are_not_explained_away() -> None:
+    def batches() -> Iterator[Any]:
+        yield 1
+        raise RuntimeError("a bug in DataLoader worker process 0")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(_without_lost_workers(batches()))
 
 
 def weight(training: TrainingLoop) -> float:
