@@ -8,6 +8,7 @@ import os
 import posixpath
 import sys
 import unicodedata
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,9 @@ Image.MAX_IMAGE_PIXELS = None
 # For the same reason text and colour profiles in PNG files may be long: drawing programs store their settings there.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 28
 
-# Pillow logs an error before it raises one. The messages here say more.
+# Pillow logs an error or warns before it raises one. The messages here say more.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # EXIF orientation -> operation that turns the stored pixels upright. Cameras store the pixels as the sensor reads them,
 # and note how the camera was held. Orientation 1 is upright; 5 to 8 swap width and height.
@@ -446,8 +448,8 @@ def _kind_of_tiff(path: Path) -> str | None:
             directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
             file.seek(directory.next)
             directory.load(file)
-            bands = directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
-            return f"{bands} bands of {directory.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]} bits"
+            bands, bits = directory[TiffImagePlugin.SAMPLESPERPIXEL], directory[TiffImagePlugin.BITSPERSAMPLE][0]
+            return f"{bands} band{'' if bands == 1 else 's'} of {bits} bits"
     except Exception:  # as in read_image
         return None
 

@@ -589,3 +589,10 @@ def test_file_contents__reduced_images_in_a_tiff_are_no_pages(tmp_path: Path) ->
     overview.encoderinfo = {"tiffinfo": tags}
     Image.new("RGB", (8, 8)).save(tmp_path / "a.tif", save_all=True, append_images=[overview])
     assert file_contents(tmp_path / "a.tif").pages == 1
+
+
+def test_read_image__damaged_tiff_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0" + b"\xff" * 20)
+    with pytest.raises(DataError, match=r"a\.tif is not a readable JPEG, PNG"):
+        read_image(path)

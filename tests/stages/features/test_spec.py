@@ -13,7 +13,7 @@ from stages.run_folder.artifacts import StageFolder
 def cam_folder(tmp_path: Path, weights: str = "none", options: Mapping[str, Any] | None = None) -> StageFolder:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     model = {"backbone": "vit_small_patch14_dinov2", "backbone_options": options or {}}
-    return StageFolder(path=tmp_path, config={"settings": {"weights": weights}, "model": model})
+    return StageFolder(path=tmp_path, config={"dataset": {}, "settings": {"weights": weights}, "model": model})
 
 
 def test_feature_spec__the_weights_that_the_training_began_with(tmp_path: Path) -> None:
