@@ -1,11 +1,14 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data.dataset import Dataset, Sample
-from data.errors import DataError
-from stages.preflight.training import check_learnable
+from data.errors import DataError, SettingsError
+from stages.config import MakeLabels, TrainCam
+from stages.labels.label_settings import with_training_defaults
+from stages.preflight.training import check_label_scales, check_learnable
 
 
 def check(labels: str, names: str, monitor: Any) -> None:
@@ -64,3 +67,28 @@ def test_check_learnable__accepts(labels: str, names: str, warnings: list[str], 
     assert len(monitor.warnings) == len(warnings)
     for text, expected in zip(monitor.warnings, warnings, strict=True):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("cam", "labels", "expected"),
+    [
+        (TrainCam(scales=(1.0,)), MakeLabels(), (1.0,)),
+        (TrainCam(scales=(1.0,)), MakeLabels(scales=(2.0, 0.5)), (2.0, 0.5)),
+        (TrainCam(), MakeLabels(), TrainCam().scales),
+    ],
+)
+def test_with_training_defaults__scales(cam: TrainCam, labels: MakeLabels, expected: tuple[float, ...]) -> None:
+    assert with_training_defaults(labels, asdict(cam)).scales == expected
+
+
+def test_check_label_scales__before_the_training() -> None:
+    def check_scales_of(backbone: str, options: tuple[str, ...] = ()) -> None:
+        cam = TrainCam(backbone=backbone, backbone_option=options, image_size=224)
+        labels = MakeLabels(scales=(1.0, 0.05))
+        check_label_scales(cam, with_training_defaults(labels, asdict(cam)))
+
+    with pytest.raises(SettingsError, match=r"--scales 0\.05 of --image-size 224 is less than one patch \(16 pixels\)"):
+        check_scales_of("vit_base_patch16_224")
+    check_scales_of("vit_base_patch8_224")
+    check_scales_of("vit_base_patch16_224", ("patch_size=8",))
+    check_scales_of("some_other_network")  # its patches are not known before it is built
