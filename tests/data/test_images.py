@@ -591,6 +591,7 @@ def test_file_contents__reduced_images_in_a_tiff_are_no_pages(tmp_path: Path) ->
     assert file_contents(tmp_path / "a.tif").pages == 1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_read_image__damaged_tiff_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(b"II*\0" + b"\xff" * 20)
