@@ -22,6 +22,7 @@ from data.errors import ArtifactError, DataError
 from data.readers import open_dataset
 from stages.config import CAM_RECIPES, TrainCam
 from stages.run_folder.provenance import data_fingerprint
+from stages.run_folder.warning_log import LOG
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.losses import classification_loss
 from stages.toco.model import LargeFieldOfView, ToCo
@@ -74,7 +75,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
     different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
     assert not different
     assert (folder / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.iterdir()} - {LOG} == {
         "config.json",
         "sessions.jsonl",
         "model.safetensors",
