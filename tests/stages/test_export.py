@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import ArtifactError, DataError
+from data.errors import ArtifactError
 from data.written_folders import MARK
 from stages.export import FORMATS, export
 from stages.runtime.monitor import SilentMonitor
@@ -34,7 +34,7 @@ def test_export__refuses_a_folder_that_is_not_empty(format: str, labelled_run: A
 @pytest.mark.parametrize("format", [format for format in OF_LABELS if format != "png"])
 def test_export__moved_data(format: str, labelled_run: Any, tmp_path: Path) -> None:
     moved = labelled_run.data.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="data is not a folder"):
+    with pytest.raises(ArtifactError, match=r"does not exist or is empty: if it was moved, .* --data"):
         export(labelled_run.run, tmp_path / "out", SilentMonitor(), format=format)
     assert not (tmp_path / "out").exists()
     assert export(labelled_run.run, tmp_path / "out", SilentMonitor(), format=format, data=moved)

@@ -225,7 +225,7 @@ def test_train_seg__masks_that_do_not_fit(labelled_run: Any, mask: Any, message:
 
 def test_train_seg__split_and_moved_data(labelled_run: Any, tmp_path: Path) -> None:
     labelled_run.data.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="data is not a folder"):
+    with pytest.raises(ArtifactError, match=r"does not exist or is empty: if it was moved, .* --data"):
         train_seg(labelled_run.run, CONFIG, SilentMonitor())
     config = replace(CONFIG, iterations=1, split="val")
     with pytest.raises(DataError, match="has no masks of the images of split 'val': choose another --split"):
