@@ -23,8 +23,8 @@ PICTURES = {
     "pillow-heif": (".heic", ".heif", ".hif"),
     "ImageMagick": (
         *(".gif", ".apng", ".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".j2c", ".jxl", ".jxr", ".jbig2"),
-        *(".psd", ".psb", ".xcf", ".svg", ".svgz", ".eps", ".pdf", ".tga", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm"),
-        *(".dib", ".qoi", ".dds", ".ico", ".exr", ".hdr", ".pfm", ".sgi", ".ras", ".djvu"),
+        *(".psd", ".psb", ".xcf", ".tga", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".dib", ".qoi", ".dds", ".exr", ".hdr", ".pfm", ".sgi", ".ras"),
     ),
     "rawpy": (
         *(".cr2", ".cr3", ".crw", ".nef", ".nrw", ".dng", ".arw", ".sr2", ".srf", ".orf", ".rw2", ".raf", ".pef"),
@@ -38,13 +38,16 @@ PICTURES = {
     "GDAL": (".ecw", ".sid", ".vrt"),
     "astropy": (".fits", ".fit"),
 }
-# The same for files that usually lie beside pictures.
+# The same for files that usually lie beside photographs: documents, drawings, videos and arrays.
 OTHERS = {
     "FFmpeg": (
         *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv", ".flv", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts"),
         ".ogv",
     ),
     "NumPy": (".npy", ".npz"),
+    "Inkscape": (".svg", ".svgz", ".eps", ".pdf"),
+    "GIMP": (".ico",),
+    "DjVuLibre": (".djvu",),
 }
 PROGRAM_OF = {
     suffix: program

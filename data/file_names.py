@@ -16,13 +16,13 @@ from urllib.parse import unquote
 
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES, conversion_advice
-from data.images import escapes_folder, find_unread, image_id
+from data.images import find_unread, image_id
 
 Index = Mapping[str, list[str]]  # key -> the files that have it
 
 COMPARED_NAMES = 4_000  # most similar in alphabetical order; comparing all of 100,000 takes seconds
 
-DRIVE = re.compile(r"[A-Za-z]:/")  # at the beginning of absolute paths of Windows
+ABSOLUTE = re.compile(r"/|[A-Za-z]:/")  # the beginning of absolute paths, also of Windows
 WHOLE_NUMBER = re.compile(r"(\d+)(?:\.0+)?", re.ASCII)  # spreadsheets and pandas write 007 as 7 or 7.0
 
 
@@ -67,20 +67,24 @@ class FileNames:
             where: The place where it is written, for the beginning of messages.
 
         Raises:
-            DataError: The name is an absolute path, contains '..', or could be any of several files.
+            DataError: The name contains '..', is an absolute path that does not contain the folder, or could be any of
+                several files.
         """
         if written in self._files:
             return written
         path = written.replace("\\", "/")
-        if DRIVE.match(path) or escapes_folder(path):
+        absolute = ABSOLUTE.match(path) is not None
+        variants = self._variants(_canonical(path))
+        if ".." in path.split("/") or not variants:
             raise DataError(
                 f"{_prefix(where)}image '{written}' is outside {self.folder.name}/: write a path below "
                 f"{self.folder.name}/"
             )
         path = _canonical(path)
-        if file := self._only(self._by_name, path, written, where) or self._only(self._by_id, path, written, where):
+        if not absolute and (
+            file := self._only(self._by_name, path, written, where) or self._only(self._by_id, path, written, where)
+        ):
             return file
-        variants = self._variants(path)
         for index, key in (
             (self._by_name, str),
             (self._by_id, str),
@@ -98,6 +102,7 @@ class FileNames:
         """Return what to tell about a name for which `find` returned None, with the most similar file."""
         place = f"{self.folder.name}/"
         path = _canonical(written.replace("\\", "/"))
+        path = next(iter(self._variants(path)), path)
         if unread := self._unread_file(written):
             return (
                 f"image '{written}' is in {place} as '{unread}', a kind of file that is not read: "
@@ -144,13 +149,13 @@ class FileNames:
         return FileNames(self.folder, find_unread(self.folder) if self.folder.is_dir() else ())
 
     def _variants(self, path: str) -> list[str]:
-        """Return other forms of a path, the most similar first."""
+        """Return other forms of a path, the most similar first; none if it is absolute and does not have the folder."""
         parents = {"images", _fold(self.folder.name)}
         variants = []
         for name in dict.fromkeys((path, _canonical(unquote(path)))):
             parts = name.split("/")
             cuts = [place + 1 for place, part in enumerate(parts[:-1]) if _fold(part) in parents]
-            variants += ["/".join(parts[cut:]) for cut in (0, *cuts)]
+            variants += ["/".join(parts[cut:]) for cut in ((*cuts,) if ABSOLUTE.match(name) else (0, *cuts))]
         return variants
 
     def _nearest(self, path: str) -> str | None:

@@ -227,7 +227,7 @@ class MaskFile:
 def find_images(folder: Path) -> dict[str, Path]:
     """Return {relative path with '/': file} of all images below a folder, sorted.
 
-    Hidden files, and the folders in it that toco wrote, are skipped.
+    Hidden files, folders of operating systems such as __MACOSX, and the folders in it that toco wrote are skipped.
 
     Raises:
         DataError: A folder cannot be listed.
@@ -454,6 +454,14 @@ def _kind_of_tiff(path: Path) -> str | None:
         return None
 
 
+# Made by Synology, Windows and macOS for previews, deleted files and resource forks; hidden files are skipped as well.
+_SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "__macosx"})
+
+
+def _is_skipped(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
 def _find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     def fail(error: OSError) -> NoReturn:
         raise DataError(f"{error.filename} cannot be listed: {reason(error)}")
@@ -466,7 +474,7 @@ def _find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = [one for one in folders if not one.startswith(".") and not written_by_toco(Path(parent, one))]
+        folders[:] = [one for one in folders if not _is_skipped(one) and not written_by_toco(Path(parent, one))]
         below = Path(parent).relative_to(folder)
         for name in files:
             if not name.startswith(".") and suffix_of(name) in suffixes:

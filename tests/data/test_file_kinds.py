@@ -50,6 +50,9 @@ def test_describe_unread__several_kinds() -> None:
     assert describe_unread(names[1:2]) == "1 .gif file is not read: save as JPEG or PNG (.gif with ImageMagick)"
 
 
-@pytest.mark.parametrize(("name", "expected"), [("a.GIF", True), ("a.mp4", False), ("a.npy", False), ("a.jpg", False)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.GIF", True), ("a.mp4", False), ("a.npy", False), ("a.pdf", False), ("a.ico", False), ("a.jpg", False)],
+)
 def test_is_unread_picture(name: str, expected: bool) -> None:
     assert is_unread_picture(name) is expected

@@ -39,6 +39,11 @@ def test_find__usual_ways_to_write_a_name(written: str, file: str) -> None:
         ("images/a.jpg", "a.jpg"),
         ("images\\x\\a", "x/a.jpg"),
         ("./data/images/x/a.jpg", "x/a.jpg"),
+        ("/data/images/x/a.jpg", "x/a.jpg"),
+        ("/images/A", "a.jpg"),
+        ("C:\\d\\images\\x\\a.JPG", "x/a.jpg"),
+        ("file:///home/me/images/a%20b.jpg", "a b.jpg"),
+        ("\\\\server\\share\\Images\\a.jpg", "a.jpg"),
         ("a%20%C3%A4.jpg", "a ä.jpg"),
         ("images/a%2Fb.jpg", "a/b.jpg"),
         ("A.JPG", "a.jpg"),
@@ -62,6 +67,7 @@ def test_find__corrected_names_are_told(written: str, file: str) -> None:
 
 def test_find__name_of_the_folder() -> None:
     assert find("train2017/a.jpg", "a.jpg", folder="coco/train2017") == "a.jpg"
+    assert find("/data/coco/train2017/a.jpg", "a.jpg", folder="coco/train2017") == "a.jpg"
     assert find("val2017/a.jpg", "a.jpg", folder="coco/train2017") is None
 
 
@@ -98,7 +104,8 @@ def test_find__several_files(written: str, files: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["../a.jpg", "x/../../a.jpg", "..\\a.jpg", "/data/images/a.jpg", "C:\\data\\a.jpg", "d:/a.jpg", "//h/a"]
+    "written",
+    ["../a.jpg", "/images/../a.jpg", "..\\a.jpg", "/data/a.jpg", "/a.jpg", "C:\\data\\a.jpg", "d:/a.jpg", "//h/a"],
 )
 def test_find__outside_the_folder(written: str) -> None:
     with pytest.raises(DataError, match=r"line 2: image '.*' is outside images/: write a path below images/"):
@@ -114,6 +121,7 @@ def test_find__outside_the_folder(written: str) -> None:
         ("image_01.jpg", ("image_1.jpg", "other.jpg"), "image_1.jpg"),
         ("7.jpg", ("007.jpg", "abc.jpg"), "007.jpg"),
         ("%2e%2e/a.jpg", ("a.jpg",), "a.jpg"),
+        ("/data/images/b", ("a.jpg", "x/b.jpg"), "x/b.jpg"),
         ("pictur_000", tuple(f"x/picture_{number:03d}.jpg" for number in range(500)), "x/picture_000.jpg"),
     ],
 )

@@ -363,6 +363,8 @@ def test_mask_file__pickles(tmp_path: Path) -> None:
 def test_find_images__nested_sorted_visible(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "sub/deep/c.webp", "._a.png", ".cache/d.jpg", "notes.txt"):
         touch(tmp_path / name)
+    for folder in ("@eaDir/a.png", "sub/@eaDir", "$RECYCLE.BIN", "__MACOSX/sub", ".ipynb_checkpoints", "#recycle"):
+        touch(tmp_path / folder / "SYNOPHOTO_THUMB_M.jpg")
     assert find_images(tmp_path) == {name: tmp_path / name for name in ("a.png", "b.JPG", "sub/deep/c.webp")}
 
 
