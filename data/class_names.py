@@ -5,21 +5,27 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 # Written by pandas, databases and spreadsheets for an empty cell. 'Na' and 'Nan' may be names.
 MISSING_VALUES = frozenset(
     {"nan", "NaN", "NAN", "None", "none", "NONE", "null", "Null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>"}
 )
-SEPARATORS = re.compile(r"[,;|/+&，；、｜／]")  # in use between labels; only ';' is read  # noqa: RUF001
+# In use between labels; only ';' is read. A blank between quotes is one in arrays of NumPy.
+BETWEEN_LABELS = re.compile(r"[,;|，；、｜]|(?<=['\"])\s+(?=['\"])")  # noqa: RUF001
+SEPARATORS = re.compile(rf"{BETWEEN_LABELS.pattern}|[/+&／]")  # the last ones are as usual in names: T-shirt/top  # noqa: RUF001
+WIDTHS = ("<wide>", "<narrow>")  # forms of letters in fonts of East Asia
+ALONE = -1  # place of a name that has no other parts
 NUMBER = re.compile(r"(\d{1,18})(?:\.0+)?")
 LIST = re.compile(r"\[\s*\]|[\[{].*[\"',].*[\]}]")  # of Python, NumPy and JSON; '[red]' may be a name
 
 # Invisible characters without a meaning: soft hyphen, zero-width space, direction marks, word joiner, byte order mark.
 INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF])
-# Cyrillic and Greek letters that look like Latin ones.
-SAME_SHAPE = str.maketrans("аеіјорсухѕАВЕІЈКМНОРСТУХЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "aeijopcyxsABEIJKMHOPCTYXSABEZHIKMNOPTYXo")  # noqa: RUF001
+# Cyrillic and Greek letters, and signs of typography, that look like those of ASCII.
+SAME_SHAPE = str.maketrans("аеіјорсухѕАВЕІЈКМНОРСТУХЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧο’‐‑", "aeijopcyxsABEIJKMHOPCTYXSABEZHIKMNOPTYXo'--")  # noqa: RUF001
+# Letters and signs that show nothing: fillers of Hangul, the blank of Braille.
+BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 
 
 def canonical_name(name: str) -> str:
@@ -31,6 +37,25 @@ def canonical_name(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).translate(INVISIBLE).split())
 
 
+def unusable_name(name: str) -> str | None:
+    """Return why a canonical name cannot be the name of a class; None if it can."""
+    kinds = [unicodedata.category(letter) for letter in name]
+    if "Cc" in kinds:
+        return "has a control character"
+    if "Cs" in kinds:
+        return "is not valid Unicode"
+    if all(
+        kind[0] in "ZM" or kind == "Cf" or letter in BLANK_LETTERS for kind, letter in zip(kinds, name, strict=True)
+    ):
+        return "has no visible character"
+    return None
+
+
+def quoted(name: str) -> str:
+    """Return a name in quotes that it does not contain, as far as possible."""
+    return f'"{name}"' if "'" in name and '"' not in name else f"'{name}'"
+
+
 def in_order(names: Collection[str]) -> tuple[str, ...]:
     """Sort names: first whole numbers, also like 2.0, by their values (2 before 10), then the others as text."""
     values = {name: int(number[1]) for name in names if (number := NUMBER.fullmatch(name))}
@@ -38,7 +63,11 @@ def in_order(names: Collection[str]) -> tuple[str, ...]:
 
 
 def look_alikes(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    """Return the groups of names that differ only in case, blanks, hyphens, quotes, or characters of the same shape."""
+    """Return the groups of names that differ only in how they are written.
+
+    That is in case, width and form of letters, in blanks, `_` or hyphens between words, or in quotes around the name.
+    Signs with a meaning are not ignored: 'A-' is not 'A', and 5' is not 5".
+    """
     groups: dict[str, list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
         groups[_appearance(name)].append(name)
@@ -46,17 +75,30 @@ def look_alikes(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def joined_names(names: Collection[str]) -> tuple[str, ...]:
-    """Return the names that contain a separator and whose parts are all names, or parts of other such names.
+    """Return the names with `SEPARATORS` whose parts are names as well, or parts at other places of other names.
 
-    'cat, dog' is one of them beside 'cat' and 'dog', and also beside 'dog, cow' and 'cow, cat'. 'crack, long' beside
-    'crack, short' is not: it may well be the name of a class.
+    'cat, dog' is one of them beside 'cat' and 'dog', and also beside 'dog, cow' and 'cow, cat'. 'Paris, TX' beside
+    'Paris, FR' and 'Austin, TX' is not: each part is always at the same place, as in a name that has an order. If
+    a part changes its place, the other parts may stay at theirs: 'cat, dog' beside 'cat, cow' and 'dog, cow'.
     """
-    known = Counter(part for name in set(names) for part in set(split_joined(name)))
-    return tuple(
-        name
-        for name in names
-        if len(parts := split_joined(name)) > 1 and all(known[part] > 1 for part in parts)  # once for itself
-    )
+    parts_of = {name: split_joined(name.casefold()) for name in names}
+    found: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))  # part -> place -> names
+    for name, parts in parts_of.items():
+        for place, part in enumerate(parts):
+            found[part][place if len(parts) > 1 else ALONE].add(name)
+
+    def places(part: str, name: str) -> set[int]:
+        return {place for place, others in found[part].items() if len(others) > (name in others)}
+
+    joined = []
+    for name, parts in parts_of.items():
+        elsewhere = [(places(part, name), place) for place, part in enumerate(parts)]
+        if len(parts) < 2 or not all(others for others, _ in elsewhere):
+            continue
+        moved = [others - {place} for others, place in elsewhere]
+        if all(moved) or any(others - {ALONE} for others in moved):
+            joined.append(name)
+    return tuple(joined)
 
 
 def doubtful_names(counts: Mapping[str, int]) -> dict[str, str]:
@@ -66,12 +108,15 @@ def doubtful_names(counts: Mapping[str, int]) -> dict[str, str]:
         counts: All names, with the number of images of each: of names that look alike, the most frequent is right.
     """
     found = {name: "stands for a missing value" for name in counts if name in MISSING_VALUES}
-    found |= {name: f"looks like several labels, '{';'.join(split_joined(name))}'" for name in joined_names(counts)}
+    for name in joined_names(counts):
+        if BETWEEN_LABELS.search(name):
+            found[name] = f"looks like several labels, {quoted(';'.join(split_joined(name)))}"
     for name in filter(LIST.fullmatch, counts):
-        found[name] = f"is a list of Python or JSON, for '{';'.join(split_joined(name))}'"
+        parts = ";".join(split_joined(name))
+        found[name] = f"is a list of Python or JSON, for {quoted(parts)}" if parts else "is an empty list"
     for group in look_alikes(counts):
         usual, *others = sorted(group, key=lambda name: (-counts[name], name))
-        found |= {name: f"looks the same as '{usual}'" for name in others}
+        found |= {name: f"looks the same as {quoted(usual)}" for name in others}
     return found
 
 
@@ -92,6 +137,11 @@ def split_joined(name: str) -> tuple[str, ...]:
 def _appearance(name: str) -> str:
     if number := NUMBER.fullmatch(name):  # 1, 1.0 and 01
         return str(int(number[1]))
-    same = unicodedata.normalize("NFKC", name.translate(SAME_SHAPE)).casefold()
-    visible = "".join(letter for letter in same if unicodedata.category(letter) != "Cf")
-    return re.sub(r"[\s_\-\"'`]+", " ", visible).strip()
+    visible = "".join(
+        unicodedata.normalize("NFKC", letter) if unicodedata.decomposition(letter).startswith(WIDTHS) else letter
+        for letter in name.translate(SAME_SHAPE)
+        if unicodedata.category(letter) != "Cf"
+    )
+    same = unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold())
+    words = re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])|[\s_]+", " ", same).strip()
+    return words[1:-1].strip() if len(words) > 2 and words[0] in "'\"`" and words[0] == words[-1] else words

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from data.class_names import MISSING_VALUES, canonical_name, doubtful_names, in_order, likely_names
+from data.class_list import CLASSES_FILE, LIST_IF_MEANT, MOST_TOLD, joined_warnings, read_class_list
+from data.class_names import MISSING_VALUES, canonical_name, doubtful_names, in_order, likely_names, quoted
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError, reason
 from data.file_kinds import describe_unread
@@ -18,13 +19,13 @@ from data.images import find_images, find_masks, find_unread, image_id
 from data.text_files import COMMENT, read_text
 
 LABELS_FILE = "labels.csv"
-CLASSES_FILE = "classes.txt"
 DELIMITERS = ",;\t|"  # between cells; spreadsheets write ';' where the comma separates decimals
 DECLARATION = "sep="  # a first line of spreadsheets, which gives the delimiter
 # Some tools write integers as floats, and pandas.get_dummies writes True and False.
 NO_CELLS = frozenset({"0", "0.0", "false", "no"})
 YES_CELLS = frozenset({"1", "1.0", "true", "yes"})
-MOST_TOLD = 10  # mistakes in one message
+SEPARATE = "correct the labels, with ';' between them"
+MOST_VALUES = 10  # that are remembered of a column without a meaning; more are not splits
 
 
 class Mistakes:
@@ -35,6 +36,7 @@ class Mistakes:
         self._table = table
         self._lines: dict[str, list[int]] = defaultdict(list)  # text -> lines; empty if the text names them
         self._more = 0
+        self._advice = ""
 
     def add(self, text: str, line: int | None = None) -> None:
         """Add a mistake; the same text in several lines is reported once."""
@@ -44,6 +46,10 @@ class Mistakes:
         """Add mistakes that are counted only."""
         self._more += number
 
+    def advise(self, text: str) -> None:
+        """Say what to do at the end of the report, if that is the same for several mistakes."""
+        self._advice = text
+
     def __len__(self) -> int:
         """Return the number of different mistakes."""
         return len(self._lines) + self._more
@@ -51,11 +57,12 @@ class Mistakes:
     def report(self) -> None:
         """Raise a DataError that lists the first `MOST_TOLD` mistakes and counts the others, if there are any."""
         told = [_name_lines(lines) + text for text, lines in list(self._lines.items())[:MOST_TOLD]]
+        end = f": {self._advice}" if self._advice else ""
         if len(self) == 1:
-            raise DataError(f"{self._table} {told[0]}")
+            raise DataError(f"{self._table} {told[0]}{end}")
         if self:
             more = f"; and {len(self) - len(told)} more" if len(self) > len(told) else ""
-            raise DataError(f"{self._table} has {len(self)} mistakes: {'; '.join(told)}{more}")
+            raise DataError(f"{self._table} has {len(self)} mistakes: {'; '.join(told)}{more}{end}")
 
 
 class Row(NamedTuple):
@@ -94,16 +101,24 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
             (f"rename {path.name}/ to images/" for path in root.iterdir() if path.name.lower() == "images"), ""
         )
         raise DataError(f"{root} has {LABELS_FILE} but no folder images/: {similar or 'put the images there'}")
-    listed = _read_classes(root / CLASSES_FILE)
+    listed = read_class_list(root / CLASSES_FILE)
     table = root / LABELS_FILE
     lines = _read_table(table)
     header_line, header = next(lines)
     columns = _find_columns(header, listed, f"{table} line {header_line}")
     mistakes = Mistakes(table)
-    # One row at a time: with one column per class, all cells together would be images x classes strings.
-    read = (_read_row(cells, columns, len(header), line, mistakes) for line, cells in lines)
-    rows = [row for row in read if row is not None]
-    _check_labels(rows, listed or tuple(columns.one_hot.values()), mistakes)
+    known = {columns.image, columns.labels, columns.split, *columns.one_hot}
+    others = {place: set[str]() for place in range(len(header)) if place not in known}
+    rows = []
+    for line, cells in lines:  # one at a time: with one column per class, all cells would be images x classes strings
+        if (row := _read_row(cells, columns, len(header), line, mistakes)) is not None:
+            rows.append(row)
+            for place, values in others.items():
+                if len(values) <= MOST_VALUES:
+                    values.add(cells[place])
+    warnings = _check_labels(rows, columns, header_line, listed, mistakes)
+    if columns.split is None:
+        warnings += _check_other_columns(others, header, header_line, mistakes)
     class_names = listed or in_order({*columns.one_hot.values()}.union(*(row.labels for row in rows)))
 
     images = find_images(root / "images")
@@ -130,8 +145,6 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         ),
         beside=(sample for samples in splits.values() for sample in samples),
     )
-    known = {columns.image, columns.labels, columns.split, *columns.one_hot}
-    unread = tuple(name for place, name in enumerate(header) if place not in known)
     unread_files = tuple(f"images/{name}" for name in find_unread(root / "images"))
     unused_masks = bool(masks) and not any(image_id(file) in masks for file in matched)
     return Dataset(
@@ -141,14 +154,14 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         splits={name: tuple(samples) for name, samples in splits.items()},
         train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
         val_split=first_present(VAL_NAMES, splits),
-        warnings=(*names.warnings(LABELS_FILE), *dropped),
+        warnings=(*warnings, *names.warnings(LABELS_FILE), *dropped),
         counted=(
             *_counted(unlisted=len(unlabelled), missing=len(missing), unused_masks=unused_masks),
             *((describe_unread(unread_files),) if unread_files else ()),
         ),
         unlabelled=unlabelled,
         missing=tuple(row.image for row in missing),
-        unread_columns=unread,
+        unread_columns=tuple(header[place] for place in others),
         unread_files=unread_files,
     )
 
@@ -161,16 +174,6 @@ def _counted(*, unlisted: int, missing: int, unused_masks: bool) -> tuple[str, .
         "masks/ has no PNG with the name of an image: its files are not used": unused_masks,
     }
     return tuple(text for text, applies in texts.items() if applies)
-
-
-def _read_classes(path: Path) -> tuple[str, ...]:
-    """Return the lines of classes.txt without comments and blank lines; empty if the file is missing."""
-    if not path.exists():
-        return ()
-    lines = tuple(name for line in read_text(path).splitlines() if (name := canonical_name(line)))
-    if not lines:
-        raise DataError(f"{path} is empty: write one class per line, or remove it")
-    return tuple(line for line in lines if not line.startswith(COMMENT))
 
 
 def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -219,21 +222,20 @@ def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Col
         name = canonical_name(written)
         if not name:
             raise DataError(f"{where}: column {place + 1} has no name: name it or remove it")
-        if name.casefold() in places:
-            raise DataError(f"{where}: column '{name}' occurs twice: remove one")
-        places[name.casefold()] = place
+        key = name.casefold() if name.casefold() in ("image", "labels", "label", "split") else name
+        if key in places:
+            raise DataError(f"{where}: column {quoted(name)} occurs twice: remove one")
+        places[key] = place
     if "image" not in places:
         raise DataError(f"{where}: no column 'image' among {list_names(header)}: write image,labels[,split]")
     image, labels, split = places["image"], places.get("labels"), places.get("split")
     if labels is None and "label" in places:
         raise DataError(f"{where}: there is a column 'label' but no column 'labels': rename it")
     if labels is not None:
-        if split is None and (typo := difflib.get_close_matches("split", places, n=1)):
-            raise DataError(f"{where}: there is a column '{typo[0]}' but no column 'split': rename it")
         return Columns(image, labels, split, {})
-    spelled = {name.casefold(): name for name in listed}
+    spelled = {name.casefold(): name for name in listed} | {name: name for name in listed}
     one_hot = {
-        place: spelled.get(name.casefold(), name)
+        place: spelled.get(name, spelled.get(name.casefold(), name))
         for place, name in enumerate(map(canonical_name, header))
         if place not in (image, split)
     }
@@ -280,25 +282,54 @@ def _labels(cells: list[str], columns: Columns, line: int, mistakes: Mistakes) -
     return labels
 
 
-def _check_labels(rows: list[Row], listed: tuple[str, ...], mistakes: Mistakes) -> None:
-    """Report labels that are not listed, or without a list those that were probably not meant as classes."""
-    counts = Counter(label for row in rows for label in row.labels)
+def _check_labels(
+    rows: list[Row], columns: Columns, header_line: int, listed: tuple[str, ...], mistakes: Mistakes
+) -> tuple[str, ...]:
+    """Report names that are not listed, or without a list those that were probably not meant as classes.
+
+    Returns:
+        Warnings.
+    """
+    counts = Counter(dict.fromkeys(columns.one_hot.values(), 0))
+    counts.update(label for row in rows for label in row.labels)
     if listed:
         some = list_names(listed)
         problems = {}
         for name in sorted(counts.keys() - set(listed)):
             meant = likely_names(name, listed)
-            hint = f"; did you mean '{';'.join(meant)}'?" if meant else ""
-            problems[name] = f"label '{name}' is not in {CLASSES_FILE} ({some}{hint}): correct it, or add it there"
+            hint = f"; did you mean {quoted(';'.join(meant))}?" if meant else ""
+            problems[name] = f"{quoted(name)} is not in {CLASSES_FILE} ({some}{hint}): correct it, or add it there"
     else:
-        problems = {
-            name: f"label '{name}' {problem}: correct it (';' separates labels, an empty cell means none of the "
-            f"classes), or write all classes into {CLASSES_FILE} if it is one"
-            for name, problem in doubtful_names(counts).items()
-        }
-    for row in rows:
+        problems = {name: f"{quoted(name)} {problem}" for name, problem in doubtful_names(counts).items()}
+        if problems:
+            mistakes.advise(f"{SEPARATE}, with an empty cell for none of the classes; {LIST_IF_MEANT}")
+    for name in columns.one_hot.values():
+        if name in problems:
+            mistakes.add(f"column {problems[name]}", header_line)
+    for row in rows if columns.labels is not None else ():
         for label in sorted(row.labels & problems.keys()):
-            mistakes.add(problems[label], row.line)
+            mistakes.add(f"label {problems[label]}", row.line)
+    return () if listed or problems else joined_warnings(counts, SEPARATE)
+
+
+def _check_other_columns(
+    values: Mapping[int, set[str]], header: list[str], header_line: int, mistakes: Mistakes
+) -> tuple[str, ...]:
+    """Report a misspelled column 'split', and return warnings about columns of other names that hold splits."""
+    known = {*TRAIN_NAMES, *VAL_NAMES, "dev", "eval"}
+    warnings = []
+    for place, found in values.items():
+        splits = {value.lower() for value in found if value}
+        if not splits or not splits <= known:
+            continue
+        if difflib.get_close_matches("split", [header[place].lower()]):
+            mistakes.add(f"there is a column '{header[place]}' but no column 'split': rename it", header_line)
+        elif len(splits) > 1:
+            warnings.append(
+                f"column '{header[place]}' holds splits ({list_names(sorted(splits))}) but is not read: rename it "
+                "to 'split' if these are the splits"
+            )
+    return tuple(warnings)
 
 
 def _match(rows: list[Row], names: FileNames, mistakes: Mistakes) -> tuple[dict[str, Row], tuple[Row, ...]]:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from data.class_list import CLASSES_FILE
 from data.class_names import canonical_name
-from data.custom_reader import CLASSES_FILE, LABELS_FILE
+from data.custom_reader import LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
 from data.images import find_images, find_unread

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data.class_names import unusable_name
 from data.errors import DataError
 from data.images import AS_STORED, PixelRule
 
@@ -216,6 +217,9 @@ def _check_class_names(names: tuple[str, ...], root: Path) -> None:
         raise DataError(
             f"{root} has {len(names)} classes: the limit is {MAX_CLASSES}, since masks have 8 bits: merge some"
         )
+    for name in names:
+        if problem := unusable_name(name):
+            raise DataError(f"{root}: the class name {name!a} {problem}: rename the class")
     _check_unique(names, f"{root}, class names")
     if "background" in (name.casefold() for name in names):
         raise DataError(

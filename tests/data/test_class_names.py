@@ -4,7 +4,15 @@ import unicodedata
 
 import pytest
 
-from data.class_names import canonical_name, doubtful_names, in_order, joined_names, likely_names, look_alikes
+from data.class_names import (
+    canonical_name,
+    doubtful_names,
+    in_order,
+    joined_names,
+    likely_names,
+    look_alikes,
+    unusable_name,
+)
 
 
 @pytest.mark.parametrize("written", ["Blüte x", " Blüte\u00a0 x\u200b", "\ufeffBlu\u0308te\tx", "Bl\u00adüte x\u200e"])
@@ -27,7 +35,11 @@ def test_in_order__numbers_by_value() -> None:
         ("cat", "CAT"),
         ("a b", "a_b", "a-b"),
         ("cat", "\u0441\u0430t"),
-        ("m²", "m2"),
+        ("crack-like", "crack like"),
+        ("5 mm", "5\u2011mm"),
+        ("\uff23\uff21\uff34", "cat"),
+        ("'cat'", "cat", '"cat"'),
+        ("Baird's", "Baird\u2019s"),
         ("1", "1.0", "01"),
         ("straße", "STRASSE"),
     ],
@@ -38,12 +50,20 @@ def test_look_alikes__groups(names: tuple[str, ...]) -> None:
 
 def test_look_alikes__different_names() -> None:
     assert look_alikes(("cat", "cats", "1", "10", "a", "b", "+", "-", "кот", "кит")) == ()
+    assert (
+        look_alikes(("A", "A-", "A+", "5", "5'", '5"', "-5", "rock", "rock-", "m2", "m²", "½", "1/2", "'", '"')) == ()
+    )
 
 
 @pytest.mark.parametrize(
     ("names", "joined"),
     [
         (("cat", "dog", "cat,dog", "cat / dog"), ("cat,dog", "cat / dog")),
+        (("cat", "dog", "Cat, dog"), ("Cat, dog",)),
+        (("cat,dog", "cat,cow", "dog,cow"), ("cat,dog", "dog,cow")),
+        (("Paris, TX", "Paris, FR", "Austin, TX", "Lyon, FR"), ()),
+        (("bird", "bird, small", "cow, small", "cow, large"), ()),
+        (("AC/DC", "AC", "DC"), ("AC/DC",)),
         (("cat", "cat,dog"), ()),
         (("猫", "狗", "猫、狗"), ("猫、狗",)),
         (("bird, large", "bird, small"), ()),
@@ -56,13 +76,45 @@ def test_joined_names(names: tuple[str, ...], joined: tuple[str, ...]) -> None:
     assert joined_names(names) == joined
 
 
+def test_doubtful_names__signs_that_are_usual_in_names() -> None:
+    names = ("AC", "DC", "AC/DC", "T-shirt", "top", "T-shirt/top", "cat", "dog", "cat + dog", "cat & dog")
+    assert doubtful_names(dict.fromkeys(names, 1)) == {}
+    assert doubtful_names(dict.fromkeys(("cat", "dog", "cat|dog"), 1)) == {
+        "cat|dog": "looks like several labels, 'cat;dog'"
+    }
+
+
+@pytest.mark.parametrize(("name", "parts"), [("['a' 'b']", "'a;b'"), ('["a","b"]', "'a;b'"), ("['it']", "'it'")])
+def test_doubtful_names__parts_of_a_list(name: str, parts: str) -> None:
+    assert parts in doubtful_names({name: 1})[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "has no visible character"),
+        ("\u200d", "has no visible character"),
+        ("\u3164", "has no visible character"),
+        ("x\0", "has a control character"),
+        ("a\x1bb", "has a control character"),
+        ("\udc80", "is not valid Unicode"),
+        ("+", None),
+        ("猫", None),
+        ("🐈\u200d⬛", None),
+        ("می\u200cخ", None),
+    ],
+)
+def test_unusable_name(name: str, problem: str | None) -> None:
+    assert unusable_name(name) == problem
+
+
 def test_doubtful_names__the_most_frequent_spelling_is_right() -> None:
     found = doubtful_names({"Disc": 2, "disc": 9, "DISC": 1, "square": 1})
     assert set(found) == {"Disc", "DISC"}
     assert all(text.startswith("looks the same as 'disc'") for text in found.values())
 
 
-@pytest.mark.parametrize("name", ["[]", "[ ]", "['cat']", "['cat' 'dog']", '["cat","dog"]', "[cat, dog]", "{'cat'}"])
+@pytest.mark.parametrize("name", ["['cat']", "['cat' 'dog']", '["cat","dog"]', "[cat, dog]", "{'cat'}"])
 def test_doubtful_names__lists(name: str) -> None:
     assert "is a list of Python or JSON" in doubtful_names({name: 1})[name]
 

@@ -313,31 +313,34 @@ def test_read_custom__mask_and_image_in_two_unicode_forms(tmp_path: Path) -> Non
     [
         (
             ("cat", "dog", "cat, dog"),
-            "line 4: label 'cat, dog' looks like several labels, 'cat;dog': correct it",
+            "line 4: label 'cat, dog' looks like several labels, 'cat;dog': correct the labels, with ';' between",
         ),
         (
             ("cat", "dog", "cat|dog"),
-            "line 4: label 'cat|dog' looks like several labels, 'cat;dog': correct it",
+            "line 4: label 'cat|dog' looks like several labels, 'cat;dog': correct the labels, with ';' between",
         ),
-        (("a,b", "b/c", "c+a"), "line 2: label 'a,b' looks like several labels, .*line 3: label 'b/c' looks like"),
+        (("a,b", "b|c", "c，a"), "line 2: label 'a,b' looks like several labels, .*line 3: label 'b|c' looks like"),  # noqa: RUF001
         (("['cat', 'dog']", "cat", "dog"), "line 2: label .* is a list of Python or JSON, for 'cat;dog': correct"),
-        (('["cat"]', "[]", "dog"), "line 2: label .* is a list .* for 'cat': .*line 3: label '.*' is a list"),
+        (('["cat"]', "[]", "dog"), "line 2: label .* is a list .* for 'cat'; line 3: label '.*' is an empty list: "),
         (
             ("cat", "Cat", "cat"),
-            "line 3: label 'Cat' looks the same as 'cat': correct it .*, or write all classes into classes.txt",
+            "line 3: label 'Cat' looks the same as 'cat': correct the .*; if it is a class, list all classes in",
         ),
         (("traffic light", "traffic_light", "dog"), "line 3: label 'traffic_light' looks the same as 'traffic light'"),
         (
             ("'cat'", "cat", "cat"),
-            "line 2: label ''cat'' looks the same as 'cat'",
+            "line 2: label \"'cat'\" looks the same as 'cat'",
         ),
         (("cat", "c\u0430t", "cat"), "line 3: label 'c\u0430t' looks the same as 'cat'"),
         (("cat", "c\u200da\u200dt", "cat"), "line 3: label .* looks the same as 'cat'"),
         (
             ("cat", "nan", "N/A"),
-            "line 3: label 'nan' stands for a missing value: .*line 4: label 'N/A' stands for a missing",
+            "line 3: label 'nan' stands for a missing value; line 4: label 'N/A' stands for a missing",
         ),
-        (("cat", "None", "null"), "line 3: label 'None' stands for a missing value: .*line 4: label 'null' stands"),
+        (
+            ("cat", "None", "null"),
+            "line 3: label 'None' stands for a missing value; line 4: label 'null' stands for a missing value: correct",
+        ),
     ],
 )
 def test_read_custom__labels_that_are_not_meant_as_classes(
@@ -356,6 +359,50 @@ def test_read_custom__labels_that_are_not_meant_as_classes(
 def test_read_custom__listed_names_are_meant(tmp_path: Path, labels: str) -> None:
     root = build(tmp_path, f"image,labels\na.jpg,{labels}\nb.jpg,\n", classes=labels.replace(";", "\n"))
     assert read_custom(root).class_names == tuple(labels.split(";"))
+
+
+@pytest.mark.parametrize(("doubtful", "problem"), [("Cat", "looks the same as 'cat'"), ("nan", "stands for a missing")])
+def test_read_custom__columns_of_classes_that_are_not_meant(tmp_path: Path, doubtful: str, problem: str) -> None:
+    table = f"# mine\nimage,cat,{doubtful}\na.jpg,1,0\nb.jpg,1,1\n"
+    with pytest.raises(
+        DataError, match=rf"labels\.csv line 2: column '{doubtful}' {problem}.*list all classes in clas"
+    ):
+        read_custom(build(tmp_path, table))
+    dataset = read_custom(build(tmp_path, table, classes=f"cat\n{doubtful}\n"))
+    assert dataset.class_names == ("cat", doubtful)
+    assert by_id(dataset.split()) == {"a": (1,), "b": (1, 2)}
+
+
+def test_read_custom__several_labels_or_one_name(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels\na.jpg,cat;dog\nb.jpg,cat/dog\n"))
+    assert dataset.class_names == ("cat", "cat/dog", "dog")
+    assert dataset.warnings == (
+        "classes whose parts are classes as well: 'cat/dog'; correct the labels, with ';' between them, if they are "
+        "several labels",
+    )
+
+
+def test_read_custom__what_to_do_is_said_once(tmp_path: Path) -> None:
+    rows = "".join(f"a.jpg,{name}\n" for name in ("nan", "None", "NULL", "n/a", "NA", "cat", "Cat", "CAT"))
+    with pytest.raises(DataError) as caught:
+        read_custom(build(tmp_path, f"image,labels\n{rows}"))
+    assert str(caught.value).count("classes.txt") == 1
+
+
+@pytest.mark.parametrize(
+    "column", ["site", "slide", "plot", "plant", "spot", "sport", "slice", "pilot", "splits", "subset"]
+)
+def test_read_custom__ordinary_columns_are_not_misspelled_splits(tmp_path: Path, column: str) -> None:
+    dataset = read_custom(build(tmp_path, f"image,labels,{column}\na.jpg,cat,north\nb.jpg,cat,train\n"))
+    assert dataset.unread_columns == (column,)
+    assert dataset.warnings == ()
+
+
+def test_read_custom__column_of_splits_with_another_name(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels,phase,vehicle\na.jpg,cat,Train,train\nb.jpg,cat,val,train\n"))
+    assert dataset.warnings == (
+        "column 'phase' holds splits ('train', 'val') but is not read: rename it to 'split' if these are the splits",
+    )
 
 
 def test_read_custom__names_with_commas_may_be_classes(tmp_path: Path) -> None:

@@ -162,12 +162,10 @@ def test_write_custom__coco(tmp_path: Path) -> None:
     assert [sample.id for sample in read.split("val")] == ["val2014/1"]
 
 
-@pytest.mark.parametrize("name", ["cat;dog", "#cat", " cat", "cat\ndog"])
+@pytest.mark.parametrize("name", ["cat;dog", "#cat", " cat", "cat  dog"])
 def test_write_custom__class_names_that_cannot_be_written(tmp_path: Path, name: str) -> None:
     dataset = replace(class_folders(tmp_path / "photos"), class_names=(name, "dogs"))
-    with pytest.raises(
-        DataError, match=r"(?s)^class '.*' cannot be written to labels\.csv and classes\.txt, where ';'"
-    ):
+    with pytest.raises(DataError, match=r"^class '.*' cannot be written to labels\.csv and classes\.txt, where ';'"):
         write_custom(dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

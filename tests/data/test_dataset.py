@@ -61,6 +61,8 @@ def test_split__empty() -> None:
     [
         ((), "pets has no classes: label at least one image"),
         (("cat", "cat"), "pets, class names: 'cat' occurs twice"),
+        (("cat", ""), "pets: the class name '' has no visible character: rename the class"),
+        (("cat", "x\0"), r"pets: the class name 'x\\x00' has a control character"),
         (("cat", "Background"), "pets lists 'background' as a class: list the foreground classes only"),
         (tuple(map(str, range(255))), "pets has 255 classes: the limit is 254, since masks have 8 bits"),
     ],

@@ -1,0 +1,56 @@
+"""classes.txt: the classes in the order of their numbers. Names that are listed there are meant, also odd ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.class_names import canonical_name, doubtful_names, joined_names, quoted
+from data.errors import DataError
+from data.text_files import COMMENT, read_text
+
+CLASSES_FILE = "classes.txt"
+LIST_IF_MEANT = f"if it is a class, list all classes in {CLASSES_FILE}, one per line"
+MOST_TOLD = 10  # names in one message
+
+
+def read_class_list(path: Path) -> tuple[str, ...]:
+    """Return the lines of classes.txt without comments and blank lines; empty if the file is missing.
+
+    Raises:
+        DataError: The file is unreadable or blank.
+    """
+    if not path.exists():
+        return ()
+    lines = tuple(name for line in read_text(path).splitlines() if (name := canonical_name(line)))
+    if not lines:
+        raise DataError(f"{path} is empty: write one class per line, or remove it")
+    return tuple(line for line in lines if not line.startswith(COMMENT))
+
+
+def refuse_doubtful_names(counts: Mapping[str, int], place: Path | str, kind: str, advice: str) -> None:
+    """Refuse names that are not listed and were probably not meant as classes.
+
+    Args:
+        counts: All names, with the number of images of each.
+        place: Where they are, for the message.
+        kind: What has the names, for example 'folder'.
+        advice: What to do if a name is not meant as a class.
+
+    Raises:
+        DataError: See `doubtful_names`.
+    """
+    if doubtful := doubtful_names(counts):
+        told = [f"{kind} {quoted(name)} {problem}" for name, problem in list(doubtful.items())[:MOST_TOLD]]
+        told += [f"and {len(doubtful) - MOST_TOLD} more"] if len(doubtful) > MOST_TOLD else []
+        raise DataError(f"{place}: {'; '.join(told)}: {advice}; {LIST_IF_MEANT}")
+
+
+def joined_warnings(counts: Mapping[str, int], advice: str) -> tuple[str, ...]:
+    """Return a warning about names that may be several labels, 'cat/dog' beside 'cat' and 'dog'; usually nothing."""
+    joined = joined_names(counts)
+    more = f" and {len(joined) - MOST_TOLD} more" if len(joined) > MOST_TOLD else ""
+    names = ", ".join(map(quoted, joined[:MOST_TOLD])) + more
+    return (
+        (f"classes whose parts are classes as well: {names}; {advice}, if they are several labels",) if joined else ()
+    )
