@@ -211,16 +211,16 @@ def _values(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             level="note",
             topic="bits",
-            text=f"{_count(len(pixels.deep), 'image')} of 16 bits, whose values use {pixels.bits} bits",
-            advice=f"nothing, if {2**pixels.bits - 1} is meant to be white; otherwise give --image-bits to train-cam",
+            text=f"{_count(len(pixels.deep), 'image')} of 16 bits, whose values are read as {pixels.bits} bits",
+            advice=f"nothing, if {2**pixels.bits - 1} is meant to be white; otherwise give --image-bits",
         )
     if pixels.alpha and not pixels.transparent:
         yield Finding(
             level="warning",
             topic="alpha_is_no_transparency",
-            text=f"{_count(len(pixels.alpha), 'image')} with a band that is marked as alpha (transparency) but has "
-            "many values over most of the image, so that it is ignored",
-            advice="nothing, if it is another band, such as infrared; otherwise give --alpha transparency to train-cam",
+            text=f"{_count(len(pixels.alpha), 'image')} with a band that is marked as alpha (transparency) but is "
+            "read as another band, and ignored",
+            advice="nothing, if it is another band, such as infrared; otherwise give --alpha transparency",
             items=_names(pixels.alpha, dataset),
         )
     elif pixels.alpha:
@@ -228,7 +228,7 @@ def _values(facts: Facts) -> Iterator[Finding]:
             level="note",
             topic="transparency",
             text=f"{_count(len(pixels.alpha), 'image')} with transparency, which is shown on white",
-            advice="nothing, if this is intended; otherwise give --alpha ignore to train-cam",
+            advice="nothing, if this is intended; otherwise give --alpha ignore",
             items=_names(pixels.alpha, dataset),
         )
     inspected = facts.inspections.items()

@@ -9,7 +9,8 @@ import posixpath
 import sys
 import unicodedata
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -122,19 +123,25 @@ def read_reduced(path: Path, side: int, rule: PixelRule = AS_STORED) -> Image.Im
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file, of which only the header is read at first; any error in the block is a DataError."""
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            yield image
+    except Exception as error:  # as in read_image
+        raise _unreadable(path, error) from error
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of the upright image in pixels; only the header of the file is read.
 
     Raises:
         DataError: The file is missing or its header is damaged.
     """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            turned = _transposition(image) in {TRANSPOSITIONS[code] for code in (5, 6, 7, 8)}
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    return (width, height) if turned else (height, width)
+    with _opened(path) as image:
+        turned = _transposition(image) in {TRANSPOSITIONS[code] for code in (5, 6, 7, 8)}
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def stored_size(path: Path) -> tuple[int, int]:
@@ -143,12 +150,8 @@ def stored_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing or its header is damaged.
     """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    return height, width
+    with _opened(path) as image:
+        return image.height, image.width
 
 
 def shorter_side(path: Path) -> int:
@@ -166,11 +169,8 @@ def is_upright_jpeg(path: Path) -> bool:
     Raises:
         DataError: The file is missing or its header is damaged.
     """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            return image.format == "JPEG" and _transposition(image) is None
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        return image.format == "JPEG" and not _is_rotated(image)
 
 
 def is_rotated(path: Path) -> bool:
@@ -179,11 +179,8 @@ def is_rotated(path: Path) -> bool:
     Raises:
         DataError: The file is missing or its header is damaged.
     """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            return _transposition(image) is not None
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        return _is_rotated(image)
 
 
 # Raw modes of grey values with 2 and 4 bits -> the factor by which Pillow scales them to 0..255.
@@ -206,12 +203,9 @@ class MaskFile:
         Raises:
             DataError: The file is missing, is damaged, is an RGB image, or has values outside 0..255.
         """
-        try:
-            with Image.open(self.path, formats=IMAGE_FORMATS) as image:
-                step = _GREY_STEPS.get(_raw_mode(image), 1)
-                mode, values = image.mode, np.array(image) // step
-        except Exception as error:
-            raise _unreadable(self.path, error) from error
+        with _opened(self.path) as image:
+            step = _GREY_STEPS.get(_raw_mode(image), 1)  # the raw mode is lost when the pixels are read
+            mode, values = image.mode, np.array(image) // step
         if mode not in ("P", "L", "1", "I") and not mode.startswith("I;16"):
             raise DataError(
                 f"{self.path} is an image of mode '{mode}': a mask must be a palette or grey PNG whose values "
@@ -348,21 +342,18 @@ def file_contents(path: Path) -> FileContents:
     Raises:
         DataError: The file is missing or damaged.
     """
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            rotated = _transposition(image) is not None
-            if not isinstance(image, TiffImagePlugin.TiffImageFile):
-                # A JPEG of several pages has previews and depth maps of phones in them.
-                return FileContents(getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1, 1, rotated)
-            is_rgb = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 2
-            bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)) if is_rgb else 1
-            pages = 0
-            for page in range(image.n_frames):
-                image.seek(page)
-                pages += not image.tag_v2.get(_SUBFILE_TYPE, 0) & _PREVIEW_OR_MASK
-            return FileContents(pages, bands, rotated or image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1)
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        rotated = _is_rotated(image)
+        if not isinstance(image, TiffImagePlugin.TiffImageFile):
+            # A JPEG of several pages has previews and depth maps of phones in them.
+            return FileContents(getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1, 1, rotated)
+        is_rgb = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 2
+        bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)) if is_rgb else 1
+        pages = 0
+        for page in range(image.n_frames):
+            image.seek(page)
+            pages += not image.tag_v2.get(_SUBFILE_TYPE, 0) & _PREVIEW_OR_MASK
+        return FileContents(pages, bands, rotated)
 
 
 _SUBFILE_TYPE, _PREVIEW_OR_MASK = 254, 1 | 4  # tag of TIFF, and its bits for reduced images and masks of other pages
@@ -374,7 +365,7 @@ def _scaled(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.uint8]:
     if largest >= 1 << bits:
         raise DataError(
             f"it has the value {largest}, but values of this data set have {bits} bits (up to {(1 << bits) - 1}): "
-            "train with a higher --image-bits"
+            "give a higher --image-bits"
         )
     scaled: NDArray[np.uint8] = (values >> (bits - 8)).astype(np.uint8)
     return scaled
@@ -425,6 +416,13 @@ def _transposition(image: Image.Image) -> Image.Transpose | None:
     except Exception:  # with a damaged EXIF block, image viewers show the stored pixels
         return None
     return TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    """Whether an EXIF orientation turns or flips the stored pixels of an opened image."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return bool(image.tag_v2.get(ExifTags.Base.Orientation, 1) in TRANSPOSITIONS)
+    return _transposition(image) is not None
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

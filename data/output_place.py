@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -66,9 +67,8 @@ def check_file_names(files: Iterable[Path]) -> None:
         SettingsError: Names the first file, and says what to do.
     """
     files = list(files)
-    written = set(files)
-    if len(written) < len(files):
-        twice = next(file for place, file in enumerate(files) if file in files[:place])
+    written = Counter(files)
+    if twice := next((file for file, count in written.items() if count > 1), None):
         raise SettingsError(f"two results have the name {twice}: rename one of the images")
     for file in files:
         longest = max(len(os.fsencode(part)) for part in file.parts)
@@ -79,7 +79,9 @@ def check_file_names(files: Iterable[Path]) -> None:
                 f"the name {file.name[:40]}... of a result is too long ({size} bytes, {limit} are possible): rename "
                 f"the image or its folders, or give a shorter --out (in {str(file.parent)[:80]})"
             )
-        if folder := next((folder for folder in file.parents if folder in written), None):
+    for parent in {file.parent: None for file in files}:
+        if folder := next((folder for folder in (parent, *parent.parents) if folder in written), None):
+            file = next(file for file in files if file.is_relative_to(folder) and file != folder)
             raise SettingsError(
                 f"{folder} would be a file and the folder of {file.relative_to(folder)}: rename one of the images"
             )

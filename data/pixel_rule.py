@@ -7,7 +7,7 @@ Both are decided once for all images of a data set, so that they stay comparable
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from data.file_kinds import IMAGE_FORMATS
 from data.images import PixelRule, has_16_bits, has_alpha
 
 DEPTHS = (8, 10, 12, 14, 16)
+DEEP_IMAGES = 1000  # number of 16-bit images to judge their bits by; images with larger values are refused when read
 ALPHA_IMAGES = 100  # number of images with an alpha band to judge it by
 BAND_VALUES = 32  # a band with at least this many values between 0 and 255, in most pixels, is not transparency
 
@@ -46,34 +47,47 @@ class PixelFacts:
         return PixelRule(bits=self.bits, alpha=self.transparent)
 
 
-def pixel_facts(samples: Sequence[Sample]) -> PixelFacts:
-    """Look at the headers of all images, at the values of those with 16 bits, and at some alpha bands.
+def pixel_facts(samples: Sequence[Sample], bits: str = "auto", alpha: str = "auto") -> PixelFacts:
+    """Look at the headers of all images, at the values of some with 16 bits, and at some alpha bands.
 
-    Images that cannot be read are passed over: they are reported where they are used. 16-bit images are read until one
-    of them uses all bits.
+    Images that cannot be read are passed over: they are reported where they are used.
+
+    Args:
+        samples: The images.
+        bits: Number of bits that 16-bit files use, one of DEPTHS; 'auto' reads them, until one uses all bits.
+        alpha: 'transparency' or 'ignore', for alpha bands; 'auto' looks at them.
     """
     paths = list({sample.image: None for sample in samples})
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
         kinds = list(threads.map(_kind, paths, chunksize=256))
         deep = tuple(path for path, (is_deep, _) in zip(paths, kinds, strict=True) if is_deep)
-        alpha = tuple(path for path, (_, is_alpha) in zip(paths, kinds, strict=True) if is_alpha)
-        bits = DEPTHS[0] if deep else DEPTHS[-1]
-        for used in _in_order(threads, deep):
-            bits = max(bits, used)
-            if bits == DEPTHS[-1]:
-                break
-        judged = [one for one in threads.map(_is_transparency, _spread(alpha)) if one is not None]
-    return PixelFacts(deep=deep, bits=bits, alpha=alpha, transparent=not judged or 2 * sum(judged) > len(judged))
+        with_alpha = tuple(path for path, (_, is_alpha) in zip(paths, kinds, strict=True) if is_alpha)
+        return PixelFacts(
+            deep=deep,
+            bits=_bits_of_all(threads, _spread(deep, DEEP_IMAGES)) if bits == "auto" else int(bits),
+            alpha=with_alpha,
+            transparent=_are_transparency(threads, _spread(with_alpha, ALPHA_IMAGES))
+            if alpha == "auto"
+            else alpha == "transparency",
+        )
 
 
-def _in_order(threads: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[int]:
-    """Yield the bits that images use; at most 32 are read ahead."""
-    for start in range(0, len(paths), 32):
-        yield from threads.map(_used_bits, paths[start : start + 32])
+def _bits_of_all(threads: ThreadPoolExecutor, paths: Sequence[Path]) -> int:
+    bits = DEPTHS[0] if paths else DEPTHS[-1]
+    for start in range(0, len(paths), 32):  # more are not read ahead
+        bits = max(bits, *threads.map(_used_bits, paths[start : start + 32]))
+        if bits == DEPTHS[-1]:
+            break
+    return bits
 
 
-def _spread(paths: Sequence[Path]) -> Sequence[Path]:
-    return paths[:: -(-len(paths) // ALPHA_IMAGES)] if paths else paths
+def _are_transparency(threads: ThreadPoolExecutor, paths: Sequence[Path]) -> bool:
+    judged = [one for one in threads.map(_is_transparency, paths) if one is not None]
+    return not judged or 2 * sum(judged) > len(judged)
+
+
+def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
+    return paths[:: -(-len(paths) // count)] if paths else paths
 
 
 def with_pixel_rule(dataset: Dataset, rule: PixelRule) -> Dataset:
@@ -86,21 +100,6 @@ def with_pixel_rule(dataset: Dataset, rule: PixelRule) -> Dataset:
 
     splits = {name: ruled(samples) for name, samples in dataset.splits.items()}
     return replace(dataset, splits=splits, unlabelled=ruled(dataset.unlabelled), pixels=rule)
-
-
-def find_pixel_rule(dataset: Dataset, bits: str = "auto", alpha: str = "auto") -> PixelRule:
-    """Return the rule for a data set.
-
-    Args:
-        dataset: The data set.
-        bits: Number of bits that 16-bit files use, one of DEPTHS; 'auto' reads them to find out.
-        alpha: 'transparency' or 'ignore', for alpha bands; 'auto' looks at them.
-    """
-    found = pixel_facts(all_samples(dataset)) if "auto" in (bits, alpha) else PixelFacts()
-    return PixelRule(
-        bits=found.bits if bits == "auto" else int(bits),
-        alpha=found.transparent if alpha == "auto" else alpha == "transparency",
-    )
 
 
 def all_samples(dataset: Dataset) -> list[Sample]:

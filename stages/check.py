@@ -14,6 +14,7 @@ from data.findings import Facts, Finding, co_occurrence, co_occurring_pairs, fin
 from data.inspection import Inspection, find_unused_masks, inspect_samples
 from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
 from data.readers import open_dataset
+from stages.config import PixelValues
 from stages.runtime.monitor import Monitor
 
 
@@ -88,7 +89,7 @@ class Check:
         }
 
 
-def check(root: Path, monitor: Monitor) -> Check:
+def check(root: Path, monitor: Monitor, config: PixelValues | None = None) -> Check:
     """Read all files of a data set and return counts and findings.
 
     Images and masks that cannot be read are findings; only labels that cannot be read are errors.
@@ -96,8 +97,9 @@ def check(root: Path, monitor: Monitor) -> Check:
     Raises:
         DataError: The folder is not a data set, or its labels contradict each other.
     """
+    config = config or PixelValues()
     dataset = open_dataset(root, skip_bad=True)
-    pixels = pixel_facts(all_samples(dataset))
+    pixels = pixel_facts(all_samples(dataset), config.image_bits, config.alpha)
     dataset = with_pixel_rule(dataset, pixels.rule)
     samples = (*split_images(dataset).values(), *dataset.unlabelled)
     inspections: dict[Path, Inspection] = {}

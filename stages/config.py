@@ -158,7 +158,24 @@ class TrainingSettings(Caching):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCam(TrainingSettings):
+class PixelValues:
+    """How values in image files become 8-bit RGB; settings of `toco check`, and of training."""
+
+    image_bits: ImageBits = option(
+        "auto",
+        "Bits that the values in 16-bit images use; auto looks at up to 1000 of them. All stages use the same.",
+        group=PIXELS,
+    )
+    alpha: AlphaBand = option(
+        "auto",
+        "Whether a band marked as alpha is transparency, shown on white, or another band to ignore, such as infrared; "
+        "auto looks at some of them.",
+        group=PIXELS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCam(PixelValues, TrainingSettings):
     """Settings of `toco train-cam`; the defaults are the paper's for VOC 2012."""
 
     backbone: str = option(
@@ -178,17 +195,6 @@ class TrainCam(TrainingSettings):
         "Resize images so that their longer side has this length; by default 500/448 of the image size, as for VOC.",
         minimum=8,
         group=AUGMENTATION,
-    )
-    image_bits: ImageBits = option(
-        "auto",
-        "Bits that the values in 16-bit images use; auto looks at all of them. All stages of the run use the same.",
-        group=PIXELS,
-    )
-    alpha: AlphaBand = option(
-        "auto",
-        "Whether a band marked as alpha is transparency, shown on white, or another band to ignore, such as infrared; "
-        "auto looks at some of them.",
-        group=PIXELS,
     )
     freeze_encoder_until: float = option(
         0.0,

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stages.config import CAM_RECIPES, Evaluate, MakeLabels, Predict, Report, Run, TrainCam, TrainSeg, View
+from stages.config import (
+    CAM_RECIPES,
+    Evaluate,
+    MakeLabels,
+    PixelValues,
+    Predict,
+    Report,
+    Run,
+    TrainCam,
+    TrainSeg,
+    View,
+)
 from stages.runtime.launch import is_rank_zero
 from toco_cli.options import command
 from toco_cli.settings_file import take_settings
@@ -103,6 +114,7 @@ def init(
 @command(app)
 def check(
     data: Data,
+    config: PixelValues,
     write_labels: Annotated[
         Path | None,
         typer.Option(
@@ -128,7 +140,7 @@ def check(
 
         written = write_custom(open_dataset(data, skip_bad=True), write_labels)
     with _monitor(quiet) as monitor:
-        found = stage(data, monitor)
+        found = stage(data, monitor, config)
     if json:
         typer.echo(json_module.dumps({**found.as_dict(), "written": str(written) if written else None}))
     else:

@@ -11,7 +11,7 @@ from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import ArtifactError, DataError
 from data.images import image_size
 from data.mask_agreement import WRONG_MASKS, MaskedImage, compare_masks, distinct_values
-from data.pixel_rule import find_pixel_rule, with_pixel_rule
+from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
 from data.readers import check_images, open_dataset, read_mask
 from stages.config import Machine, TrainCam
 from stages.run_folder.artifacts import PRODUCERS, StageFolder, check_classes, in_use, read_config
@@ -143,7 +143,7 @@ def with_chosen_pixels(dataset: Dataset, config: TrainCam, run: Path, monitor: M
     """Decide how values in image files become 8-bit RGB, for this run; a resumed training keeps its rule."""
     if resume and in_use(run / "cam"):
         return with_pixel_rule(dataset, StageFolder(path=run / "cam", config=read_config(run, "cam")).pixels)
-    rule = find_pixel_rule(dataset, config.image_bits, config.alpha)
+    rule = pixel_facts(all_samples(dataset), config.image_bits, config.alpha).rule
     if rule.bits < 16:
         monitor.note(f"values in 16-bit images are read as {rule.bits} bits; --image-bits sets another number")
     if not rule.alpha:

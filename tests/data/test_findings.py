@@ -333,8 +333,8 @@ def test_find_all__values_in_16_bits_and_alpha() -> None:
     pixels = PixelFacts(deep=paths, bits=12, alpha=paths[:1], transparent=False)
     bits, alpha = find_all(replace(facts(found), pixels=pixels))
     assert (bits.level, bits.topic) == ("note", "bits")
-    assert bits.text == "2 images of 16 bits, whose values use 12 bits"
-    assert bits.advice == "nothing, if 4095 is meant to be white; otherwise give --image-bits to train-cam"
+    assert bits.text == "2 images of 16 bits, whose values are read as 12 bits"
+    assert bits.advice == "nothing, if 4095 is meant to be white; otherwise give --image-bits"
     assert (alpha.level, alpha.topic) == ("warning", "alpha_is_no_transparency")
     assert "--alpha transparency" in alpha.advice
     (shown,) = find_all(replace(facts(found), pixels=PixelFacts(alpha=paths)))

@@ -25,6 +25,7 @@ from data.images import (
     find_unread,
     image_id,
     image_size,
+    is_rotated,
     is_upright_jpeg,
     read_image,
     read_reduced,
@@ -581,7 +582,13 @@ def test_file_contents__pages(tmp_path: Path) -> None:
         assert pixel(tmp_path / name)[0] > 200
     pages[0].save(tmp_path / "one.tif")
     assert file_contents(tmp_path / "one.tif") == (1, 3, False)
-    assert file_contents(rotated(tmp_path / "a.jpg", 6)).rotated
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_is_rotated(tmp_path: Path, suffix: str) -> None:
+    for orientation, expected in ((1, False), (2, True), (6, True)):
+        path = rotated(tmp_path / f"{orientation}{suffix}", orientation)
+        assert is_rotated(path) is file_contents(path).rotated is expected
 
 
 def test_file_contents__reduced_images_in_a_tiff_are_no_pages(tmp_path: Path) -> None:

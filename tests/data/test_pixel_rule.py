@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import pixel_rule
 from data.dataset import Dataset, Sample
 from data.images import AS_STORED, PixelRule, read_image
-from data.pixel_rule import find_pixel_rule, pixel_facts, with_pixel_rule
+from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
 
 RAMP = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
 
@@ -66,6 +67,22 @@ def test_pixel_facts__one_image_decides_for_all(tmp_path: Path) -> None:
     assert pixel_facts(samples(*paths)).rule == PixelRule(bits=14)
 
 
+def test_pixel_facts__reads_some_images_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values of at most DEEP_IMAGES images are read, spread over all."""
+    monkeypatch.setattr(pixel_rule, "DEEP_IMAGES", 10)
+    read: list[Path] = []
+
+    def used_bits(path: Path) -> int:
+        read.append(path)
+        return 12
+
+    monkeypatch.setattr(pixel_rule, "_used_bits", used_bits)
+    paths = [grey_16(tmp_path / f"{number:03d}.png", 4000) for number in range(35)]
+    found = pixel_facts(samples(*paths))
+    assert (found.deep, found.bits) == (tuple(paths), 12)
+    assert sorted(read) == paths[::4]
+
+
 def test_pixel_facts__8_bits(tmp_path: Path) -> None:
     for name, mode in (("a.jpg", "RGB"), ("b.png", "P"), ("c.bmp", "RGB"), ("d.webp", "RGB"), ("e.tif", "L")):
         Image.new(mode, (4, 4)).save(tmp_path / name)
@@ -103,15 +120,15 @@ def test_with_pixel_rule__for_all_images(tmp_path: Path) -> None:
     found = dataset(grey_16(tmp_path / "a.png", 4000), grey_16(tmp_path / "b.png", 2000))
     assert found.pixels == AS_STORED
     assert with_pixel_rule(found, AS_STORED) is found
-    ruled = with_pixel_rule(found, find_pixel_rule(found))
+    ruled = with_pixel_rule(found, pixel_facts(all_samples(found)).rule)
     assert ruled.pixels == PixelRule(bits=12)
     brightness = {one.id: read_image(one.image, rule=one.pixels).getpixel((2, 0)) for one in ruled.by_id().values()}
     assert brightness == {"a.png": (250, 250, 250), "b.png": (125, 125, 125)}  # comparable
 
 
-def test_find_pixel_rule__options_come_first(tmp_path: Path) -> None:
+def test_pixel_facts__options_come_first(tmp_path: Path) -> None:
     found = dataset(grey_16(tmp_path / "a.png", 4000), with_alpha(tmp_path / "b.png", RAMP))
-    assert find_pixel_rule(found) == PixelRule(bits=12, alpha=False)
-    assert find_pixel_rule(found, "14") == PixelRule(bits=14, alpha=False)
-    assert find_pixel_rule(found, alpha="transparency") == PixelRule(bits=12, alpha=True)
-    assert find_pixel_rule(found, "16", "ignore") == PixelRule(bits=16, alpha=False)
+    assert pixel_facts(all_samples(found)).rule == PixelRule(bits=12, alpha=False)
+    assert pixel_facts(all_samples(found), "14").rule == PixelRule(bits=14, alpha=False)
+    assert pixel_facts(all_samples(found), alpha="transparency").rule == PixelRule(bits=12, alpha=True)
+    assert pixel_facts(all_samples(found), "16", "ignore").rule == PixelRule(bits=16, alpha=False)

@@ -13,7 +13,7 @@ from data.errors import ArtifactError, DataError
 from data.images import AS_STORED, PixelRule
 from data.readers import open_dataset
 from stages.check import check
-from stages.config import MakeLabels, Predict
+from stages.config import MakeLabels, PixelValues, Predict
 from stages.labels.store import LabelFile
 from stages.make_labels import make_labels
 from stages.predict import predict
@@ -100,6 +100,9 @@ def test_check__shows_the_rule(draw_pictures: Callable[[Path], Path], tmp_path: 
     found = check(data, SilentMonitor())
     assert found.as_dict()["pixels"] == {"bits": 12, "alpha": True}
     (finding,) = [one for one in found.findings if one.topic == "bits"]
-    assert finding.text == "10 images of 16 bits, whose values use 12 bits"
+    assert finding.text == "10 images of 16 bits, whose values are read as 12 bits"
     assert not {"nearly_black", "one_colour", "duplicate"} & {one.topic for one in found.findings}
+    other = check(data, SilentMonitor(), PixelValues(image_bits="16", alpha="ignore"))
+    assert other.as_dict()["pixels"] == {"bits": 16, "alpha": False}
+    assert "nearly_black" in {one.topic for one in other.findings}
     assert open_dataset(data).pixels == AS_STORED  # readers do not look at pixels

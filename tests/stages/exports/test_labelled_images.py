@@ -41,7 +41,7 @@ def test_labelled_images__progress(export_run: Any, listener: Any) -> None:
 
 def test_open_labelled_images__moved_data(export_run: Any, tmp_path: Path) -> None:
     moved = export_run.data.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match="data is not a folder"):
+    with pytest.raises(ArtifactError, match=r"data, the data set of .*, does not exist or is empty: .* with --data"):
         open_images(export_run.run)
     assert open_images(export_run.run, moved).folder == (moved / "images").resolve()
 
