@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 MISSING_VALUES = frozenset(
     {"nan", "NaN", "NAN", "None", "none", "NONE", "null", "Null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>"}
 )
+# In lists of classes, what label programs write for pixels without a class.
+NO_CLASSES = frozenset({"background", "_background_", "__background__", "ignored", "void"})
 # In use between labels; only ';' is read. A blank between quotes is one in arrays of NumPy.
 BETWEEN_LABELS = re.compile(r"[,;|，；、｜]|(?<=['\"])\s+(?=['\"])")  # noqa: RUF001
 SEPARATORS = re.compile(rf"{BETWEEN_LABELS.pattern}|[/+&／]")  # the last ones are as usual in names: T-shirt/top  # noqa: RUF001

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 
-from data.class_names import canonical_name
+from data.class_names import NO_CLASSES, canonical_name
 from data.dataset import list_names
 from data.errors import DataError, reason
 
@@ -142,8 +142,12 @@ def read_instances(path: Path) -> Instances:
             problems.append(f"{where}: {error}")
     refuse_entries(path, problems)
     used = {annotation.category for image in images.values() for annotation in image.annotations}
-    for parent in _unused_parents(content, used):
-        del categories[parent]
+    groups = _groups(content)
+    categories = {
+        key: name
+        for key, name in categories.items()
+        if key in used or not (key in groups or name.lower() in NO_CLASSES)
+    }
     _check_names(categories, path)
     return Instances(categories, tuple(images.values()), tuple(stray))
 
@@ -192,27 +196,25 @@ def _categories(content: dict[str, Any], problems: list[str]) -> dict[str, str]:
             categories[key] = canonical_name(_text(entry, "name"))
         except DataError as error:
             problems.append(f"{where}: {error}")
-    return dict(sorted(categories.items(), key=lambda item: _in_order(item[0])))
+    return dict(sorted(categories.items(), key=lambda item: _numbers_first(item[0])))
 
 
-def _in_order(key: str) -> tuple[int, str]:
-    """Return a value to sort by: numbers come first."""
+def _numbers_first(key: str) -> tuple[int, int, str]:
+    """Return a value to sort by: numbers by their value, then text."""
     try:
-        return int(key), ""
+        return 0, int(key), ""
     except ValueError:
-        return MOST_PIXELS, key
+        return 1, 0, key
 
 
-def _unused_parents(content: dict[str, Any], used: set[str]) -> set[str]:
-    """Return the categories that only group others: Roboflow writes one, with the name of the project."""
+def _groups(content: dict[str, Any]) -> set[str]:
+    """Return the categories that may only group others: Roboflow writes one, with the name of the project."""
     categories = [entry for entry in content["categories"] if isinstance(entry, dict)]
     groups = {canonical_name(name) for one in categories if isinstance(name := one.get("supercategory"), str)}
     return {
-        key
+        _key(entry, "id")
         for entry in categories
-        if entry.get("supercategory") == "none"
-        and canonical_name(entry["name"]) in groups
-        and (key := _key(entry, "id")) not in used
+        if entry.get("supercategory") == "none" and canonical_name(entry["name"]) in groups
     }
 
 
@@ -231,14 +233,14 @@ def _key(entry: dict[str, Any], name: str) -> str:
     elif isinstance(value, str):
         value = canonical_name(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}: write a whole number")
+        raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}, not a whole number")
     return str(value)
 
 
 def _text(entry: dict[str, Any], name: str) -> str:
     value = entry.get(name)
     if not isinstance(value, str) or len(value.strip().splitlines()) != 1:
-        raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}: write a text in one line")
+        raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}, not a text in one line")
     return value
 
 
@@ -253,7 +255,7 @@ def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
         except (TypeError, ValueError, OverflowError):
             whole = False
         if not whole:
-            raise DataError(f"'{name}' is {value!r}: write a number of pixels")
+            raise DataError(f"'{name}' is {value!r}, not a number of pixels")
         sides.append(side)
     height, width = sides
     if height * width > MOST_PIXELS:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.coco_annotations import ImageEntry, Instances, Region, read_instances, refuse_entries
-from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, default_splits, list_names
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, default_splits, list_names, with_unique_ids
 from data.errors import DataError
 from data.file_names import FileNames
 from data.images import find_images, image_id, image_size
@@ -22,6 +22,7 @@ from data.images import find_images, image_id, image_size
 PREFIX = "instances_"
 BESIDE_IMAGES = "_annotations.coco.json"  # Roboflow's file in train/, valid/ and test/
 PARENTS = ("", "images", "JPEGImages")  # folders in which train2014/ and val2014/ are found in practice
+FEW_UNANNOTATED = 0.1  # fraction of images; if more have no annotation, most are probably not annotated yet
 PROBED_IMAGES = 100  # a folder is the right one if it has one of the first images of the annotation file
 
 
@@ -60,10 +61,11 @@ class CocoMask:
 
 
 class AnnotationFile(NamedTuple):
-    """What one annotation file gives; see `Dataset` for `missing` and `warnings`."""
+    """What one annotation file gives; see `Dataset` for `unlabelled`, `missing` and `warnings`."""
 
     class_names: tuple[str, ...]
     samples: tuple[Sample, ...]
+    unlabelled: tuple[Sample, ...]
     missing: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -90,44 +92,66 @@ def read_coco(root: Path, *, skip_bad: bool = False) -> Dataset:
     """Read every annotation file whose images exist.
 
     The classes are the categories of the training split, sorted by their ids; other splits may have other ids for the
-    same names. Images without annotations are skipped, as in published results: 82,081 of the 82,783 images of
-    train2014 remain.
+    same names.
+
+    Images without annotations show none of the classes if they are beside Roboflow's file, which has only images that
+    were looked at, or if they are few: COCO has 1 % of them, which published results leave out (82,081 of the 82,783
+    images of train2014 remain). Otherwise they have no labels.
+
+    Splits of which images are missing cannot be used; the others can.
 
     Args:
         root: The folder.
-        skip_bad: Skip images whose file is missing, instead of raising an error.
+        skip_bad: Skip images whose file is missing.
 
     Raises:
-        DataError: An annotation file is damaged, two files have different categories, or images are missing.
+        DataError: An annotation file is damaged, two files have different categories, or no split has images.
     """
     paths = find_coco(root)
     train, _ = default_splits(paths)
     files: dict[str, AnnotationFile] = {}
-    skipped: list[str] = []
+    incomplete: dict[str, str] = {}
+    warned: list[str] = []
     class_names: tuple[str, ...] = ()  # of the training split, if it has images
     for split, path in sorted(paths.items(), key=lambda item: item[0] != train):
-        file = _read_file(path, root, class_names, skip_bad)
+        specific, others = _image_folders(root, path, alone=len(paths) == 1)
+        file = _read_file(path, root, (specific, others), class_names)
         if file is None:
-            skipped.append(f"{path.relative_to(root)} is skipped: its images are missing")
+            warned.append(f"{path.relative_to(root)} is skipped: its images are missing")
+            places = list_names(str(folder) for folder in specific[:2])
+            incomplete[split] = f"{path} has annotations, but its images are missing: put them into one of {places}"
             continue
         files[split], class_names = file, file.class_names
-        skipped += file.warnings
-    if not files:
-        names = list_names(str(folder) for folder in _image_folders(root, next(iter(paths.values())))[:2])
-        raise DataError(f"{root} has annotations but no images: put the images into one of {names}")
-    splits = {split: files[split].samples for split in paths if split in files}
-    missing = tuple(name for file in files.values() for name in file.missing)
-    train_split, val_split = default_splits(splits)
+        warned += file.warnings
+        if file.missing and not (skip_bad and file.samples):
+            others_missing = len(file.missing) - 1
+            more = f" (and {others_missing} more)" if others_missing else ""
+            skip = ", or skip it with --skip-bad" if file.samples else ""
+            incomplete[split] = f"{path}, {file.missing[0]}{more}{skip}"
+    if incomplete and not any(file.samples for file in files.values()):
+        raise DataError(next(iter(incomplete.values())))
+    splits = with_unique_ids(
+        {
+            **{split: files[split].samples for split in paths if split in files},
+            "": tuple(sample for file in files.values() for sample in file.unlabelled),
+        },
+        root,
+    )
+    unlabelled = {sample.image: sample for sample in splits.pop("")}
+    labelled = {sample.image for samples in splits.values() for sample in samples}
+    missing = tuple(line for file in files.values() for line in file.missing)
     return Dataset(
         root=root,
         layout="coco",
         class_names=class_names,
-        splits=_with_unique_ids(splits, root),
-        train_split=train_split,
-        val_split=val_split,
-        warnings=tuple(skipped),
+        splits=splits,
+        train_split=train,
+        val_split=default_splits({train: None, **splits})[1],
+        warnings=tuple(warned),
         counted=(f"images that are missing, skipped: {len(missing)}",) if missing else (),
+        unlabelled=tuple(sample for image, sample in unlabelled.items() if image not in labelled),
         missing=missing,
+        incomplete=incomplete,
     )
 
 
@@ -138,29 +162,39 @@ def _name_splits(paths: Mapping[str, Path]) -> dict[str, Path]:
     return {short[name] if times[short[name]] == 1 else name: path for name, path in paths.items()}
 
 
-def _image_folders(root: Path, path: Path) -> list[Path]:
-    """Return the folders that may hold the images of an annotation file, the most specific first."""
+def _image_folders(root: Path, path: Path, *, alone: bool) -> tuple[list[Path], list[Path]]:
+    """Return the folders that only an annotation file's images are in, and those that may hold others as well.
+
+    Args:
+        root: The folder of the data set.
+        path: The annotation file.
+        alone: Whether there is no other.
+    """
     if path.name == BESIDE_IMAGES:
-        return [path.parent]
+        return [path.parent], []
     name = path.stem.removeprefix(PREFIX)
-    specific = [root / parent / kind for kind in (name, name.rstrip("0123456789")) for parent in PARENTS]
-    return [*dict.fromkeys(specific), root / "images", root / "JPEGImages", root]
+    kinds = (name, name.rstrip("0123456789") or name)
+    specific = list(dict.fromkeys(root / parent / kind for kind in kinds for parent in PARENTS))
+    shared = [root / parent for parent in PARENTS if parent]
+    return ([*specific, *shared], [root]) if alone else (specific, [*shared, root])
 
 
-def _read_file(path: Path, root: Path, class_names: tuple[str, ...], skip_bad: bool) -> AnnotationFile | None:
+def _read_file(
+    path: Path, root: Path, folders: tuple[list[Path], list[Path]], class_names: tuple[str, ...]
+) -> AnnotationFile | None:
     """Read an annotation file; None if its images are missing.
 
     Args:
         path: The file.
         root: The folder of the data set.
+        folders: See `_image_folders`.
         class_names: The classes, if another split has given them.
-        skip_bad: See `read_coco`.
     """
-    folders = [folder for folder in _image_folders(root, path) if folder.is_dir()]
-    if not folders:  # avoids loading hundreds of megabytes
+    specific, others = ([folder for folder in some if folder.is_dir()] for some in folders)
+    if not (specific or others):  # avoids loading hundreds of megabytes
         return None
     content = read_instances(path)
-    names = _image_names(content, folders, path)
+    names = _image_names(content, specific, others, path)
     if names is None:
         return None
     class_names = class_names or tuple(content.categories.values())
@@ -170,52 +204,64 @@ def _read_file(path: Path, root: Path, class_names: tuple[str, ...], skip_bad: b
             "categories"
         )
     samples, missing = _samples(content, names, class_names, path)
-    if missing and not skip_bad:
-        more = f" (and {len(missing) - 1} more of {len(content.images)} images)" if len(missing) > 1 else ""
-        raise DataError(f"{path}, {missing[0]}{more}, or skip it with --skip-bad")
-    return AnnotationFile(class_names, samples, missing, _warnings(content, names, path.relative_to(root)))
+    told = _warnings(content, names, path, root)
+    labelled, unlabelled = (tuple(one for one in samples if one.labelled is wanted) for wanted in (True, False))
+    return AnnotationFile(class_names, labelled, unlabelled, missing, told)
 
 
-def _image_names(content: Instances, folders: list[Path], path: Path) -> FileNames | None:
+def _image_names(content: Instances, specific: list[Path], others: list[Path], path: Path) -> FileNames | None:
     """Return the names in the folder that has the images of a file; None if there is no such folder."""
     probed = content.images[:PROBED_IMAGES]
-    for folder in folders:
+    for folder in (*specific, *others):
         if any(os.path.isfile(folder / image.file_name) for image in probed):
             return FileNames(folder, find_images(folder))
-    for folder in folders:  # names that are not exactly those of the files
-        names = FileNames(folder, find_images(folder))
+    listed = {folder: find_images(folder) for folder in (*specific, *others)}
+    for folder, images in listed.items():  # names that are not exactly those of the files
+        names = FileNames(folder, images)
         if any(names.find(image.file_name, f"{path}, {image.where}") for image in probed):
             return names
-    return None
+    # Images are there: if the file has other names, that is a mistake to be told.
+    return next((FileNames(folder, listed[folder]) for folder in specific if listed[folder]), None)
 
 
 def _samples(
     content: Instances, names: FileNames, class_names: tuple[str, ...], path: Path
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """Return the images that have annotations, and a line for each of those whose file is missing."""
+    """Return the images, and a line for each of those that have labels but no file."""
     number_of = {name: number for number, name in enumerate(class_names, start=1)}
     class_of = {key: number_of[name] for key, name in content.categories.items()}
+    negatives = _shows_negatives(content, path)
+    outlined = any(one.segmentation for image in content.images for one in image.annotations)
     samples: dict[str, Sample] = {}
     missing, problems = [], []
-    for image in content.images:
-        if not image.annotations:
-            continue
+    for image in sorted(content.images, key=lambda image: not image.annotations):
+        labelled = bool(image.annotations) or negatives
         file = names.find(image.file_name, f"{path}, {image.where}")
         if file is None:
-            missing.append(f"{image.where}: {names.describe_missing(image.file_name)}")
+            if labelled:
+                missing.append((image.where, image.file_name))
             continue
         if file in samples:
-            problems.append(f"{image.where}: another entry has the same file_name '{image.file_name}'")
+            if image.annotations:
+                problems.append(f"{image.where}: another entry has the same file_name '{image.file_name}'")
             continue
         classes = tuple(sorted({class_of[annotation.category] for annotation in image.annotations}))
         try:
-            mask = _mask(image, names.folder / file, class_of, path)
+            mask = _mask(image, names.folder / file, class_of, path) if labelled and outlined else None
         except DataError as error:
             problems.append(str(error))
             continue
-        samples[file] = Sample(id=image_id(file), image=names.folder / file, classes=classes, mask=mask)
+        samples[file] = Sample(
+            id=image_id(file), image=names.folder / file, classes=classes, mask=mask, labelled=labelled
+        )
     refuse_entries(path, problems)
-    return tuple(samples.values()), tuple(missing)
+    return tuple(samples.values()), names.describe_all_missing(missing)
+
+
+def _shows_negatives(content: Instances, path: Path) -> bool:
+    """Whether images without annotation show none of the classes; otherwise they are probably not annotated yet."""
+    unannotated = sum(not image.annotations for image in content.images)
+    return path.name == BESIDE_IMAGES or unannotated <= FEW_UNANNOTATED * len(content.images)
 
 
 def _mask(image: ImageEntry, file: Path, class_of: Mapping[str, int], path: Path) -> CocoMask | None:
@@ -244,30 +290,20 @@ def _mask(image: ImageEntry, file: Path, class_of: Mapping[str, int], path: Path
     return CocoMask(source, height, width, tuple(region for _, region in by_area))
 
 
-def _warnings(content: Instances, names: FileNames, path: Path) -> tuple[str, ...]:
-    texts = list(names.warnings(str(path)))
-    if unlabelled := sum(not image.annotations for image in content.images):
-        texts.append(f"images without annotation in {path}, skipped: {unlabelled}")
+def _warnings(content: Instances, names: FileNames, path: Path, root: Path) -> tuple[str, ...]:
+    file = path.relative_to(root)
+    texts = list(names.warnings(str(file)))
+    if unannotated := sum(not image.annotations for image in content.images):
+        treated = (
+            "read as images that show none of the classes"
+            if _shows_negatives(content, path)
+            else f"more than {FEW_UNANNOTATED:.0%}, so that they are probably not annotated yet: not trained on "
+            "(make-labels --image-labels predicted uses them)"
+        )
+        texts.append(f"images without annotation in {file}: {unannotated}, {treated}")
     if content.stray:
         texts.append(
-            f"annotations of images that {path} does not have, skipped: {len(content.stray)}, for example "
+            f"annotations of images that {file} does not have, skipped: {len(content.stray)}, for example "
             f"{content.stray[0]}"
         )
     return tuple(texts)
-
-
-def _with_unique_ids(splits: Mapping[str, tuple[Sample, ...]], root: Path) -> dict[str, tuple[Sample, ...]]:
-    """Return the splits with ids from the paths below `root`, if two splits have different images of one id.
-
-    For example train/1.jpg and val/1.jpg, which their annotation files both call 1.jpg.
-    """
-    images: dict[str, Path] = {}
-    clash = any(
-        images.setdefault(sample.id, sample.image) != sample.image for samples in splits.values() for sample in samples
-    )
-    if not clash:
-        return dict(splits)
-    return {
-        split: tuple(replace(one, id=image_id(one.image.relative_to(root).as_posix())) for one in samples)
-        for split, samples in splits.items()
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.class_names import unusable_name
 from data.errors import DataError
-from data.images import AS_STORED, PixelRule
+from data.images import AS_STORED, PixelRule, image_id
 
 IGNORE_INDEX = 255
 MAX_CLASSES = 254  # what is left of the 256 values of a mask
@@ -72,6 +72,7 @@ class Dataset:
         counted: Further warnings; `find_all` reports the same in more detail.
         unlabelled: Images without labels; they belong to no split.
         missing: Images with labels but without a file, by their names in the labels or one line each; they are skipped.
+        incomplete: Splits that cannot be used, since images are missing: {split: message of the error}.
         unread_columns: Columns of labels.csv that have no meaning here.
         unread_files: Pictures and videos beside the images whose kind is not read, by their paths below `root`.
         pixels: How values become 8-bit RGB. Readers leave the default; see `data.pixel_rule`.
@@ -90,6 +91,7 @@ class Dataset:
     counted: tuple[str, ...] = ()
     unlabelled: tuple[Sample, ...] = ()
     missing: tuple[str, ...] = ()
+    incomplete: Mapping[str, str] = field(default_factory=dict)
     unread_columns: tuple[str, ...] = ()
     unread_files: tuple[str, ...] = ()
     pixels: PixelRule = AS_STORED
@@ -114,9 +116,11 @@ class Dataset:
         """Return the samples of a split; without a name those of `train_split`.
 
         Raises:
-            DataError: The split does not exist or is empty.
+            DataError: The split does not exist, is empty, or lacks images.
         """
         name = self.train_split if name is None else name
+        if name in self.incomplete:
+            raise DataError(self.incomplete[name])
         if name not in self.splits:
             raise DataError(f"{self.root} has no split '{name}': choose one of {list_names(self.splits)}")
         if not self.splits[name]:
@@ -144,6 +148,23 @@ def drop_same_ids(unlabelled: Iterable[Sample], beside: Iterable[Sample]) -> tup
             dropped.append(f"'{sample.image.name}' beside '{first.name}'")
     text = f"images without labels that have the name of another image, skipped: {len(dropped)}"
     return tuple(kept), (f"{text}, for example {dropped[0]}",) if dropped else ()
+
+
+def with_unique_ids(splits: Mapping[str, tuple[Sample, ...]], root: Path) -> dict[str, tuple[Sample, ...]]:
+    """Return the splits with ids from the paths below `root`, if two splits have different images of one id.
+
+    For example train/1.jpg and val/1.jpg, whose ids are both '1' in their own folders.
+    """
+    images: dict[str, Path] = {}
+    clash = any(
+        images.setdefault(sample.id, sample.image) != sample.image for samples in splits.values() for sample in samples
+    )
+    if not clash:
+        return dict(splits)
+    return {
+        split: tuple(replace(one, id=image_id(one.image.relative_to(root).as_posix())) for one in samples)
+        for split, samples in splits.items()
+    }
 
 
 def checked_mask(

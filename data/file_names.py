@@ -9,7 +9,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,6 +20,7 @@ from data.images import find_unread, image_id
 
 Index = Mapping[str, list[str]]  # key -> the files that have it
 
+DESCRIBED = 10  # missing images for which a similar file is searched; each takes up to 0.1 s
 COMPARED_NAMES = 4_000  # most similar in alphabetical order; comparing all of 100,000 takes seconds
 
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")  # the beginning of absolute paths, also of Windows
@@ -116,6 +117,19 @@ class FileNames:
             f" (did you mean '{nearest}'?)" if nearest else f" (which has for example '{example}')" if example else ""
         )
         return f"image '{written}' is missing in {place}{hint}: add it or correct the name"
+
+    def describe_all_missing(self, missing: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+        """Return one line for each missing image, with the most similar file for the first ones.
+
+        Args:
+            missing: For each image the place where it is written, and its name as written.
+        """
+        described = [_prefix(where) + self.describe_missing(written) for where, written in missing[:DESCRIBED]]
+        others = [
+            f"{_prefix(where)}image '{written}' is missing in {self.folder.name}/"
+            for where, written in missing[DESCRIBED:]
+        ]
+        return (*described, *others)
 
     def warnings(self, source: str) -> tuple[str, ...]:
         """Return one line if names had to be corrected: their number and the first of them; otherwise nothing.

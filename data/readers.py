@@ -43,12 +43,15 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
 
 def _pseudo_mask_warnings(root: Path) -> list[str]:
     masks = root / "masks"
-    texts = {
-        f"{root} was written by toco: its masks are results of toco, not ground truth": written_by_toco(root),
-        f"{masks} was written by toco and is not used as ground truth; if you corrected these masks, delete "
-        f"{masks / MARK}": written_by_toco(masks),
-    }
-    return [text for text, applies in texts.items() if applies]
+    texts = []
+    if written_by_toco(root):
+        texts.append(f"{root} was written by toco: its masks are results of toco, not ground truth")
+    if written_by_toco(masks):
+        texts.append(
+            f"{masks} was written by toco and is not used as ground truth; if you corrected these masks, delete "
+            f"{masks / MARK}"
+        )
+    return texts
 
 
 def _read(root: Path, *, skip_bad: bool) -> Dataset:

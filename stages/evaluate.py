@@ -177,7 +177,9 @@ def no_class_shown(dataset: Dataset, split: str, images: int) -> NoGroundTruthEr
 
 def _network_split(dataset: Dataset, cam: StageFolder) -> str:
     val = dataset.val_split
-    if val is not None and any(sample.mask is not None for sample in dataset.splits[val]):
+    if val is not None and (
+        val in dataset.incomplete or any(sample.mask is not None for sample in dataset.splits[val])
+    ):
         return val
     return cam.settings["split"] or dataset.train_split
 

@@ -109,6 +109,8 @@ def check_student_splits(dataset: Dataset, config: TrainSeg) -> None:
             raise DataError(
                 f"split '{config.val_split}' of {dataset.root} has no ground-truth masks: choose another --val-split"
             )
+    elif dataset.val_split is not None:
+        dataset.split(dataset.val_split)
 
 
 def check_calibration(dataset: Dataset, config: MakeLabels) -> None:

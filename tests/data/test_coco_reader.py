@@ -75,9 +75,13 @@ def test_read_coco__labels_in_the_order_of_category_numbers(tmp_path: Path, caps
     assert dataset.class_names == ("person", "dog", "toothbrush")
     (sample,) = dataset.split()
     assert (sample.id, sample.classes) == ("COCO_1", (1, 3))
+    assert [(one.id, one.labelled, one.mask) for one in dataset.unlabelled] == [("COCO_2", False, None)]
     assert sample.image == tmp_path / "train2014" / "COCO_1.jpg"
     assert (dataset.layout, dataset.train_split, dataset.val_split) == ("coco", "train", None)
-    assert dataset.warnings == ("images without annotation in annotations/instances_train2014.json, skipped: 1",)
+    assert dataset.warnings == (
+        "images without annotation in annotations/instances_train2014.json: 1, more than 10%, so that they are "
+        "probably not annotated yet: not trained on (make-labels --image-labels predicted uses them)",
+    )
     assert capsys.readouterr() == ("", "")
 
 
@@ -165,7 +169,7 @@ def test_read_coco__split_without_images_is_left_out(tmp_path: Path) -> None:
 
 
 def test_read_coco__no_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has annotations but no images: put the images into one of '"):
+    with pytest.raises(DataError, match=r"has annotations, but its images are missing: put them into one of '"):
         read_coco(build(tmp_path, [], folder="elsewhere"))
 
 
@@ -251,10 +255,13 @@ def test_read_coco__roboflow(tmp_path: Path) -> None:
     assert dataset.class_names == ("disc", "square")
     assert (dataset.train_split, dataset.val_split) == ("train", "valid")
     assert {split: [(one.id, one.classes) for one in samples] for split, samples in dataset.splits.items()} == {
-        "train": [("train/COCO_1", (1,))],
-        "valid": [("valid/COCO_1", (2,))],
-        "test": [("test/COCO_1", (1,))],
+        "train": [("train/COCO_1", (1,)), ("train/COCO_2", ())],
+        "valid": [("valid/COCO_1", (2,)), ("valid/COCO_2", ())],
+        "test": [("test/COCO_1", (1,)), ("test/COCO_2", ())],
     }
+    assert dataset.warnings[0] == (
+        "images without annotation in train/_annotations.coco.json: 1, read as images that show none of the classes"
+    )
     assert read_coco(tmp_path / "valid").split()[0].id == "COCO_1"  # one of its folders is a data set as well
 
 
@@ -322,9 +329,9 @@ def test_read_coco__ids_as_text(tmp_path: Path) -> None:
         ({"images": [7]}, r"images\[0\] is not an object with keys"),
         (
             {"images": [{"id": 1, "file_name": "a", "height": -1}]},
-            r"\[0\] \(id 1\): 'height' is -1: write a number of p",
+            r"\[0\] \(id 1\): 'height' is -1, not a number of p",
         ),
-        ({"images": [{"id": 1, "file_name": "a", "height": "x"}]}, r"\[0\] \(id 1\): 'height' is 'x': write a number"),
+        ({"images": [{"id": 1, "file_name": "a", "height": "x"}]}, r"\[0\] \(id 1\): 'height' is 'x', not a number"),
         ({"categories": [*CATEGORIES, {"id": 1, "name": "x"}]}, r"categories\[3\] \(id 1\): 'person' has the same id"),
         ({"categories": [*CATEGORIES, {"id": 7, "name": "dog"}]}, r"id 7 and 18 are both named 'dog': rename one"),
         (
@@ -337,7 +344,11 @@ def test_read_coco__ids_as_text(tmp_path: Path) -> None:
         ),
         (
             {"categories": [{"id": [], "name": "dog"}]},
-            r"categories\[0\] \(id \[\]\): 'id' is \[\]: write a whole number",
+            r"categories\[0\] \(id \[\]\): 'id' is \[\], not a whole number",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "a\nb"}]},
+            r"'file_name' is 'a\\nb', not a text in one line: correct or remove them$",
         ),
         ({"categories": {}}, r"it lacks lists of 'categories'"),
     ],
@@ -368,7 +379,7 @@ def test_read_coco__missing_images(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"json, images\[1\] \(id 2\): image 'COCO_22\.jpg' is missing in train2014/ \(did "
     ):
-        read_coco(root)
+        read_coco(root).split()
     dataset = read_coco(root, skip_bad=True)
     assert [one.id for one in dataset.split()] == ["COCO_1"]
     assert "'c.heic' is in train2014/ as 'c.heic', a kind of file that is not read" in dataset.missing[1]
@@ -387,3 +398,109 @@ def test_read_coco__other_ids_for_the_same_categories(tmp_path: Path) -> None:
     build(tmp_path, [entry(7, 4, [])], name="val2014", folder="val2014", categories=[{"id": 7, "name": "dog"}])
     dataset = read_coco(tmp_path)
     assert dataset.split("train")[0].classes == dataset.split("val")[0].classes == (2,)
+
+
+def test_read_coco__missing_images_of_one_split_stop_that_split_alone(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        build(tmp_path, [entry(1, 4, []), entry(18, 4, [], image=2)], name=split, folder=split)
+    (tmp_path / "val" / "COCO_2.jpg").unlink()
+    dataset = read_coco(tmp_path)
+    assert [one.id for one in dataset.split()] == ["train/COCO_1", "train/COCO_2"]
+    assert dataset.counted == ("images that are missing, skipped: 1",)
+    with pytest.raises(
+        DataError, match=r"instances_val\.json, images\[1\] \(id 2\): image 'COCO_2\.jpg' is missing in"
+    ):
+        dataset.split("val")
+    assert [one.id for one in read_coco(tmp_path, skip_bad=True).split("val")] == ["val/COCO_1"]
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("folder", ["train", "images/train", "JPEGImages/train"])
+def test_read_coco__training_names_that_do_not_match(tmp_path: Path, folder: str, skip_bad: bool) -> None:
+    for split in ("train", "val"):
+        build(
+            tmp_path,
+            [entry(1, 4, []), entry(18, 4, [], image=2)],
+            name=split,
+            folder=split,
+            file_names={1: f"{split}.jpg", 2: f"{split}2.jpg"},
+        )
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("train", "train2"):
+        (tmp_path / "train" / f"{name}.jpg").rename(tmp_path / folder / f"{name}.png")
+    dataset = read_coco(tmp_path, skip_bad=skip_bad)
+    assert (dataset.train_split, dataset.val_split, len(dataset.split("val"))) == ("train", "val", 2)
+    for one in (None, "train"):
+        with pytest.raises(
+            DataError,
+            match=r"image 'train\.jpg' is missing in train/ \(did you mean 'train\.png'\?\).* \(and 1 more\)$",
+        ):
+            dataset.split(one)
+    (tmp_path / "annotations" / "instances_val.json").unlink()
+    with pytest.raises(DataError, match=r"instances_train\.json, images\[0\] .* \(did you mean 'train\.png'\?\)"):
+        read_coco(tmp_path, skip_bad=skip_bad)
+
+
+def test_read_coco__one_file_whose_names_do_not_match(tmp_path: Path) -> None:
+    root = build(tmp_path, [entry(1, 4, [])], name="default", folder="images")
+    change(root, images=[{"id": 1, "file_name": "COCO_1.png"}])
+    with pytest.raises(DataError, match=r"is missing in images/ \(did you mean 'COCO_1\.jpg'\?\)"):
+        read_coco(root)
+
+
+def test_read_coco__validation_is_never_trained_on(tmp_path: Path) -> None:
+    build(tmp_path, [entry(1, 4, [])], name="train2017", folder="elsewhere")
+    build(tmp_path, [entry(1, 4, [])], name="val2017", folder="val2017", file_names={1: "a.jpg"})
+    dataset = read_coco(tmp_path)
+    assert (list(dataset.splits), dataset.train_split, dataset.val_split) == (["val"], "train", "val")
+    assert len(dataset.split("val")) == 1
+    with pytest.raises(DataError, match=r"instances_train2017\.json has .*: put them into one of '.*/train2017', '"):
+        dataset.split()
+
+
+@pytest.mark.parametrize(("annotated", "negatives"), [(9, 1), (19, 2), (8, 2), (1, 9)])
+def test_read_coco__images_without_annotation(tmp_path: Path, annotated: int, negatives: int) -> None:
+    total = annotated + negatives
+    annotations = [entry(1, 4, square(0, 0, 2), image=number) for number in range(1, annotated + 1)]
+    root = build(tmp_path, annotations, file_names={number: f"{number}.jpg" for number in range(1, total + 1)})
+    dataset = read_coco(root)
+    few = 10 * negatives <= total
+    assert len(dataset.split()) == (total if few else annotated)
+    assert len(dataset.unlabelled) == (0 if few else negatives)
+    assert ("show none of the classes" in dataset.warnings[0]) == few
+    for sample in dataset.split()[annotated:]:
+        assert (sample.classes, sample.labelled) == ((), True)
+        assert sample.mask is not None
+        assert sample.mask.read().tolist() == np.zeros((6, 8)).tolist()
+
+
+def test_read_coco__background_image_beside_boxes_has_no_mask(tmp_path: Path) -> None:
+    annotations = [entry(1, 4, [], image=number) for number in range(1, 10)]
+    root = build(tmp_path, annotations, file_names={number: f"{number}.jpg" for number in range(1, 11)})
+    assert [one.mask for one in read_coco(root).split()] == [None] * 10
+
+
+def test_read_coco__image_without_annotation_in_one_file_and_with_one_in_another(tmp_path: Path) -> None:
+    for split, image in (("train", 1), ("val", 2)):
+        build(tmp_path, [entry(1, 4, [], image=image)], name=split, folder="images")
+    dataset = read_coco(tmp_path)
+    assert {sample.id: sample.classes for sample in dataset.by_id().values()} == {"COCO_1": (1,), "COCO_2": (1,)}
+    assert dataset.unlabelled == ()
+
+
+@pytest.mark.parametrize("name", ["background", "_background_", "Background", "__background__", "ignored"])
+def test_read_coco__category_for_no_class(tmp_path: Path, name: str) -> None:
+    root = build(tmp_path, [entry(1, 4, [])], categories=[{"id": 0, "name": name}, *CATEGORIES])
+    assert read_coco(root).class_names == ("person", "dog", "toothbrush")
+    change(root, annotations=[entry(0, 4, [])])
+    if name.lower() == "background":
+        with pytest.raises(DataError, match="lists 'background' as a class"):
+            read_coco(root)
+    else:
+        assert read_coco(root).class_names[0] == name
+
+
+def test_read_coco__ids_in_order(tmp_path: Path) -> None:
+    ids = ("x", 3 * 10**9, "10", 9, "a")
+    root = build(tmp_path, [entry(9, 4, [])], categories=[{"id": one, "name": f"class {one}"} for one in ids])
+    assert read_coco(root).class_names == ("class 9", "class 10", "class 3000000000", "class a", "class x")

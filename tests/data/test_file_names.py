@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
-from data.file_names import FileNames
+from data.file_names import DESCRIBED, FileNames
 
 
 def find(written: str, *files: str, folder: str = "images") -> str | None:
@@ -140,6 +140,15 @@ def test_describe_missing__nothing_is_similar(written: str) -> None:
     assert names.describe_missing(written).endswith(
         "is missing in images/ (which has for example 'a.jpg'): add it or correct the name"
     )
+
+
+def test_describe_all_missing__similar_files_of_the_first_ones_only() -> None:
+    names = FileNames(Path("x/images"), ["picture.jpg"])
+    lines = names.describe_all_missing([(f"line {number}", "pictures.jpg") for number in range(DESCRIBED + 2)])
+    assert lines[0] == f"line 0: {names.describe_missing('pictures.jpg')}"
+    assert ["did you mean 'picture.jpg'?" in line for line in lines] == [True] * DESCRIBED + [False] * 2
+    assert lines[-1] == f"line {DESCRIBED + 1}: image 'pictures.jpg' is missing in images/"
+    assert names.describe_all_missing([]) == ()
 
 
 def test_describe_missing__file_of_a_kind_that_is_not_read(tmp_path: Path) -> None:

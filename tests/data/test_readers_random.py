@@ -152,7 +152,7 @@ def test_open_dataset__what_was_meant(layout: str, seed: int, tmp_path: Path) ->
         WRITERS[layout](root, labels, files, chance)
         dataset = open_dataset(root)
         assert dataset.layout == layout
-        if layout == "coco":  # images without annotations are skipped
+        if layout == "coco" and (root / "annotations").is_dir():  # more than a few images have no annotation
             labels = {split: {name: one for name, one in images.items() if one} for split, images in labels.items()}
         assert meaning(dataset) == labels, labels
         assert all(sample.image.is_file() for samples in dataset.splits.values() for sample in samples)
