@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from data.class_names import canonical_name, doubtful_names, in_order
+from data.class_names import NO_CLASSES, canonical_name, doubtful_names, in_order
 from data.dataset import TRAIN_NAMES, Dataset, Sample, default_splits, list_names
 from data.errors import DataError, reason
 from data.file_names import FileNames
@@ -54,7 +54,6 @@ FOLLOWED_BY_FLAG_OR_MASK = re.compile(r"(.*?\S)\s+(?:-?[01]|\S*/.*)")
 
 LABEL_MAP = "labelmap.txt"
 CLASS_FILES = ("classes.txt", LABEL_MAP)  # of toco, CVAT and Datumaro; the first one that exists is read
-NO_CLASSES = frozenset({"background", "_background_", "__background__", "ignored", "void"})  # lines of these files
 
 
 def find_voc(root: Path) -> Path | None:
