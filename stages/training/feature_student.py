@@ -22,6 +22,7 @@ from stages.run_folder.run_data import spread
 from stages.toco.ranks import SINGLE_RANK, Ranks
 
 STUDENT_PATCHES = 2048  # of a step, over all devices
+REMEMBERED_IMAGES = 20_000  # whose shares each loading process keeps; reading the masks takes longest
 MEASURED_IMAGES = 100  # on which mean and deviation of the features are measured
 
 
@@ -57,7 +58,7 @@ class LoadFeatures:
         self.mean = head.mean.cpu().half()  # (d, 1, 1)
         self.reach = head.reach
         self.patches = patches
-        self._known: dict[str, tuple[list[int], Tensor]] = {}  # a few kilobytes for each image
+        self._known: dict[str, tuple[list[int], Tensor]] = {}  # a few kilobytes an image
 
     def __call__(self, sample: Sample) -> FeatureViews:
         """Load one sample; torch's global generator draws the patches.
@@ -83,9 +84,12 @@ class LoadFeatures:
         )
 
     def _shares(self, sample: Sample, grid: tuple[int, int]) -> Float[Tensor, "classes h w"]:
-        if sample.id not in self._known:
-            self._known[sample.id] = self._read_shares(sample, grid)
-        numbers, own = self._known[sample.id]
+        known = self._known.get(sample.id)
+        if known is None:
+            known = self._read_shares(sample, grid)
+            if len(self._known) < REMEMBERED_IMAGES:
+                self._known[sample.id] = known
+        numbers, own = known
         shares = torch.zeros(self.num_classes + 1, *grid)
         shares[numbers] = own.float()
         return shares
