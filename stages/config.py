@@ -540,7 +540,7 @@ class Predict(Parallel):
     flip_tta: bool = option(
         True,
         "Test-time augmentation: also segment the horizontally flipped image. Takes twice as long and is slightly more "
-        "accurate.",
+        "accurate. Heads on features are trained without flips and always predict without them.",
         old_names=("mirror",),
     )
     scales: tuple[float, ...] = option((1.0,), "Image scales whose predictions are fused.", group=METHOD)

@@ -193,7 +193,9 @@ def student_probabilities(
         student: The network, in evaluation mode.
         images: Images of one common size, any size.
         scales: Factors on the size of the training images.
-        flip_tta: Flip test-time augmentation; see `flip_pairs` for what happens without it.
+        flip_tta: Flip test-time augmentation; see `flip_pairs` for what happens without it. A head on features never
+            has it: it was trained without flips, and the features depend on the position. On magnetic tiles, flips
+            cost 5.6 points of mIoU (bench/quality.md).
 
     Returns:
         Probabilities in 0..1, background first, at the size of the training images (longer side `student.long_side`).
@@ -209,7 +211,8 @@ def student_probabilities(
         # On the CPU, because not every device can resize like Pillow, as training does. One image at a time, because
         # large images may not fit into memory together.
         batch = torch.stack([v2.functional.resize(image, scaled, antialias=True) for image in images])
-        return flip_pairs(student, batch.to(student.mean.device), flip_tta)
+        flip = flip_tta and not isinstance(student.network, FeatureNetwork)
+        return flip_pairs(student, batch.to(student.mean.device), flip)
 
     return fuse_logits(map(logits, scales), (height, width)).softmax(dim=1)
 
