@@ -242,7 +242,7 @@ def test_make_labels__crash_while_joining(
 ) -> None:
     """Every label is made, only the products are not."""
 
-    def power_cut(path: Path) -> None:
+    def power_cut(path: Path, **options: Any) -> None:
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:

@@ -200,7 +200,6 @@ def copied_run(trained_run: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        {"num_classes": 3},
         {"backbone": "nosuch"},
         {"backbone_options": {"depth": 1}},
         {"auxiliary_block": 9},
@@ -218,6 +217,16 @@ def test_load_cam_model__parts_that_do_not_fit(copied_run: Path, change: dict[st
     with pytest.raises(ArtifactError) as caught:
         load_cam_model(open_stage(copied_run, "cam"))
     assert_one_line(caught, f"model.safetensors does not fit {path} (", "run 'toco train-cam --overwrite' again")
+
+
+def test_load_cam_model__other_number_of_classes(copied_run: Path) -> None:
+    path = copied_run / "cam" / "config.json"
+    config = json.loads(path.read_text())
+    config["model"]["num_classes"] = 3
+    path.write_text(json.dumps(config))
+    with pytest.raises(ArtifactError) as caught:
+        load_cam_model(open_stage(copied_run, "cam"))
+    assert_one_line(caught, f"{path} is damaged (it lists 2 classes, and a network of 3)", "undo changes")
 
 
 def test_load_cam_model__no_shape(copied_run: Path) -> None:
