@@ -7,22 +7,36 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from data.class_names import canonical_name, doubtful_names, in_order
+from data.class_list import (
+    CLASSES_FILE,
+    LIST_ALL,
+    LIST_IF_MEANT,
+    MOST_TOLD,
+    joined_warnings,
+    read_class_list,
+    refuse_doubtful_names,
+)
+from data.class_names import canonical_name, in_order, likely_names, quoted
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError
-from data.file_kinds import describe_unread, is_unread_picture
+from data.file_kinds import conversion_advice, count_unread, describe_unread, is_unread_picture
 from data.images import find_images, find_masks, find_unread, image_id
 
 BACKGROUND_FOLDER = "background"  # for images that show none of the classes
 MASKS_FOLDER = "masks"
-# Folders of splits: also train2017, test1, val_images and the like.
-SPLIT_FOLDER = re.compile(rf"({'|'.join((*TRAIN_NAMES, *VAL_NAMES))})([ _-]?(set|data|images?|imgs?))?[ _-]?\d*")
+SPLIT_NAMES = (*TRAIN_NAMES, *VAL_NAMES)
+# Folders of splits: also train2017, test1, val_images, trainA and the like.
+SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_NAMES)})([ _-]?(set|data|images?|imgs?))?[ _-]?(\d*|[ab])", re.IGNORECASE)
 # Folders that programs make for the parts of a data set. 'mask' is not among them: it is a usual class.
 PART_FOLDER = re.compile(
-    r"images?|imgs?|masks|labels|jpegimages|annotations?|imagesets|.*ground_?truths?|segmentation(class|object).*|"
-    r"unlabell?ed"
+    r"images?|imgs?|labels|jpegimages|annotations?|imagesets|.*ground_?truths?|segmentation(class|object).*|unlabell?ed",
+    re.IGNORECASE,
 )
+# The same, for names that are doubtful only if there is a folder of each kind.
+IMAGE_PART = re.compile(r"originals?|inputs?|sources?|photos?|rgb|leftimg8bit|[ab]", re.IGNORECASE)
+MASK_PART = re.compile(r"masks?|targets?|outputs?|labels?|gt|gt_?(fine|coarse)|depth|seg(mentation)?s?", re.IGNORECASE)
 OTHER_LAYOUTS = "for image labels in a table, move the images into images/ and run 'toco init'"
+ADVICE = f"merge or rename the folders ('{BACKGROUND_FOLDER}' means none of the classes)"
 
 
 def read_class_folders(root: Path) -> Dataset:
@@ -30,63 +44,84 @@ def read_class_folders(root: Path) -> Dataset:
 
     Images in a folder 'background' show none of the classes. The ground-truth mask of cats/a.jpg is masks/cats/a.png,
     if it exists. If the folders at the top are splits (train/cats/a.jpg), those without class folders have images
-    without labels.
+    without labels. A split may be in a folder of its own name, train/train/cats/a.jpg. If there is a classes.txt, the
+    folders that it lists are classes, whatever their names.
 
     Raises:
         DataError: Fewer than two folders hold images, or folders are not meant as classes.
     """
-    files, unread = (
-        {name: path for name, path in found.items() if name.split("/")[0].lower() != MASKS_FOLDER}
-        for found in (find_images(root), find_unread(root))
+    listed = read_class_list(root / CLASSES_FILE)
+    found, unread_found = find_images(root), find_unread(root)
+    images, unread = (
+        {name: path for name, path in files.items() if not _is_mask(name, listed)} for files in (found, unread_found)
     )
-    tops = {name.split("/")[0] for name in files if "/" in name}
-    folders = _split_folders(tops)
-    deep = {name.split("/")[0] for name in files if name.count("/") > 1}
-    if folders and not deep.intersection(folders):
+    folders_of = _folders_above((*images, *unread))
+    tops: dict[str, set[str]] = defaultdict(set)  # folder at the top -> folders in it
+    for name in images:
+        if folders_of[name]:
+            tops[folders_of[name][0]].update(folders_of[name][1:2])
+    splits_of = _split_folders(tops, listed)
+    if not listed:
+        _check_splits(tops, splits_of, root)
+    if splits_of and not any(tops[top] for top in splits_of):
         raise DataError(
-            f"{root}: {list_names(sorted(folders))} hold images, but no folders of classes, so that there are no "
-            f"labels: sort the images into one folder per class, for example train/cats/; {OTHER_LAYOUTS}"
+            f"{root}: {list_names(sorted(splits_of))} hold images, but no folders of classes, so that there are no "
+            f"labels: sort the images into one folder per class, for example train/cats/; {OTHER_LAYOUTS}; "
+            f"if these folders are classes, {LIST_ALL}"
         )
-    _check_lonely_split(files, tops - folders.keys(), root)
-    inner = _split_folders({name.split("/")[1] for name in files if name.count("/") > 1})
-    if len(inner) > 1 and not folders:
-        raise DataError(
-            f"{root}: {list_names(sorted(inner))} are inside the folders of classes: put the classes inside the "
-            "splits, for example train/cats/"
-        )
-    depth = 1 if folders else 0  # number of folders above a class folder
+    unknown = _unlabelled_folders(tops, splits_of, listed)
+    depth = 1 if splits_of else 0  # number of folders above a class folder
 
     def place(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Return {file: (split, class)} of the files in class folders."""
+        """Return {file: (split, folder of the class)} of the files in class folders."""
         placed = {}
         for name in names:
-            *above, _ = name.split("/")
-            split = folders.get(above[0]) if folders and above else TRAIN_NAMES[0]
-            if len(above) > depth and split:
-                placed[name] = split, canonical_name(above[depth])
+            folders = folders_of[name]
+            split = splits_of.get(folders[0]) if splits_of and folders else TRAIN_NAMES[0]
+            if len(folders) > depth and split and folders[0] not in unknown:
+                placed[name] = split, canonical_name(folders[depth])
         return placed
 
-    placed = place(files)
+    placed = place(images)
     counts = Counter(folder for _, folder in placed.values())
-    _check_unread({name: folder for name, (_, folder) in place(unread).items() if folder not in counts}, root)
-    class_names = in_order([name for name in counts if name.lower() != BACKGROUND_FOLDER])
-    _check_folders(counts, class_names, root)
+    folder_of_unread = {name: folder for name, (_, folder) in place(unread).items() if folder not in counts}
+    _check_unread({name: one for name, one in folder_of_unread.items() if not listed or one in listed}, root)
+    used = in_order([name for name in counts if name.lower() != BACKGROUND_FOLDER])
+    if listed:
+        _check_listed(used, listed, root)
+    else:
+        _check_folders(counts, root)
+        _check_masks(found.keys() - images.keys(), tops, root)
+    if len(counts) < 2:
+        few = f"only one folder with images, '{used[0]}'" if used else "no folder with images"
+        raise DataError(
+            f"{root} holds {few}: class folders need at least two, one per class (if a folder in it is the data set, "
+            "give its path)"
+        )
 
-    masks = find_masks(root / MASKS_FOLDER)
+    class_names = listed or used
+    masks = {} if MASKS_FOLDER in class_names and not splits_of else find_masks(root / MASKS_FOLDER)
     splits: dict[str, list[Sample]] = defaultdict(list)
     for name, (split, folder) in placed.items():
         classes = (class_names.index(folder) + 1,) if folder in class_names else ()
         sample_id = image_id(name)
-        splits[split].append(Sample(id=sample_id, image=files[name], classes=classes, mask=masks.get(sample_id)))
-    unlabelled, warnings = drop_same_ids(
+        splits[split].append(Sample(id=sample_id, image=images[name], classes=classes, mask=masks.get(sample_id)))
+    without_labels = [
+        name
+        for name in images
+        if (folders := folders_of[name])
+        and (folders[0] in unknown or (folders[0] in splits_of and not tops[folders[0]]))
+    ]
+    unlabelled, dropped = drop_same_ids(
         (
-            Sample(id=image_id(name), image=files[name], classes=(), mask=masks.get(image_id(name)), labelled=False)
-            for name in files
-            if name.split("/")[0] in folders.keys() - deep
+            Sample(id=image_id(name), image=images[name], classes=(), mask=masks.get(image_id(name)), labelled=False)
+            for name in without_labels
         ),
         beside=(sample for samples in splits.values() for sample in samples),
     )
-    outside = len(files) - len(placed) - len(unlabelled)
+    outside = Counter(
+        folders_of[name][0] if folders_of[name] else "" for name in images.keys() - {*placed, *without_labels}
+    )
     return Dataset(
         root=root,
         layout="class_folders",
@@ -94,18 +129,97 @@ def read_class_folders(root: Path) -> Dataset:
         splits={name: tuple(samples) for name, samples in splits.items()},
         train_split=first_present(TRAIN_NAMES, splits) or TRAIN_NAMES[0],
         val_split=first_present(VAL_NAMES, splits),
-        warnings=(*((f"images outside the class folders, skipped: {outside}",) if outside else ()), *warnings),
+        warnings=(
+            *((_describe_outside(outside, splits_of, tops, counts),) if outside else ()),
+            *(
+                f"images in {top}/{folder}/ are read as images without labels, since the training split has no class "
+                f"'{folder}'; if it is one, {LIST_ALL}"
+                for top, folder in unknown.items()
+            ),
+            *dropped,
+            *(() if listed else joined_warnings(counts, "sort the images in a table instead (toco init)")),
+        ),
         counted=(describe_unread(unread),) if unread else (),
         unlabelled=unlabelled,
         unread_files=tuple(unread),
     )
 
 
-def _split_folders(tops: Collection[str]) -> dict[str, str]:
+def _is_mask(name: str, listed: Collection[str]) -> bool:
+    top = name.split("/")[0]
+    return top.lower() == MASKS_FOLDER and canonical_name(top) not in listed
+
+
+def _folders_above(names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return the folders above each file, without a folder that has the name of the one around it and is alone in it.
+
+    Archives are often unpacked into such a pair: train/train/cats/a.jpg.
+    """
+    folders_of = {name: tuple(name.split("/")[:-1]) for name in names}
+    inner: dict[str, set[str]] = defaultdict(set)
+    for folders in filter(None, folders_of.values()):
+        inner[folders[0]].add(folders[1].lower() if len(folders) > 1 else "")
+    doubled = {top for top, inside in inner.items() if inside == {top.lower()}}
+    return {
+        name: (folders[0], *folders[2:]) if folders and folders[0] in doubled else folders
+        for name, folders in folders_of.items()
+    }
+
+
+def _split_folders(tops: Mapping[str, Collection[str]], listed: Collection[str]) -> dict[str, str]:
     """Return {folder at the top: split}; empty if these folders are classes."""
-    found = {top: match[1] for top in tops if (match := SPLIT_FOLDER.fullmatch(top.lower()))}
+    inside = {canonical_name(one) for top in tops for one in tops[top]}
+    if len({canonical_name(top) for top in tops} & {*listed}) > len(inside & {*listed}):
+        return {}
+    found = {top: match[1].lower() for top in tops if (match := SPLIT_FOLDER.fullmatch(top))}
     # A single 'train' beside other folders may be a class, for example of vehicles.
-    return found if len(found) > 1 or len(found) == len(tops) else {}
+    if len(found) > 1 or len(found) == len(tops):
+        return found
+    # seg_train and seg_test: the rest of the names is the same. 'training shoe' and 'test strip' are classes.
+    groups: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for top in tops:
+        words = re.split(r"[ _-]+|(?<=[^\W\d])(?=\d)", top.lower())
+        if (split := first_present(SPLIT_NAMES, words)) is not None:
+            rest = () if found else tuple(word for word in words if word != split and not word.isdigit())
+            groups[rest][top] = split
+    for rest, group in groups.items():
+        has_both = all(not {*group.values()}.isdisjoint(names) for names in (TRAIN_NAMES, VAL_NAMES))
+        if has_both and (rest or len(group) == len(tops)):
+            return group
+    return {}
+
+
+def _unlabelled_folders(
+    tops: Mapping[str, Collection[str]], splits_of: Mapping[str, str], listed: Collection[str]
+) -> dict[str, str]:
+    """Return {split folder: the only folder in it} for folders such as test/unknown, which are not classes."""
+    trained = {canonical_name(one) for top, split in splits_of.items() if split in TRAIN_NAMES for one in tops[top]}
+    known = {*trained, *listed, BACKGROUND_FOLDER}
+    return {
+        top: folder
+        for top, split in splits_of.items()
+        if trained and split not in TRAIN_NAMES and len(tops[top]) == 1
+        for folder in tops[top]
+        if canonical_name(folder) not in known
+    }
+
+
+def _check_splits(tops: Mapping[str, Collection[str]], splits_of: Mapping[str, str], root: Path) -> None:
+    """Refuse splits inside folders of classes, and a folder 'train' with folders of classes beside other folders."""
+    classes = sorted(tops.keys() - splits_of.keys())
+    inner = {one for top in tops for one in tops[top] if SPLIT_FOLDER.fullmatch(one)}
+    if len(inner) > 1 and not splits_of:
+        raise DataError(
+            f"{root}: {list_names(sorted(inner))} are inside the folders of classes: put the classes inside the "
+            f"splits, for example train/cats/; or if each folder at the top is a class, {LIST_ALL}"
+        )
+    for top in filter(SPLIT_FOLDER.fullmatch, classes):
+        if len(tops[top]) > 1:
+            raise DataError(
+                f"{root}: '{top}' holds folders ({list_names(sorted(tops[top]), 3)}), so that it looks like a split, "
+                f"but beside it are folders that are not splits ({list_names(one for one in classes if one != top)}): "
+                f"rename these to '{VAL_NAMES[0]}' or move them away; if '{top}' is a class, {LIST_ALL}"
+            )
 
 
 def _check_unread(class_of: Mapping[str, str], root: Path) -> None:
@@ -113,37 +227,51 @@ def _check_unread(class_of: Mapping[str, str], root: Path) -> None:
     if pictures := [name for name in class_of if is_unread_picture(name)]:
         folders = list_names(dict.fromkeys(class_of[name] for name in pictures))
         raise DataError(
-            f"{root}: {folders} would be no class, since {describe_unread(pictures)}, or move the folder elsewhere"
+            f"{root}: no image in {folders} can be read ({count_unread(pictures)}): {conversion_advice(pictures)}, or "
+            "move the folder elsewhere"
         )
 
 
-def _check_lonely_split(files: Collection[str], classes: Collection[str], root: Path) -> None:
-    """Refuse a folder 'train' that holds folders of classes, but stands beside folders that are not splits."""
-    for top in filter(lambda name: SPLIT_FOLDER.fullmatch(name.lower()), classes):
-        inside = {name.split("/")[1] for name in files if name.startswith(f"{top}/") and name.count("/") > 1}
-        if len(inside) > 1:
-            raise DataError(
-                f"{root}: '{top}' holds folders ({list_names(sorted(inside), 3)}), so that it looks like a split, but "
-                f"beside it are folders that are not splits ({list_names(sorted({*classes} - {top}), 3)}): rename "
-                f"these to '{VAL_NAMES[0]}' or move them away; if '{top}' is a class, rename it"
-            )
-
-
-def _check_folders(counts: Counter[str], class_names: tuple[str, ...], root: Path) -> None:
-    if parts := [name for name in counts if PART_FOLDER.fullmatch(name.lower())]:
+def _check_listed(used: Collection[str], listed: Collection[str], root: Path) -> None:
+    if unlisted := [name for name in used if name not in listed]:
+        meant = likely_names(unlisted[0], listed)
+        hint = f"; did you mean {quoted(meant[0])}?" if meant else ""
         raise DataError(
-            f"{root}: {list_names(parts)} does not look like the folder of a class: give the folder that holds one "
-            f"folder of images per class; {OTHER_LAYOUTS}"
+            f"{root}: {CLASSES_FILE} lacks the folder {list_names(unlisted)} (it lists {list_names(listed)}{hint}): "
+            "rename the folder, add it there, or move it elsewhere"
         )
-    if doubtful := doubtful_names(counts):
-        told = "; ".join(f"folder '{name}' {problem}" for name, problem in list(doubtful.items())[:10])
+
+
+def _check_folders(counts: Counter[str], root: Path) -> None:
+    """Refuse folders that were probably not meant as classes."""
+    refuse_doubtful_names(counts, root, "folder", ADVICE)
+    parts = [name for name in counts if PART_FOLDER.fullmatch(name)]
+    images, masks = ([name for name in counts if kind.fullmatch(name)] for kind in (IMAGE_PART, MASK_PART))
+    if images and masks:
+        parts += [*images, *masks]
+    if parts:
         raise DataError(
-            f"{root}: {told}: merge or rename the folders ('{BACKGROUND_FOLDER}' means none of the classes), or write "
-            f"the labels into a table: {OTHER_LAYOUTS}"
+            f"{root}: {list_names(parts)} {'does' if len(parts) == 1 else 'do'} not look like folders of classes, but "
+            f"like images, masks or annotations: give the folder that holds one folder of images per class; "
+            f"{OTHER_LAYOUTS}; {LIST_IF_MEANT}"
         )
-    if len(counts) < 2:
-        found = f"only one folder with images, '{class_names[0]}'" if class_names else "no folder with images"
+
+
+def _check_masks(masks: Collection[str], tops: Collection[str], root: Path) -> None:
+    """Refuse a folder masks/ whose files cannot belong to the images, since it may be a class."""
+    if masks and tops and {name.split("/")[1].lower() for name in masks}.isdisjoint(top.lower() for top in tops):
         raise DataError(
-            f"{root} holds {found}: class folders need at least two, one per class (if a folder in it is the data set, "
-            "give its path)"
+            f"{root}: the files in {MASKS_FOLDER}/ ({len(masks)}) belong to no image: the mask of {min(tops)}/1.jpg is "
+            f"{MASKS_FOLDER}/{min(tops)}/1.png; if {MASKS_FOLDER}/ is a class, {LIST_ALL}"
         )
+
+
+def _describe_outside(
+    outside: Counter[str], splits_of: Collection[str], tops: Mapping[str, Collection[str]], classes: Collection[str]
+) -> str:
+    """Count skipped images by their folder at the top, '' for none, and ask for those that may be splits."""
+    places = [f"{top}/: {count}" for top, count in sorted(outside.items()) if top][:MOST_TOLD]
+    places += [f"in no folder: {outside['']}"] if outside[""] else []
+    splits = [top for top in sorted(outside) if top not in splits_of and {*tops.get(top, ())} & {*classes}]
+    hint = f"; if {list_names(splits)} is a split, call it 'val' or 'test'" if splits else ""
+    return f"images outside the class folders, skipped: {outside.total()} ({', '.join(places)}){hint}"

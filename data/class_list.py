@@ -10,7 +10,8 @@ from data.errors import DataError
 from data.text_files import COMMENT, read_text
 
 CLASSES_FILE = "classes.txt"
-LIST_IF_MEANT = f"if it is a class, list all classes in {CLASSES_FILE}, one per line"
+LIST_ALL = f"list all classes in {CLASSES_FILE}, one per line"
+LIST_IF_MEANT = f"to use such names as classes, {LIST_ALL}"
 MOST_TOLD = 10  # names in one message
 
 

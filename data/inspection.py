@@ -106,6 +106,8 @@ def find_unused_masks(dataset: Dataset) -> UnusedMasks:
     if dataset.layout not in ("custom", "class_folders") or written_by_toco(folder) or not folder.is_dir():
         return UnusedMasks()
     known = dataset.by_id()
+    if dataset.layout == "class_folders" and any(name.startswith("masks/") for name in known):  # it is a class
+        return UnusedMasks()
     return UnusedMasks(
         other_formats=tuple(
             name for name in (*find_images(folder), *find_unread(folder)) if not name.lower().endswith(".png")

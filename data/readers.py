@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.class_folder_reader import read_class_folders
+from data.class_list import CLASSES_FILE, read_class_list
 from data.coco_reader import find_coco, read_coco
 from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import Dataset, Mask, Sample, checked_mask
@@ -63,7 +64,7 @@ def _read(root: Path, *, skip_bad: bool) -> Dataset:
         return read_voc(voc, skip_bad=skip_bad)
     if similar := [path.name for path in root.iterdir() if path.name.lower().startswith(LABELS_FILE)]:
         raise DataError(f"{root} has '{similar[0]}' but no {LABELS_FILE}: rename it")
-    if (root / "images").is_dir():
+    if (root / "images").is_dir() and "images" not in read_class_list(root / CLASSES_FILE):
         found = next((path.name for path in sorted(root.glob("*.json"))), None)
         coco = f"; if {found} has annotations of COCO, move it to annotations/instances_train.json" if found else ""
         raise DataError(

@@ -9,6 +9,8 @@ from PIL import Image
 from data.class_folder_reader import read_class_folders
 from data.dataset import Dataset
 from data.errors import DataError
+from data.inspection import UnusedMasks, find_unused_masks
+from data.readers import open_dataset
 
 
 def build(root: Path, *names: str) -> Path:
@@ -39,7 +41,9 @@ def test_read_class_folders__splits(tmp_path: Path) -> None:
         "val": {"Val/dogs/c": (2,)},
     }
     assert (dataset.train_split, dataset.val_split) == ("train", "val")
-    assert dataset.warnings == ("images outside the class folders, skipped: 1",)
+    assert dataset.warnings == (
+        "images outside the class folders, skipped: 1 (extra/: 1); if 'extra' is a split, call it 'val' or 'test'",
+    )
 
 
 @pytest.mark.parametrize("name", ["train/b.jpg", "train/steam/b.jpg"])
@@ -61,7 +65,7 @@ def test_read_class_folders__masks(tmp_path: Path) -> None:
 
 def test_read_class_folders__images_beside_the_folders_are_counted(tmp_path: Path) -> None:
     dataset = read_class_folders(build(tmp_path, "cats/a.jpg", "dogs/b.jpg", "c.jpg"))
-    assert dataset.warnings == ("images outside the class folders, skipped: 1",)
+    assert dataset.warnings == ("images outside the class folders, skipped: 1 (in no folder: 1)",)
 
 
 def test_read_class_folders__same_id_twice(tmp_path: Path) -> None:
@@ -84,12 +88,24 @@ def test_read_class_folders__too_few(tmp_path: Path, names: tuple[str, ...], fou
 
 
 @pytest.mark.parametrize(
-    "tops", [("train", "val", "test"), ("train",), ("Train", "VALID"), ("train2017", "val2017"), ("train", "test1")]
+    "tops",
+    [
+        ("train", "val", "test"),
+        ("train",),
+        ("Train", "VALID"),
+        ("train2017", "val2017"),
+        ("train", "test1"),
+        ("trainA", "trainB", "testA"),
+        ("train/train", "test/test"),
+        ("seg_train", "seg_test"),
+        ("my-data-train", "my-data-val2"),
+        ("train", "test_final"),
+    ],
 )
 def test_read_class_folders__flat_splits_are_not_classes(tmp_path: Path, tops: tuple[str, ...]) -> None:
     root = build(tmp_path, *(f"{top}/a.jpg" for top in tops))
     with pytest.raises(
-        DataError, match=rf"'{tops[0]}'.* hold images, but no folders of classes.*: sort the images into"
+        DataError, match=rf"'{tops[0].split('/')[0]}'.* hold images, but no folders of classes.*: sort the images into"
     ):
         read_class_folders(root)
 
@@ -112,10 +128,17 @@ def test_read_class_folders__flat_split_beside_deep_ones_has_no_labels(tmp_path:
         ("Images/a.jpg", "labels/a.png"),
         ("annotations/trimaps/a.png", "cats/b.jpg"),
         ("cats/a.jpg", "unlabeled/b.jpg"),
+        ("original/a.jpg", "mask/a.png"),
+        ("train/input/a.jpg", "train/target/a.jpg"),
+        ("leftImg8bit/bonn/a.jpg", "gtFine/bonn/a.png"),
+        ("A/a.png", "B/a.png", "label/a.png"),
     ],
 )
 def test_read_class_folders__parts_of_other_layouts_are_not_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=r"does not look like the folder of a class: give the folder .*run 'toco init'"):
+    with pytest.raises(
+        DataError,
+        match=r"not look like folders of classes, .*: give the folder .*run 'toco init'; to use such .*classes",
+    ):
         read_class_folders(build(tmp_path, *names))
 
 
@@ -124,12 +147,12 @@ def test_read_class_folders__parts_of_other_layouts_are_not_classes(tmp_path: Pa
     [
         (
             ("cats/a.jpg", "birds/b.jpg", "dogs/c.HEIC", "dogs/d.gif"),
-            "'dogs' would be no class, since 1 .heic and 1 .gif",
+            "no image in 'dogs' can be read (1 .heic and 1 .gif files): save as",
         ),
-        (("cats/a.heic", "dogs/b.heic"), "'cats', 'dogs' would be no class, since 2 .heic files are not read: save as"),
+        (("cats/a.heic", "dogs/b.heic"), "no image in 'cats', 'dogs' can be read (2 .heic files): save as"),
         (
             ("train/cats/a.jpg", "train/birds/b.jpg", "train/dogs/c.psd"),
-            "'dogs' would be no class, since 1 .psd file is",
+            "no image in 'dogs' can be read (1 .psd file): save as",
         ),
     ],
 )
@@ -156,7 +179,10 @@ def test_read_class_folders__files_that_are_not_read_are_counted(tmp_path: Path)
     assert dataset.counted[0].startswith("1 .gif and 1 .mp4 files are not read: save as JPEG or PNG")
 
 
-@pytest.mark.parametrize("names", [("mask", "no_mask"), ("fake_images", "real_images"), ("test strip", "trainer")])
+@pytest.mark.parametrize(
+    "names",
+    [("mask", "no_mask"), ("fake_images", "real_images"), ("test strip", "trainer"), ("test tube", "training shoe")],
+)
 def test_read_class_folders__similar_names_may_be_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert read_class_folders(build(tmp_path, *(f"{name}/a.jpg" for name in names))).class_names == names
 
@@ -206,3 +232,122 @@ def test_read_class_folders__split_beside_other_folders(tmp_path: Path) -> None:
         DataError, match=r"'train' holds folders \('cats', 'dogs'\), so that it looks like .*'more'\): rename"
     ):
         read_class_folders(root)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("training_set/training_set", "test_set/test_set"),
+        ("Train/train", "test/Test"),
+        ("flowers_train", "flowers_val"),
+        ("dataset-training", "dataset-test2"),
+    ],
+)
+def test_read_class_folders__splits_in_folders_of_their_names(tmp_path: Path, train: str, test: str) -> None:
+    names = [f"{split}/{folder}/{split.split('/')[0]}.jpg" for split in (train, test) for folder in ("sea", "ice")]
+    dataset = read_class_folders(build(tmp_path, *names, "seg_pred/seg_pred/1.jpg"))
+    assert dataset.class_names == ("ice", "sea")
+    assert [len(dataset.splits[name]) for name in (dataset.train_split, dataset.val_split or "")] == [2, 2]
+    assert dataset.warnings == ("images outside the class folders, skipped: 1 (seg_pred/: 1)",)
+
+
+@pytest.mark.parametrize("test", ["test/unknown", "test_set/all", "val/test"])
+def test_read_class_folders__only_folder_of_a_split_is_no_class(tmp_path: Path, test: str) -> None:
+    root = build(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", f"{test}/c.jpg")
+    dataset = read_class_folders(root)
+    folder = test.split("/")[1]
+    assert dataset.class_names == ("cat", "dog")
+    assert [sample.id for sample in dataset.unlabelled] == [f"{test}/c"]
+    assert dataset.warnings == (
+        f"images in {test}/ are read as images without labels, since the training split has no class '{folder}'; if it "
+        "is one, list all classes in classes.txt, one per line",
+    )
+    (root / "classes.txt").write_text(f"dog\n{folder}\ncat\n")
+    dataset = read_class_folders(root)
+    assert dataset.class_names == ("dog", folder, "cat")
+    assert (dataset.unlabelled, dataset.warnings) == ((), ())
+
+
+def test_read_class_folders__only_folder_of_a_split_may_be_a_known_class(tmp_path: Path) -> None:
+    names = ("train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg", "val/cow/d.jpg", "val/cat/e.jpg")
+    assert read_class_folders(build(tmp_path, *names)).class_names == ("cat", "cow", "dog")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("A", "a"),
+        ("nan", "naan"),
+        ("None", "some"),
+        ("crack-like", "crack like"),
+        ("labels", "bottles"),
+        ("images", "videos"),
+        ("annotation", "ground_truth"),
+        ("masks", "no masks"),
+        ("train", "test"),
+        ("seg_train", "seg_test"),
+        ("original", "mask"),
+        ("cat", "dog", "cat, dog"),
+    ],
+)
+def test_read_class_folders__listed_folders_are_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    root = build(tmp_path, *(f"{folder}/{number}.jpg" for number, folder in enumerate(folders)), "background/x.jpg")
+    with pytest.raises(DataError, match=r"list all classes in classes\.txt, one per line$"):
+        read_class_folders(root)
+    (root / "classes.txt").write_text("# mine\n" + "".join(f"{name}\n" for name in reversed(folders)))
+    dataset = open_dataset(root)
+    assert dataset.class_names == folders[::-1]
+    expected = {f"{folder}/{number}": (len(folders) - number,) for number, folder in enumerate(folders)}
+    assert labels(dataset) == {"train": expected | {"background/x": ()}}
+    assert find_unused_masks(dataset) == UnusedMasks()
+
+
+def test_read_class_folders__listed_classes_inside_splits(tmp_path: Path) -> None:
+    root = build(tmp_path, "train/train/a.jpg", "train/car/b.jpg", "test/train/c.jpg", "test/car/d.jpg")
+    (root / "classes.txt").write_text("train\ncar\n")
+    assert labels(read_class_folders(root)) == {
+        "train": {"train/car/b": (2,), "train/train/a": (1,)},
+        "test": {"test/car/d": (2,), "test/train/c": (1,)},
+    }
+
+
+def test_read_class_folders__folder_that_is_not_listed(tmp_path: Path) -> None:
+    root = build(tmp_path, "cat/a.jpg", "dgo/b.jpg")
+    (root / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(
+        DataError, match=r"classes\.txt lacks the folder 'dgo' \(it lists 'cat', 'dog'; did you mean 'dog'\?\): rename"
+    ):
+        read_class_folders(root)
+
+
+def test_read_class_folders__masks_is_a_class_inside_a_split(tmp_path: Path) -> None:
+    dataset = read_class_folders(build(tmp_path, "train/masks/a.jpg", "train/gloves/b.jpg", "masks/train/gloves/b.png"))
+    assert dataset.class_names == ("gloves", "masks")
+    assert [sample.mask is not None for sample in dataset.split()] == [True, False]
+
+
+@pytest.mark.parametrize("mask", ["masks/a.png", "masks/session 1/a.jpg"])
+def test_read_class_folders__masks_of_no_image(tmp_path: Path, mask: str) -> None:
+    with pytest.raises(
+        DataError, match=r"files in masks/ \(1\) belong to no image: the mask of cats/1\.jpg is masks/cats"
+    ):
+        read_class_folders(build(tmp_path, "cats/a.jpg", "dogs/b.jpg", mask))
+
+
+@pytest.mark.parametrize("name", ["docs/paper.pdf", "icon/favicon.ico", "logo/logo.svg", "films/a.mp4"])
+def test_read_class_folders__documents_are_counted(tmp_path: Path, name: str) -> None:
+    build(tmp_path, "cats/a.jpg", "dogs/b.jpg", name.replace(name[-4:], ".png")).joinpath(name[:-4] + ".png").rename(
+        tmp_path / name
+    )
+    dataset = read_class_folders(tmp_path)
+    assert dataset.class_names == ("cats", "dogs")
+    assert dataset.counted[0].startswith(f"1 {name[-4:]} file is not read")
+
+
+def test_read_class_folders__split_of_an_unknown_name(tmp_path: Path) -> None:
+    names = [f"{split}/{folder}/{split}.jpg" for split in ("train", "val", "dev") for folder in ("cats", "dogs")]
+    assert read_class_folders(build(tmp_path, *names, "docs/a.png")).warnings == (
+        "images outside the class folders, skipped: 3 (dev/: 2, docs/: 1); "
+        "if 'dev' is a split, call it 'val' or 'test'",
+    )

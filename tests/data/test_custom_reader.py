@@ -324,7 +324,7 @@ def test_read_custom__mask_and_image_in_two_unicode_forms(tmp_path: Path) -> Non
         (('["cat"]', "[]", "dog"), "line 2: label .* is a list .* for 'cat'; line 3: label '.*' is an empty list: "),
         (
             ("cat", "Cat", "cat"),
-            "line 3: label 'Cat' looks the same as 'cat': correct the .*; if it is a class, list all classes in",
+            "line 3: label 'Cat' looks the same as 'cat': correct the .*; to use such names as classes, list",
         ),
         (("traffic light", "traffic_light", "dog"), "line 3: label 'traffic_light' looks the same as 'traffic light'"),
         (
