@@ -72,7 +72,7 @@ def make_labels(
     locked = ("labels", FEATURES) if config.may_relabel else ("labels",)
     with stage_lock(run, *locked, monitor=monitor):
         # Before there are several processes, because rank 0 soon writes to this folder.
-        if already_finished(run, "labels", config, monitor, resume=resume, overwrite=overwrite):
+        if already_finished(run, "labels", config, resume=resume, overwrite=overwrite):
             finish_again(run, "labels", data, monitor, skip_bad=config.skip_bad)
             return folder
         log = WarningLog(monitor)

@@ -37,6 +37,7 @@ from stages.run_folder.artifacts import (
     PRODUCERS,
     as_plain,
     check_run_place,
+    check_same_settings,
     check_written_by_toco,
     finished,
     in_use,
@@ -249,14 +250,10 @@ def refuse_other_settings(out: Path, name: str, settings: StageSettings) -> None
     anew = f"start that stage again: --overwrite {name}"
     if outdated(out, stage):
         raise ArtifactError(f"{outdated_message(out, stage)}: {anew}")
-    before = read_config(out, stage)["settings"]
-    for field, now in as_plain(asdict(settings)).items():
-        if before.get(field) != now and field not in MAY_CHANGE[stage]:
-            same = f" ('toco run --config {out / CONFIG}')" if (out / CONFIG).is_file() else ""
-            raise ArtifactError(
-                f"{out} was started with --{name}.{field.replace('_', '-')} {_shown(before.get(field))} and cannot be "
-                f"resumed with {_shown(now)}: give the same value{same}, or {anew}"
-            )
+    same = f" ('toco run --config {out / CONFIG}')" if (out / CONFIG).is_file() else ""
+    advice = f"give the same value{same}, or {anew}"
+    with whole_option_names(name, settings):
+        check_same_settings(read_config(out, stage), as_plain(asdict(settings)), out, MAY_CHANGE[stage], advice=advice)
 
 
 def read_run_config(path: Path) -> Mapping[str, Any]:
@@ -275,13 +272,12 @@ def read_run_config(path: Path) -> Mapping[str, Any]:
 
 def about_the_run(path: Path, dataset: Dataset, *, anew: bool) -> Mapping[str, Any]:
     """Describe how the run was begun; a resumed run keeps its description."""
-    from stages.run_folder.provenance import data_fingerprint, made_with
+    from stages.run_folder.provenance import made_with
 
-    fingerprint = data_fingerprint(dataset)
     before: Mapping[str, Any] = read_run_config(path).get(ABOUT, {})
     if anew or "data_fingerprint" not in before:
         began = datetime.now().astimezone().isoformat(timespec="seconds")
-        return {"began": began, "data_fingerprint": fingerprint, **made_with()}
+        return {"began": began, "data_fingerprint": dataset.fingerprint, **made_with()}
     return before
 
 
@@ -317,7 +313,3 @@ def absolute_path(path: str) -> str:
 def _for_toml(settings: Any) -> dict[str, Any]:
     """Return settings by option name, without those that are None, which TOML cannot hold."""
     return {name.replace("_", "-"): value for name, value in as_plain(asdict(settings)).items() if value is not None}
-
-
-def _shown(value: Any) -> str:
-    return "its default" if value is None else f"{value}"

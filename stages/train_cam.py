@@ -75,7 +75,7 @@ def train_cam(
     folder = out / "cam"
     with stage_lock(out, "cam", monitor=monitor):
         # First, before other processes start and rank 0 writes.
-        if already_finished(out, "cam", config, monitor, resume=resume, overwrite=overwrite):
+        if already_finished(out, "cam", config, resume=resume, overwrite=overwrite):
             finish_again(out, "cam", data, monitor, skip_bad=config.skip_bad)
             return folder
         # Some parts get no gradient until their losses start.

@@ -93,7 +93,7 @@ def train_seg(
     locked = ("seg", FEATURES) if config.uses_features else ("seg",)
     with stage_lock(run, *locked, monitor=monitor):
         # First, before other processes start and rank 0 writes.
-        if already_finished(run, "seg", config, monitor, resume=resume, overwrite=overwrite):
+        if already_finished(run, "seg", config, resume=resume, overwrite=overwrite):
             finish_again(run, "seg", data, monitor, skip_bad=config.skip_bad)
             return folder
         log = WarningLog(monitor)

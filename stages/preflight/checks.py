@@ -42,7 +42,7 @@ def before_train_cam(
         UserError: A folder, file or option cannot work.
     """
     check_not_locked(out, "cam")
-    if already_finished(out, "cam", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+    if already_finished(out, "cam", config, resume=resume, overwrite=overwrite):
         check_same_data(out, "cam", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
         return data
     check_training(config)
@@ -69,7 +69,7 @@ def before_make_labels(
     cam = open_stage(run, "cam")
     config = with_training_defaults(config, cam.settings)
     check_not_locked(run, "labels", *((FEATURES,) if config.may_relabel else ()))
-    if already_finished(run, "labels", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+    if already_finished(run, "labels", config, resume=resume, overwrite=overwrite):
         if data is not None:
             check_same_data(run, "labels", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
         return data
@@ -100,7 +100,7 @@ def before_train_seg(
     labels = open_stage(run, "labels")
     check_up_to_date(run, "labels")
     check_not_locked(run, "seg", *((FEATURES,) if config.uses_features else ()))
-    if already_finished(run, "seg", config, SilentMonitor(), resume=resume, overwrite=overwrite):
+    if already_finished(run, "seg", config, resume=resume, overwrite=overwrite):
         if data is not None:
             check_same_data(run, "seg", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
         return data

@@ -20,7 +20,6 @@ from data.images import PixelRule
 from data.output_place import check_output_place
 from data.written_folders import mark_as_written
 from stages.config import MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
-from stages.run_folder.provenance import data_fingerprint
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 
@@ -63,6 +62,12 @@ class StageFolder:
         return Path(self.config["dataset"]["root"])
 
     @property
+    def fingerprint(self) -> str | None:
+        """`Dataset.fingerprint` at the time of the run; None in runs of 0.1.0."""
+        fingerprint: str | None = self.config["dataset"].get("fingerprint")
+        return fingerprint
+
+    @property
     def pixels(self) -> PixelRule:
         """How values in image files become 8-bit RGB in this run."""
         return _pixel_rule(self.config)
@@ -101,14 +106,13 @@ def _pixel_rule(config: Mapping[str, Any]) -> PixelRule:
     return rule
 
 
-def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, resume: bool, overwrite: bool) -> bool:
+def already_finished(run: Path, stage: str, settings: Any, *, resume: bool, overwrite: bool) -> bool:
     """Refuse a stage folder that is in use. Called first, before anything is loaded or downloaded.
 
     Args:
         run: The run folder.
         stage: Key of PRODUCERS.
         settings: The stage's settings, a dataclass.
-        monitor: Gets a note if nothing is left to do.
         resume: Continue what an interrupted run began.
         overwrite: Delete what an earlier run left.
 
@@ -132,14 +136,15 @@ def already_finished(run: Path, stage: str, settings: Any, monitor: Monitor, *, 
     check_same_settings(read_config(run, stage), as_plain(asdict(settings)), path, MAY_CHANGE[stage])
     if outdated(run, stage):
         raise ArtifactError(f"{path} was started from {_another_source(stage)}: use --overwrite to start again")
-    if not finished(run, stage):
-        return False
-    for name in UNFINISHED:  # left by a run that was killed just before its end
+    return finished(run, stage)
+
+
+def delete_unfinished(path: Path) -> None:
+    """Delete from a finished stage what a run left that was killed just before its end."""
+    for name in UNFINISHED:
         shutil.rmtree(path / name, ignore_errors=True)
-        if not (path / name).is_dir():  # another process may be deleting it at the same time
+        if not (path / name).is_dir():
             (path / name).unlink(missing_ok=True)
-    monitor.note(f"{path} is finished already")
-    return True
 
 
 def check_written_by_toco(path: Path) -> None:
@@ -194,7 +199,7 @@ def begin_stage(
             "root": str(dataset.root.resolve()),
             "layout": dataset.layout,
             "class_names": list(dataset.class_names),
-            "fingerprint": data_fingerprint(dataset),
+            "fingerprint": dataset.fingerprint,
             "pixels": asdict(dataset.pixels),
         },
         "made_from": source_digest(run, stage),
@@ -206,10 +211,8 @@ def begin_stage(
         if not resume:
             # Renamed first: a half-deleted folder could be neither opened nor reused.
             shutil.rmtree(path.rename(trash))
-        elif read_config(run, stage)["dataset"]["class_names"] != list(dataset.class_names):
-            raise ArtifactError(
-                f"{path} was started with other classes than {dataset.root} has now: use --overwrite to start again"
-            )
+        else:
+            check_classes(begun_stage(run, stage), dataset)
     path.mkdir(parents=True, exist_ok=True)
     if not dataset.root.resolve().is_relative_to(run.resolve()):  # a mark would hide the data set
         mark_as_written(run)
@@ -231,7 +234,12 @@ def as_plain(value: Any) -> Any:
 
 
 def check_same_settings(
-    old: Mapping[str, Any], settings: Mapping[str, Any], path: Path, may_change: tuple[str, ...]
+    old: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    path: Path,
+    may_change: tuple[str, ...],
+    *,
+    advice: str = "give the same value, or --overwrite to start again",
 ) -> None:
     """Refuse to resume with other settings.
 
@@ -240,6 +248,7 @@ def check_same_settings(
         settings: The present settings, as plain values.
         path: The folder of the earlier run.
         may_change: Settings that may differ.
+        advice: What to do.
 
     Raises:
         ArtifactError: Names the first difference.
@@ -248,9 +257,13 @@ def check_same_settings(
         before = old["settings"].get(name)
         if before != value and name not in may_change:
             raise ArtifactError(
-                f"{path} was started with --{name.replace('_', '-')} {before} and cannot be resumed with {value}: "
-                "give the same value, or --overwrite to start again"
+                f"{path} was started with --{name.replace('_', '-')} {_shown(before)} and cannot be resumed with "
+                f"{_shown(value)}: {advice}"
             )
+
+
+def _shown(value: Any) -> str:
+    return "its default" if value is None else f"{value}"
 
 
 def outdated(run: Path, stage: str) -> bool:
@@ -375,20 +388,29 @@ def _upgraded(config: dict[str, Any], stage: str) -> dict[str, Any]:
     return config
 
 
+def begun_stage(run: Path, stage: str) -> StageFolder:
+    """Open the folder of a stage that may be unfinished.
+
+    Raises:
+        ArtifactError: The stage was not begun.
+    """
+    return StageFolder(path=run / stage, config=read_config(run, stage))
+
+
 def open_stage(run: Path, stage: str) -> StageFolder:
     """Open the folder of a finished stage.
 
     Raises:
         ArtifactError: The stage did not run, or did not finish.
     """
-    config = read_config(run, stage)
+    folder = begun_stage(run, stage)
     for name in PRODUCTS[stage]:
         if not (run / stage / name).is_file():
             raise ArtifactError(
                 f"{run / stage} has no {name}: 'toco {PRODUCERS[stage]}' did not finish there; "
                 "run it again with --resume"
             )
-    return StageFolder(path=run / stage, config=config)
+    return folder
 
 
 def finished(run: Path, stage: str) -> bool:
@@ -415,5 +437,5 @@ def check_classes(folder: StageFolder, dataset: Dataset) -> None:
         what = "has the classes in another order"
     raise ArtifactError(
         f"{dataset.root} {what} ({len(theirs)} classes; {folder.path} was made with {len(mine)}): "
-        "use the data set of that run, or train again"
+        "give the data set of that run, or train again with --overwrite"
     )

@@ -1,6 +1,5 @@
-"""Provenance of a run: versions, command, code, data, hardware and duration, enough to repeat it."""
+"""Provenance of a run: versions, command, code, hardware and duration, enough to repeat it."""
 
-import hashlib
 import json
 import os
 import platform
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.cores import cores
-from data.dataset import Dataset
 
 SESSIONS = "sessions.jsonl"
 PACKAGES = ("toco", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy", "pillow")
@@ -35,26 +33,13 @@ def made_with() -> dict[str, Any]:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, memory and GPUs of this machine."""
-    import torch  # late, because commands compare fingerprints before they import it
+    import torch  # late, because commands check run folders before they import it
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found: dict[str, Any] = {"system": platform.platform(), "processor": _processor(), "cores": cores()}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
     return {**found, "gpus": gpus} if gpus else found
-
-
-def data_fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over the class names and, for each split, the images' ids, file sizes and classes.
-
-    The pixels are not read: a replaced image of exactly the same size in bytes is not noticed.
-    """
-    state = hashlib.sha256(json.dumps(dataset.class_names).encode())
-    for split, samples in sorted(dataset.splits.items()):
-        for sample in sorted(samples, key=lambda sample: sample.id):
-            size = sample.image.stat().st_size if sample.image.is_file() else -1
-            state.update(json.dumps([split, sample.id, size, sample.classes]).encode())
-    return state.hexdigest()
 
 
 class Session(NamedTuple):

@@ -14,8 +14,14 @@ from data.mask_agreement import WRONG_MASKS, MaskedImage, compare_masks, distinc
 from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
 from data.readers import check_images, open_dataset, read_mask
 from stages.config import Machine, TrainCam
-from stages.run_folder.artifacts import PRODUCERS, StageFolder, check_classes, in_use, read_config
-from stages.run_folder.provenance import data_fingerprint
+from stages.run_folder.artifacts import (
+    PRODUCERS,
+    StageFolder,
+    begun_stage,
+    check_classes,
+    delete_unfinished,
+    in_use,
+)
 from stages.run_folder.saving import write_json
 from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import Monitor
@@ -58,13 +64,13 @@ def present_root(folder: StageFolder) -> Path:
     Raises:
         ArtifactError: It does not exist any more.
     """
-    run, mine = folder.path.parent, folder.config["dataset"]
+    run = folder.path.parent
     roots = [folder.dataset_root]
     for stage in PRODUCERS:
         with suppress(ArtifactError):  # it did not run
-            other = read_config(run, stage)["dataset"]
-            if other.get("fingerprint") == mine.get("fingerprint"):
-                roots.append(Path(other["root"]))
+            other = begun_stage(run, stage)
+            if folder.fingerprint is not None and other.fingerprint == folder.fingerprint:
+                roots.append(other.dataset_root)
     for root in roots:
         if root.is_dir() and any(root.iterdir()):  # the folder of a drive that is not mounted is empty
             return root
@@ -85,36 +91,51 @@ def check_same_data(run: Path, stage: str, dataset: Dataset, monitor: Monitor) -
             moved.
 
     Raises:
-        ArtifactError: It is another data set in another folder.
+        ArtifactError: It has other classes, or is another data set in another folder.
     """
     if not in_use(run / stage):
         return
-    folder = StageFolder(path=run / stage, config=read_config(run, stage))
+    folder = begun_stage(run, stage)
+    check_classes(folder, dataset)
     difference = data_difference(folder, dataset)
     moved = folder.dataset_root != dataset.root.resolve()
     if difference and moved:
-        raise ArtifactError(f"{difference}: use the data set of then, or --overwrite to start again")
+        raise ArtifactError(
+            f"{difference}: give the data set that {PRODUCERS[stage]} was started with, or --overwrite to start again"
+        )
     if difference:
         monitor.warn(f"{difference}; what was made before is kept, and --overwrite makes it again")
+    elif moved and folder.fingerprint is None:
+        monitor.warn(
+            f"{folder.path} was made from {folder.dataset_root} by an early version of toco, which kept no fingerprint "
+            f"of the data: make sure that {dataset.root.resolve()} is the same data set"
+        )
     elif moved:
         monitor.note(f"the data set of {folder.path} was moved from {folder.dataset_root} to {dataset.root.resolve()}")
 
 
 def finish_again(run: Path, stage: str, data: Path | Dataset | None, monitor: Monitor, *, skip_bad: bool) -> None:
-    """Compare the data set given to a finished stage with its own, and remember its folder if it was moved.
+    """Do what is left for a finished stage: compare the data set with its own, and remember its folder if it was moved.
 
     Raises:
-        ArtifactError: It is another data set in another folder.
+        ArtifactError: It has other classes, or is another data set in another folder.
         DataError: There is no data set, or its labels contradict each other.
     """
-    if data is None:
-        return
-    dataset = open_data(data, skip_bad=skip_bad)
-    check_same_data(run, stage, dataset, monitor)
-    path = run / stage / "config.json"
+    if data is not None:
+        dataset = open_data(data, skip_bad=skip_bad)
+        check_same_data(run, stage, dataset, monitor)
+        if is_rank_zero():
+            _remember_root(run / stage / "config.json", dataset)
+    if is_rank_zero():
+        delete_unfinished(run / stage)
+    monitor.note(f"{run / stage} is finished already")
+
+
+def _remember_root(path: Path, dataset: Dataset) -> None:
+    """Write the present folder of a data set into a stage's config.json, if it is surely the same data set."""
     config = json.loads(path.read_text(encoding="utf-8"))
     root = str(dataset.root.resolve())
-    if config["dataset"]["root"] != root and is_rank_zero():
+    if config["dataset"]["root"] != root and "fingerprint" in config["dataset"]:
         config["dataset"]["root"] = root
         write_json(path, config)
 
@@ -124,8 +145,7 @@ def data_difference(folder: StageFolder, dataset: Dataset) -> str | None:
 
     Stages of toco 0.1.0 and earlier have no fingerprint of their data.
     """
-    before = folder.config["dataset"].get("fingerprint")
-    if before is None or before == data_fingerprint(dataset):
+    if folder.fingerprint in (None, dataset.fingerprint):
         return None
     root = dataset.root.resolve()
     if root == folder.dataset_root:
@@ -142,7 +162,7 @@ def warn_of_other_data(folder: StageFolder, dataset: Dataset, monitor: Monitor) 
 def with_chosen_pixels(dataset: Dataset, config: TrainCam, run: Path, monitor: Monitor, *, resume: bool) -> Dataset:
     """Decide how values in image files become 8-bit RGB, for this run; a resumed training keeps its rule."""
     if resume and in_use(run / "cam"):
-        return with_pixel_rule(dataset, StageFolder(path=run / "cam", config=read_config(run, "cam")).pixels)
+        return with_pixel_rule(dataset, begun_stage(run, "cam").pixels)
     rule = pixel_facts(all_samples(dataset), config.image_bits, config.alpha).rule
     if rule.bits < 16:
         monitor.note(f"values in 16-bit images are read as {rule.bits} bits; --image-bits sets another number")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from data.dataset import Dataset, Sample, checked_mask, default_splits, drop_same_ids, first_present, list_names
 from data.errors import DataError
+from data.readers import open_dataset
 
 
 def sample(sample_id: str) -> Sample:
@@ -163,3 +165,16 @@ def test_list_names__cuts_long_lists() -> None:
 )
 def test_default_splits(names: list[str], expected: tuple[str, str | None]) -> None:
     assert default_splits(names) == expected
+
+
+def test_fingerprint__follows_labels_and_files(draw_pictures: Callable[[Path], Path], tmp_path: Path) -> None:
+    data = draw_pictures(tmp_path / "data")
+    first = open_dataset(data).fingerprint
+    assert open_dataset(data).fingerprint == first
+    table = (data / "labels.csv").read_text()
+    (data / "labels.csv").write_text(table.replace("a.jpg,red,", "a.jpg,blue,"))
+    relabelled = open_dataset(data).fingerprint
+    (data / "labels.csv").write_text(table)
+    with (data / "images/a.jpg").open("ab") as file:
+        file.write(b"more")
+    assert len({first, relabelled, open_dataset(data).fingerprint}) == 3

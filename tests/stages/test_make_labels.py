@@ -276,7 +276,7 @@ def test_make_labels__refuses_an_existing_folder(cam_run: Path) -> None:
     with pytest.raises(ArtifactError, match="exists: use --resume to continue it, --overwrite to start again"):
         make_labels(cam_run, CONFIG, SilentMonitor())
     other = replace(CONFIG, background_threshold=0.3)
-    with pytest.raises(ArtifactError, match=r"--background-threshold None and cannot be resumed with 0\.3"):
+    with pytest.raises(ArtifactError, match=r"--background-threshold its default and cannot be resumed with 0\.3"):
         make_labels(cam_run, other, SilentMonitor(), resume=True)
     with pytest.raises(DataError):
         make_labels(cam_run, replace(CONFIG, split="nosuch"), SilentMonitor(), overwrite=True)

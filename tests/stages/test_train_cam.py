@@ -21,7 +21,6 @@ import stages.train_cam
 from data.errors import ArtifactError, DataError
 from data.readers import open_dataset
 from stages.config import CAM_RECIPES, TrainCam
-from stages.run_folder.provenance import data_fingerprint
 from stages.run_folder.warning_log import LOG
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.losses import classification_loss
@@ -92,7 +91,7 @@ def test_train_cam__writes_its_folder(trained_run: Path, pictures: Path) -> None
         "metrics.jsonl",
     }
     config = json.loads((folder / "config.json").read_text())
-    fingerprint = data_fingerprint(open_dataset(pictures))
+    fingerprint = open_dataset(pictures).fingerprint
     assert config["dataset"] == {
         "root": str(pictures),
         "layout": "custom",

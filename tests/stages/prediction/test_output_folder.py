@@ -97,7 +97,7 @@ def test_resume__may_add_outputs_but_not_change_settings_or_network(
     before = file_contents(out)
     for changes, message in (
         ({"flip_tta": False}, "out was started with --flip-tta True and cannot be resumed with False: give"),
-        ({"window": 32}, "started with --window None and cannot be resumed with 32"),
+        ({"window": 32}, "started with --window its default and cannot be resumed with 32"),
         ({"scales": (1.0, 1.5)}, r"started with --scales \[1.0\] and cannot be resumed with \[1.0, 1.5\]"),
     ):
         with pytest.raises(ArtifactError, match=message):

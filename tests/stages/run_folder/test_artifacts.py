@@ -13,6 +13,7 @@ from stages.run_folder.artifacts import (
     StageFolder,
     already_finished,
     begin_stage,
+    begun_stage,
     check_classes,
     check_up_to_date,
     finished,
@@ -20,7 +21,6 @@ from stages.run_folder.artifacts import (
     outdated,
     read_config,
 )
-from stages.runtime.monitor import SilentMonitor
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def begin(
 ) -> StageFolder:
     """As stages begin: look first, load, write."""
     settings = settings or TrainCam(weights="none")
-    if already_finished(run, stage, settings, SilentMonitor(), resume=resume, overwrite=overwrite):
-        return StageFolder(path=run / stage, config=read_config(run, stage))
+    if already_finished(run, stage, settings, resume=resume, overwrite=overwrite):
+        return begun_stage(run, stage)
     return begin_stage(run, stage, settings=settings, dataset=dataset, extra=extra, resume=resume)
 
 
@@ -188,7 +188,7 @@ def test_already_finished__resume_with_other_settings(tmp_path: Path, dataset: D
 
 def test_begin_stage__resume_with_other_classes(tmp_path: Path, dataset: Dataset) -> None:
     begin(tmp_path, dataset)
-    with pytest.raises(ArtifactError, match=r"started with other classes than .* has now: use --overwrite"):
+    with pytest.raises(ArtifactError, match=r"has the classes in another order .* train again with --overwrite"):
         begin(tmp_path, replace(dataset, class_names=("dog", "cat")), resume=True)
 
 
@@ -267,7 +267,7 @@ def test_check_classes__names_the_difference(
     check_classes(folder, dataset)
     with pytest.raises(ArtifactError) as caught:
         check_classes(folder, replace(dataset, class_names=class_names))
-    assert_one_line(caught, message, str(folder.path), "use the data set of that run, or train again")
+    assert_one_line(caught, message, str(folder.path), "give the data set of that run, or train again")
 
 
 def test_outdated__when_the_stage_before_has_changed(tmp_path: Path, dataset: Dataset) -> None:
@@ -295,12 +295,12 @@ def test_outdated__when_the_stage_before_has_changed(tmp_path: Path, dataset: Da
     assert not outdated(tmp_path, "labels")
 
 
-def test_already_finished__clears_away_what_a_killed_run_left(tmp_path: Path, dataset: Dataset) -> None:
+def test_already_finished__only_asks(tmp_path: Path, dataset: Dataset) -> None:
     folder = begin(tmp_path, dataset).path
     for name in ("model.safetensors", "checkpoint.pt"):
         (folder / name).write_text("x")
-    begin(tmp_path, dataset, resume=True)
-    assert names(folder) == {"config.json", "model.safetensors"}
+    begin(tmp_path, dataset, resume=True)  # before the folder is locked: another command may write there
+    assert names(folder) == {"config.json", "model.safetensors", "checkpoint.pt"}
 
 
 def rewrite_config(run: Path, **changes: Any) -> None:
@@ -323,7 +323,7 @@ def test_read_config__version_0_1_has_no_format_and_old_names(tmp_path: Path, da
     settings = read_config(tmp_path, "cam")["settings"]
     assert (settings["freeze_encoder_until"], settings["background_threshold"]) == (0.4, 0.3)
     assert settings["precision"] == "auto"  # newer than the run
-    assert StageFolder(path=tmp_path / "cam", config=read_config(tmp_path, "cam")).typed_settings(TrainCam) == TrainCam(
+    assert begun_stage(tmp_path, "cam").typed_settings(TrainCam) == TrainCam(
         freeze_encoder_until=0.4, background_threshold=0.3, scales=(1.0,)
     )
 

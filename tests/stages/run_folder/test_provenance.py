@@ -1,12 +1,10 @@
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from data.readers import open_dataset
-from stages.run_folder.provenance import SESSIONS, data_fingerprint, git_state, made_with, read_sessions, session
+from stages.run_folder.provenance import SESSIONS, git_state, made_with, read_sessions, session
 
 
 def test_session__each_ending_is_a_line(tmp_path: Path) -> None:
@@ -40,19 +38,6 @@ def test_made_with__is_plain_and_says_what_matters() -> None:
     found = made_with()
     assert {"command", "python", "toco", "torch", "timm", "system", "processor", "cores"} <= found.keys()
     assert json.loads(json.dumps(found)) == found
-
-
-def test_data_fingerprint__follows_labels_and_files(draw_pictures: Callable[[Path], Path], tmp_path: Path) -> None:
-    data = draw_pictures(tmp_path / "data")
-    first = data_fingerprint(open_dataset(data))
-    assert data_fingerprint(open_dataset(data)) == first
-    table = (data / "labels.csv").read_text()
-    (data / "labels.csv").write_text(table.replace("a.jpg,red,", "a.jpg,blue,"))
-    relabelled = data_fingerprint(open_dataset(data))
-    (data / "labels.csv").write_text(table)
-    with (data / "images/a.jpg").open("ab") as file:
-        file.write(b"more")
-    assert len({first, relabelled, data_fingerprint(open_dataset(data))}) == 3
 
 
 def test_git_state__a_commit_and_whether_files_differ(tmp_path: Path) -> None:

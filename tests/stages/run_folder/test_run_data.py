@@ -10,11 +10,12 @@ from data.dataset import Dataset, Sample
 from data.errors import ArtifactError, DataError
 from data.readers import open_dataset
 from stages.config import MakeLabels, TrainCam, TrainSeg
-from stages.run_folder.artifacts import StageFolder, begin_stage, read_config
+from stages.run_folder.artifacts import PRODUCERS, StageFolder, begin_stage, begun_stage
 from stages.run_folder.run_data import (
     check_same_data,
     finish_again,
     open_run_data,
+    present_root,
     spread,
     usable_samples,
     warn_of_other_data,
@@ -81,21 +82,66 @@ def test_check_same_data__another_data_set(tmp_path: Path, listener: Any, stage:
     with pytest.raises(ArtifactError) as caught:
         check_same_data(run, stage, data_in(new, **change), monitor)
     assert str(caught.value) == (
-        f"{new} has other images or labels than {old}, from which {run / stage} was made: use the data set of then, or "
-        "--overwrite to start again"
+        f"{new} has other images or labels than {old}, from which {run / stage} was made: give the data set "
+        f"that {PRODUCERS[stage]} was started with, or --overwrite to start again"
     )
     check_same_data(run, stage, data_in(old, **change), monitor)  # perhaps a bad image was replaced, to resume
     (warning,) = monitor.warnings
     assert warning.startswith(f"{old} has changed since {run / stage} was made from it: images or labels differ; what")
 
 
-def test_check_same_data__of_an_older_version_is_not_known(tmp_path: Path, listener: Any) -> None:
-    begin(tmp_path / "run", "cam", data_in(tmp_path / "old"))
-    path = tmp_path / "run" / "cam" / "config.json"
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("bus", "car"), "lacks the class 'a' .*give the data set of that run"),
+        (("b", "a"), "has the classes in another order"),
+        (("a", "b", "c"), "has the additional class 'c'"),
+    ],
+)
+@pytest.mark.parametrize("root", ["old", "new"])
+def test_check_same_data__other_classes(
+    tmp_path: Path, listener: Any, names: tuple[str, ...], message: str, root: str
+) -> None:
+    begin(tmp_path, "cam", data_in(tmp_path / "old"))
+    for known in (True, False):
+        if not known:
+            forget_fingerprint(tmp_path)
+        with pytest.raises(ArtifactError, match=message):
+            finish_again(
+                tmp_path, "cam", replace(data_in(tmp_path / root), class_names=names), listener(), skip_bad=False
+            )
+
+
+def test_finish_again__of_an_early_version_cannot_compare(tmp_path: Path, listener: Any) -> None:
+    old, new, run, monitor = data_in(tmp_path / "old"), data_in(tmp_path / "new", "1"), tmp_path / "run", listener()
+    begin(run, "cam", old)
+    forget_fingerprint(run)
+    finish_again(run, "cam", old, monitor, skip_bad=False)
+    assert monitor.warnings == []
+    finish_again(run, "cam", new, monitor, skip_bad=False)
+    (warning,) = monitor.warnings
+    assert warning.startswith(f"{run}/cam was made from {old.root} by an early version of toco")
+    assert warning.endswith(f"make sure that {new.root} is the same data set")
+    assert begun_stage(run, "cam").dataset_root == old.root
+
+
+def test_present_root__without_fingerprints_is_not_that_of_another_stage(tmp_path: Path) -> None:
+    old, new, run = data_in(tmp_path / "old"), data_in(tmp_path / "new"), tmp_path / "run"
+    begin(run, "cam", old)
+    begin(run, "labels", new)
+    for stage in ("cam", "labels"):
+        forget_fingerprint(run, stage)
+    shutil.rmtree(old.root)
+    with pytest.raises(ArtifactError, match="give its present folder with --data"):
+        present_root(begun_stage(run, "cam"))
+
+
+def forget_fingerprint(run: Path, stage: str = "cam") -> None:
+    """Make a stage look as toco 0.1.0 wrote it."""
+    path = run / stage / "config.json"
     config = json.loads(path.read_text())
     del config["dataset"]["fingerprint"]
     path.write_text(json.dumps(config))
-    check_same_data(tmp_path / "run", "cam", data_in(tmp_path / "new", "1"), listener())
 
 
 def test_open_run_data__of_a_moved_data_set(draw_pictures: Any, tmp_path: Path, listener: Any) -> None:
@@ -123,8 +169,16 @@ def test_finish_again__remembers_a_moved_data_set(draw_pictures: Any, tmp_path: 
     finish_again(run, "cam", None, monitor, skip_bad=False)
     finish_again(run, "cam", new, monitor, skip_bad=False)
     assert monitor.notes == [f"the data set of {run}/cam was moved from {old} to {new}"]
-    cam = StageFolder(path=run / "cam", config=read_config(run, "cam"))
-    assert open_run_data(cam, None, skip_bad=False).root == new
+    assert open_run_data(begun_stage(run, "cam"), None, skip_bad=False).root == new
+
+
+def test_finish_again__deletes_what_a_killed_run_left(tmp_path: Path, listener: Any) -> None:
+    folder, monitor = begin(tmp_path, "labels", data_in(tmp_path / "data")).path, listener()
+    (folder / "shards").mkdir()
+    (folder / "labels.h5").touch()
+    finish_again(tmp_path, "labels", None, monitor, skip_bad=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "labels.h5"]
+    assert monitor.notes == [f"{folder} is finished already"]
 
 
 def test_open_run_data__ignores_another_data_set_of_a_later_stage(
