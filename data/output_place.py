@@ -60,6 +60,17 @@ def check_output_place(out: Path, *, datasets: Iterable[Path | None] = (), input
             raise SettingsError(f"{out} is or holds the input image {image}: give another place for the results")
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a path where a folder is needed and cannot be: the path, or one above it, is a file.
+
+    Raises:
+        SettingsError: Names the file.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise SettingsError(f"{there} is not a folder: give another one")
+
+
 def check_file_names(files: Iterable[Path]) -> None:
     """Refuse names that no file system takes, and names that collide, before the first file is written.
 

@@ -11,6 +11,7 @@ from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
 from stages.preflight.checks import DEMO_MARK, before_demo
+from stages.run_folder.lock import output_lock
 from stages.runtime.monitor import Monitor
 from stages.train_cam import train_cam
 from stages.train_seg import train_seg
@@ -61,28 +62,29 @@ def demo(out: Path, monitor: Monitor, *, seed: int = 0, overwrite: bool = False)
         student on images that were not used for training.
 
     Raises:
-        ArtifactError: `out` is in use.
+        ArtifactError: `out` is not empty, or a command writes there.
     """
     data, run = out / "data", out / "run"
-    before_demo(out, overwrite=overwrite)
-    for folder in (data, run):
-        if folder.exists():
-            shutil.rmtree(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / DEMO_MARK).touch()
-    mark_as_written(out)
-    monitor.note(f"drawing {SAMPLE['images']} + {SAMPLE['validation']} pictures into {data}")
-    draw_sample(data, **SAMPLE, seed=seed)
-    train_cam(data, run, replace(CAM, seed=seed), monitor)
-    make_labels(run, LABELS, monitor)
-    train_seg(run, replace(SEG, seed=seed), monitor)
-    published = label_columns(run, open_dataset(data), monitor, background=CAM.background_threshold)[0]
-    result = evaluate(run, Evaluate(), monitor)
-    plain, sharpened, *networks = result.columns
-    columns = (
-        replace(published, name=f"CAM at {CAM.background_threshold}"),
-        replace(plain, name=f"pseudo masks\nat {LABELS.background_threshold}"),
-        replace(sharpened, name="pseudo masks\nwith CRF"),
-        *networks,
-    )
-    return Evaluation(class_names=result.class_names, columns=columns)
+    with output_lock(out, monitor):
+        before_demo(out, overwrite=overwrite)
+        for folder in (data, run):
+            if folder.exists():
+                shutil.rmtree(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / DEMO_MARK).touch()
+        mark_as_written(out)
+        monitor.note(f"drawing {SAMPLE['images']} + {SAMPLE['validation']} pictures into {data}")
+        draw_sample(data, **SAMPLE, seed=seed)
+        train_cam(data, run, replace(CAM, seed=seed), monitor)
+        make_labels(run, LABELS, monitor)
+        train_seg(run, replace(SEG, seed=seed), monitor)
+        published = label_columns(run, open_dataset(data), monitor, background=CAM.background_threshold)[0]
+        result = evaluate(run, Evaluate(), monitor)
+        plain, sharpened, *networks = result.columns
+        columns = (
+            replace(published, name=f"CAM at {CAM.background_threshold}"),
+            replace(plain, name=f"pseudo masks\nat {LABELS.background_threshold}"),
+            replace(sharpened, name="pseudo masks\nwith CRF"),
+            *networks,
+        )
+        return Evaluation(class_names=result.class_names, columns=columns)

@@ -69,7 +69,7 @@ def make_labels(
     trained = cam.settings
     config = with_training_defaults(config, trained)
     folder = run / "labels"
-    locked = ("labels", FEATURES) if config.may_relabel else ("labels",)
+    locked = ("labels", "cam", FEATURES) if config.may_relabel else ("labels", "cam")
     with stage_lock(run, *locked, monitor=monitor):
         # Before there are several processes, because rank 0 soon writes to this folder.
         if already_finished(run, "labels", config, resume=resume, overwrite=overwrite):

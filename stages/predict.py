@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from data.errors import FIX_OR_SKIP, DataError, SettingsError
-from data.output_place import check_file_names, check_output_place
+from data.errors import FIX_OR_SKIP, DataError
+from data.output_place import check_file_names, check_folder, check_output_place
 from data.readers import check_images
 from stages.config import Predict
 from stages.networks.choose_network import choose_network
@@ -54,8 +54,7 @@ def predict(
             of a data set or holds input images.
         ArtifactError: The network is missing, or the folder to resume was started with other settings.
     """
-    if out.exists() and not out.is_dir():
-        raise SettingsError(f"{out} is not a folder: give another one with --out")
+    check_folder(out)
     if config.crf:
         check_crf_backend(config.crf_backend)
     network = choose_network(run, config)

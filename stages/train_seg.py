@@ -90,7 +90,7 @@ def train_seg(
     labels = open_stage(run, "labels")
     check_up_to_date(run, "labels")
     folder = run / "seg"
-    locked = ("seg", FEATURES) if config.uses_features else ("seg",)
+    locked = ("seg", "labels", FEATURES) if config.uses_features else ("seg", "labels")
     with stage_lock(run, *locked, monitor=monitor):
         # First, before other processes start and rank 0 writes.
         if already_finished(run, "seg", config, resume=resume, overwrite=overwrite):

@@ -21,8 +21,8 @@ from stages.preflight.training import (
     check_student_splits,
     check_training,
 )
-from stages.run_folder.artifacts import already_finished, check_run_place, check_up_to_date, open_stage
-from stages.run_folder.lock import check_not_locked
+from stages.run_folder.artifacts import PRODUCERS, already_finished, check_run_place, check_up_to_date, open_stage
+from stages.run_folder.lock import OUTPUT_LOCK, check_not_locked
 from stages.run_folder.run_data import check_same_data, open_data, open_run_data, with_skip_bad
 from stages.runtime.extras import check_crf_backend
 from stages.runtime.monitor import SilentMonitor
@@ -66,9 +66,9 @@ def before_make_labels(
     Raises:
         UserError: A folder, file or option cannot work.
     """
+    check_not_locked(run, "labels", "cam", *((FEATURES,) if config.may_relabel else ()))
     cam = open_stage(run, "cam")
     config = with_training_defaults(config, cam.settings)
-    check_not_locked(run, "labels", *((FEATURES,) if config.may_relabel else ()))
     if already_finished(run, "labels", config, resume=resume, overwrite=overwrite):
         if data is not None:
             check_same_data(run, "labels", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
@@ -97,9 +97,9 @@ def before_train_seg(
     Raises:
         UserError: A folder, file or option cannot work.
     """
+    check_not_locked(run, "seg", "labels", *((FEATURES,) if config.uses_features else ()))
     labels = open_stage(run, "labels")
     check_up_to_date(run, "labels")
-    check_not_locked(run, "seg", *((FEATURES,) if config.uses_features else ()))
     if already_finished(run, "seg", config, resume=resume, overwrite=overwrite):
         if data is not None:
             check_same_data(run, "seg", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
@@ -168,9 +168,10 @@ def before_demo(out: Path, *, overwrite: bool) -> None:
     """Check `toco demo`.
 
     Raises:
-        ArtifactError: The folder is in use, and no demo made it or `overwrite` was not given.
+        ArtifactError: Another command uses it; or it is not empty, and no demo made it or `overwrite` was not given.
     """
-    if out.exists() and any(out.iterdir()):
+    check_not_locked(out / "run", *PRODUCERS)
+    if out.exists() and any(file.name != OUTPUT_LOCK for file in out.iterdir()):
         if not overwrite:
             raise ArtifactError(f"{out} exists: use --overwrite to start again, or another folder")
         if not (out / DEMO_MARK).is_file():

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, reason
 from data.images import PixelRule
-from data.output_place import check_output_place
+from data.output_place import check_folder, check_output_place
 from data.written_folders import mark_as_written
 from stages.config import MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
 from stages.run_folder.saving import write_json
@@ -223,7 +223,12 @@ def begin_stage(
 
 
 def in_use(path: Path) -> bool:
-    """Whether a stage's folder holds anything."""
+    """Whether a stage's folder holds anything.
+
+    Raises:
+        SettingsError: It is a file.
+    """
+    check_folder(path)
     # Hidden files do not count: a run that was killed before it wrote config.json leaves only these.
     return path.exists() and not all(file.name.startswith(".") for file in path.iterdir())
 

@@ -2,6 +2,7 @@
 
 The lock is one of the kernel on a hidden file: it ends with its process, however that ends. It holds on all machines
 that share the file system, where that has locks. The file names its holder, and is deleted when the lock is released.
+A stage also locks the folder that it is made from, which must not be replaced meanwhile.
 """
 
 import contextlib
@@ -16,7 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from data.errors import ArtifactError
+from data.errors import ArtifactError, reason
+from data.output_place import check_folder
 from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import Monitor
 
@@ -26,6 +28,7 @@ except ImportError:  # not on Windows
     lockf = None  # type: ignore[assignment]
 
 OUTPUT_LOCK = ".toco.lock"
+TRIES = 10  # to lock a file that others delete meanwhile
 _held: set[Path] = set()  # lock files of this process
 
 
@@ -70,7 +73,8 @@ def stage_lock(run: Path, *stages: str, monitor: Monitor) -> Iterator[None]:
         monitor: Gets a warning if the folders cannot be locked.
 
     Raises:
-        ArtifactError: Another command writes there; names its process.
+        ArtifactError: Another command uses them; names its process.
+        SettingsError: The run folder is a file.
     """
     with ExitStack() as stack:
         for stage in stages:
@@ -85,21 +89,25 @@ def output_lock(out: Path, monitor: Monitor) -> Iterator[None]:
 
     Raises:
         ArtifactError: Another command writes there; names its process.
+        SettingsError: The folder is a file.
     """
     with _locked(out / OUTPUT_LOCK, out, monitor):
         yield
 
 
 def check_not_locked(run: Path, *stages: str) -> None:
-    """Refuse stage folders into which another command writes, before torch is imported; creates nothing.
+    """Refuse folders that `stage_lock` would refuse, before torch is imported; creates nothing.
 
     Raises:
         ArtifactError: Names the process.
+        SettingsError: The run folder is a file.
     """
+    check_folder(run)
     for stage in stages:
         path = run / f".{stage}.lock"
         if path.is_file() and is_rank_zero() and path.resolve() not in _held:
-            with path.open("r+") as file, contextlib.suppress(OSError):
+            # What cannot be opened or locked is reported when the folder is to be locked.
+            with contextlib.suppress(OSError), path.open("r+", encoding="utf-8") as file:
                 if not _try_lock(file):
                     raise _in_use(run / stage, file)
 
@@ -107,6 +115,7 @@ def check_not_locked(run: Path, *stages: str) -> None:
 @contextmanager
 def _locked(path: Path, folder: Path, monitor: Monitor) -> Iterator[None]:
     path = path.resolve()
+    check_folder(path.parent)
     if path in _held or not is_rank_zero():
         yield
         return
@@ -136,19 +145,41 @@ def _locked(path: Path, folder: Path, monitor: Monitor) -> Iterator[None]:
 
 @contextmanager
 def _locked_file(path: Path, folder: Path, monitor: Monitor) -> Iterator[TextIO]:
-    while True:
-        with path.open("a+", encoding="utf-8") as file:
+    for left in reversed(range(TRIES)):
+        with _opened(path, folder) as file:
+            problem = ""
             try:
                 if not _try_lock(file):
                     raise _in_use(folder, file)
+                # The earlier holder may have deleted the file between opening and locking it.
+                if not _is_at(file, path):
+                    if left:
+                        continue
+                    problem = "its file system does not recognise a file again"
             except OSError as error:
-                monitor.warn(
-                    f"{folder} cannot be locked ({error.strerror}): make sure that no other command writes there"
-                )
-            # The earlier holder may have deleted the file between opening and locking it.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                yield file
-                return
+                problem = reason(error)
+            if problem:
+                monitor.warn(f"{folder} cannot be locked ({problem}): make sure that no other command writes there")
+            yield file
+            return
+
+
+def _opened(path: Path, folder: Path) -> TextIO:
+    try:
+        return path.open("a+", encoding="utf-8")
+    except PermissionError as error:
+        if not path.exists():
+            raise ArtifactError(f"no permission to write into {path.parent}: give another folder") from error
+        raise ArtifactError(
+            f"{folder} cannot be locked: no permission to write {path}; delete it if no other command runs there"
+        ) from error
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _try_lock(file: TextIO) -> bool:

@@ -164,5 +164,5 @@ def test_read_record__damaged(text: str, tmp_path: Path) -> None:
 
 def test_predict__the_output_folder_is_a_file(student_run: Any, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(ValueError, match="out is not a folder: give another one with --out"):
+    with pytest.raises(ValueError, match="out is not a folder: give another one"):
         predict(student_run.run, [photos], tmp_path / "out", CONFIG, SilentMonitor())

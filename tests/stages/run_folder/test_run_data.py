@@ -168,7 +168,8 @@ def test_finish_again__remembers_a_moved_data_set(draw_pictures: Any, tmp_path: 
     old.rename(new)
     finish_again(run, "cam", None, monitor, skip_bad=False)
     finish_again(run, "cam", new, monitor, skip_bad=False)
-    assert monitor.notes == [f"the data set of {run}/cam was moved from {old} to {new}"]
+    done = f"{run}/cam is finished already"
+    assert monitor.notes == [done, f"the data set of {run}/cam was moved from {old} to {new}", done]
     assert open_run_data(begun_stage(run, "cam"), None, skip_bad=False).root == new
 
 
