@@ -60,8 +60,8 @@ def _read(root: Path, *, skip_bad: bool) -> Dataset:
         return read_custom(root, skip_bad=skip_bad)
     if find_coco(root):
         return read_coco(root, skip_bad=skip_bad)
-    if (voc := find_voc(root)) is not None:
-        return read_voc(voc, skip_bad=skip_bad)
+    if find_voc(root):
+        return read_voc(root, skip_bad=skip_bad)
     if similar := [path.name for path in root.iterdir() if path.name.lower().startswith(LABELS_FILE)]:
         raise DataError(f"{root} has '{similar[0]}' but no {LABELS_FILE}: rename it")
     if (root / "images").is_dir() and "images" not in read_class_list(root / CLASSES_FILE):

@@ -52,7 +52,7 @@ def test_open_dataset__voc(tmp_path: Path) -> None:
     (folder / "ImageSets" / "Main").mkdir(parents=True)
     (folder / "ImageSets" / "Main" / "train.txt").write_text("a\n")
     (folder / "Annotations").mkdir()
-    (folder / "Annotations" / "a.xml").write_text("<annotation/>")
+    (folder / "Annotations" / "a.xml").write_text("<annotation><object><name>cat</name></object></annotation>")
     for root in (tmp_path, folder.parent, folder):
         dataset = open_dataset(root)
         assert (dataset.layout, dataset.root) == ("voc", folder)

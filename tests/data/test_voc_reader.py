@@ -28,6 +28,7 @@ def build(folder: Path, lists: dict[str, str] | None = None, kind: str = "Segmen
         (folder / "ImageSets" / kind / f"{name}.txt").write_text(content)
     for name, classes in {"a": ("person", "dog", "dog"), "b": ("cat",), "c": ()}.items():
         add(folder, name, *classes)
+    write_mask(folder / "SegmentationClass" / "b.png", [[0, 8]], palette=True)  # a cat, numbered as in Pascal VOC
     return folder
 
 
@@ -80,7 +81,6 @@ def test_read_voc__other_forms_of_lists(tmp_path: Path) -> None:
 def test_read_voc__augmented_masks_come_first(tmp_path: Path, palette: bool) -> None:
     root = build(tmp_path)
     write_mask(root / "SegmentationClass" / "a.png", [[0, 12]], palette=True)
-    write_mask(root / "SegmentationClass" / "b.png", [[0, 8]], palette=True)
     write_mask(root / "SegmentationClassAug" / "a.png", [[15, 255]], palette=palette)
     first, second = read_voc(root).split()
     assert first.mask is not None
@@ -94,8 +94,11 @@ def test_find_voc__where_people_point(tmp_path: Path) -> None:
     folder = build(tmp_path / "here" / "VOCdevkit" / "VOC2012")
     build(tmp_path / "here" / "VOCdevkit" / "VOC2007")
     for root in (folder, folder.parent, folder.parent.parent):
-        assert find_voc(root) == folder
-    assert find_voc(tmp_path) is None
+        assert find_voc(root) == {"": folder}
+        assert read_voc(root).root == folder
+    assert read_voc(folder).warnings == ()
+    assert read_voc(folder.parent).warnings == (f"{folder} is read, but not 'VOC2007' beside it",)
+    assert find_voc(tmp_path) == {}
 
 
 def test_read_voc__no_lists(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_read_voc__classes_of_the_annotations(tmp_path: Path) -> None:
     assert dataset.warnings[0].startswith(
         "the classes are numbered in the order of their names ('cat', 'dog', 'helmet'): "
     )
-    (root / "SegmentationClass").rmdir()
+    shutil.rmtree(root / "SegmentationClass")
     assert read_voc(root).warnings == ()
 
 
@@ -192,7 +195,7 @@ def test_read_voc__names(tmp_path: Path, name: str, suffix: str) -> None:
     for line in (name, f"{name}  1", f"{name}{suffix}", f"/JPEGImages/{name}{suffix} /SegmentationClass/{name}.png"):
         (root / "ImageSets" / "Segmentation" / "train.txt").write_text(f"{line}\n", encoding="utf-8")
         (sample,) = read_voc(root).split()
-        assert (sample.id, sample.image.name, sample.classes) == (name, f"{name}{suffix}", (12,))
+        assert (sample.id, sample.image.name, sample.classes) == (name, f"{name}{suffix}", (1,))
 
 
 def test_read_voc__missing_images(tmp_path: Path) -> None:
@@ -201,7 +204,7 @@ def test_read_voc__missing_images(tmp_path: Path) -> None:
         DataError,
         match=r"list 'train' of .*, line 2: image 'b 2' is missing in JPEGImages/ \(.*\).*\(and 1 more\), or skip",
     ):
-        read_voc(root)
+        read_voc(root).split()
     dataset = read_voc(root, skip_bad=True)
     assert [one.id for one in dataset.split()] == ["a", "b"]
     assert len(dataset.missing) == 2
@@ -213,7 +216,7 @@ def test_read_voc__image_that_is_not_read(tmp_path: Path, line: str) -> None:
     root = build(tmp_path, {"train": f"a\n{line}\n"})
     (root / "JPEGImages" / "d.heic").write_bytes(b"")
     with pytest.raises(DataError, match=rf"line 2: image '{line}' is in JPEGImages/ as 'd\.heic', a kind"):
-        read_voc(root)
+        read_voc(root).split()
 
 
 def test_read_voc__lists_of_other_names(tmp_path: Path) -> None:
@@ -225,14 +228,13 @@ def test_read_voc__lists_of_other_names(tmp_path: Path) -> None:
 def test_read_voc__annotations_alone(tmp_path: Path) -> None:
     root = build(tmp_path)
     shutil.rmtree(root / "ImageSets")
-    assert find_voc(tmp_path) == root
+    assert find_voc(tmp_path) == {"": root}
     assert [one.id for one in read_voc(root).split("train")] == ["a", "b", "c"]
 
 
 def test_read_voc__images_beside_annotations(tmp_path: Path) -> None:
     root = build(tmp_path)
-    for name in ("ImageSets", "SegmentationClass"):
-        shutil.rmtree(root / name)
+    shutil.rmtree(root / "ImageSets")
     (root / "JPEGImages").rename(root / "images")
     (root / "Annotations").rename(root / "annotations")
     assert open_dataset(tmp_path).layout == "voc"
@@ -251,3 +253,161 @@ def test_read_voc__list_that_is_not_utf8(tmp_path: Path) -> None:
 def test_read_voc__image_listed_twice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"list 'train' of .*, line 2: image 'a\.jpg' is in line 1 as well"):
         read_voc(build(tmp_path, {"train": "a\na\n"}))
+
+
+def annotated(folder: Path, images: dict[str, str], names: tuple[str, str] = ("images", "annotations")) -> Path:
+    """Write images with one class each, without lists."""
+    pictures, annotations = (folder / name for name in names)
+    for path in (pictures, annotations):
+        path.mkdir(parents=True, exist_ok=True)
+    for name, one in images.items():
+        Image.new("L", (8, 6)).save(pictures / f"{name}.jpg")
+        (annotations / f"{name}.xml").write_text(annotation(one))
+    return folder
+
+
+@pytest.mark.parametrize("names", [("images", "annotations"), ("JPEGImages", "Annotations")])
+@pytest.mark.parametrize("validation", ["val", "valid", "test"])
+def test_read_voc__folders_of_splits(tmp_path: Path, names: tuple[str, str], validation: str) -> None:
+    annotated(tmp_path / "train", {"a": "cat", "b": "nut"}, names)
+    annotated(tmp_path / validation, {"a": "dog"}, names)
+    dataset = open_dataset(tmp_path)
+    assert (dataset.root, dataset.class_names) == (tmp_path, ("cat", "dog", "nut"))
+    assert (dataset.train_split, dataset.val_split) == ("train", validation)
+    assert {split: [(one.id, one.classes) for one in samples] for split, samples in dataset.splits.items()} == {
+        "train": [(f"train/{names[0]}/a", (1,)), (f"train/{names[0]}/b", (3,))],
+        validation: [(f"{validation}/{names[0]}/a", (2,))],
+    }
+    assert dataset.warnings == ()
+    assert read_voc(tmp_path / "train").class_names == ("cat", "nut")  # one of its folders is a data set as well
+
+
+def test_read_voc__folder_of_a_split_without_annotations(tmp_path: Path) -> None:
+    annotated(tmp_path / "train", {"a": "cat"})
+    annotated(tmp_path / "test", {})
+    Image.new("L", (8, 6)).save(tmp_path / "test" / "images" / "t.jpg")
+    (tmp_path / "more").mkdir()
+    Image.new("L", (8, 6)).save(tmp_path / "more" / "m.jpg")
+    dataset = read_voc(tmp_path)
+    assert (list(dataset.splits), dataset.train_split, dataset.val_split) == (["train"], "train", None)
+    assert [one.id for one in dataset.unlabelled] == ["t"]
+    assert dataset.warnings == (f"images in {tmp_path / 'more'} are not read",)
+    (tmp_path / "train" / "annotations" / "a.xml").rename(tmp_path / "test" / "annotations" / "t.xml")
+    dataset = read_voc(tmp_path)
+    assert (list(dataset.splits), dataset.train_split, dataset.val_split) == (["test"], "train", "test")
+
+
+def test_read_voc__class_files_of_splits(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        annotated(tmp_path / split, {"a": "cat"})
+    (tmp_path / "train" / "classes.txt").write_text("dog\ncat\n")
+    assert read_voc(tmp_path).class_names == ("dog", "cat")
+    (tmp_path / "val" / "classes.txt").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match=r"train/classes\.txt and .*val/classes\.txt list different classes: keep one"):
+        read_voc(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["dogs/1.jpg", "dogs/more/1.jpg", "dogs/images/1.jpg"])
+def test_find_voc__other_images_beside_it(tmp_path: Path, other: str) -> None:
+    annotated(tmp_path / "cats", {"a": "cat"})
+    assert find_voc(tmp_path) == {"": tmp_path / "cats"}
+    (tmp_path / other).parent.mkdir(parents=True)
+    Image.new("L", (8, 6)).save(tmp_path / other)
+    with pytest.raises(
+        DataError, match=r"of Pascal VOC in 'cats' beside images in 'dogs': give the path of one folder"
+    ):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("cats", "dogs"), ("train", "dogs"), ("VOC2012", "mine")])
+def test_find_voc__several_folders(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        annotated(tmp_path / name, {"a": "cat"})
+    told = ", ".join(f"'{name}'" for name in sorted(names))
+    with pytest.raises(DataError, match=rf"Pascal VOC in {told}: give the path of one folder, move all"):
+        find_voc(tmp_path)
+
+
+def test_find_voc__without_lists_in_vocdevkit(tmp_path: Path) -> None:
+    folder = annotated(tmp_path / "VOCdevkit" / "mine", {"a": "cat"})
+    assert find_voc(tmp_path) == {"": folder}
+
+
+@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize("value", ["own", "voc", "no mask"])
+def test_read_voc__few_of_the_20_classes(tmp_path: Path, lists: bool, value: str) -> None:
+    classes = {"a": "cat", "b": "dog", "c": "cat"}
+    annotated(tmp_path, classes, ("JPEGImages", "Annotations"))
+    if lists:
+        (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+        (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nc\n")
+    numbers = {"own": {"cat": 1, "dog": 2}, "voc": {"cat": 8, "dog": 12}, "no mask": {}}[value]
+    for name, one in classes.items():
+        if numbers:
+            write_mask(tmp_path / "SegmentationClass" / f"{name}.png", [[0, numbers[one], 255]], palette=True)
+    dataset = read_voc(tmp_path)
+    assert dataset.class_names == (CLASS_NAMES if value == "voc" else ("cat", "dog"))
+    assert ["numbered in the order of their names" in line for line in dataset.warnings] == [True] * (value == "own")
+
+
+def test_read_voc__most_of_the_20_classes(tmp_path: Path) -> None:
+    annotated(tmp_path, {name: name for name in CLASS_NAMES[:10]})
+    assert read_voc(tmp_path).class_names == CLASS_NAMES[:10]
+    annotated(tmp_path, {CLASS_NAMES[12]: CLASS_NAMES[12]})
+    assert read_voc(tmp_path).class_names == CLASS_NAMES
+    write_mask(tmp_path / "SegmentationClass" / f"{CLASS_NAMES[12]}.png", [[0, 11]], palette=True)
+    assert len(read_voc(tmp_path).class_names) == 11
+
+
+def test_read_voc__preview_beside_an_image(tmp_path: Path) -> None:
+    annotated(tmp_path, {"x": "cat", "b": "dog"})
+    Image.new("L", (4, 3)).save(tmp_path / "images" / "x.png")
+    dataset = read_voc(tmp_path)  # the annotation has <filename>x.jpg</filename>
+    assert [one.image.name for one in dataset.split()] == ["b.jpg", "x.jpg"]
+    assert dataset.warnings == (
+        "images without labels that have the name of another image, skipped: 1, for example 'x.png' beside 'x.jpg'",
+    )
+    Image.new("L", (4, 3)).save(tmp_path / "images" / "b.png")
+    with pytest.raises(
+        DataError,
+        match=r"b\.xml, <filename>: image 'b' could be any of 'b\.(jpg|png)', 'b\.(jpg|png)': write the complete name",
+    ):
+        read_voc(tmp_path)
+    (tmp_path / "annotations" / "b.xml").write_text(annotation("dog").replace("x.jpg", "b.png"))
+    assert [one.image.name for one in read_voc(tmp_path).split()] == ["b.png", "x.jpg"]
+
+
+def test_read_voc__images_without_annotation(tmp_path: Path) -> None:
+    annotated(tmp_path, {"a": "cat"})
+    Image.new("L", (8, 6)).save(tmp_path / "images" / "b.jpg")
+    dataset = read_voc(tmp_path)
+    assert [(one.id, one.labelled) for one in dataset.unlabelled] == [("b", False)]
+    assert dataset.counted == (
+        "images without an annotation, skipped (make-labels --image-labels predicted uses them): 1",
+    )
+
+
+def test_read_voc__annotation_without_image(tmp_path: Path) -> None:
+    annotated(tmp_path, {"a": "cat", "bird": "dog"})
+    (tmp_path / "images" / "bird.jpg").rename(tmp_path / "images" / "birds.jpg")
+    dataset = read_voc(tmp_path)
+    with pytest.raises(
+        DataError, match=r"bird\.xml: image 'bird' is missing in images/ \(did you mean 'birds\.jpg'\?\)"
+    ):
+        dataset.split()
+    assert [one.id for one in read_voc(tmp_path, skip_bad=True).split()] == ["a"]
+    (tmp_path / "images" / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"a\.xml: image 'a' is missing in images/ .*\(and 1 more\)$"):
+        read_voc(tmp_path)
+
+
+def test_read_voc__missing_images_of_one_list_stop_that_split_alone(tmp_path: Path) -> None:
+    root = build(tmp_path, {"train": "a\nb\n", "val": "c\nd\n"})
+    dataset = read_voc(root)
+    assert [one.id for one in dataset.split()] == ["a", "b"]
+    assert dataset.counted == ("listed images that are missing, skipped: 1",)
+    with pytest.raises(
+        DataError, match=r"list 'val' of .*, line 2: image 'd' is missing in .*, or skip it with --skip-"
+    ):
+        dataset.split("val")
+    assert [one.id for one in read_voc(root, skip_bad=True).split("val")] == ["c"]
