@@ -57,6 +57,8 @@ _LOW_BYTES = {
     **{f"{bands};16N": f"{bands};16{'B' if sys.byteorder == 'little' else 'L'}" for bands in ("RGB", "RGBX", "RGBA")},
 }
 
+MOST_PIXELS_OF_A_BYTE = 10_000  # deflate, in PNG and TIFF, reaches 8 * 1032; WebP images have at most 2 ** 28 pixels
+
 _END_OF_JPEG = b"\xff\xd9"
 
 
@@ -128,6 +130,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file, of which only the header is read at first; any error in the block is a DataError."""
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
+            _check_size(image, path.stat().st_size)
             yield image
     except Exception as error:  # as in read_image
         raise _unreadable(path, error) from error
@@ -261,6 +264,8 @@ def escapes_folder(relative: str) -> bool:
 
 def _read_rgb(file: Path | io.BytesIO, at_least: int | None, rule: PixelRule) -> Image.Image:
     with Image.open(file, formats=IMAGE_FORMATS) as image:
+        if isinstance(file, Path):
+            _check_size(image, file.stat().st_size)
         turn = _transposition(image)
         if at_least is not None:
             # draft() takes the smallest size with at least the given width and height. Only the longer side counts
@@ -268,6 +273,13 @@ def _read_rgb(file: Path | io.BytesIO, at_least: int | None, rule: PixelRule) ->
             image.draft(None, (at_least, 1) if image.width >= image.height else (1, at_least))
         rgb = _to_rgb(image, file, rule)
         return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_size(image: Image.Image, stored: int) -> None:
+    """Refuse a damaged header that claims gigabytes of pixels, before memory for them is allocated."""
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS_OF_A_BYTE * stored and pixels > 1 << 30:
+        raise DataError(f"its header says {image.width} x {image.height} pixels, too many for a file of {stored} bytes")
 
 
 def _completed_jpeg(path: Path) -> io.BytesIO | None:

@@ -17,6 +17,7 @@ from data.dataset import IGNORE_INDEX, Mask
 EXPLAINED = 0.9  # another numbering explains the masks if they then agree with the labels at least this well, ...
 GAIN = 0.3  # ... and by this much better than as they are; agreement is 1 where both list the same classes
 FEWEST_IMAGES = 2  # a single image may as well have a wrong label
+CONTRADICTING = 0.1  # ... of the images that it explains, at least this share contradicts the labels as they are
 
 WRONG_MASKS = "compare some masks with their images: value c must stand for line c of classes.txt, 0 for the background"
 
@@ -82,10 +83,11 @@ def compare_masks(images: Sequence[MaskedImage], class_names: Sequence[str]) -> 
     labelled = [(image, mask) for image, mask in shown if image.labels]
     wrong = [image for image, mask in labelled if not mask & image.labels]
     absent = frozenset().union(*(image.labels for image in images)) - frozenset().union(*(mask for _, mask in shown))
-    best = max(_numberings(images, class_names), key=lambda numbering: _agreement(images, numbering))
+    best = max([stored, *_numberings(images, class_names)], key=lambda numbering: _agreement(images, numbering))
     before, after = _agreement(images, stored), _agreement(images, best)
-    better = sum(best.classes(image) == image.labels != mask for image, mask in shown)
-    explains = better >= FEWEST_IMAGES and 1 - after <= (1 - before) / 2
+    better = [(image.labels, mask) for image, mask in shown if best.classes(image) == image.labels != mask]
+    contradicting = sum(_contradict(labels, mask) for labels, mask in better)
+    explains = len(better) >= FEWEST_IMAGES and 1 - after <= (1 - before) / 2
 
     def quoted(numbers: Classes) -> str:
         return ", ".join(f"'{class_names[number - 1]}'" for number in sorted(numbers)) or "none"
@@ -96,7 +98,10 @@ def compare_masks(images: Sequence[MaskedImage], class_names: Sequence[str]) -> 
         empty=tuple(image.name for image in empty),
         absent=tuple(class_names[number - 1] for number in sorted(absent)),
         cause=best.text if explains else None,
-        explained=explains and after >= EXPLAINED and after - before >= GAIN,
+        explained=explains
+        and after >= EXPLAINED
+        and after - before >= GAIN
+        and contradicting >= max(FEWEST_IMAGES, CONTRADICTING * len(better)),
         mostly_wrong=len(wrong) >= FEWEST_IMAGES and 2 * len(wrong) > len(labelled),
     )
 
@@ -116,16 +121,18 @@ def _numberings(images: Sequence[MaskedImage], class_names: Sequence[str]) -> li
     def by_value(change: Callable[[int], int]) -> Callable[[MaskedImage], Classes]:
         return lambda image: frozenset(map(change, image.values)) & frozenset(range(1, count + 1))
 
-    order = _best_order(images, count)
-    moved = [f"{value} is '{class_names[number - 1]}'" for value, number in sorted(order.items()) if value != number]
-    more = f" and {len(moved) - 10} more" if len(moved) > 10 else ""
-    found = [
-        Numbering(
-            f"they seem to number the classes in another order ({', '.join(moved[:10])}{more}): write the names in the "
-            "order of the masks into classes.txt, or number the masks again",
-            by_value(lambda value: order.get(value, 0)),
+    found = []
+    order = {value: number for value, number in _best_order(images, count).items() if value != number}
+    if order:
+        moved = [f"{value} is '{class_names[number - 1]}'" for value, number in sorted(order.items())]
+        more = f" and {len(moved) - 10} more" if len(moved) > 10 else ""
+        found.append(
+            Numbering(
+                f"they seem to number the classes in another order ({', '.join(moved[:10])}{more}): write the names in "
+                "the order of the masks into classes.txt, or number the masks again",
+                by_value(lambda value: order.get(value, value)),
+            )
         )
-    ]
     used = frozenset[int]().union(*(image.values for image in images))
     if IGNORE_INDEX in used and 1 not in used:
         found.append(
@@ -150,7 +157,7 @@ def _numberings(images: Sequence[MaskedImage], class_names: Sequence[str]) -> li
                 by_value(lambda value: value - 1 if value != IGNORE_INDEX else 0),
             )
         )
-    if used <= {0, 1, IGNORE_INDEX}:
+    if count > 1 and used <= {0, 1, IGNORE_INDEX}:
         found.append(
             Numbering(
                 "they seem to tell only objects from background: save the number of its class for each object",
@@ -158,6 +165,11 @@ def _numberings(images: Sequence[MaskedImage], class_names: Sequence[str]) -> li
             )
         )
     return found
+
+
+def _contradict(labels: Classes, mask: Classes) -> bool:
+    """Whether labels and mask differ in a way that is not only a lack of labels, or of objects in the mask."""
+    return not labels <= mask and not (mask and mask <= labels)
 
 
 def _shows_object(image: MaskedImage) -> bool:

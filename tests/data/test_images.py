@@ -204,6 +204,17 @@ def test_read_image__above_pillows_limit(tmp_path: Path) -> None:
     assert image_size(path) == (side, side)
 
 
+@pytest.mark.parametrize("read", [read_image, image_size, lambda path: MaskFile(path).read()])
+def test_read_image__a_header_that_claims_too_many_pixels(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = tmp_path / "a.bmp"
+    Image.new("L", (29, 37)).save(path)
+    content = bytearray(path.read_bytes())
+    content[22:26] = (539_000_869).to_bytes(4, "little")  # the height
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.bmp .*29 x 539000869 pixels, too many for a file of \d+ bytes"):
+        read(path)
+
+
 def smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
     """A picture without details, which looks alike at every size."""
     corners = np.random.default_rng(0).integers(0, 256, (3, 4, 3), np.uint8)

@@ -1,3 +1,6 @@
+import random
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -57,6 +60,12 @@ def test_compare_masks__another_numbering_explains_them(rows: Rows, names: tuple
         [({1, 2}, {0, 1}), ({1, 3}, {0, 1, 255}), ({1, 2, 3}, {0, 1})],
         # Crowds that are ignored.
         [({1}, {0, 255}), ({2}, {0, 2}), ({1}, {0, 1}), ({1, 3}, {0, 255})],
+        # A class that no image is labelled with is in all masks: sky, or the table that all objects lie on.
+        [({2}, {0, 1, 2}), ({3}, {0, 1, 3})] * 10,
+        [({1}, {0, 1, 3}), ({2}, {0, 2, 3})] * 2,
+        [({2}, {1, 2}), ({3}, {1, 3}), ({2, 3}, {1, 2, 3})] * 2,
+        # Full masks of two images whose labels list the same class.
+        [({1}, {1, 2}), ({1}, {1, 2})],
         # The ignored border of objects; every image has the only class.
         [({1}, {0, 1, 255}), ({1}, {0, 1, 255})],
         # No pixel is background.
@@ -71,6 +80,41 @@ def test_compare_masks__good_data(rows: Rows) -> None:
     assert not found.explained
     assert not found.mostly_wrong
     assert found.other == found.empty == ()
+
+
+@pytest.mark.parametrize("rows", [[({1}, {0, 1})] * 6 + [(set(), {0, 1})] * 4, [(set(), {0, 1})] * 3])
+def test_compare_masks__one_class_has_no_other_order(rows: Rows) -> None:
+    found = compare(rows, ("cat",))
+    assert (found.cause, found.explained) == (None, False)
+
+
+# How often sets of 5 and 200 images are refused, of 40 random ones with 5 classes. Good masks, then numbered otherwise.
+@pytest.mark.parametrize("images", [5, 200])
+@pytest.mark.parametrize(
+    ("mask", "refused"),
+    [
+        (lambda shown, labels: {0, *shown}, False),
+        (lambda shown, labels: {255, *shown}, False),
+        (lambda shown, labels: {0, 255, *labels}, False),
+        (lambda shown, labels: {0, 255} if shown else {0}, True),
+        (lambda shown, labels: {1, *(number + 1 for number in labels)}, True),
+        (lambda shown, labels: {255, *(number - 1 for number in labels)}, True),
+        (lambda shown, labels: {0, *(6 - number for number in labels)}, True),
+    ],
+)
+def test_compare_masks__random_data(images: int, mask: Callable[[set[int], set[int]], set[int]], refused: bool) -> None:
+    """Images show one to three classes; labels are complete for the last four kinds of masks, and 5 % are wrong."""
+    found = 0
+    for seed in range(40):
+        draws = random.Random(seed)
+        rows: Rows = []
+        for _ in range(images):
+            shown = set(draws.sample(range(1, 6), draws.choice((1, 1, 2, 3))))
+            labels = shown if refused else {draws.choice(sorted(shown))}
+            values = mask(shown, labels)
+            rows.append(({draws.randint(1, 5)} if draws.random() < 0.05 else labels, values))
+        found += compare(rows, ("a", "b", "c", "d", "e")).explained
+    assert found >= (40 if images > 100 else 20) if refused else found == 0
 
 
 def test_compare_masks__weak_masks_are_not_called_wrong() -> None:
