@@ -24,9 +24,10 @@ from data.images import find_images, find_masks, find_unread, image_id
 
 BACKGROUND_FOLDER = "background"  # for images that show none of the classes
 MASKS_FOLDER = "masks"
-SPLIT_NAMES = (*TRAIN_NAMES, *VAL_NAMES)
+SPLITS = {name: name for name in (*TRAIN_NAMES, *VAL_NAMES)} | {"testing": "test"}  # name of a folder -> split
+OTHER_SPLITS = frozenset({"dev", "eval", "evaluation", "holdout"})  # are not read
 # Folders of splits: also train2017, test1, val_images, trainA and the like.
-SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_NAMES)})([ _-]?(set|data|images?|imgs?))?[ _-]?(\d*|[ab])", re.IGNORECASE)
+SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLITS)})([ _-]?(set|data|images?|imgs?))?[ _-]?(\d*|[ab])", re.IGNORECASE)
 # Folders that programs make for the parts of a data set. 'mask' is not among them: it is a usual class.
 PART_FOLDER = re.compile(
     r"images?|imgs?|labels|jpegimages|annotations?|imagesets|.*ground_?truths?|segmentation(class|object).*|unlabell?ed",
@@ -171,17 +172,17 @@ def _split_folders(tops: Mapping[str, Collection[str]], listed: Collection[str])
     inside = {canonical_name(one) for top in tops for one in tops[top]}
     if len({canonical_name(top) for top in tops} & {*listed}) > len(inside & {*listed}):
         return {}
-    found = {top: match[1].lower() for top in tops if (match := SPLIT_FOLDER.fullmatch(top))}
+    found = {top: SPLITS[match[1].lower()] for top in tops if (match := SPLIT_FOLDER.fullmatch(top))}
     # A single 'train' beside other folders may be a class, for example of vehicles.
-    if len(found) > 1 or len(found) == len(tops):
+    if found and (len(found) > 1 or {top.lower() for top in tops.keys() - found.keys()} <= OTHER_SPLITS):
         return found
     # seg_train and seg_test: the rest of the names is the same. 'training shoe' and 'test strip' are classes.
     groups: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for top in tops:
         words = re.split(r"[ _-]+|(?<=[^\W\d])(?=\d)", top.lower())
-        if (split := first_present(SPLIT_NAMES, words)) is not None:
-            rest = () if found else tuple(word for word in words if word != split and not word.isdigit())
-            groups[rest][top] = split
+        if (word := first_present(SPLITS, words)) is not None:
+            rest = () if found else tuple(one for one in words if one != word and not one.isdigit())
+            groups[rest][top] = SPLITS[word]
     for rest, group in groups.items():
         has_both = all(not {*group.values()}.isdisjoint(names) for names in (TRAIN_NAMES, VAL_NAMES))
         if has_both and (rest or len(group) == len(tops)):

@@ -302,7 +302,8 @@ def _check_labels(
     else:
         problems = {name: f"{quoted(name)} {problem}" for name, problem in doubtful_names(counts).items()}
         if problems:
-            mistakes.advise(f"{SEPARATE}, with an empty cell for none of the classes; {LIST_IF_MEANT}")
+            advice = f"{SEPARATE}; an empty cell means none of the classes"
+            mistakes.advise(f"{'correct the columns' if columns.one_hot else advice}; {LIST_IF_MEANT}")
     for name in columns.one_hot.values():
         if name in problems:
             mistakes.add(f"column {problems[name]}", header_line)
@@ -320,7 +321,7 @@ def _check_other_columns(
     warnings = []
     for place, found in values.items():
         splits = {value.lower() for value in found if value}
-        if not splits or not splits <= known:
+        if not splits or not (splits <= known or len(splits & known) > 1):
             continue
         if difflib.get_close_matches("split", [header[place].lower()]):
             mistakes.add(f"there is a column '{header[place]}' but no column 'split': rename it", header_line)

@@ -100,6 +100,8 @@ def test_read_class_folders__too_few(tmp_path: Path, names: tuple[str, ...], fou
         ("seg_train", "seg_test"),
         ("my-data-train", "my-data-val2"),
         ("train", "test_final"),
+        ("Training", "Testing"),
+        ("train", "dev"),
     ],
 )
 def test_read_class_folders__flat_splits_are_not_classes(tmp_path: Path, tops: tuple[str, ...]) -> None:
@@ -241,6 +243,7 @@ def test_read_class_folders__split_beside_other_folders(tmp_path: Path) -> None:
         ("training_set/training_set", "test_set/test_set"),
         ("Train/train", "test/Test"),
         ("flowers_train", "flowers_val"),
+        ("Training", "Testing"),
         ("dataset-training", "dataset-test2"),
     ],
 )

@@ -216,6 +216,7 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         ("file,labels\na.jpg,cat\n", "line 1: no column 'image' among 'file', 'labels'"),
         ("image,label\na.jpg,cat\n", "line 1: there is a column 'label' but no column 'labels': rename it"),
         ("image,labels,spilt\na.jpg,cat,val\n", "line 1: there is a column 'spilt' but no column 'split': rename it"),
+        ("image,labels,Splits\na,cat,train\na,cat,VAL\na,cat,other\n", "line 1: there is a column 'Splits' but"),
         ("image,split\na.jpg,train\n", "line 1: there is no column 'labels' and no 0/1 column of a class"),
         ("image,labels,Labels\na.jpg,cat,cat\n", "line 1: column 'Labels' occurs twice"),
         (",image,labels\n0,a.jpg,cat\n", "line 1: column 1 has no name"),
@@ -365,7 +366,7 @@ def test_read_custom__listed_names_are_meant(tmp_path: Path, labels: str) -> Non
 def test_read_custom__columns_of_classes_that_are_not_meant(tmp_path: Path, doubtful: str, problem: str) -> None:
     table = f"# mine\nimage,cat,{doubtful}\na.jpg,1,0\nb.jpg,1,1\n"
     with pytest.raises(
-        DataError, match=rf"labels\.csv line 2: column '{doubtful}' {problem}.*list all classes in clas"
+        DataError, match=rf"labels\.csv line 2: column '{doubtful}' {problem}.*: correct the columns; to use"
     ):
         read_custom(build(tmp_path, table))
     dataset = read_custom(build(tmp_path, table, classes=f"cat\n{doubtful}\n"))
