@@ -445,18 +445,7 @@ def _splits(facts: Facts) -> Iterator[Finding]:
             text=f"no image in split '{dataset.train_split}' (splits with images: {list_names(others)})",
             advice="rename one of them to 'train', or give its name with --split",
         )
-    training, validation = (
-        {sample.image for sample in dataset.splits.get(name or "", ())}
-        for name in (dataset.train_split, dataset.val_split)
-    )
-    if shared := sorted(training & validation):
-        yield Finding(
-            level="error",
-            topic="same_in_splits",
-            text=f"{_count(len(shared), 'image')} in both splits '{dataset.train_split}' and '{dataset.val_split}'",
-            advice="keep each image in one split; otherwise scores are too high",
-            items=_names(shared, dataset),
-        )
+    yield from shared_images(dataset, dataset.train_split)
     typos = {name: meant for name in dataset.splits if (meant := _meant_split(name))}
     if typos:
         yield Finding(
@@ -472,6 +461,21 @@ def _splits(facts: Facts) -> Iterator[Finding]:
             topic="no_validation_split",
             text="no validation split",
             advice="nothing, or put some images with ground-truth masks into a split 'val', to evaluate the networks",
+        )
+
+
+def shared_images(dataset: Dataset, split: str) -> Iterator[Finding]:
+    """Find the images of a split that are in the validation split as well, unless it is the validation split."""
+    training, validation = (
+        {sample.image for sample in dataset.splits.get(name or "", ())} for name in (split, dataset.val_split)
+    )
+    if split != dataset.val_split and (shared := sorted(training & validation)):
+        yield Finding(
+            level="error",
+            topic="same_in_splits",
+            text=f"{_count(len(shared), 'image')} in both splits '{split}' and '{dataset.val_split}'",
+            advice="keep each image in one split; otherwise scores are too high",
+            items=_names(shared, dataset),
         )
 
 

@@ -20,7 +20,7 @@ from data.transforms import CamTransform
 from stages.config import TrainCam
 from stages.networks.cam_model import new_cam_model
 from stages.networks.inference import class_label_matrix, decoder_probabilities, load_image, resize_maps, square_cams
-from stages.preflight.training import check_learnable
+from stages.preflight.training import check_learnable, warn_of_shared_images
 from stages.run_folder.artifacts import already_finished, begin_stage, check_run_place
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
@@ -87,6 +87,7 @@ def train_cam(
         if resume:
             check_same_data(out, "cam", dataset, monitor)
         check_learnable(dataset, dataset.split(config.split), monitor)
+        warn_of_shared_images(dataset, config.split, monitor)
         dataset = with_chosen_pixels(dataset, config, out, monitor, resume=resume)
         torch.manual_seed(config.seed)
         model, spec = new_cam_model(config, len(dataset.class_names))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.dataset import Dataset, Sample, list_names
 from data.errors import DataError, SettingsError, UserError
-from data.findings import class_findings
+from data.findings import class_findings, shared_images
 from data.image_cache import open_cache
 from stages.config import NO_FILES, MakeLabels, TrainCam, TrainSeg
 from stages.features.spec import patch_size_by_name
@@ -56,6 +56,12 @@ def check_learnable(dataset: Dataset, samples: Sequence[Sample], monitor: Monito
             raise DataError(text)
         if finding.topic in ("class_in_no_image", "class_in_every_image"):
             monitor.warn(text)
+
+
+def warn_of_shared_images(dataset: Dataset, split: str | None, monitor: Monitor) -> None:
+    """Warn of training images that are in the validation split as well: training works, but the scores are too high."""
+    for finding in shared_images(dataset, split or dataset.train_split):
+        monitor.warn(f"{dataset.root}: {finding.text} ({list_names(finding.items, 3)}): {finding.advice}")
 
 
 def check_label_scales(cam: TrainCam, labels: MakeLabels) -> None:

@@ -6,9 +6,14 @@ import pytest
 
 from data.dataset import Dataset, Sample
 from data.errors import DataError, SettingsError
-from stages.config import MakeLabels, TrainCam
+from stages.config import MakeLabels, TrainCam, TrainSeg
 from stages.labels.label_settings import with_training_defaults
-from stages.preflight.training import check_label_scales, check_learnable
+from stages.preflight.training import (
+    check_label_scales,
+    check_learnable,
+    check_student_splits,
+    warn_of_shared_images,
+)
 
 
 def check(labels: str, names: str, monitor: Any) -> None:
@@ -92,3 +97,39 @@ def test_check_label_scales__before_the_training() -> None:
     check_scales_of("vit_base_patch8_224")
     check_scales_of("vit_base_patch16_224", ("patch_size=8",))
     check_scales_of("some_other_network")  # its patches are not known before it is built
+
+
+def images(*names: str) -> tuple[Sample, ...]:
+    return tuple(Sample(id=name, image=Path(f"/d/{name}.jpg"), classes=(1,), mask=None) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("split", "warnings"),
+    [
+        (
+            None,
+            ["/d: 1 image in both splits 'train' and 'val' ('a.jpg'): keep each image in one split; otherwise scores"],
+        ),
+        ("more", ["/d: 2 images in both splits 'more' and 'val' ('a.jpg', 'c.jpg'): keep each image in one split; "]),
+        ("other", []),
+        ("val", []),
+    ],
+)
+def test_warn_of_shared_images(split: str | None, warnings: list[str], listener: Any) -> None:
+    dataset = Dataset(
+        root=Path("/d"), layout="voc", class_names=("x",), train_split="train", val_split="val",
+        splits={"train": images("a", "b"), "more": images("c", "a"), "other": images("b"), "val": images("a", "c")},
+    )  # fmt: skip
+    heard = listener()
+    warn_of_shared_images(dataset, split, heard)
+    assert [told[: len(expected)] for told, expected in zip(heard.warnings, warnings, strict=True)] == warnings
+
+
+@pytest.mark.parametrize("val_split", [None, "val"])
+def test_check_student_splits__validation_images_are_missing(val_split: str | None) -> None:
+    dataset = Dataset(
+        root=Path("/d"), layout="voc", class_names=("x",), train_split="train", val_split="val",
+        splits={"train": images("a"), "val": images("b")}, incomplete={"val": "image 'c' is missing"},
+    )  # fmt: skip
+    with pytest.raises(DataError, match="image 'c' is missing"):
+        check_student_splits(dataset, TrainSeg(val_split=val_split))
