@@ -14,6 +14,7 @@ from torch import Tensor
 from data.dataset import Dataset, Sample
 from data.errors import DataError, SettingsError
 from data.image_cache import TrainingImages, open_cache
+from data.pixel_rule import with_pixel_rule
 from data.readers import read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform
@@ -26,12 +27,12 @@ from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import (
     check_same_data,
+    choose_pixels,
     finish_again,
     measurable_samples,
     open_data,
     spread,
     usable_samples,
-    with_chosen_pixels,
 )
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import ranks_of, share_counts, start
@@ -88,7 +89,11 @@ def train_cam(
             check_same_data(out, "cam", dataset, monitor)
         check_learnable(dataset, dataset.split(config.split), monitor)
         warn_of_shared_images(dataset, config.split, monitor)
-        dataset = with_chosen_pixels(dataset, config, out, monitor, resume=resume)
+        # Rank 0 reads images and chooses for all ranks.
+        pixels = (
+            choose_pixels(dataset, config, out, monitor, resume=resume) if fabric.is_global_zero else dataset.pixels
+        )
+        dataset = with_pixel_rule(dataset, fabric.broadcast(pixels))
         torch.manual_seed(config.seed)
         model, spec = new_cam_model(config, len(dataset.class_names))
         if config.grad_checkpointing:

@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from data.errors import UserError
 from stages.runtime.launch import is_local_child, is_rank_zero
+from stages.runtime.shared_memory import SHARED_MEMORY_FULL, is_shared_memory_full
 from toco_cli.commands import app
 
 KEPT = "finished work is kept: run "
@@ -104,9 +105,10 @@ def describe(error: Exception, options: Collection[str] = (), resume: str = "") 
     text = " ".join(str(error).splitlines())
     if hasattr(error, "format_message"):  # Typer's own errors, about options
         return _describe_bad_option(error)
-    if any(name in text for name in ("/dev/shm", "shared memory", "</torch_", "(shm)")):
-        full = "shared memory (/dev/shm) is too small for the processes that load images: use --workers 0, or give the "
-        return "; ".join(filter(None, (f"{full}container more, for example docker run --shm-size 8g", resume)))
+    if isinstance(error, UserError):
+        return text
+    if is_shared_memory_full(error):
+        return "; ".join(filter(None, (SHARED_MEMORY_FULL, resume)))
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
         return "; ".join(filter(None, (f"the disk is full{_while_writing(error)}: free some space", resume)))
     if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "allocate memory" in text:
@@ -121,7 +123,7 @@ def describe(error: Exception, options: Collection[str] = (), resume: str = "") 
         return "; ".join(filter(None, (lost, resume)))
     if isinstance(error, OSError) and error.filename is not None:
         return _describe_file_error(error)
-    if isinstance(error, (UserError, OSError)):
+    if isinstance(error, OSError):
         return text
     return f"{type(error).__name__}: {text} (unexpected error: add --debug to see where it happened)"
 

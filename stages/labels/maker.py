@@ -72,8 +72,9 @@ class LabelMaker:
     monitor: Monitor
 
     def __post_init__(self) -> None:
-        """Share the memory that is free now between the processes that refine masks."""
-        self._memory = MemoryBudget(free_memory())
+        """Share the memory that is free now between the processes that refine masks, on all devices."""
+        self._memory = MemoryBudget(free_memory() / self.config.devices)
+        self._told_of_memory = False
 
     @property
     def probabilities_given(self) -> bool:
@@ -197,9 +198,10 @@ class LabelMaker:
             )
             futures = [_finished(labels) for labels in made]
         else:
+            self._tell_of_memory(max(batch, key=_bytes_to_refine))
             futures = [
                 self._memory.submit(
-                    BYTES_A_PIXEL * one.image.shape[-2] * one.image.shape[-1],
+                    _bytes_to_refine(one),
                     pool,
                     _pixel_labels_in_process,
                     one.maps.cpu().numpy(),
@@ -213,6 +215,18 @@ class LabelMaker:
             Pending(one.sample, one.maps.half().cpu().numpy(), future)
             for one, future in zip(batch, futures, strict=True)
         ]
+
+    def _tell_of_memory(self, largest: Scored) -> None:
+        """Say once that memory, not the number of cores, limits how many masks are refined at once."""
+        at_once = self._memory.at_once(_bytes_to_refine(largest))
+        if self._told_of_memory or at_once >= self.threads:
+            return
+        self._told_of_memory = True
+        height, width = largest.image.shape[-2:]
+        self.monitor.note(
+            f"free memory ({self._memory.total / 1e9:.1f} GB) is enough for {at_once:g} instead of {self.threads} "
+            f"processes that refine masks of {width} x {height} pixels"
+        )
 
     def _collect(self, waiting: list[Pending]) -> list[ImageLabels]:
         labels = []
@@ -232,6 +246,10 @@ class LabelMaker:
             labels.append(ImageLabels(id=sample.id, classes=sample.classes, cam=cam, mask=mask, confidence=confidence))
             self.monitor.advance()
         return labels
+
+
+def _bytes_to_refine(one: Scored) -> int:
+    return BYTES_A_PIXEL * one.image.shape[-2] * one.image.shape[-1]
 
 
 def _finished(labels: PixelLabels) -> Future[PixelLabels]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import ArtifactError, DataError
-from data.images import image_size
+from data.images import PixelRule, image_size
 from data.mask_agreement import WRONG_MASKS, MaskedImage, compare_masks, distinct_values
 from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
 from data.readers import check_images, open_dataset, read_mask
@@ -159,16 +159,16 @@ def warn_of_other_data(folder: StageFolder, dataset: Dataset, monitor: Monitor) 
         monitor.warn(difference)
 
 
-def with_chosen_pixels(dataset: Dataset, config: TrainCam, run: Path, monitor: Monitor, *, resume: bool) -> Dataset:
+def choose_pixels(dataset: Dataset, config: TrainCam, run: Path, monitor: Monitor, *, resume: bool) -> PixelRule:
     """Decide how values in image files become 8-bit RGB, for this run; a resumed training keeps its rule."""
     if resume and in_use(run / "cam"):
-        return with_pixel_rule(dataset, begun_stage(run, "cam").pixels)
+        return begun_stage(run, "cam").pixels
     rule = pixel_facts(all_samples(dataset), config.image_bits, config.alpha).rule
     if rule.bits < 16:
         monitor.note(f"values in 16-bit images are read as {rule.bits} bits; --image-bits sets another number")
     if not rule.alpha:
         monitor.note("alpha bands are not read as transparency; --alpha transparency changes this")
-    return with_pixel_rule(dataset, rule)
+    return rule
 
 
 def with_skip_bad(config: AnyMachine, folder: StageFolder) -> AnyMachine:

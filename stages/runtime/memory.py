@@ -4,18 +4,23 @@ import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 MEMINFO = Path("/proc/meminfo")
-# Limit and use of a container: cgroup version 2, and version 1.
-CGROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+CGROUP = Path("/sys/fs/cgroup")
+# Limit and use of a container, and the part of the use that is files kept for rereading, an entry of memory.stat:
+# cgroup version 2, and version 1.
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
     ),
 )
 
@@ -23,17 +28,22 @@ CGROUPS = (
 def free_memory() -> float:
     """Bytes of memory that this process may still use; infinite if the system does not say."""
     found = [math.inf]
-    try:
-        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-        found.append(1024 * float(lines["MemAvailable"].split()[0]))
-    except (OSError, ValueError, KeyError):
-        pass
-    for limit, used in CGROUPS:
+    with suppress(OSError, ValueError, KeyError):
+        found.append(1024 * _entry(MEMINFO, "MemAvailable:"))
+    for limit, used, statistics, cached in CGROUP_FILES:
         try:
-            found.append(float(limit.read_text()) - float(used.read_text()))  # 'max' means no limit
+            free = float((CGROUP / limit).read_text()) - float((CGROUP / used).read_text())  # 'max' means no limit
         except (OSError, ValueError):
             continue
+        with suppress(OSError, ValueError, KeyError):
+            free += _entry(CGROUP / statistics, cached)  # given up for a process that needs memory
+        found.append(free)
     return max(0.0, min(found))
+
+
+def _entry(path: Path, name: str) -> float:
+    """Read a number from a file of lines with a name and a number."""
+    return float(dict(line.split()[:2] for line in path.read_text().splitlines())[name])
 
 
 class MemoryBudget:
@@ -43,6 +53,10 @@ class MemoryBudget:
         """Share `total` bytes."""
         self.total = total
         self._running: deque[tuple[int, Future[object]]] = deque()
+
+    def at_once(self, need: int) -> float:
+        """Return how many tasks that need this many bytes may run at once."""
+        return max(1.0, self.total // need) if math.isfinite(self.total) else math.inf
 
     def submit(self, need: int, executor: Executor, task: Callable[..., Result], *arguments: object) -> Future[Result]:
         """Submit a task that needs this many bytes, after those that it has no place beside are done."""

@@ -22,6 +22,7 @@ from stages.run_folder.saving import load_checkpoint, save_checkpoint, save_weig
 from stages.runtime.fabric import loader_workers
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
+from stages.runtime.shared_memory import SHARED_MEMORY_FULL, is_shared_memory_full
 from stages.toco.schedule import learning_rate_factor
 from stages.training.metrics_log import MetricsLog
 
@@ -344,15 +345,10 @@ def _without_lost_workers(loader: Iterable[LoadedBatch]) -> Iterator[LoadedBatch
     try:
         yield from loader
     except RuntimeError as error:
+        if is_shared_memory_full(error):
+            raise LostWorkerError(f"{SHARED_MEMORY_FULL}; then resume") from error
         text = str(error)
-        if "DataLoader worker" not in text and "shared memory" not in text and "</torch_" not in text:
-            raise
-        if "shared memory" in text or "</torch_" in text or "Bus error" in text:
-            raise LostWorkerError(
-                "shared memory (/dev/shm) is too small for the processes that load images: use --workers 0, or give "
-                "the container more, for example docker run --shm-size 8g; then resume"
-            ) from error
-        if "killed by signal" in text or "exited unexpectedly" in text:
+        if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
             raise LostWorkerError(
                 f"a process that loads images ended ({reason(error)}), most likely because memory ran out: use fewer "
                 "--workers or a smaller --batch-size; then resume"

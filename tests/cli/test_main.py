@@ -121,6 +121,12 @@ def test_describe__shared_memory_is_not_the_disk(error: Exception) -> None:
     assert said.endswith("docker run --shm-size 8g; run again with --resume")
 
 
+def test_describe__folders_in_shared_memory() -> None:
+    assert describe(DataError("/dev/shm/photos holds no images")) == "/dev/shm/photos holds no images"
+    full = OSError(errno.ENOSPC, "No space left on device", "/dev/shm/run/cam/checkpoint.pt")
+    assert describe(full).startswith("the disk is full, writing '/dev/shm/run/cam/checkpoint.pt': free some space")
+
+
 def test_describe__a_lost_process() -> None:
     lost = RuntimeError(
         "[third_party/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer. " + "x" * 200

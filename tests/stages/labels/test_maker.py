@@ -6,10 +6,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
+import stages.labels.maker
 from data.dataset import Sample
 from data.errors import SettingsError
-from stages.labels.maker import LabelMaker, Pending
+from stages.config import MakeLabels
+from stages.labels.maker import LabelMaker, Pending, Scored
 
 
 def test_label_maker__a_killed_process_is_reported_as_out_of_memory() -> None:
@@ -22,3 +25,19 @@ def test_label_maker__a_killed_process_is_reported_as_out_of_memory() -> None:
         SettingsError, match=r"memory ran out \(about 0\.9 GB for each .* --workers \(now 8\) .*--resume"
     ):
         LabelMaker._collect(maker, waiting)
+
+
+def test_label_maker__says_once_that_memory_limits_the_processes(
+    monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    monkeypatch.setattr(stages.labels.maker, "free_memory", lambda: 12e9)
+    monitor = listener()
+    maker = cast(Any, SimpleNamespace(threads=8, monitor=monitor, config=MakeLabels(devices=2)))
+    LabelMaker.__post_init__(maker)
+    sample = Sample(id="a", image=Path("a.jpg"), classes=(1,), mask=None)
+    for height in (100, 2000, 3000):
+        image = torch.zeros(3, height, 1000, dtype=torch.uint8)
+        LabelMaker._tell_of_memory(maker, Scored(sample=sample, image=image, maps=torch.zeros(1, 4, 4), tokens=None))
+    assert monitor.notes == [
+        "free memory (6.0 GB) is enough for 3 instead of 8 processes that refine masks of 1000 x 2000 pixels"
+    ]

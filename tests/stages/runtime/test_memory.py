@@ -10,14 +10,17 @@ from stages.runtime.memory import MemoryBudget, free_memory
 
 
 @pytest.mark.parametrize(
-    ("meminfo", "limit", "used", "expected"),
+    ("meminfo", "limit", "used", "statistics", "expected"),
     [
-        ("MemTotal: 9 kB\nMemAvailable: 5 kB\n", None, None, 5120),
-        ("MemAvailable: 5 kB\n", "4096\n", "96\n", 4000),
-        ("MemAvailable: 5 kB\n", "max\n", "96\n", 5120),
-        ("MemAvailable: 5 kB\n", "100", "200", 0),
-        ("nonsense", None, None, math.inf),
-        (None, None, None, math.inf),
+        ("MemTotal: 9 kB\nMemAvailable: 5 kB\n", None, None, None, 5120),
+        ("MemAvailable: 5 kB\n", "4096\n", "96\n", None, 4000),
+        ("MemAvailable: 5 kB\n", "max\n", "96\n", None, 5120),
+        ("MemAvailable: 5 kB\n", "100", "200", None, 0),
+        ("MemAvailable: 5 kB\n", "4096\n", "4000\n", "anon 1\nactive_file 7\ninactive_file 3900\n", 3996),
+        ("MemAvailable: 5 kB\n", "4096\n", "4000\n", "anon 1\n", 96),
+        ("MemAvailable: 5 kB\n", "4096\n", "4000\n", "nonsense", 96),
+        ("nonsense", None, None, None, math.inf),
+        (None, None, None, None, math.inf),
     ],
 )
 def test_free_memory__is_the_least_of_machine_and_container(
@@ -26,13 +29,15 @@ def test_free_memory__is_the_least_of_machine_and_container(
     meminfo: str | None,
     limit: str | None,
     used: str | None,
+    statistics: str | None,
     expected: float,
 ) -> None:
-    for name, text in (("meminfo", meminfo), ("limit", limit), ("used", used)):
+    for name, text in (("meminfo", meminfo), ("limit", limit), ("used", used), ("statistics", statistics)):
         if text is not None:
             (tmp_path / name).write_text(text)
     monkeypatch.setattr(stages.runtime.memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(stages.runtime.memory, "CGROUPS", ((tmp_path / "limit", tmp_path / "used"),))
+    monkeypatch.setattr(stages.runtime.memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(stages.runtime.memory, "CGROUP_FILES", (("limit", "used", "statistics", "inactive_file"),))
     assert free_memory() == expected
 
 
@@ -58,3 +63,8 @@ def test_memory_budget__bounds_what_runs_at_once(total: float, needs: list[int],
         futures = [budget.submit(need, pool, task, need) for need in needs]
         assert [future.result() for future in futures] == needs
     assert most <= at_once
+
+
+@pytest.mark.parametrize(("total", "need", "expected"), [(10.0, 4, 2), (10.0, 11, 1), (math.inf, 4, math.inf)])
+def test_memory_budget__at_once(total: float, need: int, expected: float) -> None:
+    assert MemoryBudget(total).at_once(need) == expected
