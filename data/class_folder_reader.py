@@ -20,7 +20,7 @@ from data.class_names import canonical_name, in_order, likely_names, quoted
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError
 from data.file_kinds import conversion_advice, count_unread, describe_unread, is_unread_picture
-from data.images import find_images, find_masks, find_unread, image_id
+from data.images import find_images_and_unread, find_masks, image_id
 
 BACKGROUND_FOLDER = "background"  # for images that show none of the classes
 MASKS_FOLDER = "masks"
@@ -52,7 +52,7 @@ def read_class_folders(root: Path) -> Dataset:
         DataError: Fewer than two folders hold images, or folders are not meant as classes.
     """
     listed = read_class_list(root / CLASSES_FILE)
-    found, unread_found = find_images(root), find_unread(root)
+    found, unread_found = find_images_and_unread(root)
     images, unread = (
         {name: path for name, path in files.items() if not _is_mask(name, listed)} for files in (found, unread_found)
     )

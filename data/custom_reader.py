@@ -15,7 +15,7 @@ from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids,
 from data.errors import DataError, reason
 from data.file_kinds import describe_unread
 from data.file_names import FileNames
-from data.images import find_images, find_masks, find_unread, image_id
+from data.images import find_images_and_unread, find_masks, image_id
 from data.text_files import COMMENT, read_text
 
 LABELS_FILE = "labels.csv"
@@ -121,7 +121,7 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         warnings += _check_other_columns(others, header, header_line, mistakes)
     class_names = listed or in_order({*columns.one_hot.values()}.union(*(row.labels for row in rows)))
 
-    images = find_images(root / "images")
+    images, unread_images = find_images_and_unread(root / "images")
     names = FileNames(root / "images", images)
     matched, missing = _match(rows, names, mistakes)
     if missing and not (skip_bad and not mistakes and matched):
@@ -145,7 +145,7 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         ),
         beside=(sample for samples in splits.values() for sample in samples),
     )
-    unread_files = tuple(f"images/{name}" for name in find_unread(root / "images"))
+    unread_files = tuple(f"images/{name}" for name in unread_images)
     unused_masks = bool(masks) and not any(image_id(file) in masks for file in matched)
     return Dataset(
         root=root,

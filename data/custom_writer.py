@@ -14,7 +14,7 @@ from data.class_names import canonical_name
 from data.custom_reader import LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
-from data.images import find_images, find_unread
+from data.images import find_images_and_unread
 from data.output_place import check_output_place
 from data.text_files import COMMENT
 
@@ -52,18 +52,18 @@ def begin_custom(root: Path) -> Begun:
     table = root / LABELS_FILE
     if table.exists():
         raise DataError(f"{table} exists already, and nothing was written: check it with 'toco check {root}'")
-    if root.is_dir() and not (root / "images").is_dir() and (stray := len({**find_images(root), **find_unread(root)})):
+    if root.is_dir() and not (root / "images").is_dir() and (stray := sum(map(len, find_images_and_unread(root)))):
         raise DataError(
             f"{root} has images ({stray}) but no folder images/: move them with their folders into {root / 'images'}, "
             f"and run this command again; if each folder is a class, run 'toco check {root}' instead"
         )
     (root / "images").mkdir(parents=True, exist_ok=True)
-    images = find_images(root / "images")
+    images, unread = find_images_and_unread(root / "images")
     rows = [(COMMENT + _cell(name), "", TRAIN_NAMES[0]) for name in images]
     _write(table, _rows([HEADER]) + ABOUT_LABELS + _rows(rows))
     if not (root / CLASSES_FILE).exists():
         _write(root / CLASSES_FILE, ABOUT_CLASSES)
-    return Begun(len(images), tuple(find_unread(root / "images")))
+    return Begun(len(images), tuple(unread))
 
 
 def write_custom(dataset: Dataset, out: Path) -> Path:

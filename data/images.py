@@ -229,7 +229,7 @@ def find_images(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: A folder cannot be listed.
     """
-    return _find_files(folder, IMAGE_SUFFIXES)
+    return find_images_and_unread(folder)[0]
 
 
 def find_unread(folder: Path) -> dict[str, Path]:
@@ -238,7 +238,18 @@ def find_unread(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: A folder cannot be listed.
     """
-    return _find_files(folder, PROGRAM_OF.keys())
+    return find_images_and_unread(folder)[1]
+
+
+def find_images_and_unread(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the results of `find_images` and `find_unread`, for which the folder is listed once.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+    found = _find_files(folder, IMAGE_SUFFIXES | PROGRAM_OF.keys())
+    images = {name: path for name, path in found.items() if suffix_of(name) in IMAGE_SUFFIXES}
+    return images, {name: path for name, path in found.items() if name not in images}
 
 
 def find_masks(folder: Path) -> dict[str, MaskFile]:
@@ -468,7 +479,8 @@ def _kind_of_tiff(path: Path) -> str | None:
 _SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "__macosx"})
 
 
-def _is_skipped(name: str) -> bool:
+def is_skipped(name: str) -> bool:
+    """Tell by its name whether a folder or file belongs to the operating system, or is hidden."""
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
@@ -484,7 +496,7 @@ def _find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = [one for one in folders if not _is_skipped(one) and not written_by_toco(Path(parent, one))]
+        folders[:] = [one for one in folders if not is_skipped(one) and not written_by_toco(Path(parent, one))]
         below = Path(parent).relative_to(folder)
         for name in files:
             if not name.startswith(".") and suffix_of(name) in suffixes:

@@ -17,7 +17,7 @@ from PIL import Image
 from data.cores import cores
 from data.dataset import Dataset, Sample
 from data.errors import DataError
-from data.images import FileContents, file_contents, find_images, find_masks, find_unread, read_image
+from data.images import FileContents, file_contents, find_images_and_unread, find_masks, read_image
 from data.mask_agreement import distinct_values
 from data.readers import fitting_mask
 from data.written_folders import written_by_toco
@@ -110,7 +110,7 @@ def find_unused_masks(dataset: Dataset) -> UnusedMasks:
         return UnusedMasks()
     return UnusedMasks(
         other_formats=tuple(
-            name for name in (*find_images(folder), *find_unread(folder)) if not name.lower().endswith(".png")
+            name for files in find_images_and_unread(folder) for name in files if not name.lower().endswith(".png")
         ),
         without_image=tuple(
             str(mask.path.relative_to(folder)) for name, mask in find_masks(folder).items() if name not in known

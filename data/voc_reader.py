@@ -23,7 +23,7 @@ from data.dataset import (
 )
 from data.errors import DataError, reason
 from data.file_names import FileNames
-from data.images import MaskFile, find_images, find_masks, image_id
+from data.images import MaskFile, find_images, find_masks, image_id, is_skipped
 from data.mask_agreement import distinct_values
 from data.text_files import COMMENT, read_text
 from data.written_folders import written_by_toco
@@ -229,9 +229,7 @@ def _lacks_images(missing: tuple[str, ...], has_others: bool) -> str:
 
 
 def _is_voc(folder: Path) -> bool:
-    return _has_lists(folder) or (
-        _part(folder, IMAGE_FOLDERS).is_dir() and any(_part(folder, ANNOTATION_FOLDERS).glob("*.xml"))
-    )
+    return _has_lists(folder) or (_part(folder, IMAGE_FOLDERS).is_dir() and bool(_annotations(folder)))
 
 
 def _has_lists(folder: Path) -> bool:
@@ -246,7 +244,13 @@ def _part(folder: Path, names: tuple[str, ...]) -> Path:
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not written_by_toco(path))
+    paths = sorted(path for path in folder.iterdir() if not is_skipped(path.name))
+    return [path for path in paths if path.is_dir() and not written_by_toco(path)]
+
+
+def _annotations(folder: Path) -> list[Path]:
+    """Return the XML files, without the hidden ones that macOS writes beside them on other drives (._a.xml)."""
+    return sorted(path for path in _part(folder, ANNOTATION_FOLDERS).glob("*.xml") if not is_skipped(path.name))
 
 
 def _read_part(folder: Path, split: str) -> Part:
@@ -286,7 +290,7 @@ def _find_annotated(folder: Path, names: FileNames) -> tuple[dict[str, frozenset
     labels: dict[str, frozenset[str]] = {}
     annotation_of: dict[str, Path] = {}
     missing = []
-    for path in sorted(_part(folder, ANNOTATION_FOLDERS).glob("*.xml")):
+    for path in _annotations(folder):
         written, classes = _read_annotation(path)
         # Programs write the file's name into the annotation. It is out of date if the file was renamed.
         names_written = [written] if image_id(written) == image_id(f"{path.stem}.jpg") else []

@@ -8,7 +8,7 @@ from pathlib import Path
 from data.dataset import Sample
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES, PROGRAM_OF, describe_unread, suffix_of
-from data.images import AS_STORED, PixelRule, find_images, find_unread, image_id
+from data.images import AS_STORED, PixelRule, find_images_and_unread, image_id
 from data.written_folders import written_by_toco
 from stages.runtime.monitor import Monitor
 
@@ -61,7 +61,7 @@ def _named_files(paths: Sequence[Path], monitor: Monitor) -> Iterator[tuple[str,
         if given.is_dir() and written_by_toco(given):
             raise DataError(f"{given} holds results of toco: give the folder of the images")
         if given.is_dir():
-            found, unread = find_images(given), find_unread(given)
+            found, unread = find_images_and_unread(given)
             nothing = f"{given} holds no images ({KINDS}): check the path"
         elif glob.has_magic(str(given)):
             found, unread = _matches(given, IMAGE_SUFFIXES), _matches(given, PROGRAM_OF)

@@ -411,3 +411,12 @@ def test_read_voc__missing_images_of_one_list_stop_that_split_alone(tmp_path: Pa
     ):
         dataset.split("val")
     assert [one.id for one in read_voc(root, skip_bad=True).split("val")] == ["c"]
+
+
+def test_read_voc__files_of_macos(tmp_path: Path) -> None:
+    root = annotated(tmp_path / "mine", {"a": "cat"})
+    for folder in (root, annotated(tmp_path / "__MACOSX", {"b": "cat"})):
+        (folder / "annotations" / "._a.xml").write_bytes(b"\0\5\x16\7")
+        (folder / "images" / "._a.jpg").write_bytes(b"\0\5\x16\7")
+    for given in (root, tmp_path):
+        assert [one.id for one in read_voc(given).split()] == ["a"]
