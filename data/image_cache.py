@@ -86,7 +86,7 @@ class TrainingImages:
             status = path.stat()
         except OSError:
             return None  # reading the image will raise the error
-        other = "" if rule == AS_STORED else f"{rule.bits} {rule.alpha} "
+        other = "" if rule == AS_STORED else f"{rule.bits} {rule.alpha} {rule.clip} "
         key = f"{ENTRY_FORMAT} {DECODER} {other}{self.side} {status.st_size} {status.st_mtime_ns} ".encode()
         key += os.fsencode(path.resolve())
         digest = hashlib.sha256(key).hexdigest()

@@ -69,10 +69,12 @@ class PixelRule:
     Attributes:
         bits: Number of bits that values in 16-bit files use, 8 to 16; 2 ** bits - 1 becomes 255.
         alpha: Whether a band that a file marks as alpha is transparency. It is not if it holds, for example, infrared.
+        clip: Whether values of more bits become 255, as in a later image that is brighter; otherwise they are an error.
     """
 
     bits: int = 16
     alpha: bool = True
+    clip: bool = False
 
 
 AS_STORED = PixelRule()
@@ -93,7 +95,7 @@ def read_image(path: Path, *, at_least: int | None = None, rule: PixelRule = AS_
 
     Raises:
         DataError: The file is missing or damaged, its pixels have no standard conversion to 8 bits, or its values have
-            more bits than the rule says.
+            more bits than the rule allows.
     """
     # Pillow's plug-ins raise almost any exception for damaged files, so that no narrower class will do here.
     try:
@@ -312,7 +314,8 @@ def _to_rgb(image: Image.Image, file: Path | io.BytesIO, rule: PixelRule) -> Ima
         values = np.asarray(image)
         if values.max(initial=0) > 0xFFFF or values.min(initial=0) < 0:
             raise DataError("it has 32-bit or negative values, which have no standard range; save it with 8 or 16 bits")
-        return Image.fromarray(_scaled(values, rule.bits)).convert("RGB")
+        scaled, share = _scaled(values, rule)
+        return _with_clipped(Image.fromarray(scaled).convert("RGB"), share)
     if image.mode == "F":
         raise DataError("it has floating-point values, which have no standard range; save it with 8 or 16 bits")
     show_alpha = has_alpha(image) and rule.alpha
@@ -320,14 +323,14 @@ def _to_rgb(image: Image.Image, file: Path | io.BytesIO, rule: PixelRule) -> Ima
         _set_raw_mode(image, _raw_mode(image).replace("RGBa", "RGBA"))
     band = image.mode in _BAND_MODES
     if ";16" in _raw_mode(image) and rule.bits < 16:
-        image = _from_16_bit_bands(image, file, rule.bits)
+        image = _from_16_bit_bands(image, file, rule)
     if image.mode == "La":  # premultiplied grey, which Pillow converts only to LA
         image = image.convert("LA")
     if show_alpha or (not band and image.has_transparency_data):
         rgba = image.convert("RGBA")
         canvas = Image.new("RGB", rgba.size, "white")
         canvas.paste(rgba, mask=rgba.getchannel("A"))
-        return canvas
+        return _with_clipped(canvas, clipped_share(image))
     return image.convert("RGB")
 
 
@@ -382,34 +385,54 @@ def file_contents(path: Path) -> FileContents:
 _SUBFILE_TYPE, _PREVIEW_OR_MASK = 254, 1 | 4  # tag of TIFF, and its bits for reduced images and masks of other pages
 
 
-def _scaled(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.uint8]:
-    """Scale values of this many bits to 0..255."""
+def clipped_share(image: Image.Image) -> float:
+    """Return the share of the pixels of an image read by `read_image` in which a value was clipped, 0..1."""
+    return float(image.info.get(_CLIPPED, 0.0))
+
+
+_CLIPPED = "toco clipped"  # key of Image.info, which Pillow copies to images made from an image
+
+
+def _with_clipped(image: Image.Image, share: float) -> Image.Image:
+    image.info[_CLIPPED] = share
+    return image
+
+
+def _scaled(values: NDArray[np.integer[Any]], rule: PixelRule) -> tuple[NDArray[np.uint8], float]:
+    """Scale values (h, w) or (h, w, bands) of `rule.bits` bits to 0..255; also return the share of clipped pixels."""
+    most = (1 << rule.bits) - 1
     largest = values.max(initial=0)
-    if largest >= 1 << bits:
-        raise DataError(
-            f"it has the value {largest}, but values of this data set have {bits} bits (up to {(1 << bits) - 1}): "
-            "give a higher --image-bits"
-        )
-    scaled: NDArray[np.uint8] = (values >> (bits - 8)).astype(np.uint8)
-    return scaled
+    share = 0.0
+    if largest > most:
+        if not rule.clip:
+            raise DataError(
+                f"it has the value {largest}, but values of this data set have {rule.bits} bits (up to {most}): "
+                "give a higher --image-bits"
+            )
+        above = values > most
+        share = float((above if above.ndim == 2 else above.any(axis=2)).mean())
+        values = np.minimum(values, most)
+    return (values >> (rule.bits - 8)).astype(np.uint8), share
 
 
-def _from_16_bit_bands(image: Image.Image, file: Path | io.BytesIO, bits: int) -> Image.Image:
+def _from_16_bit_bands(image: Image.Image, file: Path | io.BytesIO, rule: PixelRule) -> Image.Image:
     """Scale the bands of an opened image by all 16 bits; an alpha band stays scaled by 256."""
     raw_mode = _raw_mode(image)
     if raw_mode == "LA;16B":
         _set_raw_mode(image, "RGBA")
         both = np.asarray(image).astype(np.uint16)  # high and low byte of grey, high and low byte of alpha
-        grey = _scaled(both[..., 0] << 8 | both[..., 1], bits)
-        return Image.fromarray(np.dstack([grey, grey, grey, both[..., 2].astype(np.uint8)]))
+        grey, share = _scaled(both[..., 0] << 8 | both[..., 1], rule)
+        return _with_clipped(Image.fromarray(np.dstack([grey, grey, grey, both[..., 2].astype(np.uint8)])), share)
     if raw_mode not in _LOW_BYTES:
-        raise DataError(f"its colours ({raw_mode}) cannot be scaled from {bits} bits: save it as RGB with 8 or 16 bits")
+        raise DataError(
+            f"its colours ({raw_mode}) cannot be scaled from {rule.bits} bits: save it as RGB with 8 or 16 bits"
+        )
     with Image.open(file, formats=IMAGE_FORMATS) as again:
         _set_raw_mode(again, _LOW_BYTES[raw_mode])
         low = np.asarray(again)[..., :3].astype(np.uint16)
     high = np.asarray(image)
-    scaled = _scaled(high[..., :3].astype(np.uint16) << 8 | low, bits)
-    return Image.fromarray(np.dstack([scaled, high[..., 3:]]))
+    scaled, share = _scaled(high[..., :3].astype(np.uint16) << 8 | low, rule)
+    return _with_clipped(Image.fromarray(np.dstack([scaled, high[..., 3:]])), share)
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -7,7 +7,7 @@ Both are decided once for all images of a data set, so that they stay comparable
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,6 +100,23 @@ def with_pixel_rule(dataset: Dataset, rule: PixelRule) -> Dataset:
 
     splits = {name: ruled(samples) for name, samples in dataset.splits.items()}
     return replace(dataset, splits=splits, unlabelled=ruled(dataset.unlabelled), pixels=rule)
+
+
+def describe_clipped(shares: Iterable[float], rule: PixelRule) -> str | None:
+    """Return a warning about clipped images; None if no image was clipped.
+
+    Args:
+        shares: For each image, `clipped_share`.
+        rule: The rule by which they were read.
+    """
+    clipped = [share for share in shares if share]
+    if not clipped:
+        return None
+    return (
+        f"{len(clipped)} image{'s have' if len(clipped) > 1 else ' has'} values above {(1 << rule.bits) - 1}, which "
+        f"were clipped (in up to {max(clipped):.2%} of the pixels): the training images use {rule.bits} bits; to keep "
+        "such values apart, train with a higher --image-bits"
+    )
 
 
 def all_samples(dataset: Dataset) -> list[Sample]:

@@ -18,6 +18,7 @@ from data.images import (
     REDUCTION_TOLERANCE,
     MaskFile,
     PixelRule,
+    clipped_share,
     escapes_folder,
     file_contents,
     find_images,
@@ -514,6 +515,18 @@ def test_read_image__more_bits_than_the_rule_says(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2), 4096, np.uint16)).save(path)
     with pytest.raises(DataError, match=r"a\.png cannot be read: it has the value 4096, but .* 12 bits \(up to 4095\)"):
         read_image(path, rule=PixelRule(bits=12))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("bits", [10, 14])
+def test_read_image__clips_what_has_more_bits(tmp_path: Path, name: str, bits: int) -> None:
+    path = WRITERS[name](tmp_path / name, COLOURS_16)
+    image = read_image(path, rule=PixelRule(bits=bits, clip=True))
+    values = COLOURS_16[..., [0, 0, 0] if "grey" in name else [0, 1, 2]]
+    np.testing.assert_array_equal(np.asarray(image), np.minimum(values, (1 << bits) - 1) >> (bits - 8))
+    assert clipped_share(image) == pytest.approx((values >= 1 << bits).any(axis=2).mean())
+    dark = read_image(WRITERS[name](tmp_path / f"dark_{name}", COLOURS_16 >> 8), rule=PixelRule(bits=bits, clip=True))
+    assert clipped_share(dark) == 0
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])

@@ -7,7 +7,7 @@ from PIL import Image
 from data import pixel_rule
 from data.dataset import Dataset, Sample
 from data.images import AS_STORED, PixelRule, read_image
-from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
+from data.pixel_rule import all_samples, describe_clipped, pixel_facts, with_pixel_rule
 
 RAMP = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
 
@@ -132,3 +132,11 @@ def test_pixel_facts__options_come_first(tmp_path: Path) -> None:
     assert pixel_facts(all_samples(found), "14").rule == PixelRule(bits=14, alpha=False)
     assert pixel_facts(all_samples(found), alpha="transparency").rule == PixelRule(bits=12, alpha=True)
     assert pixel_facts(all_samples(found), "16", "ignore").rule == PixelRule(bits=16, alpha=False)
+
+
+def test_describe_clipped__counts_the_images_and_gives_the_largest_share() -> None:
+    rule = PixelRule(bits=10, clip=True)
+    assert describe_clipped([0.0, 0.0], rule) is None
+    text = describe_clipped([0.0, 0.01, 0.25], rule)
+    assert text is not None
+    assert text.startswith("2 images have values above 1023, which were clipped (in up to 25.00% of the pixels): ")

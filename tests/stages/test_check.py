@@ -53,7 +53,7 @@ def test_check__as_dict_is_whole(tmp_path: Path) -> None:
         "splits": {"train": {"images": 10, "negatives": 0, "masks": 0}},
         "unlabelled": 30,
         "missing": 1,
-        "pixels": {"bits": 16, "alpha": True},
+        "pixels": {"bits": 16, "alpha": True, "clip": False},
         "sizes": {name: {"height": 32, "width": 40} for name in ("smallest", "median", "largest")},
         "classes": [
             {"number": 1, "name": "cat", "images": {"train": 6}, "together": []},  # dog is in all images
