@@ -29,6 +29,7 @@ from stages.run_folder.run_data import (
     skipping,
     spread,
     usable_samples,
+    warn_of_other_data,
     with_skip_bad,
 )
 from stages.runtime.monitor import Monitor
@@ -134,6 +135,7 @@ def evaluate(
     cam = open_stage(run, "cam")
     config = with_skip_bad(config, cam)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
+    warn_of_other_data(cam, dataset, monitor)
     split = config.split or _network_split(dataset, cam)
     check_masks(dataset, (split, cam.settings["split"] or dataset.train_split), monitor)
     measures = [partial(network_columns, run, dataset, config, monitor, split=split, segmenters=segmenters or {})]

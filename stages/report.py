@@ -104,7 +104,7 @@ def _sweep(products: RunProducts, config: Report, monitor: Monitor) -> Sweep | N
     if products.labels_folder is None or products.labels_folder.settings["source"] == "decoder":
         return None
     try:
-        return sweep(products.run, config, monitor, data=products.dataset)
+        return sweep(products.run, config, monitor, data=products.dataset, checked=True)
     except NoGroundTruthError:
         return None
 

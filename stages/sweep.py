@@ -15,7 +15,7 @@ from stages.labels.choose_background import GRID
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import read_cam
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.run_data import check_masks, open_run_data, skipping, with_skip_bad
+from stages.run_folder.run_data import check_masks, open_run_data, skipping, warn_of_other_data, with_skip_bad
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.metrics import Confusion
@@ -52,7 +52,9 @@ class Sweep:
         }
 
 
-def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset | None = None) -> Sweep:
+def sweep(
+    run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset | None = None, checked: bool = False
+) -> Sweep:
     """Measure the stored CAMs at each threshold of a grid.
 
     Args:
@@ -60,6 +62,7 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset
         config: Settings. The split is always that of the labels.
         monitor: Receives progress and warnings.
         data: The data set's present folder if it was moved, or the open data set.
+        checked: Whether `evaluate` has checked the data set and its masks already.
 
     Raises:
         SettingsError: The labels were made from the decoder, which has no threshold.
@@ -74,7 +77,9 @@ def sweep(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | Dataset
         raise SettingsError(f"{labels.path} was made from the decoder, which has no threshold to sweep over")
     dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
     split = labels.settings["split"] or dataset.train_split
-    check_masks(dataset, (split,), monitor)
+    if not checked:
+        warn_of_other_data(labels, dataset, monitor)
+        check_masks(dataset, (split,), monitor)
     cams = LabelFile(labels.path / "cams.h5", "cams")
     stored = [sample for sample in dataset.split(split) if sample.id in cams]
     samples = with_ground_truth(stored, split, dataset, config.images)

@@ -11,7 +11,7 @@ from data.errors import ArtifactError, DataError
 from data.images import AS_STORED, PixelRule, image_size, is_rotated
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import StageFolder
-from stages.run_folder.run_data import open_run_data
+from stages.run_folder.run_data import open_run_data, warn_of_other_data
 from stages.runtime.monitor import Monitor
 
 
@@ -101,6 +101,7 @@ def open_labelled_images(
         raise ArtifactError(f"{labels.path} holds no masks: run 'toco make-labels --overwrite' again")
     # A missing image is an error only if it has a mask; this is checked below.
     dataset = open_run_data(folder, data, skip_bad=True)
+    warn_of_other_data(folder, dataset, monitor)
     known = dataset.by_id()
     missing = [image_id for image_id in labels.ids if image_id not in known]
     if missing:

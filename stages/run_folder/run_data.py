@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import ArtifactError, DataError
@@ -230,7 +230,8 @@ def measurable_samples(
             shown |= values - {0, IGNORE_INDEX}
             compared.append(_masked_image(sample, values))
     try:
-        _refuse_contradictions(compared, class_names, monitor)
+        if contradiction := _contradiction(compared, class_names):
+            monitor.warn(contradiction.text)
     except DataError as error:
         if not skip_bad:
             raise
@@ -247,13 +248,15 @@ def measurable_samples(
 def check_masks(dataset: Dataset, splits: Iterable[str], monitor: Monitor) -> None:
     """Compare some of the ground-truth masks of splits, and of the whole data set, with the image labels.
 
-    Bad masks are passed over: they are reported where they are measured.
+    At most one warning is given, that of the worst part. Bad masks are passed over: they are reported where they are
+    measured.
 
     Raises:
         DataError: The masks contradict the image labels.
     """
     everything = {sample.id: sample for samples in dataset.splits.values() for sample in samples}.values()
     values: dict[str, frozenset[int]] = {}
+    found = []
     for samples in (*(dataset.split(split) for split in set(splits)), everything):
         compared = []
         for sample in spread([sample for sample in samples if sample.mask is not None], COMPARED_MASKS):
@@ -263,7 +266,10 @@ def check_masks(dataset: Dataset, splits: Iterable[str], monitor: Monitor) -> No
                     values[sample.id] = distinct_values(sample.mask.read())
             if sample.id in values:
                 compared.append(_masked_image(sample, values[sample.id]))
-        _refuse_contradictions(compared, dataset.class_names, monitor)
+        if contradiction := _contradiction(compared, dataset.class_names):
+            found.append(contradiction)
+    if found:
+        monitor.warn(max(found, key=lambda one: (one.mostly, one.images)).text)
 
 
 def not_measured(absent: Sequence[str], images: int) -> str:
@@ -275,21 +281,32 @@ def _masked_image(sample: Sample, values: frozenset[int]) -> MaskedImage:
     return MaskedImage(name=sample.id, labels=frozenset(sample.classes), values=values)
 
 
-def _refuse_contradictions(compared: Sequence[MaskedImage], class_names: Sequence[str], monitor: Monitor) -> None:
-    """Refuse masks that another numbering explains, and warn about other masks that contradict the image labels."""
+class _Contradiction(NamedTuple):
+    """A warning about masks that contradict the image labels."""
+
+    mostly: bool  # whether most of the masks do
+    images: int  # number of masks compared
+    text: str
+
+
+def _contradiction(compared: Sequence[MaskedImage], class_names: Sequence[str]) -> _Contradiction | None:
+    """Refuse masks that another numbering explains, and describe other masks that contradict the image labels."""
     agreement = compare_masks(compared, class_names)
     if agreement.explained:
         raise DataError(f"the ground-truth masks contradict the image labels: {agreement.cause}")
     if agreement.mostly_wrong:
-        monitor.warn(
+        text = (
             f"most of {len(compared)} ground-truth masks contradict the image labels, so that scores mean little: "
             f"{agreement.cause or WRONG_MASKS}"
         )
     elif agreement.other:
-        monitor.warn(
+        text = (
             f"{len(agreement.other)} of {len(compared)} ground-truth masks show none of the image's classes, but "
             f"others: first {agreement.other[0]}"
         )
+    else:
+        return None
+    return _Contradiction(agreement.mostly_wrong, len(compared), text)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
