@@ -69,7 +69,7 @@ class PixelRule:
     Attributes:
         bits: Number of bits that values in 16-bit files use, 8 to 16; 2 ** bits - 1 becomes 255.
         alpha: Whether a band that a file marks as alpha is transparency. It is not if it holds, for example, infrared.
-        clip: Whether values of more bits become 255, as in a later image that is brighter; otherwise they are an error.
+        clip: Whether values of more bits become 255, as in images outside the data set; otherwise they are an error.
     """
 
     bits: int = 16

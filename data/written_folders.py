@@ -8,6 +8,7 @@ from pathlib import Path
 
 MARK = ".toco-output"
 RECORD = "predict.json"  # of toco predict, which did not mark its folders before 0.2.0
+MARKED = "marked"  # an entry of the records since: the folder, or each folder of results in it, has the mark
 TEXT = """\
 toco wrote this folder. Its pictures are results: toco skips the folder when it looks for images or ground-truth masks.
 Delete this file if the folder now holds something else, for example masks that you corrected.
@@ -26,8 +27,9 @@ def written_by_toco(folder: Path) -> bool:
 
 
 def _has_record(path: Path) -> bool:
+    """Tell whether a file is the record of a toco predict that set no marks."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(record, dict) and {"toco", "weights"} <= record.keys()
+    return isinstance(record, dict) and {"toco", "weights"} <= record.keys() and MARKED not in record

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data.errors import SettingsError
-from data.output_place import check_output_place
-from data.written_folders import mark_as_written
+from data.output_place import check_holds_results, check_output_place
+from data.written_folders import MARK, mark_as_written, written_by_toco
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage, outdated, outdated_message
 from stages.run_folder.lock import OUTPUT_LOCK, output_lock
@@ -52,19 +52,27 @@ def export(
         The files.
 
     Raises:
-        SettingsError: The format is unknown or lacks a package, the folder is not empty or among the files of a data
-            set, or the data set does not fit.
+        SettingsError: The format is unknown or lacks a package, the folder is not empty, holds images that toco did
+            not write, or is among the files of a data set, or the data set does not fit.
         ArtifactError: RUN/labels, or RUN/seg, is not finished, or damaged.
     """
     _check_format(format)
     stage = "seg" if format == "onnx" else "labels"
     check_output_place(out, datasets=[open_stage(run, stage).dataset_root, data])
     with output_lock(out, monitor):
-        if not overwrite and out.is_dir() and any(file for file in out.iterdir() if file.name != OUTPUT_LOCK):
-            raise SettingsError(f"{out} is not empty: give another folder, or --overwrite to write into it")
+        _check_contents(out, overwrite=overwrite)
         if format == "onnx":
             return _export_student(run, out, monitor)
         return _export_labels(run, out, monitor, format=format, data=data)
+
+
+def _check_contents(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds images that toco did not write, or anything if it is not to be overwritten."""
+    if overwrite:
+        check_holds_results(out)
+    elif out.is_dir() and any(file for file in out.iterdir() if file.name not in (OUTPUT_LOCK, MARK)):
+        found = "holds another or an unfinished export" if written_by_toco(out) else "is not empty"
+        raise SettingsError(f"{out} {found}: give another folder, or --overwrite to write into it")
 
 
 def _export_student(run: Path, out: Path, monitor: Monitor) -> list[Path]:

@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from data.errors import FIX_OR_SKIP, DataError
-from data.output_place import check_file_names, check_folder, check_output_place
+from data.images import clipped_share
+from data.output_place import check_file_names, check_folder
+from data.pixel_rule import describe_clipped
 from data.readers import check_images
 from stages.config import Predict
-from stages.networks.choose_network import choose_network
+from stages.networks.choose_network import choose_network, rule_for_new_images
 from stages.prediction.inputs import find_inputs
-from stages.prediction.output_folder import begin, files_of, finished_images, new_record, read_record
+from stages.prediction.output_folder import begin, check_place, files_of, finished_images, new_record, read_record
 from stages.run_folder.artifacts import outdated, outdated_message
 from stages.run_folder.lock import output_lock
 from stages.run_folder.warning_log import WarningLog
@@ -50,16 +52,17 @@ def predict(
         The files by kind, including those of skipped images.
 
     Raises:
-        SettingsError: There are no images, an image is bad, a file of the results exists, or `out` is among the files
-            of a data set or holds input images.
+        SettingsError: There are no images, an image is bad, a file of the results exists, or the folders of the
+            results are among the files of a data set or hold other images.
         ArtifactError: The network is missing, or the folder to resume was started with other settings.
     """
     check_folder(out)
     if config.crf:
         check_crf_backend(config.crf_backend)
     network = choose_network(run, config)
-    samples = find_inputs(paths, monitor, pixels=network.pixels)
-    check_output_place(out, datasets=[network.dataset_root], inputs=(sample.image for sample in samples))
+    rule = rule_for_new_images(run, network.pixels)
+    samples = find_inputs(paths, monitor, pixels=rule)
+    check_place(out, config.outputs, datasets=[network.dataset_root], inputs=samples)
     check_file_names(file for sample in samples for file in files_of(out, sample, config.outputs).values())
     with output_lock(out, monitor):
         record, earlier = new_record(samples, config, network), read_record(out)
@@ -94,13 +97,17 @@ def predict(
             threads = max(1, min(8, own_cores(config.devices)) if config.workers is None else config.workers)
             bad = partial(_leave_out, config=config, monitor=share)
             mine = left[fabric.global_rank :: fabric.world_size]
+            clipped: list[float] = []
             for batch in read_ahead(batches(mine, segmenter.batch_size), threads, bad):
                 results = segmenter.segment([to_tensor(picture) for _, picture in batch])
                 for (sample, picture), result in zip(batch, results, strict=True):
+                    clipped.append(clipped_share(picture))
                     write_results(files_of(out, sample, config.outputs), picture, result, network.class_names)
                     monitor.advance(fabric.world_size)  # the other ranks' shares are as large
             fabric.barrier()
             monitor.finish()
+            if text := describe_clipped(clipped, rule):
+                share.warn(text)
         every = [files_of(out, sample, config.outputs) for sample in samples]
         written = [files for files in every if all(file.exists() for file in files.values())]
         return {kind: [files[kind] for files in written] for kind in config.outputs}

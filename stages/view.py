@@ -4,6 +4,7 @@ In: a run folder and an image, from its data set or any other. Out: a PNG.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,15 +15,18 @@ from PIL import Image
 
 from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.images import clipped_share
 from data.output_place import check_output_place
 from data.palette import class_colours
+from data.pixel_rule import describe_clipped
 from data.written_folders import mark_as_written
 from stages.config import View
+from stages.networks.choose_network import rule_for_new_images
 from stages.reporting.charts import chart_name, missing_glyphs_allowed
 from stages.reporting.gallery import panels
 from stages.reporting.products import Products, open_products
 from stages.run_folder.artifacts import open_stage
-from stages.run_folder.run_data import open_run_data, with_skip_bad
+from stages.run_folder.run_data import open_run_data, warn_of_other_data, with_skip_bad
 from stages.runtime.monitor import Monitor
 
 PANEL_INCHES = 4.0  # longer side of a panel
@@ -55,11 +59,17 @@ def view(
     config = with_skip_bad(config, cam)
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     check_output_place(out, datasets=[cam.dataset_root, dataset.root], inputs=[image])
+    warn_of_other_data(cam, dataset, monitor)
     products = open_products(run, dataset, config, monitor)
-    made = products.of(find_sample(image, dataset))
+    sample = find_sample(image, dataset)
+    if sample.id not in dataset.by_id():
+        sample = replace(sample, pixels=rule_for_new_images(run, dataset.pixels))
+    made = products.of(sample)
+    if text := describe_clipped([clipped_share(made.image)], dataset.pixels):
+        monitor.warn(text)
     background = products.background_threshold if config.background_threshold is None else config.background_threshold
     pictures = panels(made, products, class_colours(len(dataset.class_names)), background)
-    if not out.parent.exists():
+    if not out.parent.exists() or not any(out.parent.iterdir()):
         mark_as_written(out.parent)
     with atomic_write(out) as temporary, missing_glyphs_allowed():
         _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)

@@ -1,9 +1,13 @@
 """Which network of a run segments images; without torch, so that a command can ask at once."""
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from data.errors import ArtifactError
+from data.images import PixelRule
 from stages.config import Predict
-from stages.run_folder.artifacts import StageFolder, finished, open_stage
+from stages.run_folder.artifacts import StageFolder, finished, open_stage, read_config
 
 
 def choose_network(run: Path, config: Predict) -> StageFolder:
@@ -14,3 +18,16 @@ def choose_network(run: Path, config: Predict) -> StageFolder:
     """
     student = config.source == "student" or (config.source == "auto" and finished(run, "seg"))
     return open_stage(run, "seg" if student else "cam")
+
+
+def rule_for_new_images(run: Path, rule: PixelRule) -> PixelRule:
+    """Return the rule for images outside the data set: they may be brighter, unless --image-bits was given.
+
+    Args:
+        run: The run folder.
+        rule: The rule for the data set.
+    """
+    with suppress(ArtifactError):  # RUN/seg alone can predict, too
+        if read_config(run, "cam")["settings"]["image_bits"] != "auto":
+            return rule
+    return replace(rule, clip=rule.bits < 16)

@@ -9,7 +9,7 @@ from data.dataset import Sample
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES, PROGRAM_OF, describe_unread, suffix_of
 from data.images import AS_STORED, PixelRule, find_images_and_unread, image_id
-from data.written_folders import written_by_toco
+from data.written_folders import RECORD, written_by_toco
 from stages.runtime.monitor import Monitor
 
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -35,9 +35,9 @@ def find_inputs(paths: Sequence[Path], monitor: Monitor, *, pixels: PixelRule = 
     seen: set[Path] = set()
     samples = []
     for name, path in _named_files(paths, monitor):
-        if path.resolve() in seen:
+        if (real := path.resolve()) in seen:
             continue
-        seen.add(path.resolve())
+        seen.add(real)
         unique = name
         for number in count(2):
             if unique.casefold() not in names:
@@ -58,11 +58,11 @@ def _named_files(paths: Sequence[Path], monitor: Monitor) -> Iterator[tuple[str,
         if given.is_file():
             yield image_id(given.name), given
             continue
-        if given.is_dir() and written_by_toco(given):
-            raise DataError(f"{given} holds results of toco: give the folder of the images")
         if given.is_dir():
-            found, unread = find_images_and_unread(given)
+            found, unread = ({}, {}) if written_by_toco(given) else find_images_and_unread(given)
             nothing = f"{given} holds no images ({KINDS}): check the path"
+            if written_by_toco(given) or (given / RECORD).is_file():
+                nothing = f"{given} holds results of toco: give the folder of the images"
         elif glob.has_magic(str(given)):
             found, unread = _matches(given, IMAGE_SUFFIXES), _matches(given, PROGRAM_OF)
             nothing = f"the pattern {str(given)!r} matches no images ({KINDS}): check it"

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Sample
-from data.errors import ArtifactError, SettingsError
-from data.written_folders import RECORD, mark_as_written
+from data.errors import ArtifactError, SettingsError, reason
+from data.output_place import check_holds_results, check_output_place, first_other_image
+from data.written_folders import MARKED, RECORD, mark_as_written, written_by_toco
 from stages.config import Predict, upgraded
 from stages.run_folder.artifacts import StageFolder, as_plain, check_same_settings, file_digest
 from stages.run_folder.saving import write_json
@@ -48,11 +49,24 @@ def files_of(out: Path, sample: Sample, kinds: Sequence[str] = tuple(SUFFIXES)) 
     return {kind: out / kind / f"{sample.id}{SUFFIXES[kind]}" for kind in kinds}
 
 
+def check_place(out: Path, kinds: Sequence[str], *, datasets: Sequence[Path | None], inputs: Sequence[Sample]) -> None:
+    """Refuse a place whose folders of results would change a data set, hold the inputs, or hide other images.
+
+    Raises:
+        SettingsError: Says what is in the way.
+    """
+    check_output_place(out, folders=kinds, datasets=datasets, inputs=(sample.image for sample in inputs))
+    if not written_by_toco(out):
+        for kind in kinds:
+            check_holds_results(out / kind)
+
+
 def new_record(samples: Sequence[Sample], config: Predict, folder: StageFolder) -> Record:
     """Make the record of a prediction: the network, the settings and the images."""
     record: Record = as_plain(
         {
             "toco": version("toco"),
+            MARKED: True,
             "network": str(folder.path.resolve()),
             "weights": file_digest(folder.path / "model.safetensors"),
             "class_names": folder.class_names,
@@ -74,12 +88,15 @@ def read_record(out: Path) -> Record | None:
         return None
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise TypeError("it is not an object")
         if not all(isinstance(record[name], dict) for name in ("settings", "images")):
             raise TypeError("'settings' and 'images' must be objects")
         str(record["weights"])
         return {**record, "settings": {**as_plain(asdict(Predict())), **upgraded(Predict, record["settings"])}}
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}): delete it, and predict with --overwrite") from error
+        what = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
+        raise ArtifactError(f"{path} is damaged ({what}): delete it, and predict with --overwrite") from error
 
 
 def finished_images(
@@ -131,7 +148,9 @@ def finished_images(
 
 
 def begin(out: Path, samples: Sequence[Sample], record: Record, earlier: Record | None, *, overwrite: bool) -> None:
-    """Prepare the output folder: delete leftovers, and write the record.
+    """Prepare the output folder: mark it, delete leftovers, and write the record.
+
+    If it holds other images, the folders of results are marked instead, so that the others are still read.
 
     Args:
         out: Folder for the results.
@@ -141,7 +160,9 @@ def begin(out: Path, samples: Sequence[Sample], record: Record, earlier: Record 
             network and settings.
         overwrite: Delete all results of `samples` first, so that a later --resume does not keep old ones.
     """
-    mark_as_written(out)
+    only_results = first_other_image(out) is None
+    for folder in (out,) if only_results else [out / kind for kind in record["settings"]["outputs"]]:
+        mark_as_written(folder)
     if overwrite:
         for sample in samples:
             for file in files_of(out, sample).values():

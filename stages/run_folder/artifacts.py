@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, reason
 from data.images import PixelRule
-from data.output_place import check_folder, check_output_place
+from data.output_place import check_folder, check_output_place, first_other_image
 from data.written_folders import mark_as_written
 from stages.config import MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
 from stages.run_folder.saving import write_json
@@ -101,7 +101,7 @@ def _pixel_rule(config: Mapping[str, Any]) -> PixelRule:
         TypeError: It is not one.
     """
     rule = PixelRule(**config["dataset"].get("pixels", {}))
-    if rule.bits not in range(8, 17) or not isinstance(rule.alpha, bool):
+    if rule.bits not in range(8, 17) or not isinstance(rule.alpha, bool) or not isinstance(rule.clip, bool):
         raise TypeError(f"{rule!r} is not a rule for pixels")
     return rule
 
@@ -164,7 +164,7 @@ def check_run_place(run: Path, dataset: Dataset) -> None:
         SettingsError: Says what is in the way.
     """
     if not in_use(run / "cam"):  # earlier versions accepted any place
-        check_output_place(run, datasets=[dataset.root])
+        check_output_place(run, folders=(*PRODUCERS, "features"), datasets=[dataset.root])
 
 
 def begin_stage(
@@ -214,7 +214,8 @@ def begin_stage(
         else:
             check_classes(begun_stage(run, stage), dataset)
     path.mkdir(parents=True, exist_ok=True)
-    if not dataset.root.resolve().is_relative_to(run.resolve()):  # a mark would hide the data set
+    # A mark would hide a data set in the folder.
+    if not dataset.root.resolve().is_relative_to(run.resolve()) and first_other_image(run) is None:
         mark_as_written(run)
     for partial in path.rglob(".*.partial"):  # left by a run that was killed during a write
         partial.unlink()

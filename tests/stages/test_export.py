@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data.errors import ArtifactError
-from data.written_folders import MARK
+from data.written_folders import MARK, mark_as_written
 from stages.export import FORMATS, export
 from stages.runtime.monitor import SilentMonitor
 
@@ -93,10 +93,21 @@ def test_export__refuses_a_folder_in_use(labelled_run: Any, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="is not empty: give another folder, or --overwrite"):
         export(labelled_run.run, out, SilentMonitor())
     assert (out / "a.png").read_text() == "old"
+    with pytest.raises(ValueError, match=r"png holds images that toco did not write .first 'a.png'."):
+        export(labelled_run.run, out, SilentMonitor(), overwrite=True)
+    mark_as_written(out)
+    with pytest.raises(ValueError, match="holds another or an unfinished export: give another folder, or --overwrite"):
+        export(labelled_run.run, out, SilentMonitor())
     export(labelled_run.run, out, SilentMonitor(), overwrite=True)
     with Image.open(out / "a.png") as image:
         np.testing.assert_array_equal(np.array(image), labelled_run.masks["a"])
     assert (out / "mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("format", OF_LABELS)
+def test_export__once_more_after_one_that_wrote_nothing(format: str, labelled_run: Any, tmp_path: Path) -> None:
+    mark_as_written(tmp_path / "out")
+    assert export(labelled_run.run, tmp_path / "out", SilentMonitor(), format=format)
 
 
 def test_export__other_format(labelled_run: Any, tmp_path: Path) -> None:

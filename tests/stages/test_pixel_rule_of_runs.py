@@ -22,7 +22,7 @@ from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import SilentMonitor
 from stages.train_cam import train_cam
 
-DEFAULT = {"bits": 16, "alpha": True}
+DEFAULT = {"bits": 16, "alpha": True, "clip": False}
 
 
 def in_grey(data: Path, depth: int) -> Path:
@@ -59,12 +59,28 @@ def test_train_cam__12_bits_give_the_network_of_8(
     for stage in ("cam", "labels"):
         assert [read_config(run, stage)["dataset"]["pixels"] for run in runs.values()] == [
             DEFAULT,
-            {"bits": 12, "alpha": True},
+            {"bits": 12, "alpha": True, "clip": False},
         ]
     too_bright = tmp_path / "bright.png"
     Image.fromarray(np.full((40, 40), 9000, np.uint16)).save(too_bright)
+    monitor = listener()
+    white = tmp_path / "white.png"
+    Image.fromarray(np.full((40, 40), 4095, np.uint16)).save(white)
+    predict(runs[12], [too_bright, white], tmp_path / "out", PREDICT, monitor)
+    (text,) = monitor.warnings
+    assert text.startswith("1 image has values above 4095, which were clipped (in up to 100.00% of the pixels): the")
+    results = [(tmp_path / "out" / "masks" / name).read_bytes() for name in ("bright.png", "white.png")]
+    assert results[0] == results[1]
+    change_settings(runs[12], image_bits="12")
     with pytest.raises(DataError, match=r"bright\.png cannot be read: it has the value 9000, but .* 12 bits"):
-        predict(runs[12], [too_bright], tmp_path / "out", PREDICT, SilentMonitor())
+        predict(runs[12], [too_bright], tmp_path / "out2", PREDICT, SilentMonitor())
+
+
+def change_settings(run: Path, **changes: Any) -> None:
+    path = run / "cam" / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"].update(changes)
+    path.write_text(json.dumps(config))
 
 
 PREDICT = Predict(source="decoder", device="cpu", outputs=("masks",))
@@ -88,7 +104,7 @@ def test_open_run_data__runs_without_a_rule_keep_theirs(cam_run: Path, tmp_path:
     (run / "cam" / "config.json").write_text(json.dumps(old))
     (run / "cam" / "model.safetensors").touch()
     assert open_run_data(open_stage(run, "cam"), None, skip_bad=False).pixels == AS_STORED
-    for damaged in ({"bits": 99}, {"bytes": 1}, [1]):
+    for damaged in ({"bits": 99}, {"bytes": 1}, {"clip": 1}, [1]):
         old["dataset"]["pixels"] = damaged
         (run / "cam" / "config.json").write_text(json.dumps(old))
         with pytest.raises(ArtifactError, match=r"cam/config\.json is damaged"):
@@ -98,7 +114,7 @@ def test_open_run_data__runs_without_a_rule_keep_theirs(cam_run: Path, tmp_path:
 def test_check__shows_the_rule(draw_pictures: Callable[[Path], Path], tmp_path: Path) -> None:
     data = in_grey(draw_pictures(tmp_path / "data"), 12)
     found = check(data, SilentMonitor())
-    assert found.as_dict()["pixels"] == {"bits": 12, "alpha": True}
+    assert found.as_dict()["pixels"] == {"bits": 12, "alpha": True, "clip": False}
     (finding,) = [one for one in found.findings if one.topic == "bits"]
     assert finding.text == "10 images of 16 bits, whose values are read as 12 bits"
     assert not {"nearly_black", "one_colour", "duplicate"} & {one.topic for one in found.findings}

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import ArtifactError, DataError
+from data.images import find_images
 from data.palette import colour_map
-from data.written_folders import MARK
+from data.readers import open_dataset
+from data.written_folders import MARK, mark_as_written
 from stages.config import Predict
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import decoder_probabilities
@@ -100,6 +102,9 @@ def test_predict__existing_files_are_kept(student_run: Any, tmp_path: Path) -> N
     image, out = picture(tmp_path / "a.png"), tmp_path / "out"
     (out / "overlays").mkdir(parents=True)
     (out / "overlays" / "a.png").write_text("mine")
+    with pytest.raises(ValueError, match=r"overlays holds images that toco did not write \(first 'a.png'\)"):
+        predict(student_run.run, [image], out, CONFIG, SilentMonitor(), overwrite=True)
+    mark_as_written(out / "overlays")
     with pytest.raises(ValueError, match=r"overlays/a.png exists: use --resume to continue, --overwrite to replace"):
         predict(student_run.run, [image], out, CONFIG, SilentMonitor())
     assert names(out) == ["overlays/a.png"]
@@ -130,18 +135,47 @@ def test_predict__unreadable_image(student_run: Any, tmp_path: Path, listener: A
 def test_predict__results_beside_the_images(student_run: Any, tmp_path: Path) -> None:
     here = tmp_path / "here"
     picture(here / "photos" / "a.png")
-    with pytest.raises(ValueError, match=r"here is or holds the input image .*a.png: give another place"):
-        predict(student_run.run, [here], here, CONFIG, SilentMonitor())
-    out = here / "predicted"
-    for overwrite in (False, True):  # what was written is no input then
-        written = predict(student_run.run, [here], out, CONFIG, SilentMonitor(), overwrite=overwrite)
-        assert written["masks"] == [out / "masks" / "photos" / "a.png"]
+    for out in (here / "predicted", here, here / "photos"):
+        for overwrite in (False, True):  # what was written is no input then
+            written = predict(student_run.run, [here], out, CONFIG, SilentMonitor(), overwrite=overwrite)
+            assert written["masks"] == [out / "masks" / "photos" / "a.png"]
+    picture(here / "masks2" / "b.png").parent.rename(tmp_path / "masks")
+    with pytest.raises(ValueError, match=r"masks is or holds the input image .*b.png: give another place"):
+        predict(student_run.run, [tmp_path / "masks"], tmp_path, CONFIG, SilentMonitor())
+    with pytest.raises(DataError, match="holds results of toco: give the folder of the images"):
+        predict(student_run.run, [here / "predicted"], tmp_path / "again", CONFIG, SilentMonitor())
+
+
+def test_predict__into_another_data_set_does_not_hide_it(student_run: Any, tmp_path: Path) -> None:
+    classes = tmp_path / "classes"
+    for seed, name in enumerate(("cat/a.png", "dog/b.png")):
+        picture(classes / name, seed=seed)
+    before = open_dataset(classes)
+    predict(student_run.run, [classes / "cat"], classes, replace(CONFIG, outputs=("overlays",)), SilentMonitor())
+    assert open_dataset(classes) == before
+    predict(student_run.run, [classes], tmp_path / "out", CONFIG, SilentMonitor())
+    assert names(tmp_path / "out" / "masks") == ["cat/a.png", "dog/b.png"]
+
+
+def test_predict__resumes_the_folder_of_an_earlier_version(student_run: Any, tmp_path: Path) -> None:
+    """Until 0.2.0 the record was the mark of the whole folder."""
+    photo, out = picture(tmp_path / "photos" / "a.png"), tmp_path / "out"
+    predict(student_run.run, [photo], out, CONFIG, SilentMonitor())
+    record = json.loads((out / "predict.json").read_text())
+    del record["marked"]
+    (out / "predict.json").write_text(json.dumps(record))
+    (out / MARK).unlink()
+    picture(tmp_path / "photos" / "b.png")
+    only_masks = replace(CONFIG, outputs=("masks",))
+    predict(student_run.run, [photo.parent], out, only_masks, SilentMonitor(), resume=True)
+    assert names(out) == ["masks/a.png", "masks/b.png", "overlays/a.png", "predict.json"]
+    assert not any(name.startswith("out") for name in find_images(tmp_path))
 
 
 def test_predict__not_into_a_data_set(student_run: Any, tmp_path: Path) -> None:
     image = picture(tmp_path / "photos" / "images" / "a.png")
     (tmp_path / "photos" / "labels.csv").write_text("image,labels\na.png,red\n")
-    with pytest.raises(ValueError, match="photos is or holds the data set"):
+    with pytest.raises(ValueError, match=r"photos/masks overlaps .*photos/masks, which belongs to the data set"):
         predict(student_run.run, [image], tmp_path / "photos", CONFIG, SilentMonitor())
     assert not (tmp_path / "photos" / "masks").exists()
 
