@@ -119,6 +119,6 @@ def test_check__shows_the_rule(draw_pictures: Callable[[Path], Path], tmp_path: 
     assert finding.text == "10 images of 16 bits, whose values are read as 12 bits"
     assert not {"nearly_black", "one_colour", "duplicate"} & {one.topic for one in found.findings}
     other = check(data, SilentMonitor(), PixelValues(image_bits="16", alpha="ignore"))
-    assert other.as_dict()["pixels"] == {"bits": 16, "alpha": False}
+    assert other.as_dict()["pixels"] == {"bits": 16, "alpha": False, "clip": False}
     assert "nearly_black" in {one.topic for one in other.findings}
     assert open_dataset(data).pixels == AS_STORED  # readers do not look at pixels
