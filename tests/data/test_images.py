@@ -525,7 +525,9 @@ def test_read_image__clips_what_has_more_bits(tmp_path: Path, name: str, bits: i
     values = COLOURS_16[..., [0, 0, 0] if "grey" in name else [0, 1, 2]]
     np.testing.assert_array_equal(np.asarray(image), np.minimum(values, (1 << bits) - 1) >> (bits - 8))
     assert clipped_share(image) == pytest.approx((values >= 1 << bits).any(axis=2).mean())
-    dark = read_image(WRITERS[name](tmp_path / f"dark_{name}", COLOURS_16 >> 8), rule=PixelRule(bits=bits, clip=True))
+    dark = read_image(
+        WRITERS[name](tmp_path / f"dark_{name}", COLOURS_16 >> np.uint16(8)), rule=PixelRule(bits=bits, clip=True)
+    )
     assert clipped_share(dark) == 0
 
 
