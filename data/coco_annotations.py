@@ -239,8 +239,8 @@ def _key(entry: dict[str, Any], name: str) -> str:
 
 def _text(entry: dict[str, Any], name: str) -> str:
     value = entry.get(name)
-    if not isinstance(value, str) or len(value.strip().splitlines()) != 1:
-        raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}, not a text in one line")
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"'{name}' is missing" if value is None else f"'{name}' is {value!r}, not a text")
     return value
 
 

@@ -28,7 +28,6 @@ NAMES = (
     "null",
     "=cmd()",
     "_hidden",
-    "\x1b[31mred\x01\x7f",
 )
 IDS = (
     "<img src=x onerror=alert(1)>",
