@@ -12,6 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 MISSING_VALUES = frozenset(
     {"nan", "NaN", "NAN", "None", "none", "NONE", "null", "Null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>"}
 )
+# Common names of a class for images that show none of the other classes.
+NO_OBJECT = frozenset({"good", "ok", "okay", "normal", "none", "negative", "negatives", "nothing", "empty", "clean"})
+NO_OBJECT |= {"healthy", "no_defect", "no_defects", "defect_free", "non_defective"}
 # In lists of classes, what label programs write for pixels without a class.
 NO_CLASSES = frozenset({"background", "_background_", "__background__", "ignored", "void"})
 # In use between labels; only ';' is read. A blank between quotes is one in arrays of NumPy.

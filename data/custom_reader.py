@@ -254,7 +254,7 @@ def _read_row(cells: list[str], columns: Columns, width: int, line: int, mistake
     if len(cells) != width:
         mistakes.add(
             f"{len(cells)} cells, but the header has {width}: separate labels by ';' (within quotes, if ';' separates "
-            "the cells), and write the separator for each empty cell",
+            "the cells), and write empty cells as well",
             line,
         )
         return None

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.class_names import look_alikes, split_joined
+from data.class_names import NO_OBJECT, look_alikes, split_joined
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
 from data.file_kinds import conversion_advice, count_unread
 from data.inspection import Inspection, UnusedMasks
@@ -166,11 +166,11 @@ def _files(facts: Facts) -> Iterator[Finding]:
             level="note",
             topic="unread_columns",
             text="columns of labels.csv that are not used",
-            advice="nothing, if this is intended",
+            advice="no change is needed if this is intended",
             items=dataset.unread_columns,
         )
     for warning in dataset.warnings:
-        yield Finding(level="warning", topic="left_out", text=warning, advice="nothing, if this is intended")
+        yield Finding(level="warning", topic="left_out", text=warning, advice="no change is needed if this is intended")
 
 
 def _sizes(facts: Facts) -> Iterator[Finding]:
@@ -212,7 +212,7 @@ def _values(facts: Facts) -> Iterator[Finding]:
             level="note",
             topic="bits",
             text=f"{_count(len(pixels.deep), 'image')} of 16 bits, whose values are read as {pixels.bits} bits",
-            advice=f"nothing, if {2**pixels.bits - 1} is meant to be white; otherwise give --image-bits",
+            advice=f"no change is needed if {2**pixels.bits - 1} is meant to be white; otherwise give --image-bits",
         )
     if pixels.alpha and not pixels.transparent:
         yield Finding(
@@ -220,7 +220,7 @@ def _values(facts: Facts) -> Iterator[Finding]:
             topic="alpha_is_no_transparency",
             text=f"{_count(len(pixels.alpha), 'image')} with a band that is marked as alpha (transparency) but is "
             "read as another band, and ignored",
-            advice="nothing, if it is another band, such as infrared; otherwise give --alpha transparency",
+            advice="no change is needed if it is another band, such as infrared; otherwise give --alpha transparency",
             items=_names(pixels.alpha, dataset),
         )
     elif pixels.alpha:
@@ -228,7 +228,7 @@ def _values(facts: Facts) -> Iterator[Finding]:
             level="note",
             topic="transparency",
             text=f"{_count(len(pixels.alpha), 'image')} with transparency, which is shown on white",
-            advice="nothing, if this is intended; otherwise give --alpha ignore",
+            advice="no change is needed if this is intended; otherwise give --alpha ignore",
             items=_names(pixels.alpha, dataset),
         )
     inspected = facts.inspections.items()
@@ -282,7 +282,7 @@ def _values(facts: Facts) -> Iterator[Finding]:
             level="note",
             topic="rotated_with_mask",
             text=f"{_count(len(rotated), 'image')} stored rotated (EXIF orientation), with a ground-truth mask",
-            advice="nothing, if the masks are drawn over the upright images, as viewers show them",
+            advice="no change is needed if the masks are drawn over the upright images, as viewers show them",
             items=_names(rotated, dataset),
         )
 
@@ -326,7 +326,7 @@ def _masks(facts: Facts) -> Iterator[Finding]:
             level="note",
             topic="no_masks",
             text="no ground-truth masks, so that results cannot be evaluated",
-            advice="nothing, or draw masks for some images: 'toco evaluate' then measures the quality of the results",
+            advice="no change is needed; to measure the results with 'toco evaluate', draw masks for some images",
         )
 
 
@@ -430,7 +430,7 @@ def _duplicates(facts: Facts) -> Iterator[Finding]:
             level="note",
             topic="duplicate",
             text=f"{_count(len(others), 'image')} with duplicates",
-            advice="nothing, or keep one file of each (duplicates have more weight in training)",
+            advice="no change is needed; duplicates have more weight in training, so you may keep one file of each",
             items=tuple(others),
         )
 
@@ -460,7 +460,7 @@ def _splits(facts: Facts) -> Iterator[Finding]:
             level="note",
             topic="no_validation_split",
             text="no validation split",
-            advice="nothing, or put some images with ground-truth masks into a split 'val', to evaluate the networks",
+            advice="no change is needed; to evaluate the networks, put images with drawn masks into a split 'val'",
         )
 
 
@@ -557,6 +557,21 @@ def class_findings(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[Find
             items=tuple(
                 f"{names[pair.one - 1]} with {names[pair.other - 1]} ({pair.shared} of {pair.images})" for pair in pairs
             ),
+        )
+    alone = [
+        name
+        for number, name in enumerate(names, 1)
+        if name.casefold().replace("-", "_").replace(" ", "_") in NO_OBJECT
+        and all(len(sample.classes) == 1 for sample in samples if number in sample.classes)
+    ]
+    if alone and len(names) > 1:
+        yield Finding(
+            level="warning",
+            topic="class_without_object",
+            text=f"{_count(len(alone), 'class')} that may stand for images without any object",
+            advice="if so, make it no class (an empty cell 'labels', or call the folder 'background'); otherwise it "
+            "gets masks like any class",
+            items=tuple(alone),
         )
     without = sum(not sample.classes for sample in samples)
     if len(names) == 1 and 0 < without < RARE_IMAGES:

@@ -360,9 +360,9 @@ class MakeLabels(Parallel):
     relabel: Literal["auto", "none", "linear", "mlp"] = option(
         "auto",
         "Improve the masks: heads on frozen features learn from the CAMs' labels of all images, and label them again. "
-        "linear suits photographs, mlp (a hidden layer) textures. auto takes linear heads unless their masks teach a "
-        "classifier less than those of the CAMs; with --calibration-images it takes what is best on these. "
-        "--ignore-uncertain implies none.",
+        "linear suits photographs, mlp (a hidden layer) textures. auto takes linear heads, unless a classifier that "
+        "learns from their masks is worse than one that learns from the masks of the CAMs; with --calibration-images "
+        "it takes what is best on these. --ignore-uncertain implies none.",
     )
     relabel_rounds: int = option(6, "How often all images are labelled again.", minimum=1, group=RELABELLING)
     relabel_steps: int = option(300, "Training steps of each head in a round.", minimum=20, group=RELABELLING)

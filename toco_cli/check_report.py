@@ -66,4 +66,4 @@ def closing_line(found: Check, data: Path) -> str:
         return f"The data set is ready for training. Next: {next_command}"
     if all(finding.skippable for finding in found.errors):
         return f"Fix the errors first, or skip these files: {next_command} --skip-bad"
-    return "Fix the errors first. --skip-bad skips only the files of errors whose advice mentions it."
+    return "Fix the errors first. --skip-bad skips the files of those errors only whose advice says so."

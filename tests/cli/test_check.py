@@ -67,7 +67,7 @@ def test_check__errors_that_skip_bad_skips(tmp_path: Path, capsys: pytest.Captur
 def test_check__errors_that_must_be_fixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(custom(tmp_path, "image,labels\na.jpg,cat\nb.jpg,cat\n"))]) == 1
     assert capsys.readouterr().out.endswith(
-        "Fix the errors first. --skip-bad skips only the files of errors whose advice mentions it.\n"
+        "Fix the errors first. --skip-bad skips the files of those errors only whose advice says so.\n"
     )
 
 

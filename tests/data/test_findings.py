@@ -281,6 +281,20 @@ def test_find_all__one_class_and_few_images_without_it() -> None:
     assert find_all(facts(dataset(train=several((30, (1,)), (20, ())), class_names=("cat",)))) == ()
 
 
+@pytest.mark.parametrize("name", ["good", "OK", "No defect", "defect-free"])
+def test_find_all__a_class_for_images_without_objects(name: str) -> None:
+    (finding,) = find_all(facts(dataset(class_names=("crack", name))))
+    assert (finding.level, finding.topic, finding.items) == ("warning", "class_without_object", (name,))
+    assert "folder 'background'" in finding.advice
+
+
+def test_find_all__a_class_called_clean_beside_others_in_an_image() -> None:
+    both = several((30, (1,)), (30, (1, 2)), (5, ()))
+    assert "class_without_object" not in {
+        one.topic for one in find_all(facts(dataset(both, class_names=("a", "clean"))))
+    }
+
+
 def test_find_all__rare_classes() -> None:
     finding = only(facts(dataset(train=several((19, (1,)), (20, (2,))))))
     assert (finding.level, finding.items) == ("warning", ("cat (19)",))
@@ -334,7 +348,7 @@ def test_find_all__values_in_16_bits_and_alpha() -> None:
     bits, alpha = find_all(replace(facts(found), pixels=pixels))
     assert (bits.level, bits.topic) == ("note", "bits")
     assert bits.text == "2 images of 16 bits, whose values are read as 12 bits"
-    assert bits.advice == "nothing, if 4095 is meant to be white; otherwise give --image-bits"
+    assert bits.advice == "no change is needed if 4095 is meant to be white; otherwise give --image-bits"
     assert (alpha.level, alpha.topic) == ("warning", "alpha_is_no_transparency")
     assert "--alpha transparency" in alpha.advice
     (shown,) = find_all(replace(facts(found), pixels=PixelFacts(alpha=paths)))
