@@ -1,7 +1,7 @@
 """Compare ground-truth masks with the image labels: masks that number the classes in another way are valid files.
 
 Only masks that disagree in most images, or that another numbering explains, are called wrong. Single images disagree in
-good data sets as well: labels that list only the main class, objects lost at the border, crowds that are ignored (255).
+good data sets as well: labels that list only the main class, sky in all masks, objects lost at the border, crowds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from data.dataset import IGNORE_INDEX, Mask
 EXPLAINED = 0.9  # another numbering explains the masks if they then agree with the labels at least this well, ...
 GAIN = 0.3  # ... and by this much better than as they are; agreement is 1 where both list the same classes
 FEWEST_IMAGES = 2  # a single image may as well have a wrong label
-CONTRADICTING = 0.1  # ... of the images that it explains, at least this share contradicts the labels as they are
+CONTRADICTING = 0.1  # ... and at least this share of the images that it explains contradicts the labels as they are
 
 WRONG_MASKS = "compare some masks with their images: value c must stand for line c of classes.txt, 0 for the background"
 

@@ -88,7 +88,6 @@ def test_compare_masks__one_class_has_no_other_order(rows: Rows) -> None:
     assert (found.cause, found.explained) == (None, False)
 
 
-# How often sets of 5 and 200 images are refused, of 40 random ones with 5 classes. Good masks, then numbered otherwise.
 @pytest.mark.parametrize("images", [5, 200])
 @pytest.mark.parametrize(
     ("mask", "refused"),
