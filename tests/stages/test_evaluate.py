@@ -333,7 +333,7 @@ def test_evaluate__single_wrong_masks_are_a_warning(
     monitor = listener()
     assert len(evaluate(whole_run, CONFIG, monitor, data=data).columns) == 3
     (text,) = [text for text in monitor.warnings if "ground-truth masks show none" in text]  # not for each split
-    assert "1 of 12 ground-truth masks show none of the image's classes, but others: first a (" in text
+    assert "1 of 10 ground-truth masks show none of the image's classes, but others: first a (" in text
 
 
 def test_evaluate__before_anything_is_trained(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_train_cam__writes_its_folder(trained_run: Path, pictures: Path) -> None
         "layout": "custom",
         "class_names": ["red", "blue"],
         "fingerprint": fingerprint,
-        "pixels": {"bits": 16, "alpha": True},
+        "pixels": {"bits": 16, "alpha": True, "clip": False},
     }
     assert config["settings"]["iterations"] == 4
     assert config["model"]["num_classes"] == 2
