@@ -183,8 +183,8 @@ def test_evaluate__json_holds_each_column(walk: Walk) -> None:
         ("predict runs/photos gone.jpg --out predicted2", "there is no file or folder gone.jpg"),
         ("predict runs/photos 'new_photos/*.tif' --out predicted2", "the pattern 'new_photos/*.tif' matches no images"),
         ("predict runs/photos new_photos --out predicted", "use --resume to continue, --overwrite to replace it"),
-        ("predict runs/photos new_photos --out predicted --resume --window 64", "started with --window None"),
-        ("export runs/photos --out masks_png --format coco", "masks_png is not empty: give another folder"),
+        ("predict runs/photos new_photos --out predicted --resume --window 64", "started with --window its default"),
+        ("export runs/photos --out masks_png --format coco", "masks_png holds another or an unfinished export"),
     ],
 )
 def test_errors__one_clear_line(command: str, message: str, walk: Walk) -> None:

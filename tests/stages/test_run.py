@@ -283,7 +283,8 @@ def by_torchrun(*words: str) -> list[subprocess.CompletedProcess[str]]:
     ]
 
 
-@pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "torchrun"])
+@pytest.mark.slow  # each stage is tested with two processes, too
+@pytest.mark.parametrize("torchrun", [False, True], ids=["forked", "torchrun"])
 def test_run__two_machines_make_what_one_does(
     whole_run: Path, tmp_path: Path, child_processes: Any, torchrun: bool
 ) -> None:
