@@ -80,7 +80,7 @@ def readme_commands() -> list[list[str]]:
 
 
 def run_walk(folder: Path, run: Callable[..., Finished]) -> dict[str, Finished]:
-    """Run all of the README's commands in a folder, and return how each ended; predict always in a new process."""
+    """Run all of the README's commands in a folder, and return how each ended."""
     draw_sample(folder / "photos", images=6, validation=3, size=48)
     (folder / "photos/images/a").mkdir()
     shutil.copy(folder / "photos/images/00000.jpg", folder / "photos/images/a/0001.jpg")
@@ -90,8 +90,7 @@ def run_walk(folder: Path, run: Callable[..., Finished]) -> dict[str, Finished]:
     for name, *words in readme_commands():
         if "runs/small" in words:  # the same once more with other sizes
             continue
-        chosen = toco_anew if name == "predict" else run
-        ended[name] = chosen(name, *words, *shlex.split(SMALL.get(name, "")), folder=folder)
+        ended[name] = run(name, *words, *shlex.split(SMALL.get(name, "")), folder=folder)
     return ended
 
 

@@ -69,9 +69,10 @@ def folder(draw_pictures: Callable[[Path], Path], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture
-def quick_demo(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """The demo without its minutes of training: a note, a task, and the evaluation of the run."""
+def quick(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Reports without charts, and the demo without its training: a note, a task, and the evaluation of the run."""
     import stages.demo
+    import stages.report
     from stages.config import Evaluate
     from stages.evaluate import evaluate
 
@@ -80,6 +81,7 @@ def quick_demo(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         return evaluate(folder / "run", replace(Evaluate(), device="cpu", images=2), monitor)
 
     monkeypatch.setattr(stages.demo, "demo", demo)
+    monkeypatch.setattr(stages.report, "_charts", lambda *_: {})
 
 
 def test_cases__are_all_commands() -> None:
@@ -92,7 +94,7 @@ def test_commands__have_both_options(name: str) -> None:
     assert {"--quiet", "--json"} <= {option for parameter in command.params for option in parameter.opts}
 
 
-@pytest.mark.usefixtures("quick_demo")
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("case", CASES)
 def test_quiet_and_json__print_one_document(
     case: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -204,6 +204,7 @@ def train_in_child() -> Callable[..., Any]:
 
 
 @LOADERS
+@pytest.mark.slow  # tests/test_faults.py has more kills
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_train_cam__resumes_after_sigkill_with_loaders(
     trained_run: Path,
