@@ -73,7 +73,7 @@ class Evaluation:
     def remarks(self) -> tuple[str, ...]:
         """How to read the table: the rule, and the classes that the means leave out."""
         absent = {
-            f"mean IoU of {column.split}: {not_measured(names, column.images)}"
+            f"mean IoU of {column.split} {not_measured(names, column.images)}"
             for column in self.columns
             if (names := column.absent(self.class_names))
         }

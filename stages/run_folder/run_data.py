@@ -241,7 +241,7 @@ def measurable_samples(
         monitor.warn(f"not evaluated: none of {len(good)} ground-truth masks shows any class, only background")
         return []
     if absent := [name for number, name in enumerate(class_names, start=1) if good and number not in shown]:
-        monitor.warn(f"mean IoU: {not_measured(absent, len(good))}")
+        monitor.warn(f"mean IoU {not_measured(absent, len(good))}")
     return good
 
 
@@ -274,7 +274,7 @@ def check_masks(dataset: Dataset, splits: Iterable[str], monitor: Monitor) -> No
 
 def not_measured(absent: Sequence[str], images: int) -> str:
     """Say that classes are in no mask that was measured."""
-    return f"left out, since none of {images} ground-truth masks shows them: {list_names(absent)}"
+    return f"without {list_names(absent)}, which no mask of the {images} measured images shows"
 
 
 def _masked_image(sample: Sample, values: frozenset[int]) -> MaskedImage:

@@ -355,5 +355,5 @@ def test_as_dict__is_plain_json(run: Path, data: Path) -> None:
     assert masks["not_in_ground_truth"] == ["green"]
     assert evaluation.remarks == (
         value["rule"],
-        "mean IoU of train: left out, since none of 2 ground-truth masks shows them: 'green'",
+        "mean IoU of train without 'green', which no mask of the 2 measured images shows",
     )

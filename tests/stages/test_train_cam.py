@@ -441,7 +441,7 @@ def test_train_cam__unreadable_image(
     assert monitor.calls.count("advance") == 4 - len(done)
     skipped, left_out = sorted(monitor.warnings, reverse=True)
     assert skipped.startswith(f"skipped: {bad} cannot")
-    assert left_out == "mean IoU: left out, since none of 1 ground-truth masks shows them: 'blue'"
+    assert left_out == "mean IoU without 'blue', which no mask of the 1 measured images shows"
 
     with pytest.raises(DataError):
         train_cam(data, tmp_path / "mended", cam_settings(workers=workers), SilentMonitor())
