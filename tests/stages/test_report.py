@@ -162,7 +162,10 @@ def test_report__escapes_names_and_paths(
 
 
 HOSTILE_CLASSES = ("_</script><script>alert(1)</script>", "100% $x^2$ \"q\" 'q' {{ 1234 * 7 }} שלום \u202e😀")
-HOSTILE_IDS = {"a": "</article><script>alert('x')</script>".replace("/", "\u2215"), "b": '{{ 1234 * 7 }} %s "q"\n😀\x01'}
+HOSTILE_IDS = {
+    "a": "</article><script>alert('x')</script>".replace("/", "\u2215"),
+    "b": '{{ 1234 * 7 }} %s "q"\n😀\x01',
+}
 
 
 @pytest.fixture
