@@ -1,4 +1,4 @@
-"""classes.txt: the classes in the order of their numbers. Names that are listed there are meant, also odd ones."""
+"""classes.txt: the classes in the order of their numbers. A listed name is a class, however odd it looks."""
 
 from __future__ import annotations
 

@@ -569,8 +569,8 @@ def class_findings(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[Find
             level="warning",
             topic="class_without_object",
             text=f"{_count(len(alone), 'class')} that may stand for images without any object",
-            advice="if so, make it no class (an empty cell 'labels', or call the folder 'background'); otherwise it "
-            "gets masks like any class",
+            advice="if so, leave the cell 'labels' of these images empty, or call the folder 'background'; otherwise "
+            "the class gets masks like any other",
             items=tuple(alone),
         )
     without = sum(not sample.classes for sample in samples)

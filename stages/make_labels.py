@@ -21,7 +21,7 @@ from stages.labels.maker import LabelMaker
 from stages.labels.store import join_file, join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
 from stages.relabel.relabel_maker import new_relabeller
-from stages.run_folder.artifacts import already_finished, begin_stage, open_stage, read_config
+from stages.run_folder.artifacts import already_finished, begin_stage, in_use, open_stage, read_config
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
 from stages.run_folder.run_data import (
@@ -78,7 +78,7 @@ def make_labels(
         log = WarningLog(monitor)
         fabric, monitor, share = start(config, log)
         dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
-        if resume and _begun(folder):
+        if resume and in_use(folder):
             check_same_data(run, "labels", dataset, monitor)
         else:
             warn_of_other_data(cam, dataset, monitor)
@@ -94,7 +94,7 @@ def make_labels(
         calibration = calibration_samples(samples, dataset.class_names, config, monitor)
         background = None
         if fabric.is_global_zero:  # chooses for all ranks
-            background = read_config(run, "labels").get("background_threshold") if resume and _begun(folder) else None
+            background = read_config(run, "labels").get("background_threshold") if resume and in_use(folder) else None
             if background is None and (config.background_threshold == "auto" or config.calibration_images):
                 chosen = calibration if config.calibration_images else samples
                 background = choose_background(maker.scores, chosen, len(dataset.class_names), config, monitor)
@@ -202,10 +202,6 @@ def samples_to_label(dataset: Dataset, config: MakeLabels, patch_size: int, moni
             whole = replace(dataset, splits={"unlabelled": dataset.unlabelled}, warnings=())
             samples += usable_samples(whole, "unlabelled", patch_size, config.skip_bad, monitor)
     return samples
-
-
-def _begun(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
 
 
 def free_name(shards: Path, process: int) -> Path:

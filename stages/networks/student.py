@@ -195,7 +195,7 @@ def student_probabilities(
         scales: Factors on the size of the training images.
         flip_tta: Flip test-time augmentation; see `flip_pairs` for what happens without it. A head on features never
             has it: it was trained without flips, and the features depend on the position. On magnetic tiles, flips
-            cost 5.6 points of mIoU (bench/quality.md).
+            cost 4.2 points of mIoU (bench/quality.md).
 
     Returns:
         Probabilities in 0..1, background first, at the size of the training images (longer side `student.long_side`).

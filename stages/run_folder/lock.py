@@ -49,7 +49,7 @@ class Holder:
 
     @classmethod
     def read(cls, file: TextIO) -> "Holder | None":
-        """Read the holder's own words; None if it has not written them, or not all of them."""
+        """Read what the holder wrote about itself; None if it is missing or incomplete."""
         file.seek(0)
         try:
             return cls(**json.loads(file.read()))
