@@ -127,6 +127,37 @@ def read_reduced(path: Path, side: int, rule: PixelRule = AS_STORED) -> Image.Im
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
+def as_rgb(image: Image.Image | NDArray[Any], rule: PixelRule = AS_STORED) -> Image.Image:
+    """Return an image in memory in RGB, its pixels converted like those of a file by `read_image`.
+
+    Args:
+        image: A Pillow image, or an array (h, w) of grey values, (h, w, 3) of red, green, blue or (h, w, 4) with alpha,
+            uint8 or uint16. It is not rotated: an EXIF orientation is ignored.
+        rule: How 16-bit values are scaled, and whether an alpha band is transparency.
+
+    Raises:
+        DataError: The array has another shape or type, or the pixels have no standard conversion to 8 bits.
+    """
+    share = 0.0
+    try:
+        if isinstance(image, np.ndarray):
+            shape_is_known = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+            if not shape_is_known or not image.size or image.dtype not in (np.uint8, np.uint16):
+                raise DataError(
+                    f"it is an array of shape {image.shape} and type {image.dtype}; give (h, w), (h, w, 3) or "
+                    "(h, w, 4), uint8 from 0 to 255 or uint16"
+                )
+            if image.dtype == np.uint16:
+                image, share = _scaled(image, rule)
+            image = Image.fromarray(np.ascontiguousarray(image))
+        elif ";16" in _raw_mode(image) and rule.bits < 16:  # Pillow keeps only the upper 8 bits of them
+            raise DataError("it has 16-bit colours: give the path of the file, or a uint16 array")
+        rgb = _to_rgb(image, io.BytesIO(), rule)
+        return _with_clipped(rgb, share) if share else rgb
+    except DataError as error:
+        raise DataError(f"the given image cannot be used: {error}") from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file, of which only the header is read at first; any error in the block is a DataError."""

@@ -61,6 +61,16 @@ def attributes_of(tree: ast.Module) -> set[str]:
     return {node.attr for node in found}
 
 
+def test_python_api__imports_nothing_heavy() -> None:
+    program = (
+        "import sys; import toco_cli as toco; toco.train_cam; toco.load\n"
+        "heavy = {'torch', 'timm', 'rich', 'lightning_fabric'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {sorted(heavy)}' if heavy else 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 def test_help__imports_nothing_heavy() -> None:
     program = (
         "import sys; from toco_cli.main import main; main(['--help'])\n"
@@ -86,10 +96,11 @@ SAME_THING = {
 
 
 def test_code__different_things_have_different_names(trees: dict[Path, ast.Module]) -> None:
-    """Public classes, functions and constants; a command of toco_cli has the name of the function that it runs."""
+    """Public classes, functions and constants; a command of toco_cli, and its function in the API, has the name of the
+    function that it runs."""
     modules: dict[str, list[str]] = {}
     for path, tree in trees.items():
-        if path != Path("toco_cli/commands.py"):
+        if path not in (Path("toco_cli/commands.py"), Path("toco_cli/api.py")):
             for name in names_defined(tree):
                 modules.setdefault(name, []).append(path.as_posix())
     shared = {name: paths for name, paths in modules.items() if len(paths) > 1 and not name.startswith("_")}

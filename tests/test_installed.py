@@ -88,6 +88,14 @@ def test_installed__beside_a_file_of_the_same_name(python: Path, project: Path) 
     assert done.stderr.startswith(f"toco: error: {project / 'data' / 'images.py'} hides toco's own package 'data'")
 
 
+def test_installed__gives_the_python_api(python: Path, project: Path) -> None:
+    ask = "import toco, toco_cli, sys; print(toco is toco_cli, toco.load.__module__, 'torch' in sys.modules)"
+    assert call(python, "-c", ask, cwd=project).stdout == "True toco_cli.api False\n"
+    (project / "data" / "__init__.py").touch()
+    hidden = call(python, "-c", "import toco; toco.load", cwd=project)
+    assert "hides toco's own package 'data'" in hidden.stderr.splitlines()[-1]
+
+
 def test_installed__says_how_to_install_extras_here(python: Path, project: Path) -> None:
     ask = "from stages.runtime.extras import install_command; print(install_command('export'))"
     assert call(python, "-c", ask, cwd=project).stdout == f"uv pip install --python {python} 'toco[export]'\n"
@@ -99,4 +107,5 @@ def test_installed__has_all_files_of_the_repository(python: Path, project: Path)
     for folder in ("toco_cli", "stages", "data"):
         files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".j2", ".css")}
         assert files
-        assert {path for path in files if not (site / path).is_file()} == set()
+        assert {path for path in files if not (site / path).is_file()} <= {Path("toco_cli/toco.py")}
+    assert (site / "toco.py").is_file()  # is moved, for `import toco`

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import typer
 from typer.core import TyperCommand
 
+from data.errors import SettingsError
 from stages.option import OptionText, flag, option_text
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -47,9 +48,10 @@ def command(
 
     def add(function: Function) -> Function:
         settings = _settings_of(function)
+        SETTINGS_OF_COMMANDS[function] = CommandSettings(settings, recipes or {}, recipes_of)
         words = {word: rewritten for one in settings for word, rewritten in _rewritten_words(one).items()}
         command_class = type("Command", (GroupedHelpCommand,), {"rewritten": words})
-        app.command(cls=command_class)(_with_options(function, settings, recipes or {}, recipes_of))
+        app.command(cls=command_class)(_with_options(function, SETTINGS_OF_COMMANDS[function]))
         return function
 
     return add
@@ -76,6 +78,45 @@ class Settings:
         return "--" + self.prefix + flag(field).removeprefix("--")
 
 
+class CommandSettings(NamedTuple):
+    """All settings of a command, and its recipes."""
+
+    parameters: list[Settings]
+    recipes: Recipes
+    recipes_of: str
+
+    def combined(self, recipe: str | None, *given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the settings of each parameter.
+
+        The values of a recipe replace the defaults. Given values replace those of the recipe. A value given for
+        `config` counts for each other parameter that has the field, unless it is given there, too.
+
+        Args:
+            recipe: Name of a recipe; None for the defaults.
+            given: {parameter: {field: value}} of each source of values; the later one takes precedence.
+
+        Raises:
+            SettingsError: The settings contradict each other; names the parameter, if it is not `config`.
+        """
+        changed = self.recipes.get(recipe or "", {})
+        made = {}
+        for one in self.parameters:
+            names = {field.name for field in fields(one.default)}
+            layers = [changed if one.name == self.recipes_of else {}]
+            for source in given:
+                shared = source.get("config", {})
+                layers += [{name: value for name, value in shared.items() if name in names}, source.get(one.name, {})]
+            try:
+                made[one.name] = replace(one.default, **{name: layer[name] for layer in layers for name in layer})
+            except ValueError as error:
+                where = f"{one.prefix.removesuffix('.')}: " if one.prefix else ""
+                raise SettingsError(f"{where}{error}") from error
+        return made
+
+
+SETTINGS_OF_COMMANDS: dict[Callable[..., None], CommandSettings] = {}  # by function; filled by `command`
+
+
 def _settings_of(function: Callable[..., None]) -> list[Settings]:
     hints = get_type_hints(function)
     parameters = inspect.signature(function).parameters
@@ -89,10 +130,9 @@ def _settings_of(function: Callable[..., None]) -> list[Settings]:
     ]
 
 
-def _with_options(
-    function: Callable[..., None], settings: list[Settings], recipes: Recipes, recipes_of: str
-) -> Callable[..., None]:
+def _with_options(function: Callable[..., None], command_settings: CommandSettings) -> Callable[..., None]:
     """Return the function that Typer sees: it makes settings from the options and calls the original."""
+    settings, recipes, recipes_of = command_settings
     if not settings:
         return function
     options = {one.name: _option_parameters(one) for one in settings}
@@ -100,25 +140,17 @@ def _with_options(
         _check_recipes(recipes, options[recipes_of])
 
     def run(_context: typer.Context, **values: Any) -> None:
-        changed = recipes.get(values.pop("recipe", None), {})
-        shared: dict[str, dict[str, Any]] = {source: {} for source in VALUE_SOURCES}
+        recipe = values.pop("recipe", None)
+        given: dict[str, dict[str, dict[str, Any]]] = {source: {} for source in VALUE_SOURCES}
         for one in settings:
-            layers = [changed if one.name == recipes_of else {}]
-            given = {name: values.pop(one.parameter(name)) for name in options[one.name]}
-            for source in VALUE_SOURCES:
-                own = {
-                    name: _from_typer(value)
-                    for name, value in given.items()
-                    if _source(_context, one.parameter(name)) == source
-                }
-                layers += [{name: value for name, value in shared[source].items() if name in given}, own]
-                if one.name == "config":
-                    shared[source] = own
-            try:
-                values[one.name] = replace(one.default, **{name: layer[name] for layer in layers for name in layer})
-            except ValueError as error:
-                where = f"{one.prefix.removesuffix('.')}: " if one.prefix else ""
-                raise typer.BadParameter(f"{where}{error}", ctx=_context) from error
+            for name in options[one.name]:
+                value, source = values.pop(one.parameter(name)), _source(_context, one.parameter(name))
+                if source is not None:
+                    given[source].setdefault(one.name, {})[name] = _from_typer(value)
+        try:
+            values |= command_settings.combined(recipe, *(given[source] for source in VALUE_SOURCES))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), ctx=_context) from error
         function(**values)
 
     hints = get_type_hints(function, include_extras=True)

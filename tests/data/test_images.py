@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES
 from data.images import (
+    AS_STORED,
     REDUCTION_TOLERANCE,
     MaskFile,
     PixelRule,
+    as_rgb,
     clipped_share,
     escapes_folder,
     file_contents,
@@ -632,3 +635,37 @@ def test_read_image__damaged_tiff_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"II*\0" + b"\xff" * 20)
     with pytest.raises(DataError, match=r"a\.tif is not a readable JPEG, PNG"):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("image", "rule", "expected"),
+    [
+        (np.full((2, 3), 7, np.uint8), AS_STORED, (7, 7, 7)),
+        (np.full((2, 3, 3), (1, 2, 3), np.uint8), AS_STORED, (1, 2, 3)),
+        (np.full((2, 3, 4), (1, 2, 3, 0), np.uint8), AS_STORED, (255, 255, 255)),
+        (np.full((2, 3, 4), (1, 2, 3, 0), np.uint8), PixelRule(alpha=False), (1, 2, 3)),
+        (np.full((2, 3), 4095, np.uint16), PixelRule(bits=12), (255, 255, 255)),
+        (np.full((2, 3, 3), (0, 16, 9999), np.uint16), PixelRule(bits=12, clip=True), (0, 1, 255)),
+        (Image.new("P", (3, 2)), AS_STORED, (0, 0, 0)),
+        (Image.fromarray(np.full((2, 3), 512, np.uint16)), AS_STORED, (2, 2, 2)),
+    ],
+)
+def test_as_rgb__is_like_a_file(image: Any, rule: PixelRule, expected: tuple[int, ...]) -> None:
+    rgb = as_rgb(image, rule)
+    assert (rgb.mode, rgb.size) == ("RGB", (3, 2))
+    assert rgb.getpixel((1, 1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((2, 3)), r"shape \(2, 3\) and type float64; give \(h, w\)"),
+        (np.zeros((3, 5, 7), np.uint8), r"shape \(3, 5, 7\) and type uint8"),
+        (np.zeros((0, 3, 3), np.uint8), r"shape \(0, 3, 3\)"),
+        (np.full((2, 3), 4096, np.uint16), "it has the value 4096, but values of this data set have 12 bits"),
+        (Image.new("F", (3, 2)), "it has floating-point values"),
+    ],
+)
+def test_as_rgb__refuses_what_has_no_standard_conversion(image: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"the given image cannot be used: .*{message}"):
+        as_rgb(image, PixelRule(bits=12))
