@@ -4,7 +4,7 @@ Nothing needs to be saved: a run that is resumed at any iteration, with any numb
 same samples in the same random views.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +49,8 @@ class SampleStream(TorchDataset[LoadedBatch]):
         skip_bad: bool = False,
         stack: Callable[[list[Any]], Any] = default_collate,
         take_warnings: Callable[[], Sequence[str]] = tuple,
+        often: Collection[str] = (),
+        every_nth: int | None = None,
     ) -> None:
         """Set up.
 
@@ -60,6 +62,8 @@ class SampleStream(TorchDataset[LoadedBatch]):
             stack: Makes a batch from the results of `load`.
             take_warnings: Returns the warnings of `load` since the last call. Batches carry them from the workers to
                 the training process.
+            often: Ids of images that are drawn more often than the others.
+            every_nth: Every n-th sample is one of `often`, and the others are the other images; None to draw all alike.
         """
         self.samples = samples
         self.load = load
@@ -67,28 +71,43 @@ class SampleStream(TorchDataset[LoadedBatch]):
         self.skip_bad = skip_bad
         self.stack = stack
         self.take_warnings = take_warnings
-        self._epoch = -1
-        self._order: np.ndarray[Any, Any] = np.empty(0)
+        self.every_nth = every_nth
+        self._often = [one for one in samples if every_nth and one.id in often]
+        self._others = [one for one in samples if not (every_nth and one.id in often)]
+        self._orders: dict[int, tuple[int, np.ndarray[Any, Any]]] = {}  # of each pool: epoch and order
 
     def __getitem__(self, position: int) -> LoadedBatch:
         """Load the sample at a position, 0 or more."""
-        epoch, index = divmod(position, len(self.samples))
-        # One generator per epoch, so that any epoch's order is known without drawing those before it.
-        if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
-            self._epoch = epoch
+        pool, place = self._others, position
+        if self.every_nth:
+            of_often = position % self.every_nth == 0
+            pool, place = (
+                (self._often, position // self.every_nth)
+                if of_often
+                else (self._others, position - position // self.every_nth - 1)
+            )
+        epoch, index = divmod(place, len(pool))
+        order = self._order(epoch, pool)
         problems: list[str] = []
         # `load` uses the global generator. It is seeded for this position and restored afterwards, so that loading in
         # the training process (no workers) does not change the random numbers of the training step.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed_seed(self.seed, position))
-            for attempt in range(len(self.samples) if self.skip_bad else 1):
+            for attempt in range(len(pool) if self.skip_bad else 1):
                 try:
-                    sample = self.samples[self._order[(index + attempt) % len(self.samples)]]
+                    sample = pool[order[(index + attempt) % len(pool)]]
                     return LoadedBatch(self.load(sample), problems, tuple(self.take_warnings()))
                 except DataError as error:  # not raised: a worker would send its traceback as text
                     problems.append(str(error))
         return LoadedBatch(None, problems)
+
+    def _order(self, epoch: int, pool: Sequence[Sample]) -> "np.ndarray[Any, Any]":
+        # One generator per epoch, so that any epoch's order is known without drawing those before it.
+        key = int(pool is self._often)
+        if key not in self._orders or self._orders[key][0] != epoch:
+            generator = np.random.default_rng([self.seed, epoch, *((1,) if key else ())])
+            self._orders[key] = (epoch, generator.permutation(len(pool)))
+        return self._orders[key][1]
 
     def collate(self, loaded: list[LoadedBatch]) -> LoadedBatch:
         """Stack samples to a batch, and join their problems and warnings."""

@@ -27,6 +27,11 @@ PROGRESS = "Progress and checkpoints"
 RELABELLING = "Relabelling"
 MACHINE = "Hardware and bad files"
 
+UseMasks = Literal["none", "corrected", "all"]
+USE_MASKS_HELP = (
+    "Masks drawn by people to use as they are, for the images that have one: the corrected ones that 'toco import' "
+    "brought back, or all, also the ground-truth masks of the training images; none to use no such masks."
+)
 CRF_BACKEND_HELP = (
     "Implementation of the CRF: torch (any device) or pydensecrf (CPU only). Both give the same result; auto takes the "
     "faster one."
@@ -389,6 +394,7 @@ class MakeLabels(Parallel):
         "With given, only images that have image labels get masks; with predicted, also images without a row in "
         "labels.csv, whose classes the network predicts.",
     )
+    use_masks: UseMasks = option("corrected", USE_MASKS_HELP)
     confidence: bool = option(
         False, "Store the confidence of each pixel's label, for toco train-seg --confidence-weighting."
     )
@@ -483,6 +489,7 @@ class TrainSeg(TrainingSettings):
         old_names=("warmup",),
     )
     val_split: str | None = option(None, "Split to evaluate on; by default the data set's validation split.")
+    use_masks: UseMasks = option("corrected", f"{USE_MASKS_HELP} Every batch has some of these images.")
     confidence_weighting: bool = option(
         False,
         "Weight each pixel's loss by the confidence of its label (needs make-labels --confidence).",

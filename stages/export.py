@@ -7,6 +7,7 @@ stages/exports/FORMAT.py says.
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.errors import SettingsError
 from data.output_place import check_holds_results, check_output_place
@@ -17,6 +18,9 @@ from stages.run_folder.lock import OUTPUT_LOCK, output_lock
 from stages.runtime.extras import install_command
 from stages.runtime.monitor import Monitor
 
+if TYPE_CHECKING:
+    from stages.exports.labelled_images import LabelledImages
+
 # Packages that a format needs beyond toco's own: name to import -> name to install.
 COMPONENTS = {"scipy": "scipy"}
 FORMATS: Mapping[str, Mapping[str, str]] = {
@@ -25,6 +29,7 @@ FORMATS: Mapping[str, Mapping[str, str]] = {
     "coco": COMPONENTS,
     "yolo": {**COMPONENTS, "supervision": "supervision", "cv2": "opencv-python-headless"},
     "labelstudio": {},
+    "cvat": COMPONENTS,
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript"},
 }
 
@@ -56,18 +61,22 @@ def export(
             not write, or is among the files of a data set, or the data set does not fit.
         ArtifactError: RUN/labels, or RUN/seg, is not finished, or damaged.
     """
-    _check_format(format)
+    check_export_format(format)
     stage = "seg" if format == "onnx" else "labels"
     check_output_place(out, datasets=[open_stage(run, stage).dataset_root, data])
     with output_lock(out, monitor):
-        _check_contents(out, overwrite=overwrite)
+        check_contents(out, overwrite=overwrite)
         if format == "onnx":
             return _export_student(run, out, monitor)
         return _export_labels(run, out, monitor, format=format, data=data)
 
 
-def _check_contents(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds images that toco did not write, or anything if it is not to be overwritten."""
+def check_contents(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds images that toco did not write, or anything if it is not to be overwritten.
+
+    Raises:
+        SettingsError: Says what it holds.
+    """
     if overwrite:
         check_holds_results(out)
     elif out.is_dir() and any(file for file in out.iterdir() if file.name not in (OUTPUT_LOCK, MARK)):
@@ -95,7 +104,15 @@ def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data:
 
     from stages.exports.labelled_images import open_labelled_images
 
-    images = open_labelled_images(folder, labels, monitor, data=data)
+    return write_masks(open_labelled_images(folder, labels, monitor, data=data), out, format=format)
+
+
+def write_masks(images: "LabelledImages", out: Path, *, format: str) -> list[Path]:
+    """Write the masks of some images in any format of masks, and return the files; see `export`."""
+    if format == "png":
+        from stages.exports.png import export_png
+
+        return export_png(images.labels, out, images.monitor, ids=[one.id for one in images.samples])
     # Imported only when needed, because each may need a package that is not installed.
     if format == "voc":
         from stages.exports.voc import export_voc as write
@@ -103,13 +120,20 @@ def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data:
         from stages.exports.coco import export_coco as write
     elif format == "yolo":
         from stages.exports.yolo import export_yolo as write
+    elif format == "cvat":
+        from stages.exports.cvat import export_cvat as write
     else:
         from stages.exports.labelstudio import export_labelstudio as write
     mark_as_written(out)
     return write(images, out)
 
 
-def _check_format(format: str) -> None:
+def check_export_format(format: str) -> None:
+    """Refuse a format that is not known, or whose packages are not installed.
+
+    Raises:
+        SettingsError: Names the formats, or the package.
+    """
     if format not in FORMATS:
         raise SettingsError(f"--format {format!r} is not known: choose one of {', '.join(FORMATS)}")
     for module, package in FORMATS[format].items():

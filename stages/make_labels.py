@@ -5,20 +5,23 @@ scores.h5 if the masks were relabelled.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from data.dataset import Dataset, Sample
+import numpy as np
+
+from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import ArtifactError, DataError
 from data.images import read_image
 from stages.config import MakeLabels
+from stages.corrections.given_masks import ENTRY, GivenMasks, check_same_corrections, given_masks, other_corrections
 from stages.features.cache import check_encoder
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.choose_background import calibration_samples, choose_background
 from stages.labels.label_settings import resolved, with_training_defaults
 from stages.labels.maker import LabelMaker
-from stages.labels.store import join_file, join_shards, label_attributes, stored_ids, write_shard
+from stages.labels.store import ImageLabels, join_file, join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
 from stages.relabel.relabel_maker import new_relabeller
 from stages.run_folder.artifacts import already_finished, begin_stage, in_use, open_stage, read_config
@@ -74,24 +77,28 @@ def make_labels(
         # Before there are several processes, because rank 0 soon writes to this folder.
         if already_finished(run, "labels", config, resume=resume, overwrite=overwrite):
             finish_again(run, "labels", data, monitor, skip_bad=config.skip_bad)
+            if difference := other_corrections(run, "labels"):
+                monitor.warn(difference)
             return folder
         log = WarningLog(monitor)
         fabric, monitor, share = start(config, log)
         dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
         if resume and in_use(folder):
             check_same_data(run, "labels", dataset, monitor)
+            check_same_corrections(run, "labels")
         else:
             warn_of_other_data(cam, dataset, monitor)
+        given = given_masks(run, dataset, config, config.split, monitor)
         model = load_cam_model(cam)
         assert config.image_size is not None
         assert config.scales is not None
         check_scales(config.scales, config.image_size, model.backbone)
         fabric.to_device(model)
-        samples = samples_to_label(dataset, config, model.backbone.patch_size, monitor)
+        samples = samples_to_label(given.added_to(dataset, config.split), config, model.backbone.patch_size, monitor)
         if config.may_relabel and fabric.is_global_zero:
             check_encoder(run, feature_spec(config, cam), samples)
         maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
-        calibration = calibration_samples(samples, dataset.class_names, config, monitor)
+        calibration = calibration_samples(samples, dataset.class_names, config, monitor, given.sources)
         background = None
         if fabric.is_global_zero:  # chooses for all ranks
             background = read_config(run, "labels").get("background_threshold") if resume and in_use(folder) else None
@@ -100,17 +107,25 @@ def make_labels(
                 background = choose_background(maker.scores, chosen, len(dataset.class_names), config, monitor)
         maker.config = resolved(config, trained, fabric.broadcast(background))
         if fabric.is_global_zero:
-            extra = {"background_threshold": maker.config.background_threshold}  # the number used
+            extra = {
+                "background_threshold": maker.config.background_threshold,  # the number used
+                ENTRY: given.as_entry(config.use_masks),
+            }
             begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
             log.write_to(folder)
         fabric.barrier()
         with session(folder, recorded=fabric.is_global_zero):
-            _label(folder, samples, maker, dataset, calibration)
+            _label(folder, samples, maker, dataset, calibration, given)
         return folder
 
 
 def _label(
-    folder: Path, samples: Sequence[Sample], maker: LabelMaker, dataset: Dataset, calibration: Sequence[Sample]
+    folder: Path,
+    samples: Sequence[Sample],
+    maker: LabelMaker,
+    dataset: Dataset,
+    calibration: Sequence[Sample],
+    given: GivenMasks,
 ) -> None:
     """Make the missing labels, shard by shard, and join all shards at the end."""
     fabric, config = maker.fabric, maker.config
@@ -131,7 +146,7 @@ def _label(
                 ids={one.id for one in samples},
             )
         fabric.barrier()
-        relabeller = new_relabeller(folder.parent, samples, shards / "cams", maker, config, calibration)
+        relabeller = new_relabeller(folder.parent, samples, shards / "cams", maker, config, calibration, given)
         used = replace(config, relabel="none") if relabeller is None else relabeller.config
         attributes = label_attributes(dataset.class_names, asdict(used))  # what auto chose
         if relabeller is not None:
@@ -139,7 +154,10 @@ def _label(
     if fabric.is_global_zero:
         again = sorted(relabelled.glob("*.h5"))
         ids = {one.id for one in samples}
-        join_shards(sorted(shards.glob("*.h5")), folder, attributes, relabelled=again, ids=ids)
+        by_people = write_given(
+            shards / "given", samples, stored_ids(again or sorted(shards.glob("*.h5"))), maker, given
+        )
+        join_shards(sorted(shards.glob("*.h5")), folder, attributes, relabelled=again, given=by_people, ids=ids)
         shutil.rmtree(shards)
     fabric.barrier()
     maker.monitor.finish()
@@ -163,6 +181,28 @@ def label_in_shards(shards: Path, samples: Sequence[Sample], maker: LabelMaker, 
     fabric.barrier()
     if fabric.is_global_zero:
         check_complete(shards, samples, skip_bad=maker.config.skip_bad)
+
+
+def write_given(
+    folder: Path, samples: Sequence[Sample], made: Collection[str], maker: LabelMaker, given: GivenMasks
+) -> list[Path]:
+    """Write shards of the given masks of the images that have pseudo masks, and return them.
+
+    Raises:
+        DataError: A given mask does not fit its image.
+    """
+    drawn = [one for one in samples if one.id in given and one.id in made]
+    paths = []
+    for first in range(0, len(drawn), SHARD):
+        labels = []
+        for sample in drawn[first : first + SHARD]:
+            mask = given.read(sample)
+            confidence = np.where(mask == IGNORE_INDEX, 0, 255).astype(np.uint8) if maker.config.confidence else None
+            empty = np.zeros((0, 1, 1), np.float16)  # CAMs are those of the network
+            labels.append(ImageLabels(id=sample.id, classes=(), cam=empty, mask=mask, confidence=confidence))
+        paths.append(folder / f"{first:08d}.h5")
+        write_shard(paths[-1], labels, threads=maker.threads)
+    return paths
 
 
 def check_complete(shards: Path, samples: Sequence[Sample], *, skip_bad: bool) -> None:

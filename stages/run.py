@@ -20,6 +20,8 @@ from data.atomic_write import atomic_write
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, UserError
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
+from stages.corrections.correction_file import CORRECTIONS
+from stages.corrections.given_masks import other_corrections
 from stages.features.spec import FEATURES
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.option import flag
@@ -98,6 +100,9 @@ def run(
             refuse_other_devices(config, name, one)
             if name not in again:
                 refuse_other_settings(out, name, one)
+        if changed := stages_of_other_corrections(out):
+            again = (*again, *(name for name in changed if name not in again))
+            monitor.note(f"the corrected masks have changed: {' and '.join(changed)} start again")
         to_do = {name for name in STAGES if name in again or not finished(out, FOLDERS[name])}
         if to_do:
             check_options(cam, labels, seg)
@@ -106,7 +111,7 @@ def run(
         for name in STAGES:
             if name not in again:
                 check_same_data(out, FOLDERS[name], dataset, SilentMonitor())
-        check_stages(dataset, {name: one for name, one in settings.items() if name in to_do})
+        check_stages(out, dataset, {name: one for name, one in settings.items() if name in to_do})
 
         from stages.make_labels import make_labels
         from stages.report import REPORT, report
@@ -145,6 +150,13 @@ def run(
         return out / REPORT
 
 
+def stages_of_other_corrections(out: Path) -> tuple[str, ...]:
+    """List the stages to run again because corrected masks were imported, replaced or removed since they were made."""
+    made = [name for name in STAGES[1:] if in_use(out / FOLDERS[name])]
+    first = next((STAGES.index(name) for name in made if other_corrections(out, FOLDERS[name])), len(STAGES))
+    return STAGES[first:]
+
+
 def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
     """Check options of stages that depend on those of other stages.
 
@@ -160,10 +172,11 @@ def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
         raise SettingsError("--train-seg.confidence-weighting needs --make-labels.confidence: give both")
 
 
-def check_stages(dataset: Dataset, settings: Mapping[str, StageSettings]) -> None:
+def check_stages(out: Path, dataset: Dataset, settings: Mapping[str, StageSettings]) -> None:
     """Check splits, files of weights and caches of the stages that will run.
 
     Args:
+        out: The run folder.
         dataset: The data set.
         settings: Settings of these stages, by command.
 
@@ -183,7 +196,7 @@ def check_stages(dataset: Dataset, settings: Mapping[str, StageSettings]) -> Non
             if isinstance(one, TrainSeg):
                 check_student_splits(dataset, one)
             if isinstance(one, MakeLabels):
-                check_calibration(dataset, one)
+                check_calibration(dataset, one, corrected=one.use_masks != "none" and (out / CORRECTIONS).is_file())
                 check_feature_weights(one)
 
 

@@ -24,6 +24,14 @@ from data.readers import check_images, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
 from stages.config import MakeLabels, TrainSeg
+from stages.corrections.given_masks import (
+    ENTRY,
+    GivenMasks,
+    check_same_corrections,
+    every_nth,
+    given_masks,
+    other_corrections,
+)
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.encoder import load_encoder
 from stages.features.spec import FEATURES, feature_spec
@@ -95,27 +103,34 @@ def train_seg(
         # First, before other processes start and rank 0 writes.
         if already_finished(run, "seg", config, resume=resume, overwrite=overwrite):
             finish_again(run, "seg", data, monitor, skip_bad=config.skip_bad)
+            if difference := other_corrections(run, "seg"):
+                monitor.warn(difference)
             return folder
         log = WarningLog(monitor)
         fabric, monitor, share = start(config, log)
         dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
         if resume and in_use(folder):
             check_same_data(run, "seg", dataset, monitor)
+            check_same_corrections(run, "seg")
         else:
             warn_of_other_data(labels, dataset, monitor)
+        given = given_masks(run, dataset, config, config.split or labels.settings["split"], monitor)
+        if config.use_masks != "none" and (difference := other_corrections(run, "labels")):
+            monitor.warn(difference)
         label_file = labels.path / "labels.h5"
-        labelled = labelled_images(dataset, label_file, config, monitor)
+        labelled = labelled_images(dataset, label_file, config, monitor, given.sources)
         samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)
-        check_labelled(samples, label_file, confidence=config.confidence_weighting)
+        check_labelled(samples, label_file, confidence=config.confidence_weighting, given=given.sources)
         with_masks = validation_images(dataset, config, monitor)
         torch.manual_seed(config.seed)
         if config.uses_features:
-            training = feature_training(run, labels, samples, config, fabric, monitor)
+            training = feature_training(run, labels, samples, given, config, fabric, monitor)
         else:
-            training = image_training(labels, samples, config, fabric)
+            training = image_training(labels, samples, given, config, fabric)
         student, spec, learner, stream, losses = training
         if fabric.is_global_zero:
-            begin_stage(run, "seg", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
+            extra = {"model": asdict(spec), ENTRY: given.as_entry(config.use_masks)}
+            begin_stage(run, "seg", settings=config, dataset=dataset, extra=extra, resume=resume)
             log.write_to(folder)
         fabric.barrier()
         with session(folder, recorded=fabric.is_global_zero):
@@ -150,7 +165,9 @@ class StudentTraining(NamedTuple):
     losses: Callable[[nn.Module, int, Any], Mapping[str, Tensor]]
 
 
-def image_training(labels: StageFolder, samples: Sequence[Sample], config: TrainSeg, fabric: Fabric) -> StudentTraining:
+def image_training(
+    labels: StageFolder, samples: Sequence[Sample], given: GivenMasks, config: TrainSeg, fabric: Fabric
+) -> StudentTraining:
     """Prepare a network that learns from images and masks.
 
     Raises:
@@ -161,15 +178,19 @@ def image_training(labels: StageFolder, samples: Sequence[Sample], config: Train
         fabric.world_size > 1 and fabric.device.type == "cuda"
     ):  # batch norm over the whole batch, which only CUDA supports
         nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
-    load = LoadLabelled(labels.path / "labels.h5", len(labels.class_names), spec.long_side, config)
-    stream = SampleStream(
-        samples, load, seed=config.seed, skip_bad=config.skip_bad, take_warnings=load.images.take_warnings
-    )
+    load = LoadLabelled(labels.path / "labels.h5", len(labels.class_names), spec.long_side, config, given)
+    stream = student_stream(samples, load, given, config, take_warnings=load.images.take_warnings)
     return StudentTraining(student, spec, student, stream, partial(_losses, config, fabric))
 
 
 def feature_training(
-    run: Path, labels: StageFolder, samples: Sequence[Sample], config: TrainSeg, fabric: Fabric, monitor: Monitor
+    run: Path,
+    labels: StageFolder,
+    samples: Sequence[Sample],
+    given: GivenMasks,
+    config: TrainSeg,
+    fabric: Fabric,
+    monitor: Monitor,
 ) -> StudentTraining:
     """Prepare a head that learns from stored features.
 
@@ -191,9 +212,30 @@ def feature_training(
     standardise(head, cache, samples)
     fabric.to_device(student.eval())
     patches = -(-STUDENT_PATCHES // config.batch_size)
-    load = LoadFeatures(cache, labels.path, head, patches, refined=labels.settings["refine"] != "none")
-    stream = SampleStream(samples, load, seed=config.seed, skip_bad=config.skip_bad)
+    load = LoadFeatures(cache, labels.path, head, patches, refined=labels.settings["refine"] != "none", given=given)
+    stream = student_stream(samples, load, given, config)
     return StudentTraining(student, spec, head, stream, partial(_feature_losses, config, fabric))
+
+
+def student_stream(
+    samples: Sequence[Sample],
+    load: Callable[[Sample], Any],
+    given: GivenMasks,
+    config: TrainSeg,
+    *,
+    take_warnings: Callable[[], Sequence[str]] = tuple,
+) -> SampleStream:
+    """Make the stream of training samples; every batch has some of the images whose mask is given."""
+    count = sum(one.id in given for one in samples)
+    return SampleStream(
+        samples,
+        load,
+        seed=config.seed,
+        skip_bad=config.skip_bad,
+        take_warnings=take_warnings,
+        often=given.sources.keys(),
+        every_nth=every_nth(count, len(samples), config.batch_size),
+    )
 
 
 def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> list[Sample]:

@@ -418,7 +418,7 @@ def export(
         typer.Option(
             "--format",
             help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. labelstudio: brush tasks. "
-            "onnx: the student as a network for other programs.",
+            "cvat: 'Segmentation mask 1.1'. onnx: the student as a network for other programs.",
         ),
     ] = "png",
     data: MovedData = None,
@@ -434,6 +434,90 @@ def export(
     typer.echo(
         json_module.dumps({"files": len(written), "out": str(out)}) if json else f"{len(written)} files are in {out}"
     )
+
+
+@command(app)
+def pick(
+    run: RunFolder,
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 10,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="labelstudio: tasks with the pseudo masks as predictions. cvat: 'Segmentation mask 1.1'. png: palette "
+            "PNGs.",
+        ),
+    ] = "labelstudio",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the exported files; by default RUN/picked.")
+    ] = None,
+    data: MovedData = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Choose the training images whose masks are most worth correcting, and export them for a labelling tool.
+
+    The images are those whose masks are doubtful, spread over the classes and over what the images look like. Correct
+    their masks and bring them back with 'toco import'.
+    """
+    from stages.pick import pick as stage
+
+    with _monitor(quiet) as monitor:
+        found = stage(run, monitor, count=count, format=format, out=out, data=data, overwrite=overwrite)
+    if json:
+        images = [{"id": one.id, "chosen_for": one.chosen_for, "why": one.why} for one in found.images]
+        typer.echo(json_module.dumps({"out": str(found.out), "images": images}))
+        return
+    from toco_cli.tables import pick_table
+
+    _console().print(pick_table(found))
+    typer.echo(
+        f"Their masks are in {found.out}: correct them, and export from the tool. Next: toco import {run} PATH "
+        f"--from {format}"
+    )
+
+
+@command(app, name="import")
+def import_masks(
+    run: RunFolder,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File or folder with the masks.")],
+    tool: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="labelstudio: JSON export. cvat: 'Segmentation mask 1.1', .zip or folder. coco: JSON of instances. "
+            "png: folder of palette PNGs.",
+        ),
+    ],
+    data: MovedData = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Import the masks that fit, although others do not.")
+    ] = False,
+    allow_new_labels: Annotated[
+        bool,
+        typer.Option("--allow-new-labels", help="Accept classes that the labels of an image do not have."),
+    ] = False,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Bring corrected masks of training images back into a run.
+
+    They are kept in RUN/corrections.h5, beside the pseudo masks. make-labels and train-seg then use them. Nothing is
+    imported if a mask does not fit its image, its labels or the classes.
+    """
+    from stages.import_masks import import_masks as stage
+
+    with _monitor(quiet) as monitor:
+        done = stage(run, path, monitor, tool=tool, data=data, skip_bad=skip_bad, allow_new_labels=allow_new_labels)
+    if json:
+        counts = {"masks": done.masks, "replaced": done.replaced, "left_out": done.left_out}
+        typer.echo(json_module.dumps({"file": str(done.file), **counts}))
+        return
+    settings = run / "config.toml"
+    following = f"toco run --config {settings}" if settings.is_file() else f"toco make-labels {run} --overwrite"
+    masks = "1 corrected mask was" if done.masks == 1 else f"{done.masks} corrected masks were"
+    typer.echo(f"{masks} imported into {done.file} ({done.replaced} replaced). Next: {following}")
 
 
 @command(app)

@@ -22,7 +22,7 @@ VALUE_SOURCES = ("file", "command line")  # the later one takes precedence
 
 
 def command(
-    app: typer.Typer, *, recipes: Recipes | None = None, recipes_of: str = "config"
+    app: typer.Typer, *, name: str | None = None, recipes: Recipes | None = None, recipes_of: str = "config"
 ) -> Callable[[Function], Function]:
     """Make a function a command of `app`, with one option for each field of its settings.
 
@@ -34,7 +34,8 @@ def command(
     ValueError from `__post_init__` of the settings is reported as a bad option.
 
     Args:
-        app: The app that gets the command, under the function's name (`train_cam` becomes `train-cam`).
+        app: The app that gets the command.
+        name: The command's name; by default that of the function (`train_cam` becomes `train-cam`).
         recipes: Named sets of other defaults, {name: {field: value}}. If given, the command has an option
             `--recipe NAME`; options on the command line take precedence over the recipe.
         recipes_of: The parameter whose defaults the recipes change.
@@ -51,7 +52,7 @@ def command(
         SETTINGS_OF_COMMANDS[function] = CommandSettings(settings, recipes or {}, recipes_of)
         words = {word: rewritten for one in settings for word, rewritten in _rewritten_words(one).items()}
         command_class = type("Command", (GroupedHelpCommand,), {"rewritten": words})
-        app.command(cls=command_class)(_with_options(function, SETTINGS_OF_COMMANDS[function]))
+        app.command(name, cls=command_class)(_with_options(function, SETTINGS_OF_COMMANDS[function]))
         return function
 
     return add

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.evaluate import SOURCE_TITLES, Column, Evaluation
+from stages.pick import Picks
 from stages.sweep import Sweep
 
 LONGEST_BAR = 40  # characters
@@ -50,6 +51,16 @@ def sweep_table(curve: Sweep) -> Table:
     for place, (background, miou) in enumerate(zip(curve.backgrounds, curve.mious, strict=True)):
         bar = _Bar(round(LONGEST_BAR * miou / highest), " best" if place == curve.best else "")
         table.add_row(f"{background:.2f}", _percent(miou), bar)
+    return table
+
+
+def pick_table(picks: Picks) -> Table:
+    """Show the images to correct: one row per image, in the order in which they were chosen."""
+    table = Table(title=f"{len(picks.images)} images to correct", title_justify="left")
+    for heading in ("image", "labels", "chosen for", "why"):
+        table.add_column(heading, overflow="fold")
+    for one in picks.images:
+        table.add_row(one.id, ", ".join(one.classes) or "none", one.chosen_for, one.why)
     return table
 
 

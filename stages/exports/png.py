@@ -3,6 +3,7 @@
 Pixels are class numbers: 0 background, 1..C classes, 255 ignored.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.atomic_write import atomic_write
@@ -15,24 +16,31 @@ from stages.labels.store import LabelFile
 from stages.runtime.monitor import Monitor
 
 
-def export_png(labels: LabelFile, out: Path, monitor: Monitor) -> list[Path]:
+def export_png(labels: LabelFile, out: Path, monitor: Monitor, *, ids: Sequence[str] | None = None) -> list[Path]:
     """Write the mask of image 'a/b' to OUT/a/b.png, and return the files. The images are not needed.
+
+    Args:
+        labels: The masks.
+        out: The folder.
+        monitor: Receives progress.
+        ids: The images whose masks are written; None for all.
 
     Raises:
         ArtifactError: An image id leads out of `out`, for example '../b'.
         SettingsError: The name of a file is too long, or is that of another file's folder.
     """
-    for image_id in labels.ids:
+    ids = labels.ids if ids is None else ids
+    for image_id in ids:
         if escapes_folder(image_id):
             raise ArtifactError(
                 f"{labels.path} holds the image id {image_id!r}, which leads out of {out}: "
                 "run 'toco make-labels --overwrite' again"
             )
-    files = [out / f"{image_id}.png" for image_id in labels.ids]
+    files = [out / f"{image_id}.png" for image_id in ids]
     check_file_names(files)
     mark_as_written(out)
-    monitor.start("writing masks", len(labels.ids))
-    for image_id, file in zip(labels.ids, files, strict=True):
+    monitor.start("writing masks", len(ids))
+    for image_id, file in zip(ids, files, strict=True):
         with atomic_write(file) as temporary:
             palette_image(labels.read(image_id)).save(temporary, format="png")
         monitor.advance()

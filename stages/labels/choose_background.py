@@ -9,7 +9,7 @@ everything, the second alone hardly depends on the threshold. bench/threshold.md
 Letters: k classes of the image, n thresholds of the grid, h w pixels, d th tw patch tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -92,15 +92,20 @@ def choose_background(
 
 
 def calibration_samples(
-    samples: Sequence[Sample], class_names: Sequence[str], config: MakeLabels, monitor: Monitor
+    samples: Sequence[Sample],
+    class_names: Sequence[str],
+    config: MakeLabels,
+    monitor: Monitor,
+    given: Container[str] = (),
 ) -> list[Sample]:
-    """Pick at most `calibration_images` images that have objects and a ground-truth mask.
+    """Pick at most `calibration_images` images that have objects and a ground-truth mask; first those in `given`.
 
     Raises:
         DataError: A mask is bad, or the masks contradict the image labels, and bad files are not to be skipped.
     """
     found = [sample for sample in samples if sample.classes and sample.mask is not None]
-    chosen = spread(found, config.calibration_images)
+    chosen = spread([one for one in found if one.id in given], config.calibration_images)
+    chosen += spread([one for one in found if one.id not in given], config.calibration_images - len(chosen))
     return measurable_samples(chosen, class_names, skip_bad=config.skip_bad, monitor=monitor)
 
 

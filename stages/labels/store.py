@@ -131,12 +131,14 @@ def join_shards(
     attributes: Mapping[str, Any],
     *,
     relabelled: Sequence[Path] = (),
+    given: Sequence[Path] = (),
     ids: Collection[str] | None = None,
 ) -> None:
     """Copy shards into cams.h5 and labels.h5 of a folder, without decompressing them.
 
-    If there are relabelled shards, the masks are theirs, and their scores become scores.h5. Images that are not in
-    `ids` are left out: they were removed from the data set since their shard was written. None means all images.
+    If there are relabelled shards, the masks are theirs, and their scores become scores.h5. Masks in `given` shards,
+    drawn by people, take precedence over both. Images that are not in `ids` are left out: they were removed from the
+    data set since their shard was written. None means all images.
 
     Images are written in the order of their ids, so that the products are byte-identical whichever process wrote which
     shard, and when. If an image is in several shards, the labels of the first shard are used. Memory holds the ids and
@@ -150,7 +152,7 @@ def join_shards(
     if relabelled:
         sources.append(("scores.h5", relabelled, {"cams": "scores"}))
     # Last, because a stage is finished when it exists.
-    sources.append(("labels.h5", relabelled or shards, {"masks": "masks", "confidence": "confidence"}))
+    sources.append(("labels.h5", [*given, *(relabelled or shards)], {"masks": "masks", "confidence": "confidence"}))
     for name, parts, groups in sources:
         join_file(folder / name, parts, groups, attributes, ids=ids)
 

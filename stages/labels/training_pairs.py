@@ -1,6 +1,6 @@
 """Pairs of image and pseudo mask for training: list them, and load one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,15 @@ from data.image_cache import TrainingImages, open_cache
 from data.images import image_size
 from data.transforms import SegTransform, SegViews
 from stages.config import TrainSeg
+from stages.corrections.given_masks import GivenMasks
 from stages.labels.store import LabelFile
 from stages.runtime.monitor import Monitor
 
 
-def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monitor: Monitor) -> Dataset:
-    """Reduce a data set to the images that have a pseudo mask, in `config.split` or in any split.
+def labelled_images(
+    dataset: Dataset, label_file: Path, config: TrainSeg, monitor: Monitor, given: Collection[str] = ()
+) -> Dataset:
+    """Reduce a data set to the images that have a pseudo or given mask, in `config.split` or in any split.
 
     Raises:
         ArtifactError: The label file is damaged or holds no masks.
@@ -37,19 +40,24 @@ def labelled_images(dataset: Dataset, label_file: Path, config: TrainSeg, monito
             )
         monitor.warn(f"skipped: {message}")
     wanted = known if config.split is None else {sample.id for sample in dataset.split(config.split)}
-    samples = tuple(known[image_id] for image_id in ids if image_id in known and image_id in wanted)
+    chosen = [image_id for image_id in ids if image_id in known and image_id in wanted]
+    chosen += sorted(image_id for image_id in {*given} - {*ids} if image_id in known)  # also without image labels
+    samples = tuple(known[image_id] for image_id in chosen)
     if not samples:
         raise DataError(f"{label_file} has no masks of the images of split '{config.split}': choose another --split")
     return replace(dataset, splits={"labelled": samples}, train_split="labelled", val_split=None)
 
 
-def check_labelled(samples: Sequence[Sample], label_file: Path, *, confidence: bool = False) -> None:
+def check_labelled(
+    samples: Sequence[Sample], label_file: Path, *, confidence: bool = False, given: Collection[str] = ()
+) -> None:
     """Check that there is something to train on.
 
     Args:
         samples: Images that have a mask.
         label_file: labels.h5.
         confidence: Also require the confidence of the labels.
+        given: Ids of the images with a mask that people drew.
 
     Raises:
         ArtifactError: All pixels of all masks are 255 (ignored), or the confidence was not stored.
@@ -57,7 +65,7 @@ def check_labelled(samples: Sequence[Sample], label_file: Path, *, confidence: b
     if confidence:
         LabelFile(label_file, "confidence")  # raises ArtifactError if it is missing
     labels = LabelFile(label_file, "masks")
-    if not any((labels.read(sample.id) != IGNORE_INDEX).any() for sample in samples):
+    if not given and not any((labels.read(sample.id) != IGNORE_INDEX).any() for sample in samples):
         raise ArtifactError(
             f"{label_file} has no labelled pixel (all are {IGNORE_INDEX}, ignored): run "
             "'toco make-labels --overwrite' again with a lower --high-threshold or a higher --low-threshold"
@@ -67,7 +75,10 @@ def check_labelled(samples: Sequence[Sample], label_file: Path, *, confidence: b
 class LoadLabelled:
     """Reads an image with its pseudo mask and draws a random training view; workers of a data loader receive it."""
 
-    def __init__(self, label_file: Path, num_classes: int, long_side: int, config: TrainSeg) -> None:
+    def __init__(
+        self, label_file: Path, num_classes: int, long_side: int, config: TrainSeg, given: GivenMasks | None = None
+    ) -> None:
+        self.given = given or GivenMasks(num_classes=num_classes)
         self.labels = LabelFile(label_file, "masks")
         self.confidence = LabelFile(label_file, "confidence") if config.confidence_weighting else None
         self.num_classes = num_classes
@@ -85,10 +96,16 @@ class LoadLabelled:
         image = self.images.read(sample.image, sample.pixels)
         size = image_size(sample.image)  # full size, as of the mask; `image` may be reduced
         mask = self._mask(sample, size)
-        confidence = None if self.confidence is None else self._plane(self.confidence, sample, size)
+        confidence = None
+        if self.confidence is not None and sample.id in self.given:
+            confidence = np.full(size, 255, np.uint8)
+        elif self.confidence is not None:
+            confidence = self._plane(self.confidence, sample, size)
         return self.transform(image, mask, confidence)
 
     def _mask(self, sample: Sample, size: tuple[int, int]) -> NDArray[np.uint8]:
+        if sample.id in self.given:
+            return self.given.read(sample)
         mask = self._plane(self.labels, sample, size)
         odd = (mask > self.num_classes) & (mask != IGNORE_INDEX)
         if odd.any():

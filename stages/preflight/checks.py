@@ -11,6 +11,7 @@ from data.errors import ArtifactError
 from data.images import shorter_side
 from data.output_place import check_file_names, check_output_place
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
+from stages.corrections.correction_file import CorrectionFile
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.labels.store import LabelFile
@@ -82,7 +83,8 @@ def before_make_labels(
     if resume:
         check_same_data(run, "labels", dataset, SilentMonitor())
     check_split(dataset, config.split, "--split")
-    check_calibration(dataset, config)
+    corrections = CorrectionFile(run, dataset.class_names) if config.use_masks != "none" else None
+    check_calibration(dataset, config, corrected=bool(corrections and corrections.classes))
     return dataset
 
 

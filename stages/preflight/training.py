@@ -119,16 +119,21 @@ def check_student_splits(dataset: Dataset, config: TrainSeg) -> None:
         dataset.split(dataset.val_split)
 
 
-def check_calibration(dataset: Dataset, config: MakeLabels) -> None:
+def check_calibration(dataset: Dataset, config: MakeLabels, *, corrected: bool = False) -> None:
     """Check that there are images to calibrate on, if `config` asks for it.
+
+    Args:
+        dataset: The data set.
+        config: Settings.
+        corrected: Whether there are corrected masks, which serve as well.
 
     Raises:
         DataError: No image of the split has a ground-truth mask.
     """
-    if config.calibration_images and not any(sample.mask for sample in dataset.split(config.split)):
+    if config.calibration_images and not corrected and not any(sample.mask for sample in dataset.split(config.split)):
         raise DataError(
-            f"{dataset.root} has no ground-truth masks for --calibration-images: add some to masks/, or give "
-            "--background-threshold"
+            f"{dataset.root} has no ground-truth masks for --calibration-images: add some to masks/, import "
+            "corrected ones with 'toco import', or give --background-threshold"
         )
 
 

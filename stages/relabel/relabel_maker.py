@@ -19,15 +19,17 @@ from data.dataset import Sample
 from data.errors import DataError
 from data.readers import read_mask
 from stages.config import MakeLabels
+from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.spec import feature_spec
 from stages.labels.maker import LabelMaker, Scored
+from stages.labels.mask_shares import mask_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage
 from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads
 from stages.relabel.heads import TwoHeads, probabilities_map
-from stages.relabel.rounds import collect_patches, patch_shares
+from stages.relabel.rounds import Patches, collect_patches, patch_shares
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import load_weights, save_weights, write_json
 from stages.toco.metrics import Confusion
@@ -74,6 +76,7 @@ def new_relabeller(
     maker: LabelMaker,
     config: MakeLabels,
     calibration: Sequence[Sample],
+    given: GivenMasks,
 ) -> RelabelMaker | None:
     """Train the heads on the labels of the CAMs, on rank 0; the other ranks receive them.
 
@@ -85,6 +88,7 @@ def new_relabeller(
         maker: What made the CAMs, with its device.
         config: Settings.
         calibration: Images whose ground truth chooses the heads, with --relabel auto; none to choose without.
+        given: Masks that people drew, which the heads learn as well.
 
     Returns:
         What makes the new masks; None if --relabel auto keeps those of the CAMs.
@@ -103,7 +107,7 @@ def new_relabeller(
     if fabric.is_global_zero:
         features = compute_features(run, spec, known, config, fabric, monitor)
         if not kept.is_file():
-            training = SeedTraining(seeds=seeds, cams=cams, features=features, maker=maker)
+            training = SeedTraining(seeds=seeds, cams=cams, features=features, maker=maker, given=given)
             chosen = training.heads([one for one in known if one.id in features], config, calibration)
             if chosen:
                 save_weights(path, {name: one.cpu().contiguous() for name, one in chosen.heads.state_dict().items()})
@@ -142,6 +146,7 @@ class SeedTraining:
     cams: LabelFile
     features: FeatureCache
     maker: LabelMaker
+    given: GivenMasks
 
     def heads(self, samples: Sequence[Sample], config: MakeLabels, calibration: Sequence[Sample]) -> Chosen | None:
         """Train heads.
@@ -162,27 +167,48 @@ class SeedTraining:
         if not usable:
             raise DataError("no image has known classes to relabel the masks by: use --relabel none")
 
+        ids = {one.id for one in calibration}
+        judges = [one for one in samples if one.id in ids]
+        measure = (lambda heads: self.measured(heads, judges, config)) if judges else None
+        labelled = torch.tensor([one.labelled for one in usable])
+        monitor = self.maker.monitor
+        drawn = [one for one in usable if one.id in self.given]
+        if measure and drawn and config.relabel == "auto":
+            # Heads that learned the masks that they are measured on would always win, so they are chosen without these.
+            chosen = chosen_heads(self.patches(usable, config, ()), labelled, config, monitor, measure)
+            if chosen is None:
+                return None
+            config = replace(config, relabel="mlp" if chosen.kind == "mlp" else "linear")
+        return chosen_heads(self.patches(usable, config, drawn), labelled, config, monitor, measure)
+
+    def patches(self, samples: Sequence[Sample], config: MakeLabels, drawn: Sequence[Sample]) -> Patches:
+        """Load the patches of images with the labels of their CAMs, and with the masks that people drew of `drawn`."""
         threshold = None if config.source == "decoder" else config.background_threshold
         assert threshold != "auto"
         classes = self.maker.model.num_classes
+        by_id = {one.id: one for one in drawn}
 
         def seed_shares(image_id: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
             size = (FINER * grid[0], FINER * grid[1])
             return patch_shares(stored_label(self.cams, image_id, threshold, size), classes, grid)
 
-        patches = collect_patches(
+        def given_shares(image_id: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"] | None:
+            if image_id not in by_id:
+                return None
+            numbers, own = mask_shares(self.given.read(by_id[image_id]), grid)
+            shares = torch.zeros(classes + 1, *grid)
+            shares[numbers] = own
+            return shares
+
+        return collect_patches(
             self.features.read,
             seed_shares,
-            [(one.id, one.classes) for one in usable],
+            [(one.id, one.classes) for one in samples],
             classes,
             seed=0,
             device=self.maker.fabric.device,
+            given=given_shares,
         )
-        ids = {one.id for one in calibration}
-        judges = [one for one in samples if one.id in ids]
-        measure = (lambda heads: self.measured(heads, judges, config)) if judges else None
-        labelled = torch.tensor([one.labelled for one in usable])
-        return chosen_heads(patches, labelled, config, self.maker.monitor, measure)
 
     def measured(self, heads: TwoHeads | None, samples: Sequence[Sample], config: MakeLabels) -> float:
         """Return the mIoU, 0..1, of the masks that would be stored: those of these heads, or of the CAMs (None)."""

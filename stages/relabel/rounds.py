@@ -3,7 +3,7 @@
 Seeds are the labels of CAMs. In each round new heads learn from the present labels of all patches of the data set, and
 their predictions, restricted to the classes that each image is known to have, become the labels of the next round. A
 head of little capacity with a noise-robust loss cannot learn the seeds' errors by heart: it keeps what is common to
-many images.
+many images. Where people drew masks, these are the seeds, which no round changes.
 
 Letters: n patches, d width of the features, c classes, h w patches down and across.
 """
@@ -18,9 +18,11 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.corrections.given_masks import given_share
 from stages.features.cache import mean_and_deviation
 from stages.relabel.heads import Loss, TwoHeads, decided, one_hot, train_head
 
+JUDGED = 0.5  # part of a patch that people must have judged
 BYTES = 2**31  # of the features in memory; of larger data sets, some patches of each image are used
 
 
@@ -34,6 +36,17 @@ class Patches:
     shares: Float[Tensor, "n c1"]  # float16: how much of a patch each label covers; background first
     image: Int[Tensor, " n"]  # number of the patch's image
     allowed: Bool[Tensor, "images c"]  # the classes that an image is known to have
+    fixed: Bool[Tensor, " n"] | None = None  # patches whose labels people drew: no round changes them
+
+    @property
+    def weight(self) -> Float[Tensor, " n"]:
+        """Weight of each patch in the loss: those that people drew weigh more."""
+        weight = torch.ones(len(self.features), device=self.features.device)
+        count = 0 if self.fixed is None else int(self.fixed.sum())
+        if self.fixed is not None and 0 < count < len(weight):
+            share = given_share(count, len(weight))
+            weight[self.fixed] = share / max(1 - share, 1e-6) * (len(weight) - count) / count
+        return weight
 
 
 def collect_patches(
@@ -44,6 +57,7 @@ def collect_patches(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    given: Callable[[str, tuple[int, int]], Float[Tensor, "c1 h w"] | None] = lambda image_id, grid: None,
 ) -> Patches:
     """Load features and seed labels of all images; of large data sets, a random part of each image's patches.
 
@@ -54,16 +68,23 @@ def collect_patches(
         classes: Number of classes.
         seed: Random seed.
         device: Where the patches are kept.
+        given: Returns the labels that people drew of an image, as shares of patches; they sum to less than 1 where
+            something was not judged. None if nobody drew any. They replace the seeds where half of a patch was judged.
     """
     generator = torch.Generator().manual_seed(seed)
     allowed = torch.zeros(len(images), classes, dtype=torch.bool)
-    features, shares, owners = [], [], []
+    features, shares, owners, drawn = [], [], [], []
     fraction: float | None = None
     for number, (image_id, own) in enumerate(images):
         allowed[number, [one - 1 for one in own]] = True
         values = torch.from_numpy(read(image_id))
         grid = (values.shape[1], values.shape[2])
         label = seeds(image_id, grid)
+        fixed = torch.zeros(grid, dtype=torch.bool)
+        if (own_label := given(image_id, grid)) is not None:
+            judged = own_label.sum(dim=0)
+            fixed = judged > JUDGED
+            label = torch.where(fixed, own_label / judged.clamp_min(JUDGED), label)
         if fraction is None:
             fraction = min(1.0, BYTES / (values.numel() * values.element_size() * len(images)))
         chosen = torch.arange(grid[0] * grid[1])
@@ -72,6 +93,7 @@ def collect_patches(
         features.append(values.flatten(1).T[chosen])
         shares.append(label.flatten(1).T[chosen].half())
         owners.append(torch.full((len(chosen),), number, dtype=torch.int32))
+        drawn.append(fixed.flatten()[chosen])
     joined = torch.cat(features).to(device)
     mean, deviation = mean_and_deviation(joined)
     for first in range(0, len(joined), 2**16):  # in place, because there may be no memory for a second copy
@@ -84,6 +106,7 @@ def collect_patches(
         shares=torch.cat(shares).to(device),
         image=torch.cat(owners).to(device),
         allowed=allowed.to(device),
+        fixed=torch.cat(drawn).to(device),
     )
 
 
@@ -111,7 +134,10 @@ def relabel_rounds(
     """
     for number in range(rounds):
         heads = train_heads(patches, steps=steps, foreground_loss=foreground_loss, hidden=hidden, seed=seed + number)
-        patches.shares = predicted_shares(heads, patches)
+        predicted = predicted_shares(heads, patches)
+        if patches.fixed is not None:
+            predicted = torch.where(patches.fixed[:, None], patches.shares, predicted)
+        patches.shares = predicted
         after_round()
     return heads
 
@@ -122,12 +148,12 @@ def train_heads(patches: Patches, *, steps: int, foreground_loss: Loss, hidden: 
         torch.manual_seed(seed)
         heads = TwoHeads(patches.mean, patches.deviation, patches.allowed.shape[1], hidden).to(patches.features.device)
     generator = torch.Generator().manual_seed(seed)
-    object_share = 1 - patches.shares[:, 0].float()
+    object_share, weight = 1 - patches.shares[:, 0].float(), patches.weight
     train_head(
         heads.foreground,
         patches.features,
         torch.stack([1 - object_share, object_share], dim=1),
-        torch.ones_like(object_share),
+        weight,
         steps=steps,
         loss=foreground_loss,
         generator=generator,
@@ -139,7 +165,7 @@ def train_heads(patches: Patches, *, steps: int, foreground_loss: Loss, hidden: 
             heads.classes,
             patches.features[inside],
             classes / classes.sum(dim=1, keepdim=True),
-            object_share[inside],
+            (weight * object_share)[inside],
             steps=steps,
             loss="ce",
             generator=generator,

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from data.dataset import IGNORE_INDEX, Sample
+from data.dataset import Sample
 from data.errors import ArtifactError, DataError
-from data.mask_agreement import distinct_values
+from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache, mean_and_deviation
+from stages.labels.mask_shares import mask_shares
 from stages.labels.store import LabelFile
 from stages.networks.feature_network import FeatureHead
 from stages.run_folder.run_data import spread
@@ -40,7 +41,9 @@ class LoadFeatures:
     resemble each other (bench/quality.md).
     """
 
-    def __init__(self, features: FeatureCache, labels: Path, head: FeatureHead, patches: int, *, refined: bool) -> None:
+    def __init__(
+        self, features: FeatureCache, labels: Path, head: FeatureHead, patches: int, *, refined: bool, given: GivenMasks
+    ) -> None:
         """Set up.
 
         Args:
@@ -49,11 +52,13 @@ class LoadFeatures:
             head: The head that is trained, with mean and deviation set.
             patches: Number of patches to draw of each image, with repetition.
             refined: Whether the masks were refined after relabelling; then the masks are used.
+            given: Masks that people drew, which are used instead.
         """
         self.features = features
         self.masks = LabelFile(labels / "labels.h5", "masks")
         scores = labels / "scores.h5"
         self.scores = LabelFile(scores, "scores") if scores.is_file() and not refined else None
+        self.given = given
         self.num_classes = head.num_classes
         self.mean = head.mean.cpu().half()  # (d, 1, 1)
         self.reach = head.reach
@@ -96,18 +101,15 @@ class LoadFeatures:
 
     def _read_shares(self, sample: Sample, grid: tuple[int, int]) -> tuple[list[int], Float[Tensor, "own h w"]]:
         """Shares of the labels that an image has, float16, and their numbers."""
-        if self.scores is not None and self.scores.classes(sample.id):
+        given = sample.id in self.given
+        if self.scores is not None and not given and self.scores.classes(sample.id):
             own = F.adaptive_avg_pool2d(torch.from_numpy(self.scores.read(sample.id)).float(), grid)
             background = (1 - own.sum(dim=0, keepdim=True)).clamp_min(0)
             return [0, *self.scores.classes(sample.id)], torch.cat([background, own]).half()
-        stored = self.masks.read(sample.id)
-        numbers = sorted(distinct_values(stored) - {IGNORE_INDEX})
+        numbers, shares = mask_shares(self.given.read(sample) if given else self.masks.read(sample.id), grid)
         if any(number > self.num_classes for number in numbers):
             raise DataError(f"the mask of '{sample.id}' has the value {max(numbers)}")
-        mask = torch.from_numpy(stored)
-        # One class after the other, because all planes of a large photograph together may not fit into memory.
-        planes = [F.adaptive_avg_pool2d((mask == number)[None].float(), grid) for number in numbers]
-        return numbers, torch.cat(planes).half() if planes else torch.zeros(0, *grid, dtype=torch.float16)
+        return numbers, shares.half()
 
 
 def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sample]) -> None:

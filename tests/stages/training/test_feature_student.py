@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX, Sample
 from data.errors import DataError
+from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache
 from stages.networks.feature_network import FeatureHead
 from stages.training import feature_student
@@ -29,7 +30,14 @@ class Stored(FeatureCache):
 
 def loader(monkeypatch: pytest.MonkeyPatch, features: Any, mask: Any, head: FeatureHead, patches: int) -> LoadFeatures:
     monkeypatch.setattr(feature_student, "LabelFile", lambda *_: Stored({"a": mask}))
-    return LoadFeatures(Stored({"a": features}), Path("nowhere"), head, patches, refined=False)
+    return LoadFeatures(
+        Stored({"a": features}),
+        Path("nowhere"),
+        head,
+        patches,
+        refined=False,
+        given=GivenMasks(num_classes=head.num_classes),
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,181 @@
+"""The masks of training images that people drew, and that a stage trains with: corrected ones, and ground truth.
+
+This file does not import torch, so that commands can check the settings at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset, Mask, MaskSource, Sample
+from data.errors import ArtifactError, DataError
+from data.images import image_size
+from data.readers import fitting_mask, read_mask
+from stages.config import MakeLabels, TrainSeg
+from stages.corrections.correction_file import CORRECTIONS, CorrectionFile, classes_shown
+from stages.run_folder.artifacts import PRODUCERS, StageFolder, read_config
+from stages.run_folder.run_data import check_masks, skipping
+from stages.runtime.monitor import Monitor
+
+ENTRY = "given_masks"  # of a stage's config.json
+
+# Masks that people drew count more than pseudo masks, because they are right; but a few images, repeated too often, are
+# learnt by heart. They are a quarter of all samples at most, and each is repeated ten times at most.
+MOST_SHARE = 0.25
+MOST_REPEATED = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenMasks:
+    """Masks that are used as they are."""
+
+    num_classes: int
+    sources: Mapping[str, MaskSource] = field(default_factory=dict)  # by image id
+    classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # that each mask shows, by image id
+    corrected: int = 0  # number of masks from corrections.h5; the others are ground truth
+    digest: str = ""  # of corrections.h5
+
+    def __contains__(self, image_id: str) -> bool:
+        """Whether the mask of an image is given."""
+        return image_id in self.sources
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self.sources)
+
+    def read(self, sample: Sample) -> Mask:
+        """Return the mask of an image, checked.
+
+        Raises:
+            DataError: It is unreadable, or has another size or other values.
+        """
+        source = self.sources[sample.id]
+        return fitting_mask(source.read(), replace(sample, mask=source), image_size(sample.image), self.num_classes)
+
+    def added_to(self, dataset: Dataset, split: str | None) -> Dataset:
+        """Return a data set whose samples of a split have the given masks and their classes.
+
+        Images without image labels that have a given mask join the split.
+        """
+        if not self.sources:
+            return dataset
+        split = split or dataset.train_split
+        samples = [self._with_mask(one) for one in dataset.splits.get(split, ())]
+        ids = {one.id for one in samples}
+        samples += [self._with_mask(one) for one in dataset.unlabelled if one.id in self and one.id not in ids]
+        others = tuple(one for one in dataset.unlabelled if one.id not in self)
+        return replace(dataset, splits={**dataset.splits, split: tuple(samples)}, unlabelled=others)
+
+    def _with_mask(self, sample: Sample) -> Sample:
+        if sample.id not in self:
+            return sample
+        classes = tuple(sorted({*sample.classes, *self.classes[sample.id]}))
+        return replace(sample, mask=self.sources[sample.id], classes=classes, labelled=True)
+
+    def as_entry(self, use: str) -> Mapping[str, Any]:
+        """What a stage's config.json keeps under ENTRY."""
+        return {"use": use, "corrected": self.corrected, "digest": self.digest, "ids": sorted(self.sources)}
+
+
+def given_masks(
+    run: Path, dataset: Dataset, config: MakeLabels | TrainSeg, split: str | None, monitor: Monitor
+) -> GivenMasks:
+    """Collect the masks that `--use-masks` asks for.
+
+    Args:
+        run: The run folder.
+        dataset: Its data set.
+        config: Settings.
+        split: Split whose ground-truth masks are used with `all`; None for the training split.
+        monitor: Receives the number of masks, and warnings.
+
+    Raises:
+        ArtifactError: corrections.h5 is damaged, or of other classes.
+        DataError: There are no such masks, or one of them is bad.
+    """
+    count = len(dataset.class_names)
+    if config.use_masks == "none":
+        return GivenMasks(num_classes=count)
+    corrections = CorrectionFile(run, dataset.class_names)
+    known = dataset.by_id()
+    lost = [one for one in corrections.classes if one not in known]
+    if lost:
+        monitor.warn(f"{corrections.path} has masks of {len(lost)} images that {dataset.root} lacks, first '{lost[0]}'")
+    classes = {one: shown for one, shown in corrections.classes.items() if one in known}
+    sources: dict[str, MaskSource] = {one: corrections.mask(one) for one in classes}
+    corrected = len(sources)
+    if config.use_masks == "all":
+        split = split or dataset.train_split
+        check_masks(dataset, (split,), monitor)
+        for sample in dataset.split(split):
+            if sample.mask is not None and sample.id not in sources:
+                with skipping(config.skip_bad, monitor):
+                    classes[sample.id] = classes_shown(read_mask(sample, image_size(sample.image), count))
+                    sources[sample.id] = sample.mask
+        if not sources:
+            raise DataError(
+                f"--use-masks all: no image of split '{split}' has a ground-truth mask, and no corrected masks were "
+                "imported: use --use-masks none"
+            )
+    if sources:
+        others = f", {len(sources) - corrected} of ground truth" if len(sources) > corrected else ""
+        monitor.note(f"masks drawn by people that are used as they are: {corrected} corrected{others}")
+    return GivenMasks(
+        num_classes=count, sources=sources, classes=classes, corrected=corrected, digest=corrections.digest
+    )
+
+
+def given_share(given: int, total: int) -> float:
+    """Part of the training samples that have a given mask, 0..1; see MOST_SHARE.
+
+    Args:
+        given: Number of images (or patches) whose mask is given.
+        total: Number of all images (or patches).
+    """
+    natural = given / max(1, total)
+    return max(natural, min(MOST_SHARE, MOST_REPEATED * natural))
+
+
+def every_nth(given: int, total: int, batch_size: int) -> int | None:
+    """Return n if every n-th training sample is to have a given mask, at least one in each batch.
+
+    None means that the samples are drawn without regard to it: none or most of them have one.
+    """
+    if not given or 2 * given >= total:
+        return None
+    return max(2, min(batch_size, round(1 / given_share(given, total))))
+
+
+def used_ids(folder: StageFolder) -> frozenset[str]:
+    """Ids of the images whose given mask a stage was trained with."""
+    return frozenset(folder.config.get(ENTRY, {}).get("ids", ()))
+
+
+def other_corrections(run: Path, stage: str) -> str | None:
+    """Say that the corrected masks have changed since a stage was made; None if they have not, or are not used.
+
+    Raises:
+        ArtifactError: A file of the run is damaged.
+    """
+    config = read_config(run, stage)
+    if config["settings"]["use_masks"] == "none":
+        return None
+    before = config.get(ENTRY, {})
+    now = CorrectionFile(run, config["dataset"]["class_names"])
+    if before.get("digest", "") == now.digest:
+        return None
+    return (
+        f"{run / stage} was made with {before.get('corrected', 0)} corrected masks; {run / CORRECTIONS} has "
+        f"{len(now.classes)} now, or others: run 'toco {PRODUCERS[stage]} {run} --overwrite' to use them"
+    )
+
+
+def check_same_corrections(run: Path, stage: str) -> None:
+    """Refuse to resume a stage that was begun with other corrected masks.
+
+    Raises:
+        ArtifactError: Says what to do.
+    """
+    if difference := other_corrections(run, stage):
+        raise ArtifactError(difference)

@@ -1,0 +1,242 @@
+"""`toco import`: bring corrected masks back into a run.
+
+In: a run, and masks from Label Studio, CVAT, a COCO file or PNGs. Out: RUN/corrections.h5. All masks are imported, or
+none.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+from data.dataset import Dataset, Mask, Sample, checked_mask, list_names
+from data.errors import DataError, SettingsError
+from data.file_names import FileNames
+from data.images import image_size
+from stages.corrections.correction_file import Correction, CorrectionFile, Provenance, classes_shown
+from stages.corrections.given_masks import used_ids
+from stages.imports.colour_masks import find_colour_masks
+from stages.imports.drawn_masks import DrawnMask, FoundMasks
+from stages.imports.instance_masks import find_instance_masks
+from stages.imports.labelling_tasks import find_labelling_tasks
+from stages.imports.png_masks import find_png_masks
+from stages.labels.store import LabelFile
+from stages.run_folder.artifacts import StageFolder, finished, open_stage
+from stages.run_folder.lock import stage_lock
+from stages.run_folder.run_data import open_run_data, warn_of_other_data
+from stages.runtime.monitor import Monitor
+
+READERS: Mapping[str, Callable[[Path, tuple[str, ...]], FoundMasks]] = {
+    "labelstudio": find_labelling_tasks,
+    "cvat": find_colour_masks,
+    "coco": find_instance_masks,
+    "png": find_png_masks,
+}
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedMasks:
+    """What was imported."""
+
+    file: Path  # RUN/corrections.h5
+    masks: int
+    replaced: int  # of these, images that had a corrected mask before
+    left_out: int  # masks that do not fit
+
+
+def import_masks(
+    run: Path,
+    path: Path,
+    monitor: Monitor,
+    *,
+    tool: str,
+    data: Path | None = None,
+    skip_bad: bool = False,
+    allow_new_labels: bool = False,
+) -> ImportedMasks:
+    """Read corrected masks, check them, and write them into RUN/corrections.h5.
+
+    Args:
+        run: A run folder in which `toco train-cam` finished.
+        path: What the tool exported.
+        monitor: Receives progress, and one warning for each mask that does not fit.
+        tool: Key of READERS.
+        data: The data set's present folder if it was moved.
+        skip_bad: Import the masks that fit, although others do not.
+        allow_new_labels: Accept classes in a mask that the labels of its image do not have.
+
+    Raises:
+        SettingsError: The tool is not known.
+        DataError: The file is damaged or of another format, a mask does not fit, or there is none. Nothing is written.
+        ArtifactError: The run is not usable, or another command uses it.
+    """
+    if tool not in READERS:
+        raise SettingsError(f"--from {tool!r} is not known: choose one of {', '.join(READERS)}")
+    if not path.exists():
+        raise DataError(f"there is no {path}: check the path")
+    stage = open_stage(run, "labels" if finished(run, "labels") else "cam")
+    # Stages read the corrections while they run.
+    with stage_lock(run, "labels", "seg", monitor=monitor):
+        dataset = open_run_data(stage, data, skip_bad=True)
+        warn_of_other_data(stage, dataset, monitor)
+        corrections = CorrectionFile(run, dataset.class_names)
+        images = TrainingImages(stage, dataset)
+        found = READERS[tool](path, dataset.class_names)
+        problems = list(found.problems)
+        drawn = newest(found.masks, images, problems, monitor)
+        new: list[Correction] = []
+        monitor.start("reading masks", len(drawn))
+        for image_id, one in drawn.items():
+            try:
+                new.append(images.correction(image_id, one, path, tool, allow_new_labels=allow_new_labels))
+            except DataError as error:
+                problems.append(f"{one.where}: {error}")
+            monitor.advance()
+        monitor.finish()
+        if found.unannotated:
+            monitor.note(f"images that nobody annotated, left out: {found.unannotated}")
+        report_problems(problems, len(found.masks) + len(found.problems), path, monitor, skip_bad=skip_bad and bool(new))
+        if not new:
+            raise DataError(f"{path} has no annotated image: annotate some, export again, and import that")
+        images.tell_of(new, monitor)
+        corrections.add(new)
+    replaced = sum(one.id in corrections.classes for one in new)
+    return ImportedMasks(file=corrections.path, masks=len(new), replaced=replaced, left_out=len(problems))
+
+
+def newest(
+    masks: list[DrawnMask], images: "TrainingImages", problems: list[str], monitor: Monitor
+) -> dict[str, DrawnMask]:
+    """Return the newest mask of each image, by image id; names that fit no image are added to the problems."""
+    by_image: dict[str, list[DrawnMask]] = defaultdict(list)
+    for one in masks:
+        try:
+            by_image[images.find(one)].append(one)
+        except DataError as error:
+            problems.append(f"{one.where}: {error}")
+    several = [image_id for image_id, own in by_image.items() if len(own) > 1]
+    if several:
+        monitor.note(
+            f"images that were annotated several times: {len(several)}, first '{several[0]}'; the newest annotation of "
+            "each is used"
+        )
+    return {image_id: max(own, key=lambda one: one.annotated) for image_id, own in by_image.items()}
+
+
+def report_problems(problems: list[str], masks: int, path: Path, monitor: Monitor, *, skip_bad: bool) -> None:
+    """Show each problem in one line.
+
+    Raises:
+        DataError: There are problems, and they are not to be skipped; names the first one.
+    """
+    for problem in problems[0 if skip_bad else 1 : SHOWN_PROBLEMS]:
+        monitor.warn(problem)
+    if len(problems) > SHOWN_PROBLEMS:
+        monitor.warn(f"and {len(problems) - SHOWN_PROBLEMS} more masks that do not fit")
+    if problems and not skip_bad:
+        raise DataError(
+            f"nothing was imported: {len(problems)} of {masks} masks in {path} do not fit, first "
+            f"{problems[0]}; correct them, or import the others with --skip-bad"
+        )
+
+
+class TrainingImages:
+    """The images whose masks may be corrected."""
+
+    def __init__(self, stage: StageFolder, dataset: Dataset) -> None:
+        """List them: those with a pseudo mask, those of the stage's split, and those without image labels."""
+        self.dataset = dataset
+        self.samples = dataset.by_id()
+        self.masks: LabelFile | None = None
+        if (stage.path / "labels.h5").is_file():
+            self.masks = LabelFile(stage.path / "labels.h5", "masks")
+        self._drawn = used_ids(stage)  # whose masks in labels.h5 are no pseudo masks
+        train = dataset.splits.get(stage.settings["split"] or dataset.train_split, ())
+        self.usable = {one.id for one in (*train, *dataset.unlabelled)} | set(self.masks.ids if self.masks else ())
+        files = {one.id + one.image.suffix: one.id for one in self.samples.values()}
+        first = next(iter(self.samples.values()))
+        self._names = FileNames(first.image.parents[first.id.count("/")], files)
+        self._ids = files
+        self._by_last: dict[str, list[str]] = defaultdict(list)  # tools often keep only the last part of a path
+        for image_id in self.samples:
+            self._by_last[PurePosixPath(image_id).name].append(image_id)
+
+    def find(self, mask: DrawnMask) -> str:
+        """Return the id of the image of a mask.
+
+        Raises:
+            DataError: There is none, or it is not a training image.
+        """
+        for name in mask.names:
+            file = self._names.find(name)
+            last = PurePosixPath(name).name
+            same = self._by_last.get(last) or self._by_last.get(PurePosixPath(last).stem) or []
+            image_id = self._ids[file] if file else same[0] if len(same) == 1 else None
+            if image_id in self.usable:
+                return image_id
+            if image_id is not None:
+                raise DataError(
+                    f"image '{image_id}' is not a training image: it would be measured on what it was trained with"
+                )
+        raise DataError(self._names.describe_missing(mask.names[0]))
+
+    def correction(
+        self, image_id: str, drawn: DrawnMask, path: Path, tool: str, *, allow_new_labels: bool
+    ) -> Correction:
+        """Decode and check the mask of an image.
+
+        Raises:
+            DataError: It does not fit the image, the classes or the image labels.
+        """
+        sample = self.samples[image_id]
+        size = image_size(sample.image)
+        mask = checked_mask(drawn.read(size), size, len(self.dataset.class_names), "it")
+        self._check_labels(sample, mask, allow_new_labels=allow_new_labels)
+        provenance = Provenance(
+            source=str(path.resolve()),
+            tool=tool,
+            annotator=drawn.annotator,
+            annotated=drawn.annotated,
+            imported=datetime.now().astimezone().isoformat(timespec="seconds"),
+        )
+        return Correction(id=image_id, mask=mask, before=self._pseudo_mask(image_id), provenance=provenance)
+
+    def tell_of(self, new: list[Correction], monitor: Monitor) -> None:
+        """Say what may be meant, or may be a mistake."""
+        same = [one.id for one in new if one.before is not None and (one.before == one.mask).all()]
+        if same:
+            monitor.note(
+                f"masks that equal the pseudo masks and count as confirmed: {len(same)}, first '{same[0]}'; leave them "
+                "out of the import if nobody looked at them"
+            )
+        lacking = [one.id for one in new if not {*self.samples[one.id].classes} <= {*classes_shown(one.mask)}]
+        if lacking:
+            monitor.note(f"masks that lack a class of their image's labels: {len(lacking)}, first '{lacking[0]}'")
+
+    def _check_labels(self, sample: Sample, mask: Mask, *, allow_new_labels: bool) -> None:
+        if (mask == 255).all():
+            raise DataError(f"no pixel of image '{sample.id}' was judged (all are 255): draw its mask, or leave it out")
+        if not sample.labelled:
+            return
+        names = self.dataset.class_names
+        shown = classes_shown(mask)
+        labels = list_names(names[number - 1] for number in sample.classes)
+        new = [names[number - 1] for number in shown if number not in sample.classes]
+        if new and not allow_new_labels:
+            raise DataError(
+                f"it shows {list_names(new)}, but the labels of image '{sample.id}' are {labels}: correct its labels "
+                "or its mask, or accept the mask with --allow-new-labels"
+            )
+        if sample.classes and not shown and not (mask == 255).any():
+            raise DataError(
+                f"it shows only background, but the labels of image '{sample.id}' are {labels}: draw them, or correct "
+                "the labels"
+            )
+
+    def _pseudo_mask(self, image_id: str) -> Mask | None:
+        if self.masks is None or image_id not in self.masks or image_id in self._drawn:
+            return None
+        mask: Mask = self.masks.read(image_id)
+        return mask

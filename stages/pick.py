@@ -1,0 +1,159 @@
+"""`toco pick`: choose the training images whose masks are worth correcting, and export them for a labelling tool.
+
+In: a run with pseudo masks. Out: a table, and a folder as stages/exports/FORMAT.py says.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.errors import DataError, SettingsError
+from data.output_place import check_output_place
+from stages.config import MakeLabels
+from stages.corrections.correction_file import CorrectionFile, classes_shown
+from stages.export import check_contents, check_export_format, write_masks
+from stages.exports.labelled_images import open_labelled_images
+from stages.features.cache import FeatureCache
+from stages.features.spec import FEATURES, feature_spec
+from stages.labels.store import LabelFile
+from stages.labels.stored_cams import stored_label
+from stages.picking.choice import Candidate, choose
+from stages.picking.doubt import Doubt, contradiction, unsureness
+from stages.run_folder.artifacts import StageFolder, check_up_to_date, open_stage
+from stages.run_folder.lock import output_lock
+from stages.run_folder.run_data import open_run_data
+from stages.runtime.monitor import Monitor
+
+PICK_FORMATS = ("labelstudio", "cvat", "png")
+COMPARED_SIDE = 64  # masks and CAMs are compared at this size
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickedImage:
+    """One line of the table."""
+
+    id: str
+    classes: tuple[str, ...]  # by its image labels
+    chosen_for: str  # the class whose turn it was; 'no label' for images without one
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picks:
+    """The images, and where their masks were written."""
+
+    images: tuple[PickedImage, ...]
+    out: Path
+
+
+def pick(
+    run: Path,
+    monitor: Monitor,
+    *,
+    count: int = 10,
+    format: str = "labelstudio",
+    out: Path | None = None,
+    data: Path | None = None,
+    overwrite: bool = False,
+) -> Picks:
+    """Choose images that have a pseudo mask and no corrected one yet, and export them.
+
+    Args:
+        run: A run folder in which `toco make-labels` finished.
+        monitor: Receives progress.
+        count: Number of images, at most.
+        format: One of PICK_FORMATS.
+        out: Folder to write to; by default RUN/picked.
+        data: The data set's present folder if it was moved.
+        overwrite: Write into a folder that is not empty.
+
+    Raises:
+        SettingsError: The format is not known or lacks a package, or the folder is not empty or among the data.
+        DataError: The data set is missing, or all masks are corrected.
+        ArtifactError: RUN/labels is not finished, outdated or damaged.
+    """
+    if format not in PICK_FORMATS:
+        raise SettingsError(f"--format {format!r} is not known: choose one of {', '.join(PICK_FORMATS)}")
+    check_export_format(format)
+    labels = open_stage(run, "labels")
+    check_up_to_date(run, "labels")
+    target = run / "picked" if out is None else out
+    check_output_place(target, datasets=[labels.dataset_root, data])
+    with output_lock(target, monitor):
+        check_contents(target, overwrite=overwrite)
+        masks = LabelFile(labels.path / "labels.h5", "masks")
+        dataset = open_run_data(labels, data, skip_bad=True)
+        corrected = CorrectionFile(run, dataset.class_names).classes
+        known = dataset.by_id()
+        samples = [known[one] for one in masks.ids if one in known and one not in corrected]
+        if not samples:
+            raise DataError(f"all {len(masks.ids)} images with a pseudo mask in {run} have a corrected one already")
+        picked = choose(candidates(run, labels, samples, monitor), count)
+        wanted = {one.id for one in picked}
+        images = open_labelled_images(labels, masks, monitor, data=data)
+        images = replace(images, samples=tuple(one for one in images.samples if one.id in wanted), split="default")
+        write_masks(images, target, format=format)
+    return Picks(
+        images=tuple(_described(one.id, one.chosen_for, one.doubt, known, masks, dataset) for one in picked), out=target
+    )
+
+
+def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: Monitor) -> list[Candidate]:
+    """Judge the masks of images, and describe what the images look like by their features, where these are stored."""
+    masks = LabelFile(labels.path / "labels.h5", "masks")
+    cams = LabelFile(labels.path / "cams.h5", "cams")
+    path = labels.path / "scores.h5"
+    scores = LabelFile(path, "scores") if path.is_file() else None
+    threshold = None if labels.settings["source"] == "decoder" else float(labels.config["background_threshold"])
+    features = _features(run, labels)
+    found = []
+    monitor.start("judging masks", len(samples))
+    for sample in samples:
+        mask = masks.read(sample.id)
+        shown = classes_shown(mask)
+        stored, rule = (scores, None) if scores is not None and sample.id in scores else (cams, threshold)
+        size = (min(COMPARED_SIDE, mask.shape[0]), min(COMPARED_SIDE, mask.shape[1]))
+        rows, columns = (torch.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
+        small = torch.from_numpy(mask).long()[rows][:, columns]
+        missing = [number for number in sample.classes if number not in shown]
+        doubt = Doubt(
+            unsure=unsureness(torch.from_numpy(stored.read(sample.id)).float(), rule),
+            contradicted=contradiction(small, stored_label(cams, sample.id, threshold, size), IGNORE_INDEX),
+            missing=len(missing) / max(1, len(sample.classes)),
+        )
+        look = None
+        if features is not None and sample.id in features:
+            look = torch.from_numpy(features.read(sample.id)).float().mean(dim=(1, 2))
+        found.append(Candidate(id=sample.id, classes=sample.classes, doubt=doubt, look=look))
+        monitor.advance()
+    monitor.finish()
+    return found
+
+
+def _features(run: Path, labels: StageFolder) -> FeatureCache | None:
+    if not (run / FEATURES / "config.json").is_file():
+        return None
+    try:
+        return FeatureCache.opened(run, feature_spec(labels.typed_settings(MakeLabels), open_stage(run, "cam")))
+    except SettingsError:  # the network's file is gone
+        return None
+
+
+def _described(
+    image_id: str,
+    chosen_for: int | None,
+    doubt: Doubt,
+    known: dict[str, Sample],
+    masks: LabelFile,
+    dataset: Dataset,
+) -> PickedImage:
+    names, classes = dataset.class_names, known[image_id].classes
+    shown = classes_shown(masks.read(image_id))
+    return PickedImage(
+        id=image_id,
+        classes=tuple(names[number - 1] for number in classes),
+        chosen_for="no label" if chosen_for is None else names[chosen_for - 1],
+        why=doubt.reasons([names[number - 1] for number in classes if number not in shown]),
+    )

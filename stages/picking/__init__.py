@@ -1,0 +1,1 @@
+"""Choose the images whose correction helps most."""
