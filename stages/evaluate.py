@@ -17,11 +17,12 @@ from data.errors import DataError
 from data.images import read_image
 from data.readers import read_mask
 from stages.config import Evaluate, Predict
+from stages.corrections.given_masks import used_ids
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.networks.inference import to_tensor
 from stages.networks.segmenter import NetworkName, Segmenter, open_segmenter
-from stages.run_folder.artifacts import StageFolder, current, open_stage
+from stages.run_folder.artifacts import StageFolder, current, finished, open_stage
 from stages.run_folder.run_data import (
     check_masks,
     not_measured,
@@ -233,7 +234,12 @@ def label_columns(
     split = labels.settings["split"] or dataset.train_split
     masks = LabelFile(labels.path / "labels.h5", "masks")
     cams = LabelFile(labels.path / "cams.h5", "cams")
-    stored = [sample for sample in dataset.split(split) if sample.id in masks]
+    given = used_ids(labels)  # whose masks people drew: they would be measured against themselves
+    stored = [sample for sample in dataset.split(split) if sample.id in masks and sample.id not in given]
+    if given and stored:
+        monitor.note(f"pseudo masks of {len(given)} images with a mask drawn by people are not measured")
+    if given and not stored:
+        raise NoGroundTruthError(f"all {len(given)} images with a pseudo mask in {run} have a mask drawn by people")
     samples = with_ground_truth(stored, split, dataset, images)
     source = labels.settings["source"]
     threshold: float | None = labels.config["background_threshold"] if background is None else background
@@ -281,6 +287,14 @@ def network_columns(
     usable = usable_samples(dataset, split, 1, config.skip_bad, monitor)
     samples = with_ground_truth(usable, split, dataset, config.images)
     columns = []
+    if finished(run, "seg") and (learned := used_ids(open_stage(run, "seg")) & {one.id for one in samples}):
+        samples = [one for one in samples if one.id not in learned]
+        monitor.warn(
+            f"{len(learned)} images of split {split!r} are not measured, because the student learned their masks as "
+            "drawn by people"
+        )
+        if not samples:
+            raise NoGroundTruthError(f"the student learned the ground-truth masks of all images of split {split!r}")
     for name in NETWORKS if current(run, "seg", monitor, "not measured") else NETWORKS[:1]:
         settings = Predict(source=name, device=config.device, precision=config.precision)
         segment = segmenters.get(name) or open_segmenter(run, settings)

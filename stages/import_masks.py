@@ -97,7 +97,9 @@ def import_masks(
         monitor.finish()
         if found.unannotated:
             monitor.note(f"images that nobody annotated, left out: {found.unannotated}")
-        report_problems(problems, len(found.masks) + len(found.problems), path, monitor, skip_bad=skip_bad and bool(new))
+        report_problems(
+            problems, len(found.masks) + len(found.problems), path, monitor, skip_bad=skip_bad and bool(new)
+        )
         if not new:
             raise DataError(f"{path} has no annotated image: annotate some, export again, and import that")
         images.tell_of(new, monitor)

@@ -48,6 +48,18 @@ def test_stream__each_image_once_an_epoch() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 5
 
 
+def test_stream__every_nth_sample_is_one_of_those_drawn_often() -> None:
+    samples = stream_of(7).samples
+    stream = SampleStream(samples, Load(), seed=0, often={"2", "5"}, every_nth=3)
+    drawn = [int(value[0]) for value in values(stream, range(60))]
+    assert {*drawn[::3]} == {2, 5}
+    assert drawn[::3].count(2) == 10
+    others = [one for place, one in enumerate(drawn) if place % 3]
+    assert all(sorted(others[first : first + 5]) == [0, 1, 3, 4, 6] for first in range(0, 40, 5))
+    backwards = SampleStream(samples, Load(), seed=0, often={"2", "5"}, every_nth=3)
+    assert [int(backwards[place].checked()[0]) for place in reversed(range(60))] == drawn[::-1]
+
+
 def test_stream__a_function_of_seed_and_position() -> None:
     whole = values(stream_of(5), range(20))
     assert len({value[1] for value in whole}) == 20  # other views in each epoch

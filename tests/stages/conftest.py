@@ -1,6 +1,6 @@
 """A run as `toco make-labels` leaves it, made by hand: tiny pictures of squares, and masks that are right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from PIL import Image
 
 from data.readers import open_dataset
 from stages.config import MakeLabels, TrainCam, TrainSeg
+from stages.corrections.correction_file import Correction, CorrectionFile, Provenance
 from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
 from stages.run_folder.artifacts import begin_stage
 from stages.run_folder.saving import save_weights
 
+PROVENANCE = Provenance(source="masks", tool="png", annotator="", annotated="", imported="2026-01-01")
 COLOURS = ((40, 40, 40), (220, 60, 40), (40, 80, 220))
 
 
@@ -29,6 +31,20 @@ def draw(path: Path, mask: NDArray[np.uint8], seed: int) -> None:
     noise = np.random.default_rng(seed).integers(-20, 20, (*mask.shape, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((np.array(COLOURS)[mask % 3] + noise).clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def correct() -> Callable[..., CorrectionFile]:
+    """Writes corrected masks into a run, by image id."""
+
+    def write(
+        run: Path, masks: Mapping[str, NDArray[np.uint8]], names: tuple[str, ...] = ("red", "blue")
+    ) -> CorrectionFile:
+        new = [Correction(id=key, mask=mask, before=None, provenance=PROVENANCE) for key, mask in masks.items()]
+        CorrectionFile(run, names).add(new)
+        return CorrectionFile(run, names)
+
+    return write
 
 
 @pytest.fixture

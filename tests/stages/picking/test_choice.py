@@ -8,7 +8,9 @@ from stages.picking.doubt import Doubt
 
 def candidate(name: str, classes: tuple[int, ...], unsure: float, look: tuple[float, float] | None = None) -> Candidate:
     doubt = Doubt(unsure=unsure, contradicted=0.0, missing=0.0)
-    return Candidate(id=name, classes=classes, doubt=doubt, look=None if look is None else torch.tensor(look, dtype=torch.float32))
+    return Candidate(
+        id=name, classes=classes, doubt=doubt, look=None if look is None else torch.tensor(look, dtype=torch.float32)
+    )
 
 
 def test_choose__classes_take_turns_the_doubtful_first() -> None:

@@ -12,8 +12,11 @@ from stages.relabel.rounds import Patches, collect_patches, patch_shares, relabe
 CLASSES, IMAGES, GRID = 3, 24, 8
 
 
-def data_set(noise: float) -> tuple[Patches, Tensor]:
-    """Images of one class each; of class 3 no seed is right. Seeds are flipped with probability `noise`."""
+def data_set(noise: float, drawn: tuple[str, ...] = ()) -> tuple[Patches, Tensor]:
+    """Images of one class each; of class 3 no seed is right. Seeds are flipped with probability `noise`.
+
+    Of the images in `drawn`, people drew the right half.
+    """
     generator = torch.Generator().manual_seed(0)
     centres = 2 * torch.randn(CLASSES + 1, 16, generator=generator)
     centres[1:] += 3 * torch.randn(16, generator=generator)  # what objects have in common
@@ -35,8 +38,15 @@ def data_set(noise: float) -> tuple[Patches, Tensor]:
         [(str(number), (number % CLASSES + 1,)) for number in range(IMAGES)],
         CLASSES,
         seed=0,
+        given=lambda image, grid: right_half(truth[int(image)]) if image in drawn else None,
     )
     return patches, truth.flatten()
+
+
+def right_half(label: Tensor) -> Tensor:
+    shares = patch_shares(label, CLASSES, (GRID, GRID))
+    shares[:, :, : GRID // 2] = 0
+    return 0.8 * shares  # a fifth of each patch was not judged
 
 
 def right(patches: Patches, truth: Tensor, number: int) -> float:
@@ -54,6 +64,21 @@ def test_relabel_rounds__cleans_labels() -> None:
     assert max(before[1:3]) < 0.85
     assert before[3] < 0.4
     assert min(after) > 0.95  # also class 3, whose own seeds show nothing
+
+
+def test_relabel_rounds__masks_that_people_drew_stay() -> None:
+    patches, truth = data_set(noise=0.25, drawn=("0", "4"))
+    fixed = patches.fixed
+    assert fixed is not None
+    assert int(fixed.sum()) == 2 * GRID * GRID // 2
+    assert (patches.shares.argmax(dim=1) == truth)[fixed].all()
+    assert patches.shares[fixed].sum(dim=1).allclose(torch.ones(int(fixed.sum())).half())
+    assert float(patches.weight[fixed].sum() / patches.weight.sum()) == pytest.approx(0.25)
+    assert (patches.weight[~fixed] == 1).all()
+    wrong = patches.shares[fixed].flip(1)  # whatever the heads find
+    patches.shares[fixed] = wrong
+    relabel_rounds(patches, rounds=2, steps=50, after_round=lambda: None)
+    assert torch.equal(patches.shares[fixed], wrong)
 
 
 def test_relabel_rounds__gives_only_known_classes() -> None:
