@@ -94,6 +94,24 @@ def test_label_columns__pseudo_masks_by_hand(run: Path, data: Path) -> None:
     assert column.scores.pixel_accuracy == pytest.approx(7 / 9)
 
 
+def use_given(folder: Path, *ids: str) -> None:
+    """Let a stage have been trained with masks that people drew of these images."""
+    config = json.loads((folder / "config.json").read_text())
+    config["given_masks"] = {"use": "corrected", "corrected": len(ids), "digest": "", "ids": ids}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_label_columns__masks_that_people_drew_are_not_measured(run: Path, data: Path, listener: Any) -> None:
+    use_given(run / "labels", "a")
+    monitor = listener()
+    columns = label_columns(run, open_dataset(data), monitor)
+    assert [column.images for column in columns] == [1, 1]
+    assert monitor.notes == ["pseudo masks of 1 images with a mask drawn by people are not measured"]
+    use_given(run / "labels", "a", "deep/b")
+    with pytest.raises(NoGroundTruthError, match=r"all 2 images with a pseudo mask in .* have a mask drawn by people"):
+        label_columns(run, open_dataset(data), SilentMonitor())
+
+
 def test_label_columns__cam_by_hand(run: Path, data: Path) -> None:
     column = columns_of(run, data)["CAM"]
     np.testing.assert_allclose(column.scores.iou, [3 / 4, 3 / 4, 2 / 2, math.nan])

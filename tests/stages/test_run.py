@@ -86,6 +86,29 @@ def test_run__overwrite_starts_again_with_a_stage(
     assert changed == {"seg/model.safetensors"}
 
 
+def test_run__again_after_masks_were_corrected(
+    own_run: Path,
+    pictures: Path,
+    cam_settings: Callable[..., TrainCam],
+    seg_settings: Callable[..., TrainSeg],
+    correct: Callable[..., object],
+    listener: Callable[[], Any],
+) -> None:
+    before = contents(own_run)
+    mask = np.zeros((64, 48), np.uint8)
+    mask[:9] = 1
+    correct(own_run, {"a": mask})
+    heard = listener()
+    run(pictures, own_run, Run(), heard, cam=cam_settings(), labels=LABELS, seg=seg_settings())
+    assert "the corrected masks have changed: make-labels and train-seg start again" in heard.notes
+    changed = {name for name, content in contents(own_run).items() if content != before[name]}
+    assert changed == {"labels/labels.h5", "seg/model.safetensors"}
+    np.testing.assert_array_equal(LabelFile(own_run / "labels/labels.h5", "masks").read("a"), mask)
+    heard = listener()
+    run(pictures, own_run, Run(), heard, cam=cam_settings(), labels=LABELS, seg=seg_settings())
+    assert sum("is finished already" in note for note in heard.notes) == 3
+
+
 def test_run__other_settings_are_refused_by_their_whole_names(
     own_run: Path, pictures: Path, cam_settings: Callable[..., TrainCam], seg_settings: Callable[..., TrainSeg]
 ) -> None:
