@@ -111,7 +111,9 @@ def test_export__once_more_after_one_that_wrote_nothing(format: str, labelled_ru
 
 
 def test_export__other_format(labelled_run: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'gif' is not known: choose one of png, voc, coco, yolo, labelstudio, cvat, onnx"):
+    with pytest.raises(
+        ValueError, match="'gif' is not known: choose one of png, voc, coco, yolo, labelstudio, cvat, onnx"
+    ):
         export(labelled_run.run, tmp_path / "out", SilentMonitor(), format="gif")
 
 
