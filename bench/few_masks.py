@@ -36,7 +36,7 @@ from stages.labels.store import ImageLabels, LabelFile, join_shards, label_attri
 from stages.labels.stored_cams import stored_label
 from stages.networks.student import load_student
 from stages.pick import candidates
-from stages.picking.choice import choose
+from stages.picking.choice import choose_images
 from stages.relabel.choose_heads import HIDDEN, LOSS
 from stages.relabel.heads import TwoHeads, probabilities_map
 from stages.relabel.rounds import collect_patches, patch_shares, relabel_rounds
@@ -172,7 +172,7 @@ class Bench:
 def selections(bench: Bench, counts: Sequence[int], seed: int) -> dict[str, dict[int, list[str]]]:
     """The images of each way to select them; smaller selections are part of larger ones."""
     found = candidates(bench.run, open_stage(bench.run, "labels"), bench.samples, SilentMonitor())
-    picked = [one.id for one in choose(found, max(counts))]
+    picked = [one.id for one in choose_images(found, max(counts))]
     drawn = random.Random(seed).sample([one.id for one in bench.samples], max(counts))
     return {"pick": {n: picked[:n] for n in counts}, "random": {n: drawn[:n] for n in counts}}
 

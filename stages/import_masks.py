@@ -82,7 +82,7 @@ def import_masks(
         dataset = open_run_data(stage, data, skip_bad=True)
         warn_of_other_data(stage, dataset, monitor)
         corrections = CorrectionFile(run, dataset.class_names)
-        images = TrainingImages(stage, dataset)
+        images = CorrectableImages(stage, dataset)
         found = READERS[tool](path, dataset.class_names)
         problems = list(found.problems)
         drawn = newest(found.masks, images, problems, monitor)
@@ -109,7 +109,7 @@ def import_masks(
 
 
 def newest(
-    masks: list[DrawnMask], images: "TrainingImages", problems: list[str], monitor: Monitor
+    masks: list[DrawnMask], images: "CorrectableImages", problems: list[str], monitor: Monitor
 ) -> dict[str, DrawnMask]:
     """Return the newest mask of each image, by image id; names that fit no image are added to the problems."""
     by_image: dict[str, list[DrawnMask]] = defaultdict(list)
@@ -144,7 +144,7 @@ def report_problems(problems: list[str], masks: int, path: Path, monitor: Monito
         )
 
 
-class TrainingImages:
+class CorrectableImages:
     """The images whose masks may be corrected."""
 
     def __init__(self, stage: StageFolder, dataset: Dataset) -> None:

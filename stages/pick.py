@@ -1,4 +1,4 @@
-"""`toco pick`: choose the training images whose masks are worth correcting, and export them for a labelling tool.
+"""`toco pick`: choose_images the training images whose masks are worth correcting, and export them for a labelling tool.
 
 In: a run with pseudo masks. Out: a table, and a folder as stages/exports/FORMAT.py says.
 """
@@ -19,7 +19,7 @@ from stages.features.cache import FeatureCache
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
-from stages.picking.choice import Candidate, choose
+from stages.picking.choice import Candidate, choose_images
 from stages.picking.doubt import Doubt, contradiction, unsureness
 from stages.run_folder.artifacts import StageFolder, check_up_to_date, open_stage
 from stages.run_folder.lock import output_lock
@@ -75,7 +75,7 @@ def pick(
         ArtifactError: RUN/labels is not finished, outdated or damaged.
     """
     if format not in PICK_FORMATS:
-        raise SettingsError(f"--format {format!r} is not known: choose one of {', '.join(PICK_FORMATS)}")
+        raise SettingsError(f"--format {format!r} is not known: choose_images one of {', '.join(PICK_FORMATS)}")
     check_export_format(format)
     labels = open_stage(run, "labels")
     check_up_to_date(run, "labels")
@@ -90,7 +90,7 @@ def pick(
         samples = [known[one] for one in masks.ids if one in known and one not in corrected]
         if not samples:
             raise DataError(f"all {len(masks.ids)} images with a pseudo mask in {run} have a corrected one already")
-        picked = choose(candidates(run, labels, samples, monitor), count)
+        picked = choose_images(candidates(run, labels, samples, monitor), count)
         wanted = {one.id for one in picked}
         images = open_labelled_images(labels, masks, monitor, data=data)
         images = replace(images, samples=tuple(one for one in images.samples if one.id in wanted), split="default")

@@ -20,7 +20,7 @@ from stages.imports.drawn_masks import ClassNumbers, DrawnMask, FoundMasks, Size
 
 MASK_FOLDER, LABEL_MAP = "SegmentationClass", "labelmap.txt"
 Colour = tuple[int, int, int]
-Place = Path | zipfile.Path
+InArchive = Path | zipfile.Path
 
 
 def find_colour_masks(path: Path, class_names: tuple[str, ...]) -> FoundMasks:
@@ -30,7 +30,7 @@ def find_colour_masks(path: Path, class_names: tuple[str, ...]) -> FoundMasks:
         DataError: It is another format, or the label map is damaged.
     """
     try:
-        root: Place = path if path.is_dir() else zipfile.Path(path)
+        root: InArchive = path if path.is_dir() else zipfile.Path(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path} is neither a folder nor a .zip ({reason(error)}): give CVAT's export") from error
     folder, table = root / MASK_FOLDER, root / LABEL_MAP
@@ -73,7 +73,7 @@ def _read_label_map(content: bytes, path: Path) -> dict[Colour, str]:
     return labels
 
 
-def _png_files(folder: Place, prefix: str = "") -> Iterator[tuple[str, Place]]:
+def _png_files(folder: InArchive, prefix: str = "") -> Iterator[tuple[str, InArchive]]:
     for one in folder.iterdir():
         if one.is_dir():
             yield from _png_files(one, f"{prefix}{one.name}/")
@@ -81,7 +81,7 @@ def _png_files(folder: Place, prefix: str = "") -> Iterator[tuple[str, Place]]:
             yield prefix + one.name[: -len(".png")], one
 
 
-def _read(file: Place, labels: dict[Colour, str], numbers: ClassNumbers, size: Size) -> Mask:
+def _read(file: InArchive, labels: dict[Colour, str], numbers: ClassNumbers, size: Size) -> Mask:
     image = open_png(file.read_bytes())
     if image.mode in ("L", "1", "I") or image.mode.startswith("I;16"):  # numbers of the lines, from 0
         lines = np.asarray(image)

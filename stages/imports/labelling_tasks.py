@@ -27,7 +27,7 @@ SHAPES = ("brush", "polygon", "rectangle", "ellipse")  # types of results that a
 OTHER_SHAPES = ("keypoint", "bitmask", "magicwand", "vector", "cube")  # drawn by people, but not read here
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # Label Studio writes this before the names of uploaded files
 ELLIPSE_CORNERS = 90
-ADVICE = "export from Label Studio as 'JSON' (not 'JSON-MIN')"
+EXPORT_ADVICE = "export from Label Studio as 'JSON' (not 'JSON-MIN')"
 
 
 def find_labelling_tasks(path: Path, class_names: tuple[str, ...]) -> FoundMasks:
@@ -39,11 +39,11 @@ def find_labelling_tasks(path: Path, class_names: tuple[str, ...]) -> FoundMasks
     try:
         tasks = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({reason(error)}): {ADVICE}") from error
+        raise DataError(f"{path} cannot be read as JSON ({reason(error)}): {EXPORT_ADVICE}") from error
     if not isinstance(tasks, list) or not all(isinstance(one, dict) for one in tasks):
-        raise DataError(f"{path} is not a list of tasks: {ADVICE}")
+        raise DataError(f"{path} is not a list of tasks: {EXPORT_ADVICE}")
     if any("annotations" not in one for one in tasks):
-        raise DataError(f"{path} has tasks without 'annotations': {ADVICE}")
+        raise DataError(f"{path} has tasks without 'annotations': {EXPORT_ADVICE}")
     found = FoundMasks()
     numbers = ClassNumbers(class_names)
     for place, task in enumerate(tasks):
@@ -95,7 +95,7 @@ def _annotator(value: Any) -> str:
 def _draw(annotation: Mapping[str, Any], numbers: ClassNumbers, size: Size) -> Mask:
     results = annotation.get("result")
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
-        raise DataError(f"its 'result' is not a list: {ADVICE}")
+        raise DataError(f"its 'result' is not a list: {EXPORT_ADVICE}")
     labels: dict[Any, list[str]] = {}  # by region: a tag Labels writes them as a result of its own
     for one in results:
         for key, value in _values(one).items():
@@ -121,7 +121,7 @@ def _draw(annotation: Mapping[str, Any], numbers: ClassNumbers, size: Size) -> M
             raise (
                 error
                 if isinstance(error, DataError)
-                else DataError(f"a region of the type '{one['type']}' is damaged ({reason(error)}): {ADVICE}")
+                else DataError(f"a region of the type '{one['type']}' is damaged ({reason(error)}): {EXPORT_ADVICE}")
             ) from error
     return mask
 

@@ -11,7 +11,7 @@ from stages.picking.doubt import Doubt, ranks
 
 CONSIDERED = 0.25  # part of a class's images, the most doubtful ones, among which the one unlike all others is taken
 FEWEST_CONSIDERED = 4
-UNLABELLED = 0.1  # part of the images that may have no labels, as long as there are others
+WITHOUT_LABELS = 0.1  # part of the images that may have no labels, as long as there are others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Picked:
     doubt: Doubt
 
 
-def choose(candidates: Sequence[Candidate], count: int, weak: Sequence[int] = ()) -> list[Picked]:
+def choose_images(candidates: Sequence[Candidate], count: int, weak: Sequence[int] = ()) -> list[Picked]:
     """Choose images; the same input gives the same images.
 
     The classes take turns: first those in `weak`, then those whose images are most doubtful. Images without labels
@@ -68,7 +68,7 @@ def choose(candidates: Sequence[Candidate], count: int, weak: Sequence[int] = ()
         for number in list(turns):
             own = [one for one in by_class[number] if one.id not in taken]
             unlabelled = sum(one.chosen_for is None for one in chosen)
-            enough = number is None and unlabelled >= UNLABELLED * count and len(turns) > 1
+            enough = number is None and unlabelled >= WITHOUT_LABELS * count and len(turns) > 1
             if not own:
                 turns.remove(number)
             elif not enough and len(chosen) < count:

@@ -2,7 +2,7 @@ from collections import Counter
 
 import torch
 
-from stages.picking.choice import Candidate, choose
+from stages.picking.choice import Candidate, choose_images
 from stages.picking.doubt import Doubt
 
 
@@ -16,34 +16,34 @@ def candidate(name: str, classes: tuple[int, ...], unsure: float, look: tuple[fl
 def test_choose__classes_take_turns_the_doubtful_first() -> None:
     many = [candidate(f"a{number}", (1,), 0.9 - number / 100) for number in range(20)]
     few = [candidate(f"b{number}", (2,), 0.1 + number / 100) for number in range(3)]
-    chosen = choose([*many, *few], 4)
+    chosen = choose_images([*many, *few], 4)
     assert [one.chosen_for for one in chosen] == [1, 2, 1, 2]
     assert chosen[0].id == "a0"
     assert chosen[1].id == "b2"
-    assert choose([*few, *reversed(many)], 4) == chosen  # whatever the order
+    assert choose_images([*few, *reversed(many)], 4) == chosen  # whatever the order
 
 
 def test_choose__weak_classes_first_and_all_images_at_most() -> None:
     images = [candidate(f"{number}{place}", (number,), 0.5 - number / 10) for number in (1, 2, 3) for place in range(2)]
-    assert [one.chosen_for for one in choose(images, 3, weak=[3, 2])] == [3, 2, 1]
-    assert len(choose(images, 100)) == 6
-    assert choose([], 5) == []
+    assert [one.chosen_for for one in choose_images(images, 3, weak=[3, 2])] == [3, 2, 1]
+    assert len(choose_images(images, 100)) == 6
+    assert choose_images([], 5) == []
 
 
 def test_choose__an_image_of_two_classes_once() -> None:
     images = [candidate("both", (1, 2), 0.9), candidate("one", (1,), 0.1), candidate("two", (2,), 0.2)]
-    assert sorted(one.id for one in choose(images, 3)) == ["both", "one", "two"]
+    assert sorted(one.id for one in choose_images(images, 3)) == ["both", "one", "two"]
 
 
 def test_choose__near_duplicates_are_left_to_the_end() -> None:
     images = [candidate(f"same{number}", (1,), 0.9 - number / 100, (0, 0.01 * number)) for number in range(3)]
     images.append(candidate("other", (1,), 0.5, (5, 5)))
-    assert [one.id for one in choose(images, 2)] == ["same0", "other"]
+    assert [one.id for one in choose_images(images, 2)] == ["same0", "other"]
 
 
 def test_choose__images_without_labels_rarely() -> None:
     images = [candidate(f"a{number}", (1,), 0.1) for number in range(30)]
     images += [candidate(f"n{number}", (), 0.9) for number in range(30)]
-    counts = Counter(one.chosen_for for one in choose(images, 20))
+    counts = Counter(one.chosen_for for one in choose_images(images, 20))
     assert counts == {1: 18, None: 2}
-    assert Counter(one.chosen_for for one in choose(images, 50)) == {1: 30, None: 20}  # if there is nothing else
+    assert Counter(one.chosen_for for one in choose_images(images, 50)) == {1: 30, None: 20}  # if there is nothing else
