@@ -1,4 +1,4 @@
-"""`toco pick`: choose_images the training images whose masks are worth correcting, and export them for a labelling tool.
+"""`toco pick`: choose the training images whose masks are worth correcting, and export them for a labelling tool.
 
 In: a run with pseudo masks. Out: a table, and a folder as stages/exports/FORMAT.py says.
 """
@@ -75,7 +75,7 @@ def pick(
         ArtifactError: RUN/labels is not finished, outdated or damaged.
     """
     if format not in PICK_FORMATS:
-        raise SettingsError(f"--format {format!r} is not known: choose_images one of {', '.join(PICK_FORMATS)}")
+        raise SettingsError(f"--format {format!r} is not known: choose one of {', '.join(PICK_FORMATS)}")
     check_export_format(format)
     labels = open_stage(run, "labels")
     check_up_to_date(run, "labels")
