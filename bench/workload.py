@@ -10,10 +10,11 @@ from torch import Tensor
 from data.drawing.kinds import DEMO_KINDS
 from data.drawing.scene import Scene, draw_scene
 from stages.config import TrainCam
+from stages.planning.measured_times import shape_of
+from stages.planning.operations import step_parts
 from stages.toco.backbone import Backbone
 from stages.toco.cam import most_classes
 from stages.toco.step import StepBatch
-from stages.train_cam import step_settings
 
 CLASSES = 20
 SIZES: dict[str, dict[str, Any]] = {
@@ -73,17 +74,6 @@ def encoder_operations(config: TrainCam, backbone: Backbone) -> dict[str, float]
     Returns:
         Operations of 'cam', 'forward' and 'backward'; 8.6 TFLOP together for ViT-B, 448 pixels, batch 4.
     """
-    width, depth, patch = backbone.embed_dim, len(backbone.vit.blocks), backbone.patch_size
-    mlp = backbone.vit.blocks[0].mlp.fc1.out_features
-
-    def encode(side: int) -> float:
-        n = (side // patch) ** 2 + backbone.prefix_tokens
-        count: float = depth * (n * width * (8 * width + 4 * mlp) + 4 * n * n * width) + 6 * (n * patch * patch * width)
-        return count
-
-    batch, side = config.batch_size, config.image_size
-    passes = sum(2 * encode(int(scale * side)) for scale in config.scales)
-    if 1.0 in config.scales:  # the training pass provides the CAM of the unflipped image at scale 1
-        passes -= encode(side)
-    views = 2 * encode(side) + config.local_crops * encode(step_settings(config, patch).local_crop_size)
-    return {"cam": batch * passes, "forward": batch * views, "backward": 2 * batch * views}
+    parts, batch = step_parts(config, shape_of(backbone)), config.batch_size
+    views = 2 * parts.view + parts.crops
+    return {"cam": batch * parts.cam, "forward": batch * views, "backward": 2 * batch * views}

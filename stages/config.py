@@ -288,7 +288,15 @@ class TrainCam(PixelValues, TrainingSettings):
             if "=" not in text:
                 raise SettingsError(f"--backbone-option {text!r} must have the form NAME=VALUE")
 
+    def crop_side(self, patch_size: int) -> int:
+        """Side of a local crop in pixels: whole patches.
 
+        Published: 96 of 448 pixels. At least two patches, so that a crop has more than one token.
+        """
+        return max(2, round((self.local_crop_size or self.image_size * 96 / 448) / patch_size)) * patch_size
+
+
+# Published settings; `stages.planning.recipes` has the recipes that depend on the data and the machine.
 CAM_RECIPES: Mapping[str, Mapping[str, Any]] = {
     "voc": {},
     "coco": {

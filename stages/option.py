@@ -2,11 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from data.errors import SettingsError
 
 Value = TypeVar("Value")
+
+
+class Given(NamedTuple):
+    """What the user gave: all other values may be chosen."""
+
+    recipe: str | None = None
+    fields: Mapping[str, frozenset[str]] = {}  # of each settings parameter: 'config', 'train_cam'
+
+    def of(self, parameter: str) -> frozenset[str]:
+        """Return the given fields of one settings parameter."""
+        return self.fields.get(parameter, frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import tomlkit
-
-from data.atomic_write import atomic_write
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, UserError
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
@@ -47,17 +44,15 @@ from stages.run_folder.artifacts import (
     outdated_message,
     read_config,
 )
-from stages.run_folder.lock import stage_lock
+from stages.run_folder.lock import check_not_locked, stage_lock
+from stages.run_folder.run_config import ABOUT, CONFIG, AllSettings, StageSettings, read_run_config, write_config
 from stages.run_folder.run_data import check_same_data, open_data
 from stages.runtime.extras import check_crf_backend
 from stages.runtime.monitor import Monitor, SilentMonitor, Titled
 
-StageSettings = TrainCam | MakeLabels | TrainSeg
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
 
 FOLDERS = {producer: stage for stage, producer in PRODUCERS.items()}
-CONFIG = "config.toml"
-ABOUT = "made-with"  # the table of facts about the run that are not settings
 
 
 def run(
@@ -88,30 +83,10 @@ def run(
         SettingsError: The data, the settings or the weights cannot work.
         ArtifactError: The run was begun with other settings, or a file of it is damaged.
     """
-    config = replace(config, cache=config.cache and absolute_path(config.cache))
-    cam, seg = with_absolute_paths(cam), with_absolute_paths(seg)
-    if labels.feature_file is not None:
-        labels = replace(labels, feature_weights=absolute_path(labels.feature_file))
-    labels = with_training_defaults(labels, asdict(cam))
-    settings: dict[str, StageSettings] = dict(zip(STAGES, (cam, labels, seg), strict=True))
+    config, settings = complete_settings(config, AllSettings(cam=cam, labels=labels, seg=seg))
+    cam, labels, seg = settings.cam, settings.labels, settings.seg
     with stage_lock(out, *FOLDERS.values(), FEATURES, monitor=monitor):
-        again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
-        for name, one in settings.items():
-            refuse_other_devices(config, name, one)
-            if name not in again:
-                refuse_other_settings(out, name, one)
-        if changed := stages_of_other_corrections(out):
-            again = (*again, *(name for name in changed if name not in again))
-            monitor.note(f"the corrected masks have changed: {' and '.join(changed)} start again")
-        to_do = {name for name in STAGES if name in again or not finished(out, FOLDERS[name])}
-        if to_do:
-            check_options(cam, labels, seg)
-        dataset = open_data(data, skip_bad=config.skip_bad)
-        check_run_place(out, dataset)
-        for name in STAGES:
-            if name not in again:
-                check_same_data(out, FOLDERS[name], dataset, SilentMonitor())
-        check_stages(out, dataset, {name: one for name, one in settings.items() if name in to_do})
+        to_do, again, dataset = check_run(data, out, config, settings, monitor)
 
         from stages.make_labels import make_labels
         from stages.report import REPORT, report
@@ -122,7 +97,7 @@ def run(
         fabric, monitor, _ = start(config, monitor)
         if fabric.is_global_zero:
             about = about_the_run(out / CONFIG, dataset, anew=again == STAGES)
-            write_config(out / CONFIG, dataset, config, settings, about)
+            write_config(out / CONFIG, dataset.root, config, settings.by_stage(), about)
         if "train-seg" in to_do and not seg.uses_features:
             check_student(seg, dataset)
 
@@ -155,6 +130,64 @@ def stages_of_other_corrections(out: Path) -> tuple[str, ...]:
     made = [name for name in STAGES[1:] if in_use(out / FOLDERS[name])]
     first = next((STAGES.index(name) for name in made if other_corrections(out, FOLDERS[name])), len(STAGES))
     return STAGES[first:]
+
+
+def before_run(data: Path | Dataset, out: Path, config: Run, settings: AllSettings) -> Dataset:
+    """Check a run before its settings are planned: all that needs neither torch nor the values of the plan.
+
+    Returns:
+        The open data set.
+
+    Raises:
+        UserError: As `run`.
+    """
+    check_not_locked(out, *FOLDERS.values(), FEATURES)
+    config, settings = complete_settings(config, settings)
+    return check_run(data, out, config, settings, SilentMonitor()).dataset
+
+
+def complete_settings(config: Run, settings: AllSettings) -> tuple[Run, AllSettings]:
+    """Make paths absolute, and give make-labels the values that it takes from the training."""
+    config = replace(config, cache=config.cache and absolute_path(config.cache))
+    cam, labels, seg = with_absolute_paths(settings.cam), settings.labels, with_absolute_paths(settings.seg)
+    if labels.feature_file is not None:
+        labels = replace(labels, feature_weights=absolute_path(labels.feature_file))
+    return config, AllSettings(cam=cam, labels=with_training_defaults(labels, asdict(cam)), seg=seg)
+
+
+class CheckedRun(NamedTuple):
+    """What a run has to do."""
+
+    to_do: set[str]  # the stages that are not finished, or start again
+    again: tuple[str, ...]  # the stages that start again
+    dataset: Dataset
+
+
+def check_run(data: Path | Dataset, out: Path, config: Run, settings: AllSettings, monitor: Monitor) -> CheckedRun:
+    """Check the settings of all stages, and the data set.
+
+    Raises:
+        UserError: As `run`.
+    """
+    again = STAGES[STAGES.index(config.overwrite) :] if config.overwrite != "nothing" else ()
+    by_stage = settings.by_stage()
+    for name, one in by_stage.items():
+        refuse_other_devices(config, name, one)
+        if name not in again:
+            refuse_other_settings(out, name, one)
+    if changed := stages_of_other_corrections(out):
+        again = (*again, *(name for name in changed if name not in again))
+        monitor.note(f"the corrected masks have changed: {' and '.join(changed)} start again")
+    to_do = {name for name in STAGES if name in again or not finished(out, FOLDERS[name])}
+    if to_do:
+        check_options(settings.cam, settings.labels, settings.seg)
+    dataset = open_data(data, skip_bad=config.skip_bad)
+    check_run_place(out, dataset)
+    for name in STAGES:
+        if name not in again:
+            check_same_data(out, FOLDERS[name], dataset, SilentMonitor())
+    check_stages(out, dataset, {name: one for name, one in by_stage.items() if name in to_do})
+    return CheckedRun(to_do, again, dataset)
 
 
 def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
@@ -269,20 +302,6 @@ def refuse_other_settings(out: Path, name: str, settings: StageSettings) -> None
         check_same_settings(read_config(out, stage), as_plain(asdict(settings)), out, MAY_CHANGE[stage], advice=advice)
 
 
-def read_run_config(path: Path) -> Mapping[str, Any]:
-    """Read a run's config.toml; empty if there is none.
-
-    Raises:
-        ArtifactError: It is damaged.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
-    except (tomlkit.exceptions.TOMLKitError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}): fix or delete it") from error
-
-
 def about_the_run(path: Path, dataset: Dataset, *, anew: bool) -> Mapping[str, Any]:
     """Describe how the run was begun; a resumed run keeps its description."""
     from stages.run_folder.provenance import made_with
@@ -294,24 +313,6 @@ def about_the_run(path: Path, dataset: Dataset, *, anew: bool) -> Mapping[str, A
     return before
 
 
-def write_config(
-    path: Path, dataset: Dataset, config: Run, settings: Mapping[str, StageSettings], about: Mapping[str, Any]
-) -> None:
-    """Write all settings, and how the run was begun."""
-    document = tomlkit.document()
-    document.add(tomlkit.comment("'toco run --config THIS_FILE' repeats this run, with --out DIR in another folder."))
-    document.add(tomlkit.comment("Paths are relative to this file. Settings that are not listed have their defaults."))
-    shared = {name: value for name, value in _for_toml(config).items() if name != "overwrite"}
-    for name, value in {"data": str(dataset.root.resolve()), "out": ".", **shared}.items():
-        document.add(name, tomlkit.item(value))
-    for name, one in settings.items():  # without the values that are given above for all stages
-        own = {field: value for field, value in _for_toml(one).items() if shared.get(field) != value}
-        document.add(name, tomlkit.item(own))
-    document.add(ABOUT, tomlkit.item(about))
-    with atomic_write(path) as temporary:
-        temporary.write_text(tomlkit.dumps(document), encoding="utf-8")
-
-
 def with_absolute_paths(settings: Trained) -> Trained:
     """Make the paths of weights and cache absolute."""
     weights = settings.weights if settings.weights in NO_FILES else absolute_path(settings.weights)
@@ -321,8 +322,3 @@ def with_absolute_paths(settings: Trained) -> Trained:
 def absolute_path(path: str) -> str:
     """Return the absolute path, with '~' expanded."""
     return str(Path(path).expanduser().resolve())
-
-
-def _for_toml(settings: Any) -> dict[str, Any]:
-    """Return settings by option name, without those that are None, which TOML cannot hold."""
-    return {name.replace("_", "-"): value for name, value in as_plain(asdict(settings)).items() if value is not None}

@@ -145,9 +145,7 @@ def train_cam(
 
 def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
     """Return the constants of the losses, with crop sizes rounded to whole patches."""
-    # Published: 96 of 448 pixels. At least two patches, so that a crop has more than one token.
-    crop = config.local_crop_size or config.image_size * 96 / 448
-    crop_size = max(2, round(crop / patch_size)) * patch_size
+    crop_size = config.crop_side(patch_size)
     if crop_size > config.image_size:
         raise SettingsError(
             f"--local-crop-size {crop_size} (in whole patches of {patch_size}) is above "

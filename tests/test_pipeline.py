@@ -33,7 +33,7 @@ SMALL = {
     "train-seg": "--arch Unet --encoder resnet18 --weights none --image-size 32 --iterations 2 --batch-size 2 "
     "--evaluate-images 2",
 }
-SMALL["run"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in tuple(SMALL))
+SMALL["run"] = SMALL["plan"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in tuple(SMALL))
 
 
 class Finished(NamedTuple):
@@ -96,7 +96,8 @@ def run_walk(folder: Path, run: Callable[..., Finished]) -> dict[str, Finished]:
 
 def assert_successful(ended: dict[str, Finished]) -> None:
     assert list(ended) == [
-        "check", "run", "predict", "export", "view", "train-cam", "make-labels", "evaluate", "train-seg", "report",
+        "check", "plan", "run", "predict", "export", "view", "train-cam", "make-labels", "evaluate", "train-seg",
+        "report",
     ]  # fmt: skip
     for name, run in ended.items():
         assert run.returncode == 0, f"toco {name}: {run.stderr}"

@@ -17,7 +17,7 @@ from stages.config import check_types, upgraded
 from stages.option import option_text
 from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import Monitor
-from toco_cli import commands
+from toco_cli import commands, planned
 from toco_cli.options import SETTINGS_OF_COMMANDS, CommandSettings
 
 if TYPE_CHECKING:
@@ -88,9 +88,10 @@ def check(data: str | Path, *, progress: bool = False, monitor: Monitor | None =
 @with_options_of("run")
 def run(
     data: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     recipe: str | None = None,
+    time: str | None = None,
     train_cam: StageOptions | None = None,
     make_labels: StageOptions | None = None,
     train_seg: StageOptions | None = None,
@@ -104,8 +105,10 @@ def run(
 
     Args:
         data: The data set's folder, in any layout.
-        out: The run folder.
-        recipe: Set of defaults.
+        out: The run folder; by default runs/ and the data set's name.
+        recipe: Set of defaults: quick, balanced or best are chosen for the data and the machine, as by `toco plan`;
+            voc and coco are published settings.
+        time: Time that the run may take, for example '2h'.
         train_cam: Options of the first stage, by name: `train_cam={"iterations": 1000}`.
         make_labels: Options of the second stage.
         train_seg: Options of the third stage.
@@ -120,20 +123,16 @@ def run(
         UserError: An option, the data or a file cannot work.
     """
     stages = {"train_cam": train_cam, "make_labels": make_labels, "train_seg": train_seg}
-    settings = _settings("run", options, recipe, {name: given for name, given in stages.items() if given})
+    made = _settings("run", options, recipe, {name: given for name, given in stages.items() if given})
     from stages.run import run as stage
+    from stages.run_folder.run_config import AllSettings
 
+    folder = planned.default_run(Path(data)) if out is None else Path(out)
+    given = AllSettings(cam=made["train_cam"], labels=made["make_labels"], seg=made["train_seg"])
     with _shown(progress, monitor) as shown:
-        stage(
-            Path(data),
-            Path(out),
-            settings["config"],
-            shown,
-            cam=settings["train_cam"],
-            labels=settings["make_labels"],
-            seg=settings["train_seg"],
-        )
-    return Path(out)
+        config, settings = planned.with_plan(Path(data), folder, made["config"], given, made["given"], shown, time=time)
+        stage(Path(data), folder, config, shown, cam=settings.cam, labels=settings.labels, seg=settings.seg)
+    return folder
 
 
 @with_options_of("train_cam")
@@ -420,7 +419,7 @@ def load(run: str | Path, **options: Any) -> "Predictor":
 def _settings(
     command: str, options: StageOptions, recipe: str | None = None, stages: Mapping[str, StageOptions] | None = None
 ) -> dict[str, Any]:
-    """Make the settings of a command from keyword arguments.
+    """Make the settings of a command from keyword arguments; `given` names those that are given.
 
     Raises:
         SettingsError: Names the argument that is unknown or has a wrong value.
@@ -430,15 +429,13 @@ def _settings(
         raise SettingsError(f"there is no recipe {recipe!r}: choose one of {', '.join(known.recipes)}")
     given = {"config": options, **(stages or {})}
     own = inspect.signature(globals()[command]).parameters
-    return known.combined(
-        recipe,
-        {
-            one.name: _fields(
-                command if one.name == "config" else one.name, type(one.default), given.get(one.name, {}), own
-            )
-            for one in known.parameters
-        },
-    )
+    values = {
+        one.name: _fields(
+            command if one.name == "config" else one.name, type(one.default), given.get(one.name, {}), own
+        )
+        for one in known.parameters
+    }
+    return {**known.combined(recipe, values), "given": known.given(recipe, values)}
 
 
 def _fields(command: str, kind: type, given: StageOptions, beside: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,10 @@ from stages.config import (
     TrainSeg,
     View,
 )
+from stages.option import Given
 from stages.runtime.launch import is_rank_zero
 from toco_cli.options import command
+from toco_cli.planned import RECIPE_CHOICES, default_run, is_planned, new_plan, with_plan
 from toco_cli.settings_file import take_settings
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from stages.check import Check
     from stages.evaluate import Evaluation
+    from stages.planning.planner import Plan
     from toco_cli.progress import RichMonitor
 
 app = typer.Typer(
@@ -56,6 +59,14 @@ MovedData = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Resume after an interruption.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start again: delete the result of an earlier run of this command.")
+]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="<2h|45m>",
+        help="Time that the run may take; what does not fit is reduced. By default 2h on a CPU, no limit on a GPU.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show only warnings, errors and the result, no progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, for other programs.")]
@@ -149,11 +160,62 @@ def check(
         raise typer.Exit(1)
 
 
-@command(app, recipes=CAM_RECIPES, recipes_of="train_cam")
+@command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam")
+def plan(
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write the plan to RUN/plan.toml, which 'toco run' then uses.")
+    ] = None,
+    time: Time = None,
+    config: Run = Run(),  # noqa: B008
+    train_cam: TrainCam = TrainCam(),  # noqa: B008
+    make_labels: MakeLabels = MakeLabels(refine="crf"),  # noqa: B008
+    train_seg: TrainSeg = TrainSeg(),  # noqa: B008
+    given: Given = Given(),  # noqa: B008
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Show the settings that 'toco run' would choose, why, and how long it would take.
+
+    Takes the same options as 'toco run': given values are kept. A few training steps are timed on this machine; nothing
+    is trained or downloaded.
+    """
+    from stages.plan import check_fits, write_plan
+    from stages.run_folder.run_config import CONFIG, AllSettings
+
+    if not is_planned(given):
+        raise typer.BadParameter(f"--recipe {given.recipe} has published settings, which are not planned")
+    settings = AllSettings(cam=train_cam, labels=make_labels, seg=train_seg)
+    if out is not None:
+        if (out / CONFIG).is_file():
+            raise typer.BadParameter(f"{out} is a run that was begun: its settings are in {out / CONFIG}")
+        from stages.run import before_run
+
+        before_run(data, out, config, settings)
+    with _monitor(quiet) as monitor:
+        found = new_plan(data, settings, given, monitor, time=time)
+    if json:
+        typer.echo(json_module.dumps(found.as_dict()))
+    else:
+        _show_plan(found)
+    if out is not None:
+        written = write_plan(out, found, config)
+        if not json:
+            typer.echo(f"The plan is in {written}: change it there, or give options.")
+    run_folder = out or default_run(data)
+    check_fits(found, f"toco run {data} --out {run_folder}")
+    if not json:
+        typer.echo(f"Next: toco run {data} --out {run_folder}")
+
+
+@command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam")
 def run(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Data set, as for 'toco train-cam'.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder: a new one, or an interrupted run to resume.")
+        Path | None,
+        typer.Option(
+            "--out", help="Run folder: a new one, or an interrupted run to resume; by default runs/ and DATA's name."
+        ),
     ] = None,
     settings_file: Annotated[
         Path | None,
@@ -166,27 +228,35 @@ def run(
             "earlier run repeats that run.",
         ),
     ] = None,
+    time: Time = None,
     config: Run = Run(),  # noqa: B008
     train_cam: TrainCam = TrainCam(),  # noqa: B008
     make_labels: MakeLabels = MakeLabels(refine="crf"),  # noqa: B008
     train_seg: TrainSeg = TrainSeg(),  # noqa: B008
+    given: Given = Given(),  # noqa: B008
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Run all stages one after the other, and write a report.
 
-    The stages are train-cam, make-labels --crf, train-seg and report. Finished stages are skipped: to resume an
-    interrupted run, give the same command again. Options of a stage have the stage's name as a prefix:
-    --train-cam.iterations 2000, --make-labels.background-threshold auto, --train-seg.encoder resnet18.
-    'toco train-cam --help' and the help of the other stages list them.
+    First the settings that are not given are chosen for the data and the machine, as by 'toco plan'. The stages are
+    train-cam, make-labels --crf, train-seg and report. Finished stages are skipped: to resume an interrupted run, give
+    the same command again. Options of a stage have the stage's name as a prefix: --train-cam.iterations 2000,
+    --make-labels.background-threshold auto, --train-seg.encoder resnet18. 'toco train-cam --help' and the help of the
+    other stages list them.
     """
-    if data is None or out is None:
-        lacks = "DATA" if data is None else "--out RUN"
-        raise typer.BadParameter(f"{lacks} is missing: give it, or a --config file that contains it")
+    if data is None:
+        raise typer.BadParameter("DATA is missing: give it, or a --config file that contains it")
+    out = out or default_run(data)
     from stages.run import run as stage
+    from stages.run_folder.run_config import AllSettings
 
+    settings = AllSettings(cam=train_cam, labels=make_labels, seg=train_seg)
     with _monitor(quiet) as monitor:
-        page = stage(data, out, config, monitor, cam=train_cam, labels=make_labels, seg=train_seg)
+        show = None if quiet or json else _show_plan
+        config, settings = with_plan(data, out, config, settings, given, monitor, time=time, show=show)
+    with _monitor(quiet) as monitor:
+        page = stage(data, out, config, monitor, cam=settings.cam, labels=settings.labels, seg=settings.seg)
     if json:
         _say(json_module.dumps({"folder": str(out), "report": str(page)}))
     else:
@@ -544,6 +614,15 @@ def demo(
     _show(result, json)
     if not json:
         typer.echo(f"The data set is in {out / 'data'}, the run in {out / 'run'}. Next: toco report {out / 'run'}")
+
+
+def _show_plan(found: "Plan") -> None:
+    from toco_cli.plan_table import plan_lines, plan_table
+
+    console = _console()
+    console.print(plan_table(found))
+    for line in plan_lines(found):
+        console.print(line, soft_wrap=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Makes the options of a command from the fields of its settings dataclasses."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -12,12 +12,13 @@ import typer
 from typer.core import TyperCommand
 
 from data.errors import SettingsError
-from stages.option import OptionText, flag, option_text
+from stages.option import Given, OptionText, flag, option_text
 
 Function = TypeVar("Function", bound=Callable[..., None])
-Recipes = Mapping[str, Mapping[str, object]]
+Recipes = Mapping[str, Mapping[str, object] | None]  # None: the plan chooses
 
 UNGROUPED = "Options"
+GIVEN = "given"  # the parameter that receives what the user gave
 VALUE_SOURCES = ("file", "command line")  # the later one takes precedence
 
 
@@ -33,11 +34,14 @@ def command(
     its fields. Typer handles the function's other parameters (data, out, resume ...); the docstring is the help. A
     ValueError from `__post_init__` of the settings is reported as a bad option.
 
+    A parameter named `given` receives the recipe and the names of the fields that the user gave, as `Given`.
+
     Args:
         app: The app that gets the command.
         name: The command's name; by default that of the function (`train_cam` becomes `train-cam`).
         recipes: Named sets of other defaults, {name: {field: value}}. If given, the command has an option
-            `--recipe NAME`; options on the command line take precedence over the recipe.
+            `--recipe NAME`; options on the command line take precedence over the recipe. A recipe that is None changes
+            nothing: the command chooses the values itself, by its parameter `given`.
         recipes_of: The parameter whose defaults the recipes change.
 
     Returns:
@@ -99,20 +103,33 @@ class CommandSettings(NamedTuple):
         Raises:
             SettingsError: The settings contradict each other; names the parameter, if it is not `config`.
         """
-        changed = self.recipes.get(recipe or "", {})
+        changed = self.recipes.get(recipe or "") or {}
         made = {}
         for one in self.parameters:
-            names = {field.name for field in fields(one.default)}
-            layers = [changed if one.name == self.recipes_of else {}]
-            for source in given:
-                shared = source.get("config", {})
-                layers += [{name: value for name, value in shared.items() if name in names}, source.get(one.name, {})]
+            layers = [changed if one.name == self.recipes_of else {}, *_layers(one, given)]
             try:
                 made[one.name] = replace(one.default, **{name: layer[name] for layer in layers for name in layer})
             except ValueError as error:
                 where = f"{one.prefix.removesuffix('.')}: " if one.prefix else ""
                 raise SettingsError(f"{where}{error}") from error
         return made
+
+    def given(self, recipe: str | None, *given: Mapping[str, Mapping[str, Any]]) -> Given:
+        """Return the recipe and the names of the given fields; arguments as of `combined`."""
+        names = {
+            one.name: frozenset(name for layer in _layers(one, given) for name in layer) for one in self.parameters
+        }
+        return Given(recipe, names)
+
+
+def _layers(settings: Settings, given: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """Return the values given for settings, the later ones with precedence; those for `config` count for all."""
+    names = {field.name for field in fields(settings.default)}
+    layers: list[Mapping[str, Any]] = []
+    for source in given:
+        shared = {name: value for name, value in source.get("config", {}).items() if name in names}
+        layers += [shared, source.get(settings.name, {})]
+    return layers
 
 
 SETTINGS_OF_COMMANDS: dict[Callable[..., None], CommandSettings] = {}  # by function; filled by `command`
@@ -152,11 +169,15 @@ def _with_options(function: Callable[..., None], command_settings: CommandSettin
             values |= command_settings.combined(recipe, *(given[source] for source in VALUE_SOURCES))
         except ValueError as error:
             raise typer.BadParameter(str(error), ctx=_context) from error
+        if GIVEN in inspect.signature(function).parameters:
+            values[GIVEN] = command_settings.given(recipe, *(given[source] for source in VALUE_SOURCES))
         function(**values)
 
     hints = get_type_hints(function, include_extras=True)
     parameters = [_parameter("_context", typer.Context)]
     for name, parameter in inspect.signature(function).parameters.items():
+        if name == GIVEN:
+            continue
         if name in options:
             parameters += options[name].values()
             if recipes and name == recipes_of:
@@ -285,10 +306,13 @@ def _item_type(hint: Any) -> tuple[Any, bool]:
 
 
 def _recipe_parameter(recipes: Recipes) -> inspect.Parameter:
-    changes = {
-        name: " ".join(_as_typed(field, value) for field, value in changed.items()) for name, changed in recipes.items()
-    }
-    listed = "; ".join(f"{name}: {text or 'the defaults shown here'}" for name, text in changes.items())
+    planned = [name for name, changed in recipes.items() if changed is None]
+    texts = [f"{', '.join(planned)}: values chosen for the data and the machine"] if planned else []
+    for name, changed in recipes.items():
+        if changed is not None:
+            text = " ".join(_as_typed(field, value) for field, value in changed.items())
+            texts.append(f"{name}: {text or 'the defaults shown here'}")
+    listed = "; ".join(texts)
     information = typer.Option(help=f"Set of defaults; options on the command line take precedence ({listed}).")
     choices = Literal[tuple(recipes)]  # type: ignore[valid-type]
     return _parameter("recipe", Annotated[choices | None, information], None)
@@ -304,7 +328,7 @@ def _as_typed(name: str, value: object) -> str:
 
 def _check_recipes(recipes: Recipes, options: Mapping[str, inspect.Parameter]) -> None:
     for name, changed in recipes.items():
-        if unknown := sorted(changed.keys() - options.keys()):
+        if unknown := sorted((changed or {}).keys() - options.keys()):
             raise ValueError(f"recipe '{name}' changes {', '.join(unknown)}, which the settings do not have")
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from typer.main import get_command
 
 import toco_cli as toco
+import toco_cli.planned
 from stages.config import TrainCam
 from toco_cli import api
 from toco_cli.commands import app
@@ -231,6 +232,9 @@ def test_python_guide__its_code_runs(
         if module is not stages.report:  # which would find the stage finished
             check = f"stages.preflight.checks.before_{module.__name__.split('.')[1]}"
             monkeypatch.setattr(check, lambda run, config, **options: None)
+    monkeypatch.setattr(
+        toco_cli.planned, "with_plan", lambda data, out, config, settings, *_, **options: (config, settings)
+    )
     monkeypatch.setitem(sys.modules, "toco", toco)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pictures, "photos")

@@ -35,6 +35,7 @@ CASES = {
     "run": f"run photos --out run --device cpu {TRAIN}",  # first: the others read its folder
     "init": "init started",
     "check": "check photos",
+    "plan": f"plan photos --device cpu --time 9h {TRAIN}",
     "train-cam": f"train-cam photos --out stages --device cpu {CAM}",
     "make-labels": f"make-labels stages --device cpu {LABELS}",
     "train-seg": f"train-seg stages --device cpu {SEG}",
@@ -50,6 +51,7 @@ CASES = {
 TEXT_CASES = {
     "init": ("init started-2", "labels.csv"),
     "check": ("check photos", "Nothing|ready for training"),
+    "plan": (f"plan photos --device cpu {TRAIN}", "Next: toco run photos --out runs/photos"),
     "evaluate": ("evaluate run --device cpu --images 2", "mean (mIoU)"),
     "view": ("view photos/images/a.jpg run --device cpu", "a-view.png"),
     "predict": ("predict run photos/images/a.jpg --out predicted-2 --device cpu", "predicted-2"),

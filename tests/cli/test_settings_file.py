@@ -5,19 +5,24 @@ from typing import Any
 import pytest
 
 import stages.run
+import toco_cli.commands
 from toco_cli.main import main
 
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """What `toco run` was called with, in place of running."""
+    """What `toco run` was called with, in place of planning and running."""
     call: dict[str, Any] = {}
 
     def run(data: Path, out: Path, config: Any, monitor: Any, **settings: Any) -> Path:
         call.update(data=data, out=out, config=config, **settings)
         return out / "report.html"
 
+    def unplanned(data: Path, out: Path, config: Any, settings: Any, *given: Any, **options: Any) -> Any:
+        return config, settings
+
     monkeypatch.setattr(stages.run, "run", run)
+    monkeypatch.setattr(toco_cli.commands, "with_plan", unplanned)
     return call
 
 
@@ -92,7 +97,6 @@ def test_take_settings__how_a_run_was_made_is_passed_over(called: dict[str, Any]
         ("[train-cam]\niterations = 'many'\n", "Invalid value for '--train-cam.iterations'"),
         ("[train-cam]\niterations = 0\n", "Invalid value for '--train-cam.iterations'"),
         ("[train-cam\n", "is not valid TOML"),
-        ("data = 'p'\n", "--out RUN is missing"),
         ("out = 'p'\n", "DATA is missing"),
         (
             "data = 'p'\nout = 'r'\n[train-seg]\nimage-size = 100\n",

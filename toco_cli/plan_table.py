@@ -1,0 +1,48 @@
+"""A plan on a terminal."""
+
+from collections.abc import Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from stages.planning.budget import time_text
+from stages.planning.planner import Plan
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return a table of the settings: option, value, reason."""
+    table = Table(title=f"plan: recipe {plan.recipe}, for {plan.hardware.line()}")
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("reason")
+    stage = ""
+    for one in plan.choices:
+        own, _, name = one.option.partition(".")
+        if own != stage:
+            table.add_section()
+            table.add_row(Text(own, style="bold"), "", "")
+            stage = own
+        table.add_row(f"  {name}", Text(_shown(one.value)), Text(one.reason))
+    return table
+
+
+def plan_lines(plan: Plan) -> Iterator[Text]:
+    """Yield the facts about the data, the times, and what is lost."""
+    for line in plan.fingerprint.lines():
+        yield Text(f"Data: {line}.")
+    if plan.minutes:
+        stages = ", ".join(f"{stage} {time_text(minutes)}" for stage, minutes in plan.minutes.items())
+        limit = "no limit" if plan.budget is None else f"it may take {time_text(plan.budget)}"
+        yield Text(f"Time: about {time_text(plan.total)} ({stages}); {limit}.")
+    if plan.memory is not None:
+        yield Text(f"Memory: {plan.memory / 1e9:.1f} GB in a training step.")
+    for line in plan.lost:
+        yield Text(f"Lost for the time: {line}.")
+    for line in plan.notes:
+        yield Text(f"Note: {line}.")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_shown(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
