@@ -12,7 +12,20 @@ if TYPE_CHECKING:
     from stages.labels.pseudo_masks import PseudoMasks
     from stages.prediction.predictor import Predictor
     from stages.runtime.monitor import Monitor, SilentMonitor
-    from toco_cli.api import check, evaluate, export, load, make_labels, predict, report, run, train_cam, train_seg
+    from toco_cli.api import (
+        check,
+        evaluate,
+        export,
+        import_masks,
+        load,
+        make_labels,
+        pick,
+        predict,
+        report,
+        run,
+        train_cam,
+        train_seg,
+    )
 
 MODULES = {
     "ArtifactError": "data.errors",
@@ -26,8 +39,10 @@ MODULES = {
     "check": "toco_cli.api",
     "evaluate": "toco_cli.api",
     "export": "toco_cli.api",
+    "import_masks": "toco_cli.api",
     "load": "toco_cli.api",
     "make_labels": "toco_cli.api",
+    "pick": "toco_cli.api",
     "predict": "toco_cli.api",
     "report": "toco_cli.api",
     "run": "toco_cli.api",
@@ -47,8 +62,10 @@ __all__ = [
     "check",
     "evaluate",
     "export",
+    "import_masks",
     "load",
     "make_labels",
+    "pick",
     "predict",
     "report",
     "run",

@@ -23,6 +23,8 @@ from toco_cli.options import SETTINGS_OF_COMMANDS, CommandSettings
 if TYPE_CHECKING:
     from stages.check import Check
     from stages.evaluate import Evaluation
+    from stages.import_masks import ImportedMasks
+    from stages.pick import Picks
     from stages.prediction.predictor import Predictor
 
 StageOptions = Mapping[str, Any]
@@ -377,7 +379,7 @@ def export(
     Args:
         run: The run folder.
         out: Folder for the exported files.
-        format: png, voc, coco, yolo, labelstudio or onnx.
+        format: png, voc, coco, yolo, labelstudio, cvat or onnx.
         data: The data set's present folder, if it was moved.
         overwrite: Write into a folder that is not empty.
         progress: Show progress on stderr, as the command does.
@@ -393,6 +395,86 @@ def export(
 
     with _shown(progress, monitor) as shown:
         return list(stage(Path(run), Path(out), shown, format=format, data=_path(data), overwrite=overwrite))
+
+
+def pick(
+    run: str | Path,
+    *,
+    count: int = 10,
+    format: str = "labelstudio",
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    monitor: Monitor | None = None,
+) -> "Picks":
+    """Choose the training images whose masks are most worth correcting, and export them; see `toco pick`.
+
+    Args:
+        run: The run folder.
+        count: Number of images.
+        format: labelstudio, cvat or png.
+        out: Folder for the exported files; by default RUN/picked.
+        data: The data set's present folder, if it was moved.
+        overwrite: Write into a folder that is not empty.
+        progress: Show progress on stderr, as the command does.
+        monitor: Receives progress and warnings instead of the terminal.
+
+    Returns:
+        The images, each with the reason, and the folder.
+
+    Raises:
+        UserError: An option, the data or a file cannot work.
+    """
+    from stages.pick import pick as stage
+
+    with _shown(progress, monitor) as shown:
+        return stage(
+            Path(run), shown, count=count, format=format, out=_path(out), data=_path(data), overwrite=overwrite
+        )
+
+
+def import_masks(
+    run: str | Path,
+    path: str | Path,
+    tool: str,
+    *,
+    data: str | Path | None = None,
+    skip_bad: bool = False,
+    allow_new_labels: bool = False,
+    progress: bool = False,
+    monitor: Monitor | None = None,
+) -> "ImportedMasks":
+    """Bring corrected masks of training images back into a run; see `toco import`.
+
+    Args:
+        run: The run folder.
+        path: File or folder with the masks.
+        tool: labelstudio, cvat, coco or png; `--from` of the command.
+        data: The data set's present folder, if it was moved.
+        skip_bad: Import the masks that fit, although others do not.
+        allow_new_labels: Accept classes that the labels of an image do not have.
+        progress: Show progress on stderr, as the command does.
+        monitor: Receives progress and warnings instead of the terminal.
+
+    Returns:
+        The number of masks.
+
+    Raises:
+        UserError: A mask does not fit, or a file cannot be used. Nothing is imported then.
+    """
+    from stages.import_masks import import_masks as stage
+
+    with _shown(progress, monitor) as shown:
+        return stage(
+            Path(run),
+            Path(path),
+            shown,
+            tool=tool,
+            data=_path(data),
+            skip_bad=skip_bad,
+            allow_new_labels=allow_new_labels,
+        )
 
 
 @with_options_of("predict", without=("outputs", "devices", "nodes", "workers", "skip_bad"))

@@ -22,14 +22,19 @@ from toco_cli import api
 from toco_cli.commands import app
 
 COMMANDS: dict[str, Any] = dict(getattr(get_command(app), "commands", {}))
-FUNCTIONS = ("check", "run", "train_cam", "make_labels", "train_seg", "evaluate", "report", "predict", "export")
+FUNCTIONS = {  # and the command of each, where that has another name
+    **dict.fromkeys(
+        ("check", "run", "train_cam", "make_labels", "train_seg", "evaluate", "report", "predict", "export")
+    ),
+    **{"pick": None, "import_masks": "import"},
+}
 # What only the terminal has: how results are printed, other forms of an argument, and commands within a command.
 OF_THE_TERMINAL = {"quiet", "json", "settings_file", "write_labels", "sweep"}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions__have_the_options_of_the_command(name: str) -> None:
-    parameters = COMMANDS[name.replace("_", "-")].params
+    parameters = COMMANDS[FUNCTIONS[name] or name.replace("_", "-")].params
     options = {one.name for one in parameters} - OF_THE_TERMINAL - {"help"}
     stages = {one.partition("__")[0] for one in options if "__" in one}
     expected = {one for one in options if "__" not in one} | stages
