@@ -201,7 +201,13 @@ def pictures(draw_pictures: Callable[[Path], Path], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def cam_settings() -> Callable[..., TrainCam]:
+def small_heads() -> None:
+    """Give all CAM networks small heads, from now on."""
+    import small_heads  # type: ignore[import-not-found]  # noqa: F401  # not above: many tests do without torch
+
+
+@pytest.fixture(scope="session")
+def cam_settings(small_heads: None) -> Callable[..., TrainCam]:
     """Settings for a ViT of two blocks and four steps on the pictures, all losses on from the second step."""
 
     def settings(**changes: Any) -> TrainCam:

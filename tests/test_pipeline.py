@@ -106,7 +106,7 @@ def assert_successful(ended: dict[str, Finished]) -> None:
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
+def walk(small_heads: None, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     folder = tmp_path_factory.mktemp("walk")
     return Walk(folder, run_walk(folder, toco))
 

@@ -64,7 +64,7 @@ def refuse(text: str) -> NoReturn:
 
 
 @pytest.fixture(scope="module")
-def folder(draw_pictures: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(draw_pictures: Callable[[Path], Path], small_heads: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("quiet")
     draw_pictures(root / "photos")
     return root

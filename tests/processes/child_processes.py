@@ -97,6 +97,8 @@ def toco(*words: str, ranks: int = 1, nodes: int = 1) -> list[subprocess.Complet
 
 
 def call_toco(*words: str) -> None:
+    import small_heads  # type: ignore[import-not-found]  # noqa: F401
+
     from toco_cli.main import main
 
     sys.exit(main(words))

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import small_heads  # type: ignore[import-not-found]  # noqa: F401
+
 import stages.make_labels
 from data.dataset import Sample
 from stages.config import MakeLabels

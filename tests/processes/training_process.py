@@ -5,6 +5,8 @@ import signal
 from pathlib import Path
 from typing import Literal
 
+import small_heads  # type: ignore[import-not-found]  # noqa: F401
+
 from stages.config import TrainCam
 from stages.runtime.monitor import SilentMonitor
 from stages.train_cam import train_cam

@@ -126,7 +126,7 @@ def student_run(labelled_run: LabelledRun) -> LabelledRun:
 
 
 @pytest.fixture
-def decoder_run(labelled_run: LabelledRun) -> LabelledRun:
+def decoder_run(labelled_run: LabelledRun, small_heads: None) -> LabelledRun:
     """A run whose CAM network is untrained; beside `student_run`, it is the same run."""
     import torch
 

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import socket
@@ -289,12 +290,14 @@ def by_torchrun(*words: str) -> list[subprocess.CompletedProcess[str]]:
         port = found.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nnodes", "2", "--nproc-per-node", "1"]
     rendezvous = ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-    toco = str(Path(sys.executable).with_name("toco"))
+    toco = [sys.executable, "-c", "import sys, child_processes; child_processes.call_toco(*sys.argv[1:])"]
+    path = os.pathsep.join(str(Path(__file__).parents[2] / folder) for folder in ("", "tests/processes"))
     machines = [
         subprocess.Popen(
-            [*torchrun, *rendezvous, "--node-rank", rank, toco, *words],
+            [*torchrun, *rendezvous, "--node-rank", rank, *toco, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
             text=True,
         )
         for rank in "01"

@@ -2,8 +2,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from stages.config import CAM_RECIPES, TrainCam
 from stages.run_folder.warning_log import LOG
 from stages.runtime.monitor import SilentMonitor
 from stages.toco.losses import classification_loss
-from stages.toco.model import LargeFieldOfView, ToCo
+from stages.toco.model import LargeFieldOfView
 from stages.toco.step import Phase
 from stages.train_cam import phase_at, step_settings, train_cam
 
@@ -36,31 +35,10 @@ LOADERS = pytest.mark.filterwarnings(
 )
 
 
-@contextmanager
-def heads_made_small() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        projector: dict[str, Any] = {"projector_hidden": 16, "projector_bottleneck": 8, "projector_out": 16}
-        patch.setattr(stages.networks.cam_model, "ToCo", partial(ToCo, decoder_channels=8, **projector))
-        yield
-
-
 @pytest.fixture
-def small_heads() -> Iterator[None]:
-    """Networks whose decoder and projectors are small, so that many of them can be trained."""
-    with heads_made_small():
-        yield
-
-
-@pytest.fixture(scope="module")
-def small_run(pictures: Path, cam_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with heads_made_small():
-        return train_cam(pictures, tmp_path_factory.mktemp("small") / "run", cam_settings(), SilentMonitor())
-
-
-@pytest.fixture
-def undisturbed(small_run: Path, small_heads: None) -> Path:
-    """RUN/cam of an undisturbed run with such heads."""
-    return small_run
+def undisturbed(trained_run: Path) -> Path:
+    """RUN/cam of an undisturbed run."""
+    return trained_run / "cam"
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -144,7 +122,7 @@ def test_train_cam__goes_on_after_ctrl_c(
 
 
 def test_train_cam__a_cache_changes_nothing(
-    pictures: Path, cam_settings: Settings, small_heads: None, listener: Any, tmp_path: Path,
+    pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Without one, with a new one, with one that holds all, and with one that is there only when the run goes on."""
@@ -301,9 +279,7 @@ def test_train_cam__processes_that_toco_starts_itself_end_together(
     assert_almost_equal(tmp_path / "other" / "cam", trained_run / "cam")
 
 
-def test_train_cam__goes_on_with_dropout(
-    small_heads: None, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path
-) -> None:
+def test_train_cam__goes_on_with_dropout(pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path) -> None:
     options = (*cam_settings().backbone_option, "drop_path_rate=0.5", "proj_drop_rate=0.3")
     settings = cam_settings(backbone_option=options, seg_weight=0.0, reg_weight=0.0, seed=2**40)
     whole = train_cam(pictures, tmp_path / "whole", settings, SilentMonitor())
@@ -388,9 +364,7 @@ def test_train_cam__finished_run_is_left_alone(
     assert "start" not in monitor.calls
 
 
-def test_train_cam__refuses_an_existing_folder(
-    small_heads: None, pictures: Path, cam_settings: Settings, tmp_path: Path
-) -> None:
+def test_train_cam__refuses_an_existing_folder(pictures: Path, cam_settings: Settings, tmp_path: Path) -> None:
     settings = cam_settings(iterations=1)
     folder = train_cam(pictures, tmp_path, settings, SilentMonitor())
     weights = (folder / "model.safetensors").read_bytes()
@@ -451,7 +425,7 @@ def test_train_cam__unreadable_image(
 
 
 def test_train_cam__unreadable_images_are_not_measured_either(
-    small_heads: None, draw_pictures: Callable[[Path], Path], cam_settings: Settings, listener: Any, tmp_path: Path
+    draw_pictures: Callable[[Path], Path], cam_settings: Settings, listener: Any, tmp_path: Path
 ) -> None:
     data = draw_pictures(tmp_path / "data")
     cut_off(data / "images" / "a.jpg")
@@ -461,7 +435,7 @@ def test_train_cam__unreadable_images_are_not_measured_either(
 
 
 def test_train_cam__bad_mask_is_told_before_training(
-    small_heads: None, draw_pictures: Callable[[Path], Path], cam_settings: Settings, listener: Any, tmp_path: Path
+    draw_pictures: Callable[[Path], Path], cam_settings: Settings, listener: Any, tmp_path: Path
 ) -> None:
     data = draw_pictures(tmp_path / "data")
     (data / "masks" / "a.png").write_bytes((data / "masks" / "b.png").read_bytes())  # of another size
@@ -508,7 +482,6 @@ def test_train_cam__broken_loss(
 
 
 def test_train_cam__broken_loss_and_ctrl_c(
-    small_heads: None,
     pictures: Path,
     cam_settings: Settings,
     listener: Any,
@@ -524,7 +497,7 @@ def test_train_cam__broken_loss_and_ctrl_c(
 
 @pytest.mark.parametrize("damage", ["cut off", "other network", "no network"])
 def test_train_cam__damaged_checkpoint(
-    small_heads: None, pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, damage: str
+    pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path, damage: str
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         train_cam(pictures, tmp_path, cam_settings(), listener(("advance", 1)))
@@ -566,7 +539,7 @@ def test_phase_at__encoder_start() -> None:
 
 
 def test_train_cam__coco_phases(
-    small_heads: None, pictures: Path, cam_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path, cam_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The recipe's shares of the run, on forty steps instead of 80,000."""
     shares = {name: CAM_RECIPES["coco"][name] for name in ("contrast_start", "seg_start", "auxiliary_labels_until")}
@@ -604,7 +577,6 @@ def test_train_cam__coco_phases(
     ],
 )
 def test_train_cam__computes_nothing_for_losses_without_weight(
-    small_heads: None,
     pictures: Path,
     cam_settings: Settings,
     listener: Any,
@@ -629,9 +601,7 @@ def test_train_cam__computes_nothing_for_losses_without_weight(
     assert counts[LargeFieldOfView] == decoded
 
 
-def test_train_cam__weight_zero_is_the_loss_left_out(
-    small_heads: None, pictures: Path, cam_settings: Settings, tmp_path: Path
-) -> None:
+def test_train_cam__weight_zero_is_the_loss_left_out(pictures: Path, cam_settings: Settings, tmp_path: Path) -> None:
     settings = cam_settings(ptc_weight=0.0, ctc_weight=0.0, seg_weight=0.0, reg_weight=0.0, evaluate_every=0)
     for line in lines(train_cam(pictures, tmp_path, settings, SilentMonitor()))[:-1]:
         assert line["loss"] == pytest.approx(line["classification"] + line["auxiliary_classification"])
