@@ -195,9 +195,32 @@ def draw_pictures() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def pictures(draw_pictures: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fill_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder that all workers of pytest-xdist share: the first one fills it, the others wait."""
+    own = tmp_path_factory.getbasetemp()
+    common = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def fill(name: str, write: Callable[[Path], object]) -> Path:
+        folder, filled = common / f"shared-{name}", common / f"shared-{name}.filled"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            while not filled.exists():
+                time.sleep(0.1)
+            return folder
+        try:
+            write(folder)
+        finally:
+            filled.touch()  # also after an error: the other workers find that files are missing
+        return folder
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def pictures(draw_pictures: Callable[[Path], Path], fill_once: Callable[..., Path]) -> Path:
     """The folder that `draw_pictures` writes; not to be changed."""
-    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+    return fill_once("pictures", draw_pictures)
 
 
 @pytest.fixture(scope="session")
@@ -259,8 +282,8 @@ def seg_settings() -> Callable[..., TrainSeg]:
 
     def settings(**changes: Any) -> TrainSeg:
         defaults: dict[str, Any] = {
-            "arch": "Unet",
-            "encoder": "resnet18",
+            "arch": "Linknet",
+            "encoder": "tu-mobilenetv3_small_050",
             "weights": "none",
             "image_size": 32,
             "iterations": 2,
@@ -279,12 +302,14 @@ def whole_run(
     pictures: Path,
     cam_settings: Callable[..., TrainCam],
     seg_settings: Callable[..., TrainSeg],
-    tmp_path_factory: pytest.TempPathFactory,
+    fill_once: Callable[..., Path],
 ) -> Path:
     """A run folder in which `toco run` finished; not to be changed."""
-    from stages.run import run
 
-    out = tmp_path_factory.mktemp("whole") / "run"
-    labels = MakeLabels(relabel="none", refine="crf", device="cpu", workers=1)
-    run(pictures, out, Run(device="cpu"), SilentMonitor(), cam=cam_settings(), labels=labels, seg=seg_settings())
-    return out
+    def write(out: Path) -> None:
+        from stages.run import run
+
+        labels = MakeLabels(relabel="none", refine="crf", device="cpu", workers=1)
+        run(pictures, out, Run(device="cpu"), SilentMonitor(), cam=cam_settings(), labels=labels, seg=seg_settings())
+
+    return fill_once("run", write)

@@ -21,7 +21,7 @@ CAM = (
 )
 LABELS = "--relabel none --refine none --workers 1"
 SEG = (
-    "--arch Unet --encoder tu-mobilenetv3_small_050 --weights none --iterations 1 --batch-size 2 --image-size 32 "
+    "--arch Linknet --encoder tu-mobilenetv3_small_050 --weights none --iterations 1 --batch-size 2 --image-size 32 "
     "--evaluate-images 1 --workers 0"
 )
 

@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from stages.toco.metrics import Confusion, Scores
 
@@ -130,6 +129,8 @@ def test_confusion__labels_out_of_range(prediction: int, truth: int, message: st
 
 @pytest.mark.parametrize("seed", range(3))
 def test_scores__equal_those_of_torchmetrics(seed: int) -> None:
+    from torchmetrics.functional.classification import multiclass_jaccard_index  # its import takes a second
+
     generator = torch.Generator().manual_seed(seed)
     truth = torch.randint(0, 5, (3, 20, 20), generator=generator)
     guess = torch.randint(0, 5, (3, 20, 20), generator=generator)
