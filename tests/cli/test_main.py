@@ -2,6 +2,7 @@ import errno
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import torch
 
 from data.errors import ArtifactError, DataError, SettingsError, UserError
 from toco_cli.commands import app
-from toco_cli.main import describe, how_to_resume, main, set_environment
+from toco_cli.main import click_command, describe, how_to_resume, main, set_environment
 
 
 @pytest.fixture
-def failing_with(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+def failing_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
     """A command `toco fail` that raises what the test puts into the list."""
     errors: list[BaseException] = []
     monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
@@ -28,7 +29,9 @@ def failing_with(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     def fail_for_good() -> None:
         raise errors[0]
 
-    return errors
+    click_command.cache_clear()
+    yield errors
+    click_command.cache_clear()
 
 
 def test_main__without_words_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:

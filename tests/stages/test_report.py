@@ -29,6 +29,12 @@ def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.report._charts", lambda *_: {})
 
 
+@pytest.fixture
+def undrawn_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are composed, but not drawn."""
+    monkeypatch.setattr("stages.reporting.charts._svg", lambda figure: "<svg/>")
+
+
 class Reader(HTMLParser):
     """Collects the references, ids and text of a page, and checks that its tags are closed in order."""
 
@@ -99,6 +105,7 @@ def test_report__of_a_run_with_only_train_cam(cam_run: Path, listener: Callable[
     assert {"scores", "smoothing"} <= set(found.ids)
 
 
+@pytest.mark.usefixtures("undrawn_charts")
 def test_report__without_ground_truth(
     draw_pictures: Callable[[Path], Path], cam_run: Path, tmp_path: Path, listener: Callable[[], Any]
 ) -> None:
@@ -142,6 +149,7 @@ def test_report__leaves_out_an_outdated_student(whole_run: Path, tmp_path: Path,
     assert any("left out" in warning and cause in warning for warning in monitor.warnings)
 
 
+@pytest.mark.usefixtures("undrawn_charts")
 def test_report__compares_with_another_run(whole_run: Path, cam_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "other"
     shutil.copytree(whole_run, run)
