@@ -55,8 +55,14 @@ class Column:
     name: str
     split: str
     images: int
+    of: int  # images that could have been measured, if all had ground truth
     scores: Scores
     counts: Tensor  # int64 (classes, classes + 1): pixels by ground truth (row) and prediction; last column: 255
+
+    @property
+    def measured(self) -> str:
+        """The number of images in words: '8 images', or '3 of 8 images' if the others were not measured."""
+        return f"{self.images} images" if self.images == self.of else f"{self.images} of {self.of} images"
 
     def absent(self, class_names: Sequence[str]) -> list[str]:
         """List the classes, background first in `class_names`, that no measured mask contains."""
@@ -89,6 +95,7 @@ class Evaluation:
                     "name": column.name,
                     "split": column.split,
                     "images": column.images,
+                    "of": column.of,
                     "miou": _plain(column.scores.miou),
                     "miou_where_labelled": _plain(column.scores.miou_ignoring_unlabelled),
                     "labelled": _plain(column.scores.labelled),
@@ -260,7 +267,14 @@ def label_columns(
         monitor.advance()
     monitor.finish()
     return [
-        Column(name=name, split=split, images=measured, scores=confusion.scores(), counts=confusion.counts)
+        Column(
+            name=name,
+            split=split,
+            images=measured,
+            of=len(stored),
+            scores=confusion.scores(),
+            counts=confusion.counts,
+        )
         for name, confusion in ((SOURCE_TITLES[source], by_cam), ("pseudo masks", by_mask))
     ]
 
@@ -311,6 +325,13 @@ def network_columns(
             monitor.advance()
         monitor.finish()
         columns.append(
-            Column(name=name, split=split, images=measured, scores=confusion.scores(), counts=confusion.counts)
+            Column(
+                name=name,
+                split=split,
+                images=measured,
+                of=len(usable),
+                scores=confusion.scores(),
+                counts=confusion.counts,
+            )
         )
     return columns

@@ -1,5 +1,6 @@
 """One field of a settings dataclass: its default, help and limits, written once."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar, cast
@@ -125,3 +126,19 @@ def with_current_names(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 def flag(name: str) -> str:
     """Return the option that a field becomes: `batch_size` gives `--batch-size`."""
     return "--" + name.replace("_", "-")
+
+
+def as_option(name: str, value: Any = None) -> str:
+    """Format a setting as on the command line: a list as repeated options, a switch without a value.
+
+    Args:
+        name: Name of the field.
+        value: Value of the field; None for the name alone.
+    """
+    if isinstance(value, list):
+        return " ".join(as_option(name, item) for item in value)
+    if value is False:
+        return flag(f"no_{name}")
+    if value is None or value is True:  # not `in (None, True)`: 1 and 1.0 are equal to True
+        return flag(name)
+    return f"{flag(name)} {shlex.quote(str(value))}"

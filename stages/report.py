@@ -5,7 +5,6 @@ In: a run folder, with any of its stages finished, and its data set. Out: RUN/re
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from stages.reporting import charts, gallery
 from stages.reporting.oversmoothing import smoothness_curves
 from stages.reporting.page import Chart, Page, StageFacts, render
 from stages.reporting.products import RunProducts, open_products
-from stages.run_folder.artifacts import PRODUCERS, SETTINGS, StageFolder, as_plain, finished, open_stage
+from stages.run_folder.artifacts import PRODUCERS, SETTINGS, StageFolder, finished, open_stage
 from stages.run_folder.provenance import read_sessions
 from stages.run_folder.run_data import open_run_data, spread, with_skip_bad
 from stages.runtime.monitor import Monitor
 from stages.sweep import Sweep, sweep
 from stages.training.metrics_log import read_metrics
+from stages.verdict.judged_run import judge_run
 
 REPORT = "report.html"
 SMOOTHNESS_IMAGES = 16  # number of images on which over-smoothing is measured
@@ -53,12 +53,14 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset 
     evaluation = _evaluation(products, config, monitor)
     curve = _sweep(products, config, monitor)
     samples = _shown_samples(products)
+    judged = judge_run(run, monitor, data=dataset, evaluation=evaluation, skip_bad=config.skip_bad) if samples else None
     chosen: list[gallery.Ranked] = []
     if samples:
         ranked = gallery.rank(
             samples if config.images is None else spread(samples, config.images),
             products,
             monitor,
+            trust=judged.trust if judged else {},
             skip_bad=config.skip_bad,
         )
         chosen = gallery.choose(ranked, config.gallery, len(dataset.class_names))
@@ -69,6 +71,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset 
         run=run,
         dataset=dataset,
         stages=[_facts(stage, folder, cam.settings) for stage, folder in folders.items()],
+        verdict=judged.verdict if judged else None,
         evaluation=evaluation,
         image_counts=_image_counts(dataset, cam.settings["split"]),
         entries=entries,
@@ -127,17 +130,12 @@ def _image_counts(dataset: Dataset, split: str | None) -> list[int]:
 def _facts(stage: str, folder: StageFolder, trained: Mapping[str, Any]) -> StageFacts:
     sessions = read_sessions(folder.path)
     settings = {name: value for name, value in folder.settings.items() if value is not None}
-    # A setting whose default is None takes its value from the training.
-    defaults = {
-        one.name: trained.get(one.name) if one.default is None else one.default for one in fields(SETTINGS[stage])
-    }
-    changed = {name: value for name, value in settings.items() if as_plain(value) != as_plain(defaults.get(name))}
     return StageFacts(
         name=PRODUCERS[stage],
         seconds=sum(one.seconds for one in sessions),
         sessions=sessions,
         settings=settings,
-        changed=changed,
+        changed=folder.changed_settings(trained),
     )
 
 
@@ -177,7 +175,7 @@ def _charts(folders: dict[str, StageFolder], evaluation: Evaluation | None, curv
         found["confusion"] = Chart(
             f"Confusion matrix of the {column.name}",
             charts.confusion_matrix(column.counts, evaluation.class_names),
-            f"On {column.images} images of split '{column.split}': {100 * column.scores.pixel_accuracy:.1f} % of all "
+            f"On {column.measured} of split '{column.split}': {100 * column.scores.pixel_accuracy:.1f} % of all "
             f"pixels are predicted correctly. {_worst_confusions(column.counts.tolist(), evaluation.class_names)}",
         )
     return found

@@ -8,7 +8,7 @@ import json as json_module
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,9 +33,11 @@ from toco_cli.settings_file import take_settings
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from data.dataset import Dataset
     from stages.check import Check
     from stages.evaluate import Evaluation
     from stages.planning.planner import Plan
+    from stages.verdict.judge import Verdict
     from toco_cli.progress import RichMonitor
 
 app = typer.Typer(
@@ -257,10 +259,15 @@ def run(
         config, settings = with_plan(data, out, config, settings, given, monitor, time=time, show=show)
     with _monitor(quiet) as monitor:
         page = stage(data, out, config, monitor, cam=settings.cam, labels=settings.labels, seg=settings.seg)
-    if json:
-        _say(json_module.dumps({"folder": str(out), "report": str(page)}))
-    else:
-        _say(f"The result is in {out}, the report is {page}. Next: toco predict {out} PATHS... --out DIR")
+    from stages.verdict.judged_run import read_verdict
+
+    _conclude(
+        f"The result is in {out}, the report is {page}.",
+        {"folder": str(out), "report": str(page)},
+        f"toco predict {out} PATHS... --out DIR",
+        read_verdict(out),
+        json,
+    )
 
 
 @command(app, recipes=CAM_RECIPES)
@@ -310,7 +317,9 @@ def make_labels(
 
     with _monitor(quiet) as monitor:
         folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
-    _done(folder, f"toco evaluate {run} (needs ground-truth masks) or toco train-seg {run}", json)
+        verdict = _judged(run, dataset, monitor)
+    following = f"toco report {run} or toco train-seg {run}"
+    _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)
 
 
 @command(app)
@@ -334,7 +343,9 @@ def train_seg(
 
     with _monitor(quiet) as monitor:
         folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
-    _done(folder, f"toco report {run} or toco predict {run} PATHS... --out DIR", json)
+        verdict = _judged(run, dataset, monitor)
+    following = f"toco report {run} or toco predict {run} PATHS... --out DIR"
+    _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)
 
 
 @command(app)
@@ -415,13 +426,24 @@ def evaluate(
             typer.echo(f"Next: toco make-labels {run} --overwrite --background-threshold THRESHOLD")
         return
     dataset = before_evaluate(run, config, data=data)
+    from stages.evaluate import NoGroundTruthError
     from stages.evaluate import evaluate as stage
+    from stages.run_folder.artifacts import finished
 
+    nothing = None
     with _monitor(quiet) as monitor:
-        result = stage(run, config, monitor, data=dataset)
-    _show(result, json)
-    if not json:
-        typer.echo(f"Next: toco report {run}")
+        result = None
+        try:
+            result = stage(run, config, monitor, data=dataset)
+        except NoGroundTruthError as error:
+            if not finished(run, "labels"):
+                raise
+            nothing = f"nothing was measured: {error}"
+        verdict = _judged(run, dataset, monitor, result) if finished(run, "labels") else None
+    if result is not None and not json:
+        _show(result, json)
+    values = {"columns": [], "nothing_measured": nothing} if result is None else result.as_dict()
+    _conclude(f"{nothing[0].upper()}{nothing[1:]}." if nothing else "", values, f"toco report {run}", verdict, json)
 
 
 @command(app)
@@ -631,6 +653,48 @@ def _monitor(quiet: bool) -> "Iterator[RichMonitor]":
 
     with RichMonitor(quiet=quiet or not is_rank_zero()) as monitor:
         yield monitor
+
+
+def _judged(
+    run: Path, dataset: "Path | Dataset | None", monitor: "RichMonitor", evaluation: "Evaluation | None" = None
+) -> "Verdict | None":
+    """Judge the masks of a run, on rank 0 only."""
+    if not is_rank_zero():
+        return None
+    from stages.verdict.judged_run import judge_run
+
+    return judge_run(run, monitor, data=dataset, evaluation=evaluation).verdict
+
+
+def _conclude(result: str, values: dict[str, Any], following: str, verdict: "Verdict | None", json: bool) -> None:
+    """Print the result and the verdict, on rank 0 only.
+
+    Args:
+        result: One sentence.
+        values: The same for programs.
+        following: The next command, unless the verdict has a better one.
+        verdict: The verdict; None if there are no masks.
+        json: Print the values instead of text.
+    """
+    if not is_rank_zero():
+        return
+    if json:
+        typer.echo(json_module.dumps({**values, "verdict": verdict.as_dict() if verdict else None}))
+        return
+    if verdict is None:
+        typer.echo(f"{result} Next: {following}".strip())
+        return
+    from toco_cli.tables import verdict_table
+
+    console = _console()
+    console.print(verdict_table(verdict))
+    for line in (result, verdict.basis, f"{verdict.headline}."):
+        if line:
+            console.print(line, soft_wrap=True)
+    console.print(
+        f"Next: {verdict.advice.command}  # {verdict.advice.why}" if verdict.advice else f"Next: {following}",
+        soft_wrap=True,
+    )
 
 
 def _done(folder: Path, following: str, json: bool) -> None:

@@ -1,7 +1,7 @@
 """Tables of results for a terminal."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from rich.console import Console, ConsoleOptions
@@ -11,8 +11,10 @@ from rich.text import Text
 from stages.evaluate import SOURCE_TITLES, Column, Evaluation
 from stages.pick import Picks
 from stages.sweep import Sweep
+from stages.verdict.judge import LEVELS, Level, Verdict
 
 LONGEST_BAR = 40  # characters
+STYLES: Mapping[Level, str] = {"failed": "bold red", "weak": "yellow", "good": "green"}
 
 
 def score_table(evaluation: Evaluation) -> Table:
@@ -25,13 +27,28 @@ def score_table(evaluation: Evaluation) -> Table:
     )
     table.add_column("class")
     for column in evaluation.columns:
-        table.add_column(f"{column.name}\n{column.split}, {column.images} images", justify="right")
+        table.add_column(f"{column.name}\n{column.split}, {column.measured}", justify="right")
     rows = [column.scores.iou.tolist() for column in evaluation.columns]
     for index, name in enumerate(evaluation.class_names):
         table.add_row(name, *(_percent(row[index]) for row in rows))
     table.add_section()
     for name, values in _summary(evaluation.columns).items():
         table.add_row(name, *map(_percent, values))
+    return table
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Show the level of each class and why, the worst first; good classes share one row."""
+    table = Table(title="Are the masks good?")
+    table.add_column("class")
+    table.add_column("verdict")
+    table.add_column("why")
+    for level in LEVELS[:-1]:
+        for one in verdict.named(level):
+            table.add_row(one.name, Text(level, style=STYLES[level]), "; ".join(one.reasons))
+    if good := verdict.named("good"):
+        names = ", ".join(one.name for one in good)
+        table.add_row(names, Text("good", style=STYLES["good"]), good[0].reasons[0] if len(good) == 1 else "")
     return table
 
 

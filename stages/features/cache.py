@@ -26,6 +26,7 @@ from torch import Tensor
 from data.atomic_write import atomic_write
 from data.dataset import Sample
 from data.errors import FIX_OR_SKIP, ArtifactError, DataError
+from data.images import PixelRule
 from data.read_ahead import batches, read_ahead
 from stages.config import Loading
 from stages.features.encoder import load_encoder
@@ -142,6 +143,19 @@ class FeatureCache:
                     self._stamps[image_id] = Stamp(int(attributes["bytes"]), int(attributes["modified"]))
         except (OSError, KeyError, RuntimeError) as error:
             raise _damaged(shard, error) from error
+
+
+def stored_features(run: Path) -> FeatureCache | None:
+    """Open the features that a run has, whatever they were made with; None if there are none."""
+    values = _read(run / FEATURES / "config.json")
+    if not isinstance(values, dict):
+        return None
+    try:
+        pixels = PixelRule(**values.get("pixels", {}))
+        spec = FeatureSpec(**{**values, "blocks": tuple(values["blocks"]), "pixels": pixels})
+    except (KeyError, TypeError):  # of another version
+        return None
+    return FeatureCache(run, spec) if spec.as_dict() == values else None  # which would delete features of another spec
 
 
 def _read(config: Path) -> object:

@@ -7,12 +7,12 @@ ones. bench/quality.md compares this and other signs with the ground truth.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from stages.config import MakeLabels
@@ -148,11 +148,24 @@ def head_classification(patches: Patches, labelled: Bool[Tensor, " images"]) -> 
     Returns:
         Mean average precision, 0..1, over the classes and over both halves; NaN if no class tells any images apart.
     """
-    order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))  # data sets are often sorted
     scores = torch.zeros(patches.allowed.shape)
     found = []
+    for half, head in held_out_heads(patches):
+        for image, own in probabilities_by_image(head, patches, half):
+            scores[image] = image_scores(own)[1:].cpu()
+        judges = half[labelled[half]]
+        found.append(mean_average_precision(scores[judges], patches.allowed.cpu()[judges]))
+    return sum(found) / len(found)
+
+
+def held_out_heads(patches: Patches) -> Iterator[tuple[Int[Tensor, " half"], nn.Module]]:
+    """Yield each half of the images, with a linear head that learned the labels of the other half.
+
+    The halves are drawn, because data sets are often sorted.
+    """
+    order = torch.randperm(len(patches.allowed), generator=torch.Generator().manual_seed(0))
     for half in (order[::2], order[1::2]):
-        learn = torch.ones(len(labelled), dtype=torch.bool)
+        learn = torch.ones(len(order), dtype=torch.bool)
         learn[half] = False
         head = linear_head(patches)
         train_head(
@@ -165,14 +178,22 @@ def head_classification(patches: Patches, labelled: Bool[Tensor, " images"]) -> 
             generator=torch.Generator().manual_seed(0),
             learning_rate=LEARNING_RATE_OF_TEST,
         )
-        images = torch.split(patches.features, patches.image.bincount().tolist())
-        for image in half.tolist():
-            with torch.inference_mode():
-                own = head(images[image].float()).softmax(dim=1)[:, 1:]
-            scores[image] = own.topk(max(1, len(own) // TOP), dim=0).values.mean(dim=0).cpu()
-        judges = half[labelled[half]]
-        found.append(mean_average_precision(scores[judges], patches.allowed.cpu()[judges]))
-    return sum(found) / len(found)
+        yield half, head
+
+
+def probabilities_by_image(
+    head: nn.Module, patches: Patches, images: Int[Tensor, " half"]
+) -> Iterator[tuple[int, Float[Tensor, "n c1"]]]:
+    """Yield the number of each image, and the probabilities that a head gives its patches."""
+    features = torch.split(patches.features, patches.image.bincount(minlength=len(patches.allowed)).tolist())
+    for image in images.tolist():
+        with torch.inference_mode():
+            yield image, head(features[image].float()).softmax(dim=1)
+
+
+def image_scores(probabilities: Float[Tensor, "n c1"]) -> Float[Tensor, " c1"]:
+    """Scores of an image's classes: means over the patches with the highest probabilities."""
+    return probabilities.topk(max(1, len(probabilities) // TOP), dim=0).values.mean(dim=0)
 
 
 def linear_head(patches: Patches) -> nn.Module:

@@ -58,6 +58,7 @@ def collect_patches(
     seed: int,
     device: torch.device | str = "cpu",
     given: Callable[[str, tuple[int, int]], Float[Tensor, "c1 h w"] | None] = lambda image_id, grid: None,
+    limit: int = BYTES,
 ) -> Patches:
     """Load features and seed labels of all images; of large data sets, a random part of each image's patches.
 
@@ -70,6 +71,7 @@ def collect_patches(
         device: Where the patches are kept.
         given: Returns the labels that people drew of an image, as shares of patches; they sum to less than 1 where
             something was not judged. None if nobody drew any. They replace the seeds where half of a patch was judged.
+        limit: Bytes of the features, at most.
     """
     generator = torch.Generator().manual_seed(seed)
     allowed = torch.zeros(len(images), classes, dtype=torch.bool)
@@ -86,7 +88,7 @@ def collect_patches(
             fixed = judged > JUDGED
             label = torch.where(fixed, own_label / judged.clamp_min(JUDGED), label)
         if fraction is None:
-            fraction = min(1.0, BYTES / (values.numel() * values.element_size() * len(images)))
+            fraction = min(1.0, limit / (values.numel() * values.element_size() * len(images)))
         chosen = torch.arange(grid[0] * grid[1])
         if fraction < 1:
             chosen = torch.randperm(len(chosen), generator=generator)[: max(1, round(fraction * len(chosen)))]

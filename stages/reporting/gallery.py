@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.dataset import Sample
+from data.dataset import IGNORE_INDEX, Sample
 from data.palette import class_colours
 from data.readers import read_mask
 from stages.labels.store import LabelFile
@@ -21,7 +22,6 @@ from stages.reporting.pictures import coloured, heat
 from stages.reporting.products import Products, RunProducts, best_score
 from stages.run_folder.run_data import skipping
 from stages.runtime.monitor import Monitor
-from stages.toco.metrics import Confusion
 
 PICTURE_SIDE = 200  # pixels; longer side of a picture on the page
 SLIDER_SIDE = 128  # pixels; longer side of the masks that follow the slider
@@ -32,23 +32,32 @@ Rank = Literal["best", "median", "worst"]
 
 
 class Ranked(NamedTuple):
-    """An image and how good its pseudo mask is."""
+    """An image and how good its pseudo mask is, as far as that is known."""
 
     sample: Sample
-    score: float  # 0..1: mIoU of its pseudo mask against the ground truth, or else against the mask of the CAM alone
+    score: float  # 0..1: IoU of the objects against the ground truth; without one, how far the mask can be trusted
     rank: Rank
 
 
-def rank(samples: Sequence[Sample], products: RunProducts, monitor: Monitor, *, skip_bad: bool) -> list[Ranked]:
-    """Sort images by the quality of their pseudo masks, best first, and divide them into three ranks of equal size.
+def rank(
+    samples: Sequence[Sample],
+    products: RunProducts,
+    monitor: Monitor,
+    *,
+    trust: Mapping[str, float],
+    skip_bad: bool,
+) -> list[Ranked]:
+    """Sort images by the quality of their pseudo masks, worst first, and divide them into three ranks of equal size.
 
-    The quality is the mIoU against the ground truth. For an image without ground truth, it is the mIoU against the mask
-    of the CAM alone, so a mask that the refinement hardly changed counts as good.
+    The quality is the IoU of the objects with the ground truth. For an image without ground truth it is `trust`, or
+    else the IoU with the mask of the CAM alone; an image whose label names a class that its mask lacks is worst.
+    Images that show no object, and are not marked either, are left out: there is nothing to see.
 
     Args:
         samples: Images with a pseudo mask.
         products: Products of the run; its labels must be finished.
         monitor: Receives the progress and warnings.
+        trust: How far the mask of an image can be trusted, 0..1, by image id; see `stages.verdict.evidence`.
         skip_bad: Skip images whose ground-truth mask cannot be used.
 
     Raises:
@@ -62,26 +71,32 @@ def rank(samples: Sequence[Sample], products: RunProducts, monitor: Monitor, *, 
     for sample in samples:
         with skipping(skip_bad, monitor):
             mask = products.masks.read(sample.id)
-            scored.append((_likeness(mask, _reference(sample, mask, cams, products)), sample))
+            if sample.mask is None and sample.id in trust:
+                score = trust[sample.id]
+            else:
+                reference = _reference(sample, mask, cams, products)
+                score = object_iou(mask, reference, sample.classes if sample.mask is None else ())
+            if not math.isnan(score):
+                scored.append((score, sample))
         monitor.advance()
     monitor.finish()
-    scored.sort(key=lambda pair: -pair[0])
+    scored.sort(key=lambda pair: pair[0])
     return [Ranked(sample, score, _rank(place, len(scored))) for place, (score, sample) in enumerate(scored)]
 
 
 def choose(ranked: Sequence[Ranked], count: int, num_classes: int) -> list[Ranked]:
     """Choose the images of the gallery.
 
-    One third of `count` images are the best, one third are in the middle, one third are the worst. Then images are
+    One third of `count` images are the worst, one third are in the middle, one third are the best. Then images are
     added until each class is shown in EACH_CLASS images, if it has this many.
 
     Args:
-        ranked: All images, best first.
+        ranked: All images, worst first.
         count: Number of images, without those added for the classes.
         num_classes: Number of foreground classes.
 
     Returns:
-        The chosen images, best first.
+        The chosen images, worst first.
     """
     third, total = -(-count // 3), len(ranked)
     middle = max(0, (total - third) // 2)
@@ -92,7 +107,7 @@ def choose(ranked: Sequence[Ranked], count: int, num_classes: int) -> list[Ranke
     }
     for number in range(1, num_classes + 1):
         having = [place for place, one in enumerate(ranked) if number in one.sample.classes]
-        # Add the best, the worst and the middle one, until there are enough.
+        # Add the worst, the best and the middle one, until there are enough.
         for index in (0, len(having) - 1, len(having) // 2):
             if having and sum(place in places for place in having) < EACH_CLASS:
                 places.add(having[index])
@@ -100,7 +115,7 @@ def choose(ranked: Sequence[Ranked], count: int, num_classes: int) -> list[Ranke
 
 
 def _rank(place: int, total: int) -> Rank:
-    return "best" if 3 * place < total else "median" if 3 * place < 2 * total else "worst"
+    return "worst" if 3 * place < total else "median" if 3 * place < 2 * total else "best"
 
 
 def _reference(sample: Sample, mask: NDArray[np.uint8], cams: LabelFile, products: RunProducts) -> NDArray[np.uint8]:
@@ -112,17 +127,31 @@ def _reference(sample: Sample, mask: NDArray[np.uint8], cams: LabelFile, product
     return label.numpy().astype(np.uint8)
 
 
-def _likeness(mask: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    """Return the IoU, averaged over the labels in either of two masks (h, w); background is a label, too.
+def object_iou(mask: NDArray[np.uint8], reference: NDArray[np.uint8], expected: Collection[int] = ()) -> float:
+    """Return the IoU, averaged over the classes in either of two masks (h, w), and those that are expected.
 
-    Pixels that are 255 in `reference` are left out. Other pixels that are 255 in `mask` count as wrong.
+    Background does not count, so that a mask without any object is not good. If the reference has no class, the result
+    is the part of the image that the mask leaves free; NaN if the mask has no class either.
+
+    Args:
+        mask: Pixels that are 255 here count as wrong.
+        reference: Pixels that are 255 here are left out.
+        expected: Classes whose IoU counts, as 0, if they are in neither mask.
     """
-    confusion = Confusion(int(max(mask[mask < 255].max(initial=0), reference[reference < 255].max(initial=0))) + 1)
-    confusion.add(torch.from_numpy(mask), torch.from_numpy(reference))
-    counts = confusion.counts.double()
-    both = counts.diagonal()
-    either = counts.sum(dim=1) + counts.sum(dim=0)[:-1] - both
-    return float((both[either > 0] / either[either > 0]).mean()) if (either > 0).any() else 0.0
+    known = reference != IGNORE_INDEX
+    found = set(np.unique(mask[known]).tolist()) - {0, IGNORE_INDEX}
+    wanted = (set(np.unique(reference).tolist()) - {0, IGNORE_INDEX}) | set(expected)
+    if not wanted:
+        return 1 - float(np.isin(mask[known], list(found)).mean()) if found else math.nan
+    return float(
+        np.mean(
+            [
+                ((mask == number) & (reference == number)).sum()
+                / max(1, (((mask == number) | (reference == number)) & known).sum())
+                for number in found | wanted
+            ]
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

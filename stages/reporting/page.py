@@ -14,15 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from data.dataset import Dataset
 from data.palette import class_colours
 from stages.evaluate import Evaluation
-from stages.option import flag
+from stages.option import as_option
 from stages.reporting.gallery import Entry
 from stages.reporting.pictures import STRENGTH
 from stages.run_folder.provenance import Session
 from stages.sweep import Sweep
+from stages.verdict.judge import Verdict
 
 FOLDER = Path(__file__).parent
-RANKS_BY_GROUND_TRUTH = {"best": "best", "median": "median", "worst": "worst"}
-RANKS_BY_CHANGE = {"best": "changed least", "median": "changed", "worst": "changed most"}
+RANKS_BY_GROUND_TRUTH = {"worst": "worst", "median": "median", "best": "best"}
+RANKS_BY_EVIDENCE = {"worst": "most suspicious", "median": "less suspicious", "best": "least suspicious"}
 
 
 class Chart(NamedTuple):
@@ -55,6 +56,7 @@ class Page:
     run: Path
     dataset: Dataset
     stages: Sequence[StageFacts]
+    verdict: Verdict | None
     evaluation: Evaluation | None
     image_counts: Sequence[int]  # number of training images of each class
     entries: Sequence[Entry]
@@ -74,14 +76,14 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(duration=_duration, percent=_percent, option=_option)
+    environment.filters.update(duration=_duration, percent=_percent, option=as_option)
     colours = class_colours(len(page.dataset.class_names))
     return environment.get_template("page.html.j2").render(
         page=page,
         name=page.run.resolve().name,
         class_names=page.dataset.class_names,
         colours=["#" + colour.tobytes().hex() for colour in colours],
-        rank_names=RANKS_BY_GROUND_TRUTH if page.by_ground_truth else RANKS_BY_CHANGE,
+        rank_names=RANKS_BY_GROUND_TRUTH if page.by_ground_truth else RANKS_BY_EVIDENCE,
         facts=json.dumps(
             {
                 "colours": colours.tolist(),
@@ -93,22 +95,6 @@ def render(page: Page) -> str:
         style=(FOLDER / "page.css").read_text(encoding="utf-8"),
         script=(FOLDER / "page.js").read_text(encoding="utf-8"),
     )
-
-
-def _option(name: str, value: Any = None) -> str:
-    """Format a setting as on the command line: a list as repeated options, a switch without a value.
-
-    Args:
-        name: Name of the field.
-        value: Value of the field; None for the name alone.
-    """
-    if isinstance(value, list):
-        return " ".join(_option(name, item) for item in value)
-    if value is False:
-        return flag(f"no_{name}")
-    if value is None or value is True:  # not `in (None, True)`: 1 and 1.0 are equal to True
-        return flag(name)
-    return f"{flag(name)} {value}"
 
 
 def _duration(seconds: float) -> str:

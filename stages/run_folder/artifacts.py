@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,6 +77,22 @@ class StageFolder:
         """The stage's settings, by field name."""
         settings: Mapping[str, Any] = self.config["settings"]
         return settings
+
+    def changed_settings(self, trained: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings that differ from their defaults, without those that are None.
+
+        Args:
+            trained: Settings of `toco train-cam`, which are the defaults of settings whose default is None.
+        """
+        stage = self.path.name
+        defaults = {
+            one.name: trained.get(one.name) if one.default is None else one.default for one in fields(SETTINGS[stage])
+        }
+        return {
+            name: value
+            for name, value in self.settings.items()
+            if value is not None and as_plain(value) != as_plain(defaults.get(name))
+        }
 
     def typed_settings(self, kind: type[SettingsType]) -> SettingsType:
         """Return the stage's settings as its dataclass.

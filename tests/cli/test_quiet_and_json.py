@@ -1,6 +1,7 @@
 """Every command with --quiet and --json: one JSON document on stdout, and nothing but warnings on stderr."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,3 +120,16 @@ def test_quiet__prints_the_result_as_text(
     out, err = capfd.readouterr()
     assert any(part in out for part in result.split("|"))
     assert [line for line in err.splitlines() if not line.startswith("warning: ")] == []
+
+
+def test_evaluate__without_ground_truth_judges_the_masks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    shutil.copytree("photos", "bare", ignore=shutil.ignore_patterns("masks"))
+    assert main(["evaluate", "run", "--data", "bare", "--device", "cpu", "--quiet"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert any(line.startswith("Nothing was measured: bare has no ground-truth masks") for line in lines)
+    assert any(line.startswith("Judged without ground truth, from 8 masks") for line in lines)
+    assert lines[-1].startswith("Next: toco ")
+    assert "classes" in lines[-2]

@@ -83,7 +83,7 @@ def test_report__refers_to_no_other_file_or_address(whole_run: Path) -> None:
 
 def test_report__shows_each_part(whole_run: Path) -> None:
     found = read(whole_run / "report.html")
-    assert {"run", "scores", "gallery", "training", "confusion", "smoothing", "settings"} <= set(found.ids)
+    assert {"verdict", "run", "scores", "gallery", "training", "confusion", "smoothing", "settings"} <= set(found.ids)
     for words in ("pseudo mask (CRF)", "student", "ground truth", "auxiliary CAM", "--iterations 4", "finished after"):
         assert words in found.text, words
 
@@ -117,7 +117,7 @@ def test_report__without_ground_truth(
     assert "gallery" in found.ids
     assert not {"scores", "confusion"} & set(found.ids)
     assert "There are no ground-truth masks" in found.text
-    assert "changed least" in found.text
+    assert "most suspicious" in found.text
     assert any(note.startswith("no scores: ") for note in monitor.notes)
 
 

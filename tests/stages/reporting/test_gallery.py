@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -5,15 +6,15 @@ import numpy as np
 import pytest
 
 from data.dataset import Sample
-from stages.reporting.gallery import Rank, Ranked, _likeness, choose
+from stages.reporting.gallery import Rank, Ranked, choose, object_iou
 
 
 def ranked(classes: Sequence[tuple[int, ...]]) -> list[Ranked]:
-    ranks: list[Rank] = ["best", "median", "worst"]
+    ranks: list[Rank] = ["worst", "median", "best"]
     return [
         Ranked(
             Sample(id=str(place), image=Path(f"{place}.jpg"), classes=own, mask=None),
-            1 - place / len(classes),
+            place / len(classes),
             ranks[3 * place // len(classes)],
         )
         for place, own in enumerate(classes)
@@ -39,16 +40,26 @@ def test_choose__three_images_of_each_class_that_has_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mask", "reference", "score"),
+    ("mask", "reference", "expected", "score"),
     [
-        ([[0, 0, 1, 1]], [[0, 0, 1, 1]], 1.0),
-        ([[0, 1, 1, 1]], [[0, 0, 1, 1]], (1 / 2 + 2 / 3) / 2),
-        ([[0, 0, 255, 1]], [[0, 0, 1, 1]], (1 + 1 / 2) / 2),  # ignored pixels count as wrong
-        ([[0, 0, 2, 2]], [[0, 0, 1, 1]], 1 / 3),  # of the three labels in either mask, only background is right
-        ([[0, 0, 1, 1]], [[255, 0, 1, 1]], 1.0),
-        ([[0, 1]], [[255, 255]], 0.0),
+        ([[0, 0, 1, 1]], [[0, 0, 1, 1]], (), 1.0),
+        ([[0, 1, 1, 1]], [[0, 0, 1, 1]], (), 2 / 3),  # the background does not count
+        ([[0, 0, 0, 0]], [[0, 0, 0, 1]], (), 0.0),  # although three of four pixels are right
+        ([[0, 0, 255, 1]], [[0, 0, 1, 1]], (), 1 / 2),  # ignored pixels count as wrong
+        ([[0, 0, 2, 2]], [[0, 0, 1, 1]], (), 0.0),
+        ([[0, 2, 1, 1]], [[0, 0, 1, 1]], (), 1 / 2),  # a class that the image does not show
+        ([[0, 0, 1, 1]], [[255, 0, 1, 1]], (), 1.0),
+        ([[0, 0, 0, 1]], [[0, 0, 0, 0]], (), 3 / 4),  # an image without objects: what is left free
+        ([[0, 0, 0, 0]], [[0, 0, 0, 0]], (1,), 0.0),  # the label names a class, and the mask is empty
+        ([[0, 0, 1, 1]], [[0, 0, 1, 1]], (1, 2), 1 / 2),
     ],
 )
-def test_likeness__by_hand(mask: list[list[int]], reference: list[list[int]], score: float) -> None:
+def test_object_iou__by_hand(
+    mask: list[list[int]], reference: list[list[int]], expected: tuple[int, ...], score: float
+) -> None:
     given, wanted = np.array(mask, np.uint8), np.array(reference, np.uint8)
-    assert _likeness(given, wanted) == pytest.approx(score)
+    assert object_iou(given, wanted, expected) == pytest.approx(score)
+
+
+def test_object_iou__nothing_to_see() -> None:
+    assert math.isnan(object_iou(np.zeros((1, 2), np.uint8), np.array([[0, 255]], np.uint8)))

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from stages.reporting.page import _option
+from stages.option import as_option
 
 
 @pytest.mark.parametrize(
@@ -14,8 +14,9 @@ from stages.reporting.page import _option
         ("flip_tta", True, "--flip-tta"),
         ("flip_tta", False, "--no-flip-tta"),
         ("weights", "none", "--weights none"),
+        ("weights", "my file", "--weights 'my file'"),
         ("batch_size", None, "--batch-size"),
     ],
 )
 def test_option__as_on_the_command_line(name: str, value: Any, text: str) -> None:
-    assert _option(name, value) == text
+    assert as_option(name, value) == text

@@ -1,0 +1,219 @@
+"""Collect the evidence about a run's pseudo masks, class by class and image by image.
+
+The main sign without ground truth: a linear head on frozen features learns the masks of half of the images, and its
+decisions, among the classes of each image, are compared with the masks of the other half. Masks that show the same
+object in all images are found again; a wrong region differs from image to image. Cached features only are used, so
+that this takes seconds.
+
+Letters: c classes, n patches, h w pixels.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.errors import DataError
+from data.readers import read_mask
+from stages.features.cache import stored_features
+from stages.labels.store import LabelFile
+from stages.labels.stored_cams import stored_label
+from stages.relabel.choose_heads import held_out_heads, image_scores, probabilities_by_image
+from stages.relabel.rounds import Patches, collect_patches
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.run_data import check_masks, skipping, spread
+from stages.runtime.monitor import Monitor
+from stages.toco.metrics import Confusion
+from stages.verdict.judge import ALWAYS_TOGETHER, ClassEvidence
+
+EXAMINED = 1000  # images, at most
+EMPTY = 0.0002  # a mask that covers less of the image shows nothing of the class
+FEATURE_BYTES = 2**26  # of the patches that heads learn from
+FINER = 4  # masks are counted on a grid this much finer than the patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Evidence about classes and images."""
+
+    classes: tuple[ClassEvidence, ...]
+    examined: int  # images whose masks were examined
+    measured: int  # images with ground truth among them
+    images: Mapping[str, float]  # how far each image's mask can be trusted, 0..1; without ground truth
+
+
+def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
+    """Examine the pseudo masks of a run.
+
+    Ground-truth masks that cannot be used are left out with a warning: they must not end a command that was hours at
+    work. `toco evaluate` refuses them.
+
+    Args:
+        run: A run folder in which `toco make-labels` finished.
+        dataset: Its data set.
+        monitor: Receives progress and warnings.
+
+    Raises:
+        ArtifactError: `toco make-labels` did not finish, or a file is damaged.
+    """
+    labels = open_stage(run, "labels")
+    masks, cams = LabelFile(labels.path / "labels.h5", "masks"), LabelFile(labels.path / "cams.h5", "cams")
+    threshold = None if labels.settings["source"] == "decoder" else labels.config["background_threshold"]
+    stored = [one for one in dataset.by_id().values() if one.id in masks and one.labelled]
+    with_truth = _with_usable_truth(stored, dataset, monitor)
+    samples = spread(stored, EXAMINED)
+    classes = len(dataset.class_names)
+    by_mask, by_cam = Confusion(classes + 1), Confusion(classes + 1)
+    shown = torch.zeros(classes + 1, dtype=torch.int64)  # images whose ground truth shows the class
+    measured = 0
+    monitor.start("measuring the masks", len(with_truth))
+    for one in with_truth:
+        with skipping(True, monitor):
+            mask = masks.read(one.id)
+            truth = torch.from_numpy(read_mask(one, (mask.shape[0], mask.shape[1]), classes)).long()
+            by_mask.add(torch.from_numpy(mask).long(), truth)
+            by_cam.add(stored_label(cams, one.id, threshold), truth)
+            shown[[number for number in torch.unique(truth).tolist() if number != IGNORE_INDEX]] += 1
+            measured += 1
+        monitor.advance()
+    covers: dict[int, list[float]] = {number: [] for number in range(1, classes + 1)}
+    monitor.start("examining the masks", len(samples))
+    for one in samples:
+        mask = masks.read(one.id)
+        for number in one.classes:
+            covers[number].append(float((mask == number).mean()))
+        monitor.advance()
+    heads = _held_out(run, samples, masks, classes)
+    monitor.finish()
+    iou, cam_iou = by_mask.scores().iou, by_cam.scores().iou
+    return Evidence(
+        classes=tuple(
+            ClassEvidence(
+                name=name,
+                images=sum(number in one.classes for one in stored),
+                examined=len(covers[number]),
+                empty=sum(cover < EMPTY for cover in covers[number]),
+                cover=float(np.median([cover for cover in covers[number] if cover >= EMPTY] or [0.0])),
+                iou=float(iou[number]) if shown[number] else None,
+                cam_iou=float(cam_iou[number]) if shown[number] else None,
+                measured=int(shown[number]),
+                repeated=heads.repeated.get(number),
+                told_apart=heads.told_apart.get(number),
+                together=_always_beside(number, stored, dataset.class_names),
+            )
+            for number, name in enumerate(dataset.class_names, start=1)
+        ),
+        examined=len(samples),
+        measured=measured,
+        images=heads.images,
+    )
+
+
+def _with_usable_truth(samples: Sequence[Sample], dataset: Dataset, monitor: Monitor) -> list[Sample]:
+    """List the images with ground truth, at most EXAMINED; none if the masks contradict the image labels."""
+    found = spread([one for one in samples if one.mask is not None], EXAMINED)
+    try:
+        check_masks(replace(dataset, splits={"measured": tuple(found)}), ("measured",), monitor)
+    except DataError as error:
+        monitor.warn(f"judged without ground truth: {error}")
+        return []
+    return found
+
+
+def _always_beside(number: int, samples: Sequence[Sample], class_names: Sequence[str]) -> str | None:
+    """Name the class that is in nearly all images of a class; None if there is none."""
+    having = [one.classes for one in samples if number in one.classes]
+    for other, name in enumerate(class_names, start=1):
+        if having and other != number and sum(other in own for own in having) >= ALWAYS_TOGETHER * len(having):
+            return name
+    return None
+
+
+class HeldOut(NamedTuple):
+    """What heads find that learned the masks of other images. Empty if it was not tried."""
+
+    repeated: Mapping[int, float]  # IoU with the masks by class (1..C), 0..1
+    told_apart: Mapping[int, float]  # by class: how often an image that shows it has a higher score than one without
+    images: Mapping[str, float]  # mean IoU over the image's classes by image id, 0..1
+
+
+def _held_out(run: Path, samples: Sequence[Sample], masks: LabelFile, classes: int) -> HeldOut:
+    """Try it on the images whose features the run has."""
+    features = stored_features(run)
+    if features is None:
+        return HeldOut({}, {}, {})
+    with closing(features):
+        missing = {one.id for one in features.missing(samples)}
+        usable = [one for one in samples if one.id not in missing]
+        if len(usable) < 2:
+            return HeldOut({}, {}, {})
+        patches = collect_patches(
+            features.read,
+            lambda image_id, grid: mask_shares(torch.from_numpy(masks.read(image_id)), classes, grid),
+            [(one.id, one.classes) for one in usable],
+            classes,
+            seed=0,
+            limit=FEATURE_BYTES,
+        )
+    return held_out(usable, patches, held_out_heads(patches))
+
+
+def held_out(
+    samples: Sequence[Sample], patches: Patches, heads: Iterable[tuple[Int[Tensor, " half"], nn.Module]]
+) -> HeldOut:
+    """Compare masks with what heads find that learned those of other images.
+
+    Args:
+        samples: The images.
+        patches: Their patches, with the labels of the masks.
+        heads: Heads, and the numbers of the images that they did not learn from.
+    """
+    classes = patches.allowed.shape[1]
+    both, either = torch.zeros(len(samples), classes + 1), torch.zeros(len(samples), classes + 1)
+    scores = torch.zeros(len(samples), classes + 1)
+    own_shares = torch.split(patches.shares, patches.image.bincount(minlength=len(samples)).tolist())
+    for half, head in heads:
+        for image, probabilities in probabilities_by_image(head, patches, half):
+            scores[image] = image_scores(probabilities)
+            allowed = torch.tensor([0, *samples[image].classes])
+            found = allowed[probabilities[:, allowed].argmax(dim=1)]
+            share, label = own_shares[image].float().max(dim=1)
+            clear = share > 0.5  # the other patches are ignored, or divided between labels
+            for number in samples[image].classes:
+                in_found, in_mask = (found == number) & clear, (label == number) & clear
+                both[image, number] = (in_found & in_mask).sum()
+                either[image, number] = (in_found | in_mask).sum()
+    numbers = range(1, classes + 1)
+    showing = {number: torch.tensor([number in one.classes for one in samples]) for number in numbers}
+    iou = both / either.clamp_min(1)
+    return HeldOut(
+        repeated={n: float(both[:, n].sum() / either[:, n].sum().clamp_min(1)) for n in numbers},
+        told_apart={
+            n: area_under_curve(scores[has, n], scores[~has, n])
+            for n, has in showing.items()
+            if has.any() and not has.all()
+        },
+        images={one.id: float(iou[row, list(one.classes)].mean()) for row, one in enumerate(samples) if one.classes},
+    )
+
+
+def area_under_curve(with_class: Float[Tensor, " n"], without: Float[Tensor, " m"]) -> float:
+    """Area under the ROC curve: how often a score of the first kind is the larger one of a pair; ties count half."""
+    difference = with_class[:, None] - without[None, :]
+    return float((difference > 0).float().mean() + (difference == 0).float().mean() / 2)
+
+
+def mask_shares(mask: UInt8[Tensor, "_h _w"], classes: int, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
+    """Share of background and of each class in each patch of a grid; they sum to less than 1 where pixels are 255."""
+    size = (FINER * grid[0], FINER * grid[1])
+    small = F.interpolate(mask[None, None].float(), size=size)[0, 0]  # the nearest pixels
+    planes = torch.stack([small == number for number in range(classes + 1)]).float()
+    return F.adaptive_avg_pool2d(planes, grid)

@@ -1,0 +1,267 @@
+"""Judge each class by the evidence: good, weak or failed, why, and which command is likely to help.
+
+Pure functions of numbers, without torch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from stages.option import as_option
+
+Level = Literal["good", "weak", "failed"]
+LEVELS: tuple[Level, ...] = ("failed", "weak", "good")
+
+# IoU of the class against the ground truth, 0..1
+GOOD_IOU = 0.5
+WEAK_IOU = 0.3
+# Without ground truth: IoU of the masks with what a head finds that learned the masks of other images, 0..1
+GOOD_REPEATED = 0.55
+WEAK_REPEATED = 0.45
+# and the area under the ROC curve with which that head tells images with the class from images without it, 0..1
+GOOD_TOLD_APART = 0.92
+WEAK_TOLD_APART = 0.87
+# Part of a class's images whose mask shows (almost) nothing of it
+WEAK_EMPTY = 0.25
+FAILED_EMPTY = 0.5
+MOST_COVER = 0.8  # a mask that covers more of most images is hardly an object
+FEW_IMAGES = 10
+ALWAYS_TOGETHER = 0.95  # part of a class's images that show another class, too
+CLEARLY = 0.05  # a difference of IoU
+FEW_STEPS = 2000  # of train-cam: with fewer, more steps are the first thing to try
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassEvidence:
+    """Numbers about one class's masks. None means that it was not measured."""
+
+    name: str
+    images: int  # images whose labels name the class
+    examined: int  # of these, the ones whose masks were examined
+    empty: int  # of these, the ones whose mask has (almost) no pixel of the class
+    cover: float  # median part of the image that the mask covers, 0..1, over the masks that are not empty
+    iou: float | None = None  # of the pseudo masks against the ground truth, 0..1
+    cam_iou: float | None = None  # of the CAMs alone, at the background threshold
+    measured: int = 0  # images with ground truth that show the class
+    repeated: float | None = None  # IoU with what a head finds that learned the masks of other images, 0..1
+    told_apart: float | None = None  # area under the ROC curve with which that head classifies images, 0..1
+    together: str | None = None  # a class that (nearly) all images of this class show, too
+    student_iou: float | None = None  # of the student's masks against the ground truth of other images, 0..1
+    student_images: int = 0  # on this many images
+
+    @property
+    def empty_part(self) -> float:
+        """Part of the examined images whose mask is empty, 0..1."""
+        return self.empty / self.examined if self.examined else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassVerdict:
+    """The judgement of one class."""
+
+    name: str
+    level: Level
+    by_ground_truth: bool  # otherwise by evidence
+    reasons: tuple[str, ...]  # in plain words; never empty
+    evidence: ClassEvidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings:
+    """What advice depends on."""
+
+    run: str
+    data: str
+    iterations: int  # of train-cam
+    background_threshold: float | None  # of the masks; None for the decoder
+    threshold_chosen: bool  # by toco, on images
+    relabelled: bool
+    student_iterations: int | None = None  # None without a student
+    config: str | None = None  # config.toml, if `toco run` made the run
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by command: the other options of the run
+
+    def again(self, stage: str, name: str, value: object, why: str) -> "Advice":
+        """Advise to run a stage again with one other option."""
+        if self.config:
+            option = f"--{stage}.{as_option(name, value).removeprefix('--')}"
+            return Advice(command=f"toco run --config {self.config} --overwrite {stage} {option}", why=why)
+        place = f"{self.data} --out {self.run}" if stage == "train-cam" else self.run
+        others = [one for one in self.options.get(stage, ()) if not one.startswith(f"{as_option(name)} ")]
+        options = " ".join(["--overwrite", *others, as_option(name, value)])
+        return Advice(command=f"toco {stage} {place} {options}", why=why)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """The next command that is likely to help."""
+
+    command: str
+    why: str  # a phrase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The judgement of a run's pseudo masks."""
+
+    classes: tuple[ClassVerdict, ...]
+    examined: int  # images whose masks were examined
+    measured: int  # images with ground truth among them
+    advice: Advice | None  # None if all is good
+
+    def named(self, level: Level) -> list[ClassVerdict]:
+        """The classes of one level."""
+        return [one for one in self.classes if one.level == level]
+
+    @property
+    def headline(self) -> str:
+        """One line: how many classes failed, which, and why."""
+        total = len(self.classes)
+        parts = []
+        for level in ("failed", "weak"):
+            found = self.named(level)
+            if found:
+                first = ", ".join(f"{one.name} ({one.reasons[0]})" for one in found[:SHOWN])
+                more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+                verb = "failed" if level == "failed" else ("is weak" if len(found) == 1 else "are weak")
+                parts.append(f"{len(found)} of {total} classes {verb}: {first}{more}")
+        if not parts:
+            good = "the class is" if total == 1 else f"all {total} classes are"
+            parts.append(f"{good} good")
+        return "; ".join(parts)
+
+    @property
+    def basis(self) -> str:
+        """One sentence: what the judgement rests on."""
+        truth = sum(one.by_ground_truth for one in self.classes)
+        if truth == len(self.classes):
+            return f"Measured on the ground truth of {self.measured} images."
+        without = (
+            f"judged without ground truth, from {self.examined} masks: such a verdict misses some bad masks, so look "
+            "at the gallery of the report"
+        )
+        if not truth:
+            return f"{without[0].upper()}{without[1:]}."
+        return (
+            f"{truth} of {len(self.classes)} {'classes was' if truth == 1 else 'classes were'} measured on the ground "
+            f"truth of {self.measured} images; the others were {without}."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"headline": self.headline, "basis": self.basis, **asdict(self)}
+
+
+SHOWN = 5  # classes that the headline names at most, of each level
+
+
+def judge(evidence: Sequence[ClassEvidence], settings: MaskSettings, *, examined: int, measured: int) -> Verdict:
+    """Judge all classes.
+
+    Args:
+        evidence: Numbers of each class.
+        settings: How the masks were made.
+        examined: Number of images whose masks were examined.
+        measured: Number of images with ground truth among them.
+    """
+    classes = tuple(judge_class(one) for one in evidence)
+    return Verdict(classes=classes, examined=examined, measured=measured, advice=advice(classes, settings))
+
+
+def judge_class(one: ClassEvidence) -> ClassVerdict:
+    """Judge one class: by the ground truth if an image with ground truth shows it, otherwise by evidence."""
+    measured = _measurements(one)
+    doubts = sorted(_doubts(one), key=lambda pair: LEVELS.index(pair[0]))
+    reasons = measured + (doubts if any(level != "good" for level, _ in measured) or not measured else [])
+    decisive = measured or doubts
+    return ClassVerdict(
+        name=one.name,
+        level=min((level for level, _ in decisive), key=LEVELS.index, default="good"),
+        by_ground_truth=bool(measured),
+        reasons=tuple(reason for _, reason in reasons) or (_nothing_suspicious(one),),
+        evidence=one,
+    )
+
+
+def level_of(iou: float) -> Level:
+    """The level of an IoU with the ground truth, 0..1."""
+    return "good" if iou >= GOOD_IOU else "weak" if iou >= WEAK_IOU else "failed"
+
+
+def _measurements(one: ClassEvidence) -> list[tuple[Level, str]]:
+    """What the ground truth says, the worst first."""
+    found = []
+    for whose, iou, images in (("masks", one.iou, one.measured), ("student", one.student_iou, one.student_images)):
+        if iou is not None:
+            count = "1 image" if images == 1 else f"{images} images"
+            found.append((iou, f"{whose}: IoU {100 * iou:.0f} % on {count} with ground truth"))
+    return [(level_of(iou), text) for iou, text in sorted(found)]
+
+
+def _nothing_suspicious(one: ClassEvidence) -> str:
+    if one.repeated is None:
+        return f"{one.examined - one.empty} of {one.examined} masks show it"
+    return f"its masks show the same in all images ({100 * one.repeated:.0f} % agreement)"
+
+
+def _doubts(one: ClassEvidence) -> list[tuple[Level, str]]:
+    """What speaks against the masks of a class, and the level that each reason alone would give."""
+    if not one.examined:
+        return [("failed", "no image has this label")]
+    found: list[tuple[Level, str]] = []
+    if one.empty_part > WEAK_EMPTY:
+        level: Level = "failed" if one.empty_part > FAILED_EMPTY else "weak"
+        found.append((level, f"no pixel in {one.empty} of {one.examined} images"))
+    if one.repeated is not None and one.repeated < GOOD_REPEATED:
+        level = "failed" if one.repeated < WEAK_REPEATED else "weak"
+        found.append((level, f"its masks show other things in other images ({100 * one.repeated:.0f} % agreement)"))
+    if one.told_apart is not None and one.told_apart < GOOD_TOLD_APART:
+        level = "failed" if one.told_apart < WEAK_TOLD_APART else "weak"
+        found.append((level, f"its masks hardly tell images with it from images without it (AUC {one.told_apart:.2f})"))
+    if one.cover > MOST_COVER:
+        found.append(("weak", f"its masks cover {100 * one.cover:.0f} % of the image"))
+    if one.together is not None:
+        found.append(("weak", f"its images also show {one.together}, so that image labels cannot tell which is which"))
+    if one.examined < FEW_IMAGES:
+        found.append(("weak", "only 1 image" if one.examined == 1 else f"only {one.examined} images"))
+    return found
+
+
+def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | None:
+    """Return one command that is likely to help most of the failed classes, or else of the weak ones.
+
+    None if all are good.
+    """
+    bad = [one.evidence for one in classes if one.level == "failed"] or [
+        one.evidence for one in classes if one.level == "weak"
+    ]
+    if not bad:
+        return None
+
+    def most(says: Callable[[ClassEvidence], bool]) -> bool:
+        return 2 * sum(map(says, bad)) > len(bad)
+
+    if most(lambda one: not one.examined or one.examined < FEW_IMAGES):
+        return Advice(command=f"toco check {settings.data}", why=f"label more images of {bad[0].name}")
+    if most(lambda one: one.together is not None):
+        why = f"label images of {bad[0].name} that do not show {bad[0].together}"
+        return Advice(command=f"toco check {settings.data}", why=why)
+    if settings.relabelled and most(lambda one: (one.cam_iou or 0.0) > (one.iou or 0.0) + CLEARLY):
+        return settings.again("make-labels", "relabel", "none", "the masks of the CAMs alone have a higher IoU")
+    if settings.student_iterations and most(lambda one: (one.iou or 0.0) > (one.student_iou or 1.0) + CLEARLY):
+        steps = 2 * settings.student_iterations
+        return settings.again("train-seg", "iterations", steps, "the student is worse than the masks that it learned")
+    if most(lambda one: one.empty_part > WEAK_EMPTY):
+        return _other_threshold(settings, 0.6, "most of the bad masks are empty")
+    if most(lambda one: one.cover > MOST_COVER):
+        return _other_threshold(settings, 1.4, "the bad masks cover nearly everything")
+    if settings.iterations < FEW_STEPS:
+        return settings.again("train-cam", "iterations", 4 * settings.iterations, "the network has hardly learned")
+    return Advice(command=f"toco report {settings.run}", why="look at these masks in the gallery, the worst come first")
+
+
+def _other_threshold(settings: MaskSettings, factor: float, why: str) -> Advice:
+    if settings.relabelled:
+        return settings.again("make-labels", "relabel", "none", f"{why}; those of the CAMs may be better")
+    before = settings.background_threshold
+    value = "auto" if before is None or not settings.threshold_chosen else f"{min(0.95, factor * before):.2g}"
+    return settings.again("make-labels", "background_threshold", value, why)

@@ -1,0 +1,135 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stages.verdict.judge import Advice, ClassEvidence, Level, MaskSettings, judge, judge_class
+
+FINE = ClassEvidence(name="cat", images=40, examined=40, empty=0, cover=0.2, repeated=0.8, told_apart=0.97)
+SETTINGS = MaskSettings(
+    run="runs/c",
+    data="photos",
+    iterations=20_000,
+    background_threshold=0.5,
+    threshold_chosen=False,
+    relabelled=False,
+    options={"make-labels": ["--refine crf", "--background-threshold 0.5"]},
+)
+
+
+def evidence(**changes: Any) -> ClassEvidence:
+    return replace(FINE, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "reason"),
+    [
+        ({}, "good", "its masks show the same in all images (80 % agreement)"),
+        ({"repeated": None, "told_apart": None}, "good", "40 of 40 masks show it"),
+        ({"iou": 0.62, "measured": 9}, "good", "masks: IoU 62 % on 9 images with ground truth"),
+        ({"iou": 0.41, "measured": 1}, "weak", "masks: IoU 41 % on 1 image with ground truth"),
+        ({"iou": 0.29, "measured": 9, "repeated": 0.9}, "failed", "masks: IoU 29 % on 9 images with ground truth"),
+        ({"iou": 0.7, "measured": 9, "repeated": 0.1, "empty": 39}, "good", "masks: IoU 70 %"),  # measured beats signs
+        (
+            {"iou": 0.7, "measured": 9, "student_iou": 0.1, "student_images": 5},
+            "failed",
+            "student: IoU 10 % on 5 images with ground truth",
+        ),
+        ({"empty": 34}, "failed", "no pixel in 34 of 40 images"),
+        ({"empty": 15}, "weak", "no pixel in 15 of 40 images"),
+        ({"repeated": 0.2}, "failed", "its masks show other things in other images (20 % agreement)"),
+        ({"repeated": 0.5}, "weak", "(50 % agreement)"),
+        ({"told_apart": 0.6}, "failed", "hardly tell images with it from images without it (AUC 0.60)"),
+        ({"cover": 0.9}, "weak", "cover 90 % of the image"),
+        ({"together": "body"}, "weak", "its images also show body"),
+        ({"images": 3, "examined": 3}, "weak", "only 3 images"),
+        ({"images": 0, "examined": 0}, "failed", "no image has this label"),
+    ],
+)
+def test_judge_class__level_and_first_reason(changes: dict[str, Any], level: Level, reason: str) -> None:
+    found = judge_class(evidence(**changes))
+    assert found.level == level
+    assert reason in found.reasons[0]
+
+
+def test_judge_class__the_worst_reason_comes_first() -> None:
+    found = judge_class(evidence(together="body", empty=34, repeated=0.5))
+    assert [reason.split(" (")[0] for reason in found.reasons] == [
+        "no pixel in 34 of 40 images",
+        "its masks show other things in other images",
+        "its images also show body, so that image labels cannot tell which is which",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "command"),
+    [
+        ({"empty": 30}, {}, "toco make-labels runs/c --overwrite --refine crf --background-threshold auto"),
+        ({"empty": 30}, {"threshold_chosen": True}, "--background-threshold 0.3"),
+        ({"cover": 0.95}, {"threshold_chosen": True}, "--background-threshold 0.7"),
+        ({"empty": 30}, {"relabelled": True}, "--relabel none"),
+        (
+            {"empty": 30},
+            {"config": "runs/c/config.toml"},
+            "toco run --config runs/c/config.toml --overwrite make-labels --make-labels.background-threshold auto",
+        ),
+        (
+            {"repeated": 0.1},
+            {"iterations": 80, "options": {"train-cam": ["--iterations 80", "--weights none"]}},
+            "toco train-cam photos --out runs/c --overwrite --weights none --iterations 320",
+        ),
+        ({"repeated": 0.1}, {}, "toco report runs/c"),
+        ({"images": 3, "examined": 3}, {}, "toco check photos"),
+        ({"together": "body"}, {}, "toco check photos"),
+        ({"iou": 0.1, "cam_iou": 0.5, "measured": 5}, {"relabelled": True}, "--relabel none"),
+        (
+            {"iou": 0.7, "measured": 5, "student_iou": 0.2, "student_images": 5},
+            {"student_iterations": 60},
+            "toco train-seg runs/c --overwrite --iterations 120",
+        ),
+    ],
+)
+def test_judge__next_command(changes: dict[str, Any], settings: dict[str, Any], command: str) -> None:
+    verdict = judge([FINE, evidence(**changes)], replace(SETTINGS, **settings), examined=40, measured=0)
+    assert verdict.advice is not None
+    assert verdict.advice.command.endswith(command)
+
+
+def test_judge__no_advice_if_all_is_good() -> None:
+    verdict = judge([FINE], SETTINGS, examined=40, measured=0)
+    assert verdict.advice is None
+    assert verdict.headline == "the class is good"
+
+
+def test_verdict__names_failed_and_weak_classes() -> None:
+    classes = [FINE, evidence(name="dog", empty=34), evidence(name="sky", repeated=0.5)]
+    verdict = judge(classes, SETTINGS, examined=100, measured=0)
+    assert verdict.headline == (
+        "1 of 3 classes failed: dog (no pixel in 34 of 40 images); "
+        "1 of 3 classes is weak: sky (its masks show other things in other images (50 % agreement))"
+    )
+    assert verdict.basis.startswith("Judged without ground truth, from 100 masks")
+    assert verdict.advice == Advice(
+        command="toco make-labels runs/c --overwrite --refine crf --background-threshold auto",
+        why="most of the bad masks are empty",
+    )
+
+
+def test_verdict__many_failed_classes_are_counted() -> None:
+    classes = [evidence(name=f"c{number}", empty=40) for number in range(9)]
+    headline = judge(classes, SETTINGS, examined=40, measured=0).headline
+    assert headline.startswith("9 of 9 classes failed: c0 (no pixel in 40 of 40 images), c1")
+    assert headline.endswith("and 4 more")
+
+
+@pytest.mark.parametrize(
+    ("measured", "basis"),
+    [
+        (2, "Measured on the ground truth of 7 images."),
+        (1, "1 of 2 classes was measured on the ground truth of 7 images; the others were judged without ground truth"),
+        (0, "Judged without ground truth, from 40 masks"),
+    ],
+)
+def test_verdict__says_what_it_rests_on(measured: int, basis: str) -> None:
+    classes = [evidence(iou=0.6, measured=5) if number < measured else FINE for number in range(2)]
+    assert judge(classes, SETTINGS, examined=40, measured=7).basis.startswith(basis)

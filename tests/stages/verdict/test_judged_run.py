@@ -1,0 +1,89 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.config import TrainCam
+from stages.run_folder.artifacts import begin_stage
+from stages.verdict.judged_run import judge_run, read_verdict
+
+CAM = TrainCam(backbone="vit_tiny_patch16_224", weights="none", image_size=64, device="cpu")
+
+
+@pytest.fixture
+def judged(make_labelled_run: Any) -> Any:
+    """Makes a run by hand that can be judged; `judged(fill=0)` has empty masks."""
+    from data.readers import open_dataset
+
+    def make(**how: Any) -> Any:
+        made = make_labelled_run(**how)
+        begin_stage(made.run, "cam", settings=CAM, dataset=open_dataset(made.data))
+        (made.run / "cam" / "model.safetensors").touch()
+        return made
+
+    return make
+
+
+def without_truth(data: Path, keep: tuple[str, ...] = ()) -> None:
+    for path in (data / "masks").rglob("*.png"):
+        if path.stem not in keep:
+            path.unlink()
+
+
+def test_judge_run__right_masks_are_good(judged: Any, listener: Any) -> None:
+    made = judged()
+    verdict = judge_run(made.run, listener()).verdict
+    assert [(one.name, one.level, one.by_ground_truth) for one in verdict.classes] == [
+        ("red", "good", True),
+        ("blue", "good", True),
+    ]
+    assert read_verdict(made.run) == verdict
+    assert "headline" in json.loads((made.run / "labels" / "verdict.json").read_text())
+
+
+def test_judge_run__empty_masks_fail_with_and_without_ground_truth(judged: Any, listener: Any) -> None:
+    made = judged(fill=0)
+    measured = judge_run(made.run, listener()).verdict
+    assert measured.headline.startswith("2 of 2 classes failed: red (masks: IoU 0 % on 2 images with ground truth)")
+    without_truth(made.data)
+    verdict = judge_run(made.run, listener()).verdict
+    assert verdict.headline.startswith("2 of 2 classes failed: red (no pixel in 2 of 2 images)")
+    assert verdict.measured == 0
+
+
+def test_judge_run__ground_truth_of_some_images(judged: Any, listener: Any) -> None:
+    made = judged(fill=0)
+    without_truth(made.data, keep=("a",))  # which shows red alone
+    verdict = judge_run(made.run, listener()).verdict
+    assert [(one.by_ground_truth, one.reasons[0]) for one in verdict.classes] == [
+        (True, "masks: IoU 0 % on 1 image with ground truth"),
+        (False, "no pixel in 2 of 2 images"),
+    ]
+    assert verdict.measured == 1
+
+
+def test_judge_run__bad_ground_truth_does_not_end_the_command(judged: Any, listener: Any) -> None:
+    made, monitor = judged(), listener()
+    Image.fromarray(np.ones((3, 3), np.uint8)).save(made.data / "masks" / "a.png")
+    assert judge_run(made.run, monitor).verdict.measured == 3
+    assert any("a.png is 3 x 3" in text for text in monitor.warnings)
+
+
+def test_judge_run__ground_truth_that_contradicts_the_labels_is_not_used(judged: Any, listener: Any) -> None:
+    made, monitor = judged(), listener()
+    for path in (made.data / "masks").rglob("*.png"):
+        Image.fromarray(np.array([0, 2, 1, *range(3, 256)], np.uint8)[np.array(Image.open(path))]).save(path)
+    verdict = judge_run(made.run, monitor).verdict
+    assert not any(one.by_ground_truth for one in verdict.classes)
+    assert any(text.startswith("judged without ground truth: ") for text in monitor.warnings)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"classes": []}', '{"classes": [{}], "examined": 1, "measured": 0}'])
+def test_read_verdict__none_or_of_another_version(tmp_path: Path, text: str | None) -> None:
+    (tmp_path / "labels").mkdir()
+    if text is not None:
+        (tmp_path / "labels" / "verdict.json").write_text(text)
+    assert read_verdict(tmp_path) is None
