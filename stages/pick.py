@@ -25,6 +25,7 @@ from stages.run_folder.artifacts import StageFolder, check_up_to_date, open_stag
 from stages.run_folder.lock import output_lock
 from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import Monitor
+from stages.verdict.judged_run import read_verdict
 
 PICK_FORMATS = ("labelstudio", "cvat", "png")
 COMPARED_SIDE = 64  # masks and CAMs are compared at this size
@@ -90,7 +91,8 @@ def pick(
         samples = [known[one] for one in masks.ids if one in known and one not in corrected]
         if not samples:
             raise DataError(f"all {len(masks.ids)} images with a pseudo mask in {run} have a corrected one already")
-        picked = choose_images(candidates(run, labels, samples, monitor), count)
+        judged = read_verdict(run)
+        picked = choose_images(candidates(run, labels, samples, monitor), count, judged.weak_classes if judged else ())
         wanted = {one.id for one in picked}
         images = open_labelled_images(labels, masks, monitor, data=data)
         images = replace(images, samples=tuple(one for one in images.samples if one.id in wanted), split="default")

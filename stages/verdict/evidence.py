@@ -16,14 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.dataset import IGNORE_INDEX, Dataset, Mask, Sample
 from data.errors import DataError
 from data.readers import read_mask
+from stages.corrections.given_masks import used_ids
 from stages.features.cache import stored_features
+from stages.labels.mask_shares import mask_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.relabel.choose_heads import held_out_heads, image_scores, probabilities_by_image
@@ -37,7 +38,6 @@ from stages.verdict.judge import ALWAYS_TOGETHER, ClassEvidence
 EXAMINED = 1000  # images, at most
 EMPTY = 0.0002  # a mask that covers less of the image shows nothing of the class
 FEATURE_BYTES = 2**26  # of the patches that heads learn from
-FINER = 4  # masks are counted on a grid this much finer than the patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,8 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
     labels = open_stage(run, "labels")
     masks, cams = LabelFile(labels.path / "labels.h5", "masks"), LabelFile(labels.path / "cams.h5", "cams")
     threshold = None if labels.settings["source"] == "decoder" else labels.config["background_threshold"]
-    stored = [one for one in dataset.by_id().values() if one.id in masks and one.labelled]
+    given = used_ids(labels)  # people drew these masks
+    stored = [one for one in dataset.by_id().values() if one.id in masks and one.labelled and one.id not in given]
     with_truth = _with_usable_truth(stored, dataset, monitor)
     samples = spread(stored, EXAMINED)
     classes = len(dataset.class_names)
@@ -157,7 +158,7 @@ def _held_out(run: Path, samples: Sequence[Sample], masks: LabelFile, classes: i
             return HeldOut({}, {}, {})
         patches = collect_patches(
             features.read,
-            lambda image_id, grid: mask_shares(torch.from_numpy(masks.read(image_id)), classes, grid),
+            lambda image_id, grid: all_shares(masks.read(image_id), classes, grid),
             [(one.id, one.classes) for one in usable],
             classes,
             seed=0,
@@ -211,9 +212,9 @@ def area_under_curve(with_class: Float[Tensor, " n"], without: Float[Tensor, " m
     return float((difference > 0).float().mean() + (difference == 0).float().mean() / 2)
 
 
-def mask_shares(mask: UInt8[Tensor, "_h _w"], classes: int, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
+def all_shares(mask: Mask, classes: int, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
     """Share of background and of each class in each patch of a grid; they sum to less than 1 where pixels are 255."""
-    size = (FINER * grid[0], FINER * grid[1])
-    small = F.interpolate(mask[None, None].float(), size=size)[0, 0]  # the nearest pixels
-    planes = torch.stack([small == number for number in range(classes + 1)]).float()
-    return F.adaptive_avg_pool2d(planes, grid)
+    numbers, own = mask_shares(mask, grid)
+    shares = torch.zeros(classes + 1, *grid)
+    shares[numbers] = own
+    return shares

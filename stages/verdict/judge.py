@@ -113,6 +113,12 @@ class Verdict:
         return [one for one in self.classes if one.level == level]
 
     @property
+    def weak_classes(self) -> tuple[int, ...]:
+        """Numbers (1..C) of the classes that failed, and then of the weak ones."""
+        order = [level for level in LEVELS if level != "good"]
+        return tuple(n for level in order for n, one in enumerate(self.classes, start=1) if one.level == level)
+
+    @property
     def headline(self) -> str:
         """One line: how many classes failed, which, and why."""
         total = len(self.classes)
@@ -256,7 +262,10 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
         return _other_threshold(settings, 1.4, "the bad masks cover nearly everything")
     if settings.iterations < FEW_STEPS:
         return settings.again("train-cam", "iterations", 4 * settings.iterations, "the network has hardly learned")
-    return Advice(command=f"toco report {settings.run}", why="look at these masks in the gallery, the worst come first")
+    return Advice(
+        command=f"toco pick {settings.run} --count 10",
+        why="correct a few masks, which the next runs learn from",
+    )
 
 
 def _other_threshold(settings: MaskSettings, factor: float, why: str) -> Advice:

@@ -14,6 +14,7 @@ from stages.run_folder.artifacts import PRODUCERS, StageFolder, finished, open_s
 from stages.run_folder.run_data import open_run_data
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
+from stages.verdict.evidence import collect_evidence
 from stages.verdict.judge import Advice, ClassEvidence, ClassVerdict, MaskSettings, Verdict, judge
 
 FILE = "verdict.json"
@@ -48,8 +49,6 @@ def judge_run(
         DataError: There is no data set.
         ArtifactError: `toco make-labels` did not finish, or a file is damaged.
     """
-    from stages.verdict.evidence import collect_evidence  # torch
-
     labels = open_stage(run, "labels")
     skip_bad = bool(skip_bad or labels.settings["skip_bad"])
     dataset = open_run_data(labels, data, skip_bad=skip_bad)

@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from data.dataset import Sample
 from stages.relabel.rounds import Patches
-from stages.verdict.evidence import area_under_curve, held_out, mask_shares
+from stages.verdict.evidence import all_shares, area_under_curve, held_out
 
 
 def sample(name: str, *classes: int) -> Sample:
@@ -21,9 +22,8 @@ def test_area_under_curve__by_hand(with_class: list[float], without: list[float]
     assert area_under_curve(torch.tensor(with_class), torch.tensor(without)) == pytest.approx(area)
 
 
-def test_mask_shares__ignored_pixels_count_for_no_class() -> None:
-    mask = torch.tensor([[0, 1, 255, 255], [1, 1, 255, 2]], dtype=torch.uint8)
-    shares = mask_shares(mask, 2, (1, 2))
+def test_all_shares__ignored_pixels_count_for_no_class() -> None:
+    shares = all_shares(np.array([[0, 1, 255, 255], [1, 1, 255, 2]], np.uint8), 2, (1, 2))
     torch.testing.assert_close(shares[:, 0], torch.tensor([[0.25, 0.0], [0.75, 0.0], [0.0, 0.25]]))
 
 

@@ -78,7 +78,7 @@ def test_judge_class__the_worst_reason_comes_first() -> None:
             {"iterations": 80, "options": {"train-cam": ["--iterations 80", "--weights none"]}},
             "toco train-cam photos --out runs/c --overwrite --weights none --iterations 320",
         ),
-        ({"repeated": 0.1}, {}, "toco report runs/c"),
+        ({"repeated": 0.1}, {}, "toco pick runs/c --count 10"),
         ({"images": 3, "examined": 3}, {}, "toco check photos"),
         ({"together": "body"}, {}, "toco check photos"),
         ({"iou": 0.1, "cam_iou": 0.5, "measured": 5}, {"relabelled": True}, "--relabel none"),
@@ -108,6 +108,7 @@ def test_verdict__names_failed_and_weak_classes() -> None:
         "1 of 3 classes failed: dog (no pixel in 34 of 40 images); "
         "1 of 3 classes is weak: sky (its masks show other things in other images (50 % agreement))"
     )
+    assert verdict.weak_classes == (2, 3)
     assert verdict.basis.startswith("Judged without ground truth, from 100 masks")
     assert verdict.advice == Advice(
         command="toco make-labels runs/c --overwrite --refine crf --background-threshold auto",
