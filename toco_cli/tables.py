@@ -11,10 +11,10 @@ from rich.text import Text
 from stages.evaluate import SOURCE_TITLES, Column, Evaluation
 from stages.pick import Picks
 from stages.sweep import Sweep
-from stages.verdict.judge import LEVELS, Level, Verdict
+from stages.verdict.judge import QUALITIES, Quality, Verdict
 
 LONGEST_BAR = 40  # characters
-STYLES: Mapping[Level, str] = {"failed": "bold red", "weak": "yellow", "good": "green"}
+STYLES: Mapping[Quality, str] = {"failed": "bold red", "weak": "yellow", "good": "green"}
 
 
 def score_table(evaluation: Evaluation) -> Table:
@@ -43,7 +43,7 @@ def verdict_table(verdict: Verdict) -> Table:
     table.add_column("class")
     table.add_column("verdict")
     table.add_column("why")
-    for level in LEVELS[:-1]:
+    for level in QUALITIES[:-1]:
         for one in verdict.named(level):
             table.add_row(one.name, Text(level, style=STYLES[level]), "; ".join(one.reasons))
     if good := verdict.named("good"):

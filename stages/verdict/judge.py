@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from stages.option import as_option
 
-Level = Literal["good", "weak", "failed"]
-LEVELS: tuple[Level, ...] = ("failed", "weak", "good")
+Quality = Literal["good", "weak", "failed"]
+QUALITIES: tuple[Quality, ...] = ("failed", "weak", "good")
 
 # IoU of the class against the ground truth, 0..1
 GOOD_IOU = 0.5
@@ -60,7 +60,7 @@ class ClassVerdict:
     """The judgement of one class."""
 
     name: str
-    level: Level
+    level: Quality
     by_ground_truth: bool  # otherwise by evidence
     reasons: tuple[str, ...]  # in plain words; never empty
     evidence: ClassEvidence
@@ -108,14 +108,14 @@ class Verdict:
     measured: int  # images with ground truth among them
     advice: Advice | None  # None if all is good
 
-    def named(self, level: Level) -> list[ClassVerdict]:
+    def named(self, level: Quality) -> list[ClassVerdict]:
         """The classes of one level."""
         return [one for one in self.classes if one.level == level]
 
     @property
     def weak_classes(self) -> tuple[int, ...]:
         """Numbers (1..C) of the classes that failed, and then of the weak ones."""
-        order = [level for level in LEVELS if level != "good"]
+        order = [level for level in QUALITIES if level != "good"]
         return tuple(n for level in order for n, one in enumerate(self.classes, start=1) if one.level == level)
 
     @property
@@ -176,24 +176,24 @@ def judge(evidence: Sequence[ClassEvidence], settings: MaskSettings, *, examined
 def judge_class(one: ClassEvidence) -> ClassVerdict:
     """Judge one class: by the ground truth if an image with ground truth shows it, otherwise by evidence."""
     measured = _measurements(one)
-    doubts = sorted(_doubts(one), key=lambda pair: LEVELS.index(pair[0]))
+    doubts = sorted(_doubts(one), key=lambda pair: QUALITIES.index(pair[0]))
     reasons = measured + (doubts if any(level != "good" for level, _ in measured) or not measured else [])
     decisive = measured or doubts
     return ClassVerdict(
         name=one.name,
-        level=min((level for level, _ in decisive), key=LEVELS.index, default="good"),
+        level=min((level for level, _ in decisive), key=QUALITIES.index, default="good"),
         by_ground_truth=bool(measured),
         reasons=tuple(reason for _, reason in reasons) or (_nothing_suspicious(one),),
         evidence=one,
     )
 
 
-def level_of(iou: float) -> Level:
+def level_of(iou: float) -> Quality:
     """The level of an IoU with the ground truth, 0..1."""
     return "good" if iou >= GOOD_IOU else "weak" if iou >= WEAK_IOU else "failed"
 
 
-def _measurements(one: ClassEvidence) -> list[tuple[Level, str]]:
+def _measurements(one: ClassEvidence) -> list[tuple[Quality, str]]:
     """What the ground truth says, the worst first."""
     found = []
     for whose, iou, images in (("masks", one.iou, one.measured), ("student", one.student_iou, one.student_images)):
@@ -209,13 +209,13 @@ def _nothing_suspicious(one: ClassEvidence) -> str:
     return f"its masks show the same in all images ({100 * one.repeated:.0f} % agreement)"
 
 
-def _doubts(one: ClassEvidence) -> list[tuple[Level, str]]:
+def _doubts(one: ClassEvidence) -> list[tuple[Quality, str]]:
     """What speaks against the masks of a class, and the level that each reason alone would give."""
     if not one.examined:
         return [("failed", "no image has this label")]
-    found: list[tuple[Level, str]] = []
+    found: list[tuple[Quality, str]] = []
     if one.empty_part > WEAK_EMPTY:
-        level: Level = "failed" if one.empty_part > FAILED_EMPTY else "weak"
+        level: Quality = "failed" if one.empty_part > FAILED_EMPTY else "weak"
         found.append((level, f"no pixel in {one.empty} of {one.examined} images"))
     if one.repeated is not None and one.repeated < GOOD_REPEATED:
         level = "failed" if one.repeated < WEAK_REPEATED else "weak"

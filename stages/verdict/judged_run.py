@@ -11,6 +11,7 @@ from data.dataset import Dataset
 from stages.evaluate import Column, Evaluation
 from stages.option import as_option
 from stages.run_folder.artifacts import PRODUCERS, StageFolder, finished, open_stage
+from stages.run_folder.run_config import CONFIG
 from stages.run_folder.run_data import open_run_data
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
@@ -18,7 +19,6 @@ from stages.verdict.evidence import collect_evidence
 from stages.verdict.judge import Advice, ClassEvidence, ClassVerdict, MaskSettings, Verdict, judge
 
 FILE = "verdict.json"
-RUN_CONFIG = "config.toml"  # written by `toco run`
 
 
 class JudgedRun(NamedTuple):
@@ -89,7 +89,7 @@ def _with_student(one: ClassEvidence, number: int, column: Column) -> ClassEvide
 def _settings(run: Path, labels: StageFolder) -> MaskSettings:
     trained = open_stage(run, "cam").settings
     student = open_stage(run, "seg") if finished(run, "seg") else None
-    config = run / RUN_CONFIG
+    config = run / CONFIG
     options = {}
     for stage, producer in PRODUCERS.items():
         if finished(run, stage):

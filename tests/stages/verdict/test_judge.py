@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from stages.verdict.judge import Advice, ClassEvidence, Level, MaskSettings, judge, judge_class
+from stages.verdict.judge import Advice, ClassEvidence, MaskSettings, Quality, judge, judge_class
 
 FINE = ClassEvidence(name="cat", images=40, examined=40, empty=0, cover=0.2, repeated=0.8, told_apart=0.97)
 SETTINGS = MaskSettings(
@@ -46,7 +46,7 @@ def evidence(**changes: Any) -> ClassEvidence:
         ({"images": 0, "examined": 0}, "failed", "no image has this label"),
     ],
 )
-def test_judge_class__level_and_first_reason(changes: dict[str, Any], level: Level, reason: str) -> None:
+def test_judge_class__level_and_first_reason(changes: dict[str, Any], level: Quality, reason: str) -> None:
     found = judge_class(evidence(**changes))
     assert found.level == level
     assert reason in found.reasons[0]
