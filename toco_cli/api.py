@@ -154,7 +154,7 @@ def train_cam(
     Args:
         data: The data set's folder, in any layout.
         out: The run folder.
-        recipe: Set of defaults.
+        recipe: Set of defaults, see `run`.
         resume: Resume after an interruption.
         overwrite: Delete an earlier result and start again.
         progress: Show progress on stderr, as the command does.
@@ -167,13 +167,19 @@ def train_cam(
     Raises:
         UserError: An option, the data or a file cannot work.
     """
-    config = _settings("train_cam", options, recipe)["config"]
+    made = _settings("train_cam", options, recipe)
+    config, given = made["config"], made["given"]
     from stages.preflight.checks import before_train_cam
+    from stages.run_folder.run_config import with_stored_stage
 
+    if resume:
+        config = with_stored_stage(Path(out), "cam", config, given.of("config"))
     dataset = before_train_cam(Path(data), Path(out), config, resume=resume, overwrite=overwrite)
     from stages.train_cam import train_cam as stage
 
     with _shown(progress, monitor) as shown:
+        if not resume:
+            config = planned.with_planned_cam(dataset, config, given, shown)
         stage(dataset, Path(out), config, shown, resume=resume, overwrite=overwrite)
     return Path(out)
 
@@ -221,6 +227,7 @@ def make_labels(
 def train_seg(
     run: str | Path,
     *,
+    recipe: str | None = None,
     data: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -232,6 +239,7 @@ def train_seg(
 
     Args:
         run: A run folder in which `make_labels` finished.
+        recipe: Set of defaults, see `run`.
         data: The data set's present folder, if it was moved.
         resume: Resume after an interruption.
         overwrite: Delete an earlier result and start again.
@@ -245,13 +253,19 @@ def train_seg(
     Raises:
         UserError: An option, the data or a file cannot work.
     """
-    config = _settings("train_seg", options)["config"]
+    made = _settings("train_seg", options, recipe)
+    config, given = made["config"], made["given"]
     from stages.preflight.checks import before_train_seg
+    from stages.run_folder.run_config import with_stored_stage
 
+    if resume:
+        config = with_stored_stage(Path(run), "seg", config, given.of("config"))
     dataset = before_train_seg(Path(run), config, data=_path(data), resume=resume, overwrite=overwrite)
     from stages.train_seg import train_seg as stage
 
     with _shown(progress, monitor) as shown:
+        if not resume:
+            config = planned.with_planned_seg(dataset, Path(run), config, given, shown)
         stage(Path(run), config, shown, data=dataset, resume=resume, overwrite=overwrite)
     return Path(run)
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stages.config import (
-    CAM_RECIPES,
     Evaluate,
     MakeLabels,
     PixelValues,
@@ -27,7 +26,16 @@ from stages.config import (
 from stages.option import Given
 from stages.runtime.launch import is_rank_zero
 from toco_cli.options import command
-from toco_cli.planned import RECIPE_CHOICES, default_run, is_planned, new_plan, with_plan
+from toco_cli.planned import (
+    RECIPE_CHOICES,
+    STUDENT_RECIPES,
+    default_run,
+    is_planned,
+    new_plan,
+    with_plan,
+    with_planned_cam,
+    with_planned_seg,
+)
 from toco_cli.settings_file import take_settings
 
 if TYPE_CHECKING:
@@ -270,11 +278,12 @@ def run(
     )
 
 
-@command(app, recipes=CAM_RECIPES)
+@command(app, recipes=RECIPE_CHOICES)
 def train_cam(
     data: Data,
     config: TrainCam,
     out: Annotated[Path, typer.Option("--out", help="Run folder; the result is written to its folder cam/.")],
+    given: Given = Given(),  # noqa: B008
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -283,14 +292,20 @@ def train_cam(
     """Stage 1: train a Vision Transformer on image labels.
 
     The network's class activation maps (CAMs) show where each class is. Training uses image labels only;
-    ground-truth masks are used only for evaluation. Start with a pretrained --backbone; --weights none is for tests.
+    ground-truth masks are used only for evaluation. Options that are not given are chosen for the data and the machine,
+    unless --recipe names published settings. --resume keeps those of the interrupted training.
     """
     from stages.preflight.checks import before_train_cam
+    from stages.run_folder.run_config import with_stored_stage
 
+    if resume:
+        config = with_stored_stage(out, "cam", config, given.of("config"))
     dataset = before_train_cam(data, out, config, resume=resume, overwrite=overwrite)
     from stages.train_cam import train_cam as stage
 
     with _monitor(quiet) as monitor:
+        if not resume:
+            config = with_planned_cam(dataset, config, given, monitor)
         folder = stage(dataset, out, config, monitor, resume=resume, overwrite=overwrite)
     _done(folder, f"toco make-labels {out} --crf", json)
 
@@ -322,10 +337,11 @@ def make_labels(
     _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)
 
 
-@command(app)
+@command(app, recipes=STUDENT_RECIPES)
 def train_seg(
     run: RunFolder,
     config: TrainSeg,
+    given: Given = Given(),  # noqa: B008
     data: MovedData = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -334,14 +350,21 @@ def train_seg(
 ) -> None:
     """Stage 3: train a student network on the pseudo masks.
 
-    The student is a segmentation network of segmentation-models-pytorch.
+    The student is a segmentation network of segmentation-models-pytorch, or a head on frozen features. Options that are
+    not given are chosen for the machine, unless --recipe names published settings. --resume keeps those of the
+    interrupted training.
     """
     from stages.preflight.checks import before_train_seg
+    from stages.run_folder.run_config import with_stored_stage
 
+    if resume:
+        config = with_stored_stage(run, "seg", config, given.of("config"))
     dataset = before_train_seg(run, config, data=data, resume=resume, overwrite=overwrite)
     from stages.train_seg import train_seg as stage
 
     with _monitor(quiet) as monitor:
+        if not resume:
+            config = with_planned_seg(dataset, run, config, given, monitor)
         folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
         verdict = _judged(run, dataset, monitor)
     following = f"toco report {run} or toco predict {run} PATHS... --out DIR"

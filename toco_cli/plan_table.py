@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from stages.planning.budget import time_text
+from stages.planning.budget import time_text, value_text
 from stages.planning.planner import Plan
 
 
@@ -22,7 +22,7 @@ def plan_table(plan: Plan) -> Table:
             table.add_section()
             table.add_row(Text(own, style="bold"), "", "")
             stage = own
-        table.add_row(f"  {name}", Text(_shown(one.value)), Text(one.reason))
+        table.add_row(f"  {name}", Text(value_text(one.value)), Text(one.reason))
     return table
 
 
@@ -40,9 +40,3 @@ def plan_lines(plan: Plan) -> Iterator[Text]:
         yield Text(f"Lost for the time: {line}.")
     for line in plan.notes:
         yield Text(f"Note: {line}.")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(_shown(one) for one in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

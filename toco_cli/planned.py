@@ -1,11 +1,13 @@
 """Which settings a command takes where the user gave none: those of a begun run, of its plan, or of a new plan."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stages.config import CAM_RECIPES, Run
+from stages.config import CAM_RECIPES, MakeLabels, Run, TrainCam, TrainSeg
 from stages.option import Given
+from stages.planning.budget import value_text
 from stages.planning.recipes import ORDER
 from stages.runtime.launch import is_local_child, is_rank_zero, started_by
 from stages.runtime.monitor import Monitor
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from stages.run_folder.run_config import AllSettings
 
 RECIPE_CHOICES = {**dict.fromkeys(ORDER), **CAM_RECIPES}  # planned ones, and published settings
+# The published settings of the student are the defaults.
+STUDENT_RECIPES: dict[str, dict[str, Any] | None] = {**dict.fromkeys(ORDER), **{name: {} for name in CAM_RECIPES}}
 
 
 def default_run(data: Path) -> Path:
@@ -115,3 +119,73 @@ def with_plan(
     if is_rank_zero():
         write_plan(out, found, config)
     return config, found.settings
+
+
+def with_planned_cam(dataset: "Path | Dataset", config: TrainCam, given: Given, monitor: Monitor) -> TrainCam:
+    """Complete the settings of `toco train-cam`.
+
+    Nothing is timed, so that all processes choose the same. Says in one line what was chosen.
+
+    Args:
+        dataset: The open data set, or its folder if there is nothing to do.
+        config: The given values, and defaults for all others.
+        given: The recipe, and which values were given.
+        monitor: Gets the line.
+
+    Raises:
+        UserError: The data set or the settings cannot work.
+    """
+    from stages.run_folder.run_config import AllSettings
+
+    if isinstance(dataset, Path) or not is_planned(given):
+        return config
+    own = Given(given.recipe, {"train_cam": given.of("config")})
+    found = new_plan(dataset, AllSettings(cam=config), own, monitor, timed=False)
+    _say_chosen("train-cam", found, monitor)
+    return found.settings.cam
+
+
+def with_planned_seg(
+    dataset: "Path | Dataset | None", run: Path, config: TrainSeg, given: Given, monitor: Monitor
+) -> TrainSeg:
+    """Complete the settings of `toco train-seg`; see `with_planned_cam`.
+
+    Args:
+        dataset: The open data set; otherwise there is nothing to do.
+        run: The run folder.
+        config: The given values, and defaults for all others.
+        given: The recipe, and which values were given.
+        monitor: Gets the line.
+
+    Raises:
+        UserError: The data set or the settings cannot work.
+    """
+    from stages.run_folder.artifacts import finished
+    from stages.run_folder.run_config import AllSettings, with_stored_stage
+
+    if dataset is None or isinstance(dataset, Path) or not finished(run, "cam") or not is_planned(given):
+        return config
+    cam = with_stored_stage(run, "cam", TrainCam(), frozenset())
+    labels = with_stored_stage(run, "labels", MakeLabels(), frozenset())
+    settings = AllSettings(cam=cam, labels=labels, seg=config)
+    all_given = Given(
+        given.recipe,
+        {
+            "train_cam": frozenset(one.name for one in fields(cam)),
+            "make_labels": frozenset(one.name for one in fields(labels)),
+            "train_seg": given.of("config"),
+        },
+    )
+    found = new_plan(dataset, settings, all_given, monitor, timed=False)
+    _say_chosen("train-seg", found, monitor)
+    return found.settings.seg
+
+
+def _say_chosen(stage: str, found: "Plan", monitor: Monitor) -> None:
+    chosen = [one for one in found.choices if one.option.startswith(f"{stage}.") and one.reason != "given"]
+    if chosen and is_rank_zero():
+        options = " ".join(f"--{one.option.partition('.')[2]} {value_text(one.value)}" for one in chosen)
+        monitor.note(
+            f"chosen for the data and {found.hardware.name} (recipe {found.recipe}): {options}; "
+            "'--recipe voc' takes published settings instead"
+        )

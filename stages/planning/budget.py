@@ -1,4 +1,4 @@
-"""The time that a run may take: read from `--time 2h`, and shown."""
+"""The time that a run may take, read from `--time 2h`; how times and settings are shown."""
 
 import re
 
@@ -32,3 +32,10 @@ def time_text(minutes: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes / 60:.3g} h" if minutes < 600 else f"{round(minutes / 60)} h"
     return f"{round(minutes / 1440)} days"
+
+
+def value_text(value: object) -> str:
+    """Show a setting: a short number, or several values with blanks between them."""
+    if isinstance(value, tuple):
+        return " ".join(map(value_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
