@@ -68,7 +68,7 @@ def choose_images(candidates: Sequence[Candidate], count: int, weak: Sequence[in
         for number in list(turns):
             own = [one for one in by_class[number] if one.id not in taken]
             unlabelled = sum(one.chosen_for is None for one in chosen)
-            enough = number is None and unlabelled >= WITHOUT_LABELS * count and len(turns) > 1
+            enough = number is None and unlabelled >= int(WITHOUT_LABELS * count) and len(turns) > 1
             if not own:
                 turns.remove(number)
             elif not enough and len(chosen) < count:

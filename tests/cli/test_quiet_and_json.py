@@ -47,6 +47,8 @@ CASES = {
     "predict": "predict run photos/images --out predicted --device cpu",
     "export": "export run --out exported",
     "demo": "demo --out demo",
+    "pick": "pick run --count 2 --format png --out picked",
+    "import": "import run photos/masks --from png --skip-bad",
 }
 # Results as text have these words.
 TEXT_CASES = {
@@ -57,6 +59,7 @@ TEXT_CASES = {
     "view": ("view photos/images/a.jpg run --device cpu", "a-view.png"),
     "predict": ("predict run photos/images/a.jpg --out predicted-2 --device cpu", "predicted-2"),
     "export": ("export run --out exported-2", "files are in"),
+    "pick": ("pick run --count 2 --out picked-2", "Next: toco import run PATH --from labelstudio"),
 }
 
 

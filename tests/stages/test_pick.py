@@ -1,0 +1,61 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.errors import ArtifactError, DataError, SettingsError
+from stages.pick import pick
+from stages.runtime.monitor import SilentMonitor
+
+
+@pytest.fixture
+def own_run(whole_run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_pick__exports_the_images_of_the_table(own_run: Path, tmp_path: Path) -> None:
+    found = pick(own_run, SilentMonitor(), count=4)
+    assert found.out == own_run / "picked"
+    tasks = json.loads((found.out / "tasks.json").read_text())
+    assert {one["data"]["image_id"] for one in tasks} == {one.id for one in found.images}
+    assert len(found.images) == 4
+    assert {one.chosen_for for one in found.images} == {"red", "blue"}  # and none without labels
+    assert all("unsure 0." in one.why for one in found.images)
+    again = pick(own_run, SilentMonitor(), count=4, format="png", out=tmp_path / "png")
+    assert again.images == found.images
+    assert {
+        one.relative_to(tmp_path / "png").with_suffix("").as_posix() for one in (tmp_path / "png").rglob("*.png")
+    } == {one.id for one in found.images}
+
+
+def test_pick__keeps_what_may_be_corrected_already(own_run: Path) -> None:
+    pick(own_run, SilentMonitor(), count=1, format="png")
+    with pytest.raises(
+        SettingsError, match="picked holds another or an unfinished export: give another folder, or --ov"
+    ):
+        pick(own_run, SilentMonitor(), count=1, format="png")
+    pick(own_run, SilentMonitor(), count=1, format="png", overwrite=True)
+
+
+def test_pick__passes_over_corrected_images(own_run: Path, correct: Callable[..., object], tmp_path: Path) -> None:
+    (first,) = pick(own_run, SilentMonitor(), count=1).images
+    correct(own_run, {first.id: np.ones((64, 64), np.uint8)})
+    (second,) = pick(own_run, SilentMonitor(), count=1, out=tmp_path / "2").images
+    assert second.id != first.id
+    correct(
+        own_run, {one: np.ones((64, 64), np.uint8) for one in ("a", "b", "c", "d", "deep/e", "deep/f", "deep/g", "h")}
+    )
+    with pytest.raises(DataError, match=r"all 8 images with a pseudo mask in .* have a corrected one already"):
+        pick(own_run, SilentMonitor(), out=tmp_path / "3")
+
+
+def test_pick__refusals(own_run: Path) -> None:
+    with pytest.raises(SettingsError, match="--format 'yolo' is not known: choose one of labelstudio, cvat, png"):
+        pick(own_run, SilentMonitor(), format="yolo")
+    shutil.rmtree(own_run / "labels")
+    with pytest.raises(ArtifactError, match=r"has no labels/config\.json: run 'toco make-labels' first"):
+        pick(own_run, SilentMonitor())
