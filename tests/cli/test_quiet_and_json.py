@@ -59,7 +59,6 @@ TEXT_CASES = {
     "view": ("view photos/images/a.jpg run --device cpu", "a-view.png"),
     "predict": ("predict run photos/images/a.jpg --out predicted-2 --device cpu", "predicted-2"),
     "export": ("export run --out exported-2", "files are in"),
-    "pick": ("pick run --count 2 --out picked-2", "Next: toco import run PATH --from labelstudio"),
 }
 
 

@@ -9,9 +9,9 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,17 @@ from stages.import_masks import import_masks
 from stages.runtime.monitor import SilentMonitor
 
 PROGRAM = os.environ.get("LABEL_STUDIO") or shutil.which("label-studio")
+RUNNING = os.environ.get("LABEL_STUDIO_URL")  # of a server whose user has this token
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="label-studio is not installed")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (PROGRAM or RUNNING), reason="label-studio is not installed")]
 
 
 @pytest.fixture(scope="module")
 def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
     """Calls the API of a server: (path) gets, (path, value) posts JSON."""
+    if RUNNING:
+        yield partial(request, RUNNING)
+        return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,26 +50,26 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any
         server = subprocess.Popen(
             [*words, "--user-token", TOKEN], env={**os.environ, **settings}, stdout=log, stderr=subprocess.STDOUT
         )
-
-    def request(path: str, value: Any = None) -> Any:
-        body = None if value is None else json.dumps(value).encode()
-        headers = {"Authorization": f"Token {TOKEN}", "Content-Type": "application/json"}
-        asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
-        with urllib.request.urlopen(asked, timeout=60) as answer:
-            return json.load(answer)
-
     try:
-        for _ in range(600):  # the first start makes a database
+        for _ in range(1200):  # the first start makes a database
             try:
-                request("/api/projects")
+                request(f"http://127.0.0.1:{port}", "/api/projects")
                 break
-            except (urllib.error.URLError, OSError):
+            except OSError:
                 assert server.poll() is None, (folder / "log.txt").read_text()[-2000:]
                 time.sleep(1)
-        yield request
+        yield partial(request, f"http://127.0.0.1:{port}")
     finally:
         server.terminate()
         server.wait(60)
+
+
+def request(server: str, path: str, value: Any = None) -> Any:
+    body = None if value is None else json.dumps(value).encode()
+    headers = {"Authorization": f"Token {TOKEN}", "Content-Type": "application/json"}
+    asked = urllib.request.Request(f"{server}{path}", body, headers)
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return json.load(answer)
 
 
 def test_masks__go_to_label_studio_and_come_back(
