@@ -77,7 +77,7 @@ def overlay(
         strength: Fraction of the class's colour in the result, 0 to 1.
         legend: Names of the classes 1..C; None for no legend.
     """
-    strip = None if legend is None else _legend(mask, legend, image.width)
+    strip = None if legend is None else legend_strip(mask, legend, image.width)
     result = Image.new("RGB", (image.width, image.height + (strip.height if strip else 0)))
     result.paste(image, (0, 0))
     if strip:
@@ -115,14 +115,14 @@ class _Entry(NamedTuple):
     text: str
 
 
-def _legend(mask: Mask, names: Sequence[str], width: int) -> Image.Image | None:
+def legend_strip(mask: Mask, names: Sequence[str], width: int) -> Image.Image | None:
     """Draw a strip of the given width that names the classes in a mask; None if there are none."""
     counts = Image.fromarray(mask).histogram()  # much faster than np.unique
     present = [number for number, count in enumerate(counts) if count and number != 0]
     if not present:
         return None
     size = min(max(width // IMAGE_WIDTHS_PER_FONT_SIZE, FONT_SIZES[0]), FONT_SIZES[1])
-    font = _load_font(size)
+    font = load_font(size)
     colours = colour_map()
     gap = size // 2
     line = size + gap
@@ -144,7 +144,7 @@ def _legend(mask: Mask, names: Sequence[str], width: int) -> Image.Image | None:
     return strip
 
 
-def _load_font(size: int) -> Font:
+def load_font(size: int) -> Font:
     """Load a font for names in many alphabets; `size` in pixels.
 
     Pillow's own font has ASCII letters only. matplotlib brings DejaVu Sans, which has all Latin, Greek and Cyrillic

@@ -17,6 +17,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bf16"]
 CrfBackend = Literal["auto", "torch", "pydensecrf"]
 ImageBits = Literal["auto", "8", "10", "12", "14", "16"]
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
 AlphaBand = Literal["auto", "transparency", "ignore"]
 
 # Headings in the help, below the options that everybody needs.
@@ -97,7 +98,19 @@ class Caching(Parallel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Caching):
+class Logging(Caching):
+    """Settings of commands that train."""
+
+    logger: tuple[LoggerName, ...] = option(
+        (),
+        "Also log the figures of metrics.jsonl and the panels to TensorBoard (RUN/*/tensorboard), Weights & Biases or "
+        "MLflow.",
+        group=PROGRESS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Logging):
     """Settings that both training stages have."""
 
     split: str | None = option(None, "Split of the data set to train on; by default its training split.")
@@ -131,6 +144,13 @@ class TrainingSettings(Caching):
     evaluate_every: int = option(
         2000,
         "Iterations between evaluations on ground-truth masks, if the data set has any; 0 evaluates only at the end.",
+        minimum=0,
+        group=PROGRESS,
+    )
+    panel_every: int | None = option(
+        None,
+        "Iterations between panels: pictures of a few images, their CAMs and masks, in RUN/*/panels. By default 20 in "
+        "a training; 0 draws none. They take at most 2 % of the time.",
         minimum=0,
         group=PROGRESS,
     )
@@ -646,7 +666,7 @@ STAGES = ("train-cam", "make-labels", "train-seg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Caching):
+class Run(Logging):
     """Settings of `toco run`; a stage that has the same option takes its value from here."""
 
     seed: int = option(0, "Random seed of all stages.", minimum=0)

@@ -47,7 +47,7 @@ from stages.run_folder.artifacts import (
 from stages.run_folder.lock import check_not_locked, stage_lock
 from stages.run_folder.run_config import ABOUT, CONFIG, AllSettings, StageSettings, read_run_config, write_config
 from stages.run_folder.run_data import check_same_data, open_data
-from stages.runtime.extras import check_crf_backend
+from stages.runtime.extras import check_crf_backend, check_loggers
 from stages.runtime.monitor import Monitor, SilentMonitor, Titled
 
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
@@ -222,6 +222,8 @@ def check_stages(out: Path, dataset: Dataset, settings: Mapping[str, StageSettin
                 check_split(dataset, one.split, "--split")
             elif not isinstance(one, TrainSeg):  # which trains on all labelled images by default
                 dataset.split()
+            if not isinstance(one, MakeLabels):
+                check_loggers(one.logger)
             if isinstance(one, TrainCam):
                 check_learnable(dataset, dataset.split(one.split))
             if isinstance(one, TrainCam) or (isinstance(one, TrainSeg) and not one.uses_features):

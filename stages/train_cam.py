@@ -43,6 +43,7 @@ from stages.toco.metrics import Confusion
 from stages.toco.model import ToCo
 from stages.toco.step import Phase, StepBatch, StepSettings, TrainingStep
 from stages.training.loop import fit
+from stages.training.panel_drawing import cam_panel
 
 
 def train_cam(
@@ -109,11 +110,20 @@ def train_cam(
         evaluate: Callable[[], Mapping[str, float]] | None = None
         if with_masks:
             evaluate = partial(_scores, model, with_masks, config, fabric)
+        panel = cam_panel(
+            model,
+            samples,
+            dataset.class_names,
+            side=config.image_size,
+            threshold=config.background_threshold,
+            seed=config.seed,
+            fabric=fabric,
+        )
         if config.compile:
             from stages.networks.compilation import compile_parts, uncompiled  # imported late: takes a second or two
 
             compile_parts(model.backbone.vit.blocks, fabric.device, share)
-            evaluate = evaluate and uncompiled(evaluate)
+            evaluate, panel = evaluate and uncompiled(evaluate), uncompiled(panel)
         if fabric.is_global_zero:
             begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)
             log.write_to(folder)
@@ -138,6 +148,7 @@ def train_cam(
                 ),
                 losses=partial(_losses, config, fabric),
                 evaluate=evaluate,
+                panel=panel,
                 resume=resume,
             )
         return folder

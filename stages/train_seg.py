@@ -66,6 +66,7 @@ from stages.toco.metrics import Confusion
 from stages.toco.ranks import SINGLE_RANK, Ranks
 from stages.training.feature_student import STUDENT_PATCHES, FeatureViews, LoadFeatures, feature_losses, standardise
 from stages.training.loop import fit
+from stages.training.panel_drawing import student_panel
 
 
 def train_seg(
@@ -149,6 +150,15 @@ def train_seg(
                     partial(_scores, student, with_masks, len(dataset.class_names), config, fabric)
                     if with_masks
                     else None
+                ),
+                panel=student_panel(
+                    student,
+                    samples,
+                    dataset.class_names,
+                    labels=label_file,
+                    given=given,
+                    seed=config.seed,
+                    fabric=fabric,
                 ),
                 resume=resume,
             )

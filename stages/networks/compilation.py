@@ -1,6 +1,7 @@
 """`--compile`: compile parts of a network with torch, if this machine can."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 import torch._dynamo
@@ -8,6 +9,8 @@ from torch import nn
 
 from data.errors import reason
 from stages.runtime.monitor import Monitor
+
+Returned = TypeVar("Returned")
 
 
 def compile_parts(parts: Iterable[nn.Module], device: torch.device, monitor: Monitor) -> None:
@@ -28,7 +31,7 @@ def compile_parts(parts: Iterable[nn.Module], device: torch.device, monitor: Mon
         part.compile(dynamic=False)
 
 
-def uncompiled(evaluate: Callable[[], Mapping[str, float]]) -> Callable[[], Mapping[str, float]]:
+def uncompiled(evaluate: Callable[[], Returned]) -> Callable[[], Returned]:
     """Run without the compiled parts: evaluation uses other shapes than a step, and each would be compiled."""
     return torch.compiler.set_stance("force_eager")(evaluate)  # type: ignore[no-any-return]
 

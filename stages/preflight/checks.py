@@ -25,7 +25,7 @@ from stages.preflight.training import (
 from stages.run_folder.artifacts import PRODUCERS, already_finished, check_run_place, check_up_to_date, open_stage
 from stages.run_folder.lock import OUTPUT_LOCK, check_not_locked
 from stages.run_folder.run_data import check_same_data, open_data, open_run_data, with_skip_bad
-from stages.runtime.extras import check_crf_backend
+from stages.runtime.extras import check_crf_backend, check_loggers
 from stages.runtime.monitor import SilentMonitor
 
 DEMO_MARK = ".toco-demo"  # a file that says that the next demo may delete the folder
@@ -46,6 +46,7 @@ def before_train_cam(
     if already_finished(out, "cam", config, resume=resume, overwrite=overwrite):
         check_same_data(out, "cam", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
         return data
+    check_loggers(config.logger)
     check_training(config)
     dataset = open_data(data, skip_bad=config.skip_bad)
     check_run_place(out, dataset)
@@ -106,6 +107,7 @@ def before_train_seg(
         if data is not None:
             check_same_data(run, "seg", open_data(data, skip_bad=config.skip_bad), SilentMonitor())
         return data
+    check_loggers(config.logger)
     if config.uses_features:
         feature_spec(labels.typed_settings(MakeLabels), open_stage(run, "cam"))
     else:

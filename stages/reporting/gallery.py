@@ -15,10 +15,10 @@ from PIL import Image
 
 from data.dataset import IGNORE_INDEX, Sample
 from data.palette import class_colours
+from data.pictures import coloured, heat
 from data.readers import read_mask
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
-from stages.reporting.pictures import coloured, heat
 from stages.reporting.products import Products, RunProducts, best_score
 from stages.run_folder.run_data import skipping
 from stages.runtime.monitor import Monitor

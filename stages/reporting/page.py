@@ -13,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.dataset import Dataset
 from data.palette import class_colours
+from data.pictures import STRENGTH
 from stages.evaluate import Evaluation
 from stages.option import as_option
 from stages.reporting.gallery import Entry
-from stages.reporting.pictures import STRENGTH
 from stages.run_folder.provenance import Session
 from stages.sweep import Sweep
 from stages.verdict.judge import Verdict

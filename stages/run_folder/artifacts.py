@@ -1,6 +1,6 @@
 """Run folders: what each stage writes, and how the next stage opens it.
 
-RUN/cam     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is finished)
+RUN/cam     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  panels/  (checkpoint.pt until it is finished)
 RUN/labels  config.json  sessions.jsonl  cams.h5  labels.h5  (shards/ until it is finished; scores.h5 if relabelled)
 RUN/seg     config.json  sessions.jsonl  model.safetensors  metrics.jsonl  (checkpoint.pt until it is finished)
 """
@@ -34,7 +34,7 @@ MADE_FROM = {"labels": "cam/model.safetensors", "seg": "labels/labels.h5"}
 # Settings that may differ when a stage is resumed, because its result does not depend on them.
 TRAINING_MAY_CHANGE = (
     "device", "devices", "nodes", "workers", "cache", "skip_bad", "checkpoint_every", "log_every", "evaluate_every",
-    "evaluate_images", "val_split",
+    "evaluate_images", "val_split", "logger", "panel_every",
 )  # fmt: skip
 MAY_CHANGE = {
     "cam": (*TRAINING_MAY_CHANGE, "grad_checkpointing", "compile"),

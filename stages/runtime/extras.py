@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 from data.errors import SettingsError
-from stages.config import CrfBackend
+from stages.config import CrfBackend, LoggerName
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def install_command(extra: str) -> str:
-    """Return the shell command that installs an extra of toco ('export', 'crf') into this installation."""
+    """Return the shell command that installs an extra of toco ('export', 'crf', 'wandb') into this installation."""
     if (CHECKOUT / "uv.lock").is_file():  # a clone of the repository
         return f"uv sync --extra {extra}"
     if importlib.util.find_spec("pip") is not None:
@@ -30,3 +30,18 @@ def check_crf_backend(backend: CrfBackend) -> None:
             "--crf-backend pydensecrf needs the package 'pydensecrf2', which is not installed: run "
             f'"{install_command("crf")}" (needs a C++ compiler), or use --crf-backend torch'
         )
+
+
+def check_loggers(names: tuple[LoggerName, ...]) -> None:
+    """Refuse a logger whose package is missing.
+
+    Raises:
+        SettingsError: Says how to install it.
+    """
+    for name in names:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # W&B writes to a folder 'wandb', which looks like a package
+            raise SettingsError(
+                f"--logger {name} needs the package '{name}', which is not installed: run \"{install_command(name)}\", "
+                f"or leave out --logger {name}"
+            )

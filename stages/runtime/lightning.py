@@ -13,6 +13,7 @@ if absent:
     modules["torchmetrics"] = None  # `import torchmetrics` now fails as if it were not installed
 try:
     from lightning_fabric import Fabric
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
     from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -28,5 +29,6 @@ __all__ = [
     "Fabric",
     "LightningEnvironment",
     "SLURMEnvironment",
+    "TensorBoardLogger",
     "TorchElasticEnvironment",
 ]

@@ -5,13 +5,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,7 +25,9 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.runtime.shared_memory import SHARED_MEMORY_FULL, is_shared_memory_full
 from stages.toco.schedule import learning_rate_factor
+from stages.training.loggers import Loggers, open_loggers
 from stages.training.metrics_log import MetricsLog
+from stages.training.panel import PANELS_OF_A_TRAINING, PanelWriter
 
 
 class LostWorkerError(UserError):
@@ -44,6 +47,7 @@ def fit(
     stream: SampleStream,
     losses: Callable[[nn.Module, int, Any], Mapping[str, Tensor]],
     evaluate: Callable[[], Mapping[str, float]] | None,
+    panel: Callable[[], Image.Image],
     resume: bool,
 ) -> None:
     """Train a network and write model.safetensors.
@@ -63,6 +67,7 @@ def fit(
             entries are logged.
         evaluate: Called on all ranks every `evaluate_every` iterations and at the end; its figures are logged and
             shown.
+        panel: Draws the panel; called on rank 0.
         resume: Start from the checkpoint, if there is one.
 
     Raises:
@@ -84,7 +89,9 @@ def fit(
     if resume:
         training.restore()
     module.train()
-    training.run(training.batches(stream), partial(losses, module), evaluate)
+    with training.opened_loggers():
+        training.draw_panels(panel)
+        training.run(training.batches(stream), partial(losses, module), evaluate)
     if fabric.is_global_zero:
         # Cloned: modules may share a tensor, which safetensors does not allow.
         weights = {name: value.clone() for name, value in product.state_dict().items()}
@@ -123,6 +130,8 @@ class TrainingLoop:
     folder: Path
     monitor: Monitor
     title: str
+    loggers: Loggers = field(default_factory=Loggers)
+    panel: PanelWriter | None = None  # on rank 0
     iteration: int = 0  # finished steps
     recent: list[Mapping[str, Tensor]] = field(default_factory=list)  # losses since the last line of the log
 
@@ -165,6 +174,27 @@ class TrainingLoop:
                 "optimizer": self.optimizer.state_dict(),
             }
             save_checkpoint(self.checkpoint, state)
+
+    def opened_loggers(self) -> Loggers:
+        """Begin or continue the logs, on rank 0.
+
+        Raises:
+            SettingsError: A logger's server cannot be reached.
+        """
+        if self.fabric.is_global_zero:
+            settings, names = asdict(self.schedule), self.schedule.logger
+            self.loggers = open_loggers(names, self.folder, settings, self.monitor, start=self.iteration)
+        return self.loggers
+
+    def draw_panels(self, draw: Callable[[], Image.Image]) -> None:
+        """Draw panels while training, on rank 0."""
+        every = self.schedule.panel_every
+        if every is None:
+            every = max(1, self.schedule.iterations // PANELS_OF_A_TRAINING)
+        if self.fabric.is_global_zero and every:
+            self.panel = PanelWriter(
+                draw=draw, folder=self.folder, every=every, loggers=self.loggers, monitor=self.monitor
+            )
 
     def batches(self, stream: SampleStream) -> Iterator[Any]:
         """Yield this rank's part of each remaining batch, on the device."""
@@ -211,7 +241,9 @@ class TrainingLoop:
             SettingsError: The loss is no longer finite.
         """
         schedule = self.schedule
-        log = MetricsLog(self.folder / "metrics.jsonl", start=self.iteration) if self.fabric.is_global_zero else None
+        log = None
+        if self.fabric.is_global_zero:
+            log = MetricsLog(self.folder / "metrics.jsonl", start=self.iteration, loggers=self.loggers)
         single_process, announced = self.fabric.world_size == 1, False
         self.monitor.start(self.title, schedule.iterations, done=self.iteration, unit="steps")
         # Several ranks must stop after the same step. They agree on it when they exchange their losses.
@@ -245,6 +277,10 @@ class TrainingLoop:
                         self.save()
                     if evaluate:
                         self._evaluate(evaluate, log)
+                    if self.panel and self.panel.is_due(self.iteration, last):
+                        self.module.eval()
+                        self.panel.write(self.iteration)
+                        self.module.train()
                 self.monitor.finish()
             except KeyboardInterrupt:  # between two steps, so that no finished step is lost
                 self.save()

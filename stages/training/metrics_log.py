@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic_write import atomic_write
+from stages.training.loggers import Loggers
 
 
 class MetricsLog:
     """metrics.jsonl: one JSON object per line, in order of iterations."""
 
-    def __init__(self, path: Path, *, start: int) -> None:
-        """Continue after iteration `start`; drop later lines, which a run wrote after its last checkpoint."""
+    def __init__(self, path: Path, *, start: int, loggers: Loggers | None = None) -> None:
+        """Continue after iteration `start`; drop later lines, which a run wrote after its last checkpoint.
+
+        Args:
+            path: The file.
+            start: Number of finished iterations.
+            loggers: Get the figures of each line, too.
+        """
         self.path = path
+        self.loggers = loggers or Loggers()
         kept = [values for values in read_metrics(path) if values["iteration"] <= start]
         self._written = {_kind(values) for values in kept}
         with atomic_write(path) as temporary:
@@ -27,6 +35,8 @@ class MetricsLog:
         plain = {name: None if value != value else value for name, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(plain) + "\n")
+        figures = {name: value for name, value in plain.items() if name != "iteration" and value is not None}
+        self.loggers.metrics(figures, values["iteration"])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

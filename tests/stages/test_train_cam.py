@@ -57,6 +57,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
         "sessions.jsonl",
         "model.safetensors",
         "metrics.jsonl",
+        "panels",
     }
 
 
@@ -67,6 +68,7 @@ def test_train_cam__writes_its_folder(trained_run: Path, pictures: Path) -> None
         "sessions.jsonl",
         "model.safetensors",
         "metrics.jsonl",
+        "panels",
     }
     config = json.loads((folder / "config.json").read_text())
     fingerprint = open_dataset(pictures).fingerprint

@@ -81,7 +81,7 @@ def test_train_seg__writes_a_student_that_opens(labelled_run: Any) -> None:
     folder = train_seg(labelled_run.run, CONFIG, monitor)
     assert folder == labelled_run.run / "seg"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "metrics.jsonl", "model.safetensors", "sessions.jsonl",
+        "config.json", "metrics.jsonl", "model.safetensors", "panels", "sessions.jsonl",
     ]  # fmt: skip
     opened = open_stage(labelled_run.run, "seg")
     assert opened.class_names == ("red", "blue")

@@ -1,11 +1,12 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data.errors import SettingsError
 from stages.runtime import extras
-from stages.runtime.extras import check_crf_backend, install_command
+from stages.runtime.extras import check_crf_backend, check_loggers, install_command
 
 
 def test_install_command__in_a_clone() -> None:
@@ -31,3 +32,14 @@ def test_check_crf_backend__a_missing_package(monkeypatch: pytest.MonkeyPatch) -
     check_crf_backend("torch")
     with pytest.raises(SettingsError, match="needs the package 'pydensecrf2', which is not installed: run \"uv sync"):
         check_crf_backend("pydensecrf")
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_check_loggers__a_missing_package(name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).mkdir()  # a folder of results is not the package
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    check_loggers(())
+    message = f"^--logger {name} needs the package '{name}', which is not installed: run \"uv sync --extra {name}\""
+    with pytest.raises(SettingsError, match=message):
+        check_loggers((name,))
