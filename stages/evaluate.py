@@ -293,8 +293,9 @@ def network_columns(
     *,
     split: str,
     segmenters: Mapping[NetworkName, Segmenter],
+    networks: Sequence[NetworkName] = NETWORKS,
 ) -> list[Column]:
-    """Measure the decoder, and the student if it is trained.
+    """Measure the decoder, and the student if it is trained; or only these `networks`.
 
     Raises:
         NoGroundTruthError: No image of the split has a ground-truth mask.
@@ -312,7 +313,8 @@ def network_columns(
         )
         if not samples:
             raise NoGroundTruthError(f"the student learned the ground-truth masks of all images of split {split!r}")
-    for name in NETWORKS if current(run, "seg", monitor, "not measured") else NETWORKS[:1]:
+    student = current(run, "seg", monitor, "not measured")
+    for name in networks if student else [one for one in networks if one != "student"]:
         settings = Predict(source=name, device=config.device, precision=config.precision)
         segment = segmenters.get(name) or open_segmenter(run, settings)
         confusion, measured = Confusion(len(dataset.class_names) + 1), 0

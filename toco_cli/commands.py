@@ -366,7 +366,7 @@ def train_seg(
         if not resume:
             config = with_planned_seg(dataset, run, config, given, monitor)
         folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
-        verdict = _judged(run, dataset, monitor)
+        verdict = _judged(run, dataset, monitor, student=config)
     following = f"toco report {run} or toco predict {run} PATHS... --out DIR"
     _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)
 
@@ -679,14 +679,23 @@ def _monitor(quiet: bool) -> "Iterator[RichMonitor]":
 
 
 def _judged(
-    run: Path, dataset: "Path | Dataset | None", monitor: "RichMonitor", evaluation: "Evaluation | None" = None
+    run: Path,
+    data: "Path | Dataset | None",
+    monitor: "RichMonitor",
+    evaluation: "Evaluation | None" = None,
+    student: TrainSeg | None = None,
 ) -> "Verdict | None":
-    """Judge the masks of a run, on rank 0 only."""
+    """Judge the masks of a run, on rank 0 only; with its settings, the student is measured, too."""
     if not is_rank_zero():
         return None
-    from stages.verdict.judged_run import judge_run
+    from stages.run_folder.artifacts import open_stage
+    from stages.run_folder.run_data import open_run_data
+    from stages.verdict.judged_run import judge_run, measured_student
 
-    return judge_run(run, monitor, data=dataset, evaluation=evaluation).verdict
+    if student:
+        data = open_run_data(open_stage(run, "labels"), data, skip_bad=student.skip_bad)
+        evaluation = measured_student(run, data, student, monitor)
+    return judge_run(run, monitor, data=data, evaluation=evaluation).verdict
 
 
 def _conclude(result: str, values: dict[str, Any], following: str, verdict: "Verdict | None", json: bool) -> None:

@@ -75,7 +75,8 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
     by_mask, by_cam = Confusion(classes + 1), Confusion(classes + 1)
     shown = torch.zeros(classes + 1, dtype=torch.int64)  # images whose ground truth shows the class
     measured = 0
-    monitor.start("measuring the masks", len(with_truth))
+    if with_truth:
+        monitor.start("measuring the masks", len(with_truth))
     for one in with_truth:
         with skipping(True, monitor):
             mask = masks.read(one.id)
@@ -121,6 +122,8 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
 def _with_usable_truth(samples: Sequence[Sample], dataset: Dataset, monitor: Monitor) -> list[Sample]:
     """List the images with ground truth, at most EXAMINED; none if the masks contradict the image labels."""
     found = spread([one for one in samples if one.mask is not None], EXAMINED)
+    if not found:
+        return []
     try:
         check_masks(replace(dataset, splits={"measured": tuple(found)}), ("measured",), monitor)
     except DataError as error:

@@ -141,9 +141,11 @@ class Verdict:
         truth = sum(one.by_ground_truth for one in self.classes)
         if truth == len(self.classes):
             return f"Measured on the ground truth of {self.measured} images."
+        blind = all(one.evidence.repeated is None for one in self.classes if not one.by_ground_truth)
+        misses = "wrong regions, because the run has no features of these images" if blind else "some bad masks"
         without = (
-            f"judged without ground truth, from {self.examined} masks: such a verdict misses some bad masks, so look "
-            "at the gallery of the report"
+            f"judged without ground truth, from {self.examined} masks: such a verdict misses {misses}; so look at the "
+            "gallery of the report"
         )
         if not truth:
             return f"{without[0].upper()}{without[1:]}."

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.dataset import Dataset
-from stages.evaluate import Column, Evaluation
+from stages.config import Evaluate, TrainSeg
+from stages.evaluate import Column, Evaluation, network_columns
 from stages.option import as_option
 from stages.run_folder.artifacts import PRODUCERS, StageFolder, finished, open_stage
 from stages.run_folder.run_config import CONFIG
@@ -19,6 +20,7 @@ from stages.verdict.evidence import collect_evidence
 from stages.verdict.judge import Advice, ClassEvidence, ClassVerdict, MaskSettings, Verdict, judge
 
 FILE = "verdict.json"
+STUDENT_IMAGES = 50  # on which the student is measured at the end of its training
 
 
 class JudgedRun(NamedTuple):
@@ -57,9 +59,21 @@ def judge_run(
     classes = [
         _with_student(one, number, students[0]) if students else one for number, one in enumerate(found.classes, 1)
     ]
-    verdict = judge(classes, _settings(run, labels), examined=found.examined, measured=found.measured)
+    verdict = judge(classes, _settings(run, labels, dataset), examined=found.examined, measured=found.measured)
     write_json(labels.path / FILE, verdict.as_dict())
     return JudgedRun(verdict, found.images)
+
+
+def measured_student(run: Path, dataset: Dataset, config: TrainSeg, monitor: Monitor) -> Evaluation | None:
+    """Measure the student on some validation images; None without ground truth."""
+    settings = Evaluate(
+        device=config.device, precision=config.precision, skip_bad=config.skip_bad, images=STUDENT_IMAGES
+    )
+    split = config.val_split or dataset.val_split
+    if split is None or not any(one.mask is not None for one in dataset.split(split)):
+        return None
+    columns = network_columns(run, dataset, settings, monitor, split=split, segmenters={}, networks=("student",))
+    return Evaluation(class_names=("background", *dataset.class_names), columns=tuple(columns))
 
 
 def read_verdict(run: Path) -> Verdict | None:
@@ -86,7 +100,7 @@ def _with_student(one: ClassEvidence, number: int, column: Column) -> ClassEvide
     return one if iou != iou else replace(one, student_iou=iou, student_images=column.images)
 
 
-def _settings(run: Path, labels: StageFolder) -> MaskSettings:
+def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
     trained = open_stage(run, "cam").settings
     student = open_stage(run, "seg") if finished(run, "seg") else None
     config = run / CONFIG
@@ -97,7 +111,7 @@ def _settings(run: Path, labels: StageFolder) -> MaskSettings:
             options[producer] = [as_option(name, value) for name, value in changed.items()]
     return MaskSettings(
         run=shlex.quote(str(run)),
-        data=shlex.quote(str(labels.dataset_root)),
+        data=shlex.quote(str(dataset.root)),
         iterations=trained["iterations"],
         background_threshold=labels.config.get("background_threshold"),
         threshold_chosen=labels.settings["background_threshold"] == "auto",

@@ -134,3 +134,8 @@ def test_verdict__many_failed_classes_are_counted() -> None:
 def test_verdict__says_what_it_rests_on(measured: int, basis: str) -> None:
     classes = [evidence(iou=0.6, measured=5) if number < measured else FINE for number in range(2)]
     assert judge(classes, SETTINGS, examined=40, measured=7).basis.startswith(basis)
+
+
+def test_verdict__says_that_features_are_missing() -> None:
+    verdict = judge([evidence(repeated=None, told_apart=None)], SETTINGS, examined=40, measured=0)
+    assert "misses wrong regions, because the run has no features of these images" in verdict.basis

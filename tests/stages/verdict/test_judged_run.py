@@ -49,7 +49,9 @@ def test_judge_run__empty_masks_fail_with_and_without_ground_truth(judged: Any, 
     measured = judge_run(made.run, listener()).verdict
     assert measured.headline.startswith("2 of 2 classes failed: red (masks: IoU 0 % on 2 images with ground truth)")
     without_truth(made.data)
-    verdict = judge_run(made.run, listener()).verdict
+    monitor = listener()
+    verdict = judge_run(made.run, monitor).verdict
+    assert monitor.warnings == []
     assert verdict.headline.startswith("2 of 2 classes failed: red (no pixel in 2 of 2 images)")
     assert verdict.measured == 0
 
@@ -87,3 +89,11 @@ def test_read_verdict__none_or_of_another_version(tmp_path: Path, text: str | No
     if text is not None:
         (tmp_path / "labels" / "verdict.json").write_text(text)
     assert read_verdict(tmp_path) is None
+
+
+def test_judge_run__advice_names_the_present_folder_of_the_data(judged: Any, listener: Any, tmp_path: Path) -> None:
+    made = judged(fill=0)
+    moved = made.data.rename(tmp_path / "my photos")
+    advice = judge_run(made.run, listener(), data=moved).verdict.advice
+    assert advice is not None
+    assert advice.command == f"toco check '{moved}'"
