@@ -13,6 +13,7 @@ from data.dataset import Dataset, Sample
 from stages.config import Report
 from stages.evaluate import Evaluation, NoGroundTruthError, evaluate
 from stages.reporting import charts, gallery
+from stages.reporting.corrected import corrected_masks
 from stages.reporting.oversmoothing import smoothness_curves
 from stages.reporting.page import Chart, Page, StageFacts, render
 from stages.reporting.products import RunProducts, open_products
@@ -79,6 +80,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset 
         background=products.background_threshold,
         sweep=curve,
         charts=_charts(folders, evaluation, curve),
+        corrected=corrected_masks(products, monitor, skip_bad=config.skip_bad),
         smoothness=Chart(
             "Over-smoothing",
             charts.smoothness(curves),

@@ -231,7 +231,7 @@ def panels(
 
 def _pictures(made: Products, products: RunProducts, colours: NDArray[np.uint8]) -> dict[str, str]:
     small = _reduced(made, PICTURE_SIDE)
-    return {name: _data_url(picture) for name, picture in panels(small, products, colours).items()}
+    return {name: data_url(picture) for name, picture in panels(small, products, colours).items()}
 
 
 def _reduced(made: Products, side: int) -> Products:
@@ -276,7 +276,8 @@ def _slider(made: Products) -> dict[str, Any]:
     }
 
 
-def _data_url(picture: Image.Image) -> str:
+def data_url(picture: Image.Image) -> str:
+    """Return a picture as a data URL of a JPEG."""
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -16,6 +16,7 @@ from data.palette import class_colours
 from data.pictures import STRENGTH
 from stages.evaluate import Evaluation
 from stages.option import as_option
+from stages.reporting.corrected import CorrectedMasks
 from stages.reporting.gallery import Entry
 from stages.run_folder.provenance import Session
 from stages.sweep import Sweep
@@ -65,6 +66,7 @@ class Page:
     sweep: Sweep | None
     charts: Mapping[str, Chart]
     smoothness: Chart
+    corrected: CorrectedMasks | None = None
 
 
 def render(page: Page) -> str:
@@ -80,6 +82,7 @@ def render(page: Page) -> str:
     colours = class_colours(len(page.dataset.class_names))
     return environment.get_template("page.html.j2").render(
         page=page,
+        corrected=page.corrected,
         name=page.run.resolve().name,
         class_names=page.dataset.class_names,
         colours=["#" + colour.tobytes().hex() for colour in colours],
