@@ -9,10 +9,10 @@ from PIL import Image
 from data.dataset import Mask
 from data.images import read_image
 from data.palette import class_colours
+from data.pictures import coloured
 from stages.corrections.correction_file import CorrectionFile
 from stages.networks.inference import to_tensor
 from stages.reporting.gallery import PICTURE_SIDE, data_url
-from stages.reporting.pictures import coloured
 from stages.reporting.products import RunProducts
 from stages.run_folder.run_data import skipping, spread
 from stages.runtime.monitor import Monitor
