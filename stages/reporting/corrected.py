@@ -17,7 +17,7 @@ from stages.reporting.products import RunProducts
 from stages.run_folder.run_data import skipping, spread
 from stages.runtime.monitor import Monitor
 
-SHOWN = 12  # images
+SHOWN_IMAGES = 12  # images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def corrected_masks(products: RunProducts, monitor: Monitor, *, skip_bad: bool) 
         return None
     colours = class_colours(len(products.dataset.class_names))
     found = []
-    for image_id in spread(ids, SHOWN):
+    for image_id in spread(ids, SHOWN_IMAGES):
         with skipping(skip_bad, monitor):
             image = read_image(known[image_id].image, rule=known[image_id].pixels)
             masks: dict[str, Mask | None] = {
