@@ -48,18 +48,20 @@ def plan(
     dataset = open_data(data, skip_bad=settings.cam.skip_bad)
     check_learnable(dataset, dataset.split(settings.cam.split), monitor)
     fingerprint = fingerprint_of(dataset, settings.cam.split)
+    as_given = given
     settings, given = with_known_backbone(settings, given)
+    recognised = given is not as_given
     hardware = hardware_of(settings.cam.device)
     first = first_settings(fingerprint, hardware, settings, given)
     if not timed:
-        return make_plan(fingerprint, hardware, settings, given)
+        return make_plan(fingerprint, hardware, settings, given, recognised=recognised)
     check_files(first)
     from stages.planning.measured_times import measure_times  # imported late: needs all of the training
 
     times = measure_times(dataset, first.cam, monitor)
     if budget is None and hardware.kind == "cpu":
         budget = CPU_MINUTES
-    return make_plan(fingerprint, hardware, settings, given, times=times, budget=budget)
+    return make_plan(fingerprint, hardware, settings, given, times=times, budget=budget, recognised=recognised)
 
 
 def with_known_backbone(settings: AllSettings, given: Given) -> tuple[AllSettings, Given]:

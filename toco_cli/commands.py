@@ -24,6 +24,7 @@ from stages.config import (
     View,
 )
 from stages.option import Given
+from stages.planning.recipes import CAM_FIELDS, STUDENT_FIELDS
 from stages.runtime.launch import is_rank_zero
 from toco_cli.options import command
 from toco_cli.planned import (
@@ -54,6 +55,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # brackets in help are text; and importing rich would double the time to show it
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+
+PLANNED_FIELDS = {"train_cam": CAM_FIELDS, "train_seg": STUDENT_FIELDS}
 
 Data = Annotated[
     Path,
@@ -170,7 +173,7 @@ def check(
         raise typer.Exit(1)
 
 
-@command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam")
+@command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam", planned=PLANNED_FIELDS)
 def plan(
     data: Data,
     out: Annotated[
@@ -218,7 +221,7 @@ def plan(
         typer.echo(f"Next: toco run {data} --out {run_folder}")
 
 
-@command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam")
+@command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam", planned=PLANNED_FIELDS)
 def run(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Data set, as for 'toco train-cam'.")] = None,
     out: Annotated[
@@ -278,7 +281,7 @@ def run(
     )
 
 
-@command(app, recipes=RECIPE_CHOICES)
+@command(app, recipes=RECIPE_CHOICES, planned={"config": CAM_FIELDS})
 def train_cam(
     data: Data,
     config: TrainCam,
@@ -337,7 +340,7 @@ def make_labels(
     _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)
 
 
-@command(app, recipes=STUDENT_RECIPES)
+@command(app, recipes=STUDENT_RECIPES, planned={"config": STUDENT_FIELDS})
 def train_seg(
     run: RunFolder,
     config: TrainSeg,

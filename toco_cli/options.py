@@ -1,7 +1,7 @@
 """Makes the options of a command from the fields of its settings dataclasses."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -23,7 +23,12 @@ VALUE_SOURCES = ("file", "command line")  # the later one takes precedence
 
 
 def command(
-    app: typer.Typer, *, name: str | None = None, recipes: Recipes | None = None, recipes_of: str = "config"
+    app: typer.Typer,
+    *,
+    name: str | None = None,
+    recipes: Recipes | None = None,
+    recipes_of: str = "config",
+    planned: Mapping[str, Collection[str]] | None = None,
 ) -> Callable[[Function], Function]:
     """Make a function a command of `app`, with one option for each field of its settings.
 
@@ -43,6 +48,8 @@ def command(
             `--recipe NAME`; options on the command line take precedence over the recipe. A recipe that is None changes
             nothing: the command chooses the values itself, by its parameter `given`.
         recipes_of: The parameter whose defaults the recipes change.
+        planned: Fields that the command chooses itself if they are not given, by parameter. Their default is shown as
+            auto, and the value auto is the same as not to give them.
 
     Returns:
         A decorator that returns the function unchanged.
@@ -53,9 +60,12 @@ def command(
 
     def add(function: Function) -> Function:
         settings = _settings_of(function)
-        SETTINGS_OF_COMMANDS[function] = CommandSettings(settings, recipes or {}, recipes_of)
+        SETTINGS_OF_COMMANDS[function] = CommandSettings(settings, recipes or {}, recipes_of, planned or {})
         words = {word: rewritten for one in settings for word, rewritten in _rewritten_words(one).items()}
-        command_class = type("Command", (GroupedHelpCommand,), {"rewritten": words})
+        auto = {
+            one.parameter(field): one.flag(field) for one in settings for field in (planned or {}).get(one.name, ())
+        }
+        command_class = type("Command", (GroupedHelpCommand,), {"rewritten": words, "auto": auto})
         app.command(name, cls=command_class)(_with_options(function, SETTINGS_OF_COMMANDS[function]))
         return function
 
@@ -89,6 +99,7 @@ class CommandSettings(NamedTuple):
     parameters: list[Settings]
     recipes: Recipes
     recipes_of: str
+    planned: Mapping[str, Collection[str]]
 
     def combined(self, recipe: str | None, *given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Return the settings of each parameter.
@@ -150,10 +161,10 @@ def _settings_of(function: Callable[..., None]) -> list[Settings]:
 
 def _with_options(function: Callable[..., None], command_settings: CommandSettings) -> Callable[..., None]:
     """Return the function that Typer sees: it makes settings from the options and calls the original."""
-    settings, recipes, recipes_of = command_settings
+    settings, recipes, recipes_of, planned = command_settings
     if not settings:
         return function
-    options = {one.name: _option_parameters(one) for one in settings}
+    options = {one.name: _option_parameters(one, planned.get(one.name, ())) for one in settings}
     if recipes:
         _check_recipes(recipes, options[recipes_of])
 
@@ -191,7 +202,7 @@ def _with_options(function: Callable[..., None], command_settings: CommandSettin
     return run
 
 
-def _option_parameters(settings: Settings) -> dict[str, inspect.Parameter]:
+def _option_parameters(settings: Settings, planned: Collection[str]) -> dict[str, inspect.Parameter]:
     """Return one keyword parameter per field, annotated for Typer, with the default that the help shows."""
     hints = get_type_hints(type(settings.default))
     parameters = {}
@@ -207,7 +218,7 @@ def _option_parameters(settings: Settings) -> dict[str, inspect.Parameter]:
             annotation = annotation | None
         # Typer names options without a prefix itself: --skip-bad and --no-skip-bad.
         names = _prefixed_names(settings, one.name, item) if settings.prefix else ()
-        information = _option_information(option_text(one), item, repeated, names)
+        information = _option_information(option_text(one), item, repeated, names, auto=one.name in planned)
         parameters[one.name] = _parameter(settings.parameter(one.name), Annotated[annotation, information], default)
     return parameters
 
@@ -217,11 +228,12 @@ def _prefixed_names(settings: Settings, field: str, item: Any) -> tuple[str, ...
     return (f"{name}/{settings.flag('no_' + field)}" if item is bool else name,)
 
 
-def _option_information(text: OptionText, item: Any, repeated: bool, names: tuple[str, ...]) -> object:
+def _option_information(text: OptionText, item: Any, repeated: bool, names: tuple[str, ...], *, auto: bool) -> object:
     parser = _parser_of(item, repeated)
     return typer.Option(
         *names,
         hidden=bool(names),
+        show_default="auto" if auto else True,
         help=text.help + " May be given several times." * repeated,
         min=None if parser else text.minimum,
         max=None if parser else text.maximum,
@@ -358,10 +370,22 @@ def _check_shorthand(name: str, rule: Rewritten, args: list[str], value: str, co
         )
 
 
+def _without_auto(args: list[str], options: Collection[str]) -> list[str]:
+    """Leave out options with the value auto: `--iterations auto` and `--iterations=auto`."""
+    kept: list[str] = []
+    for word in args:
+        if word == "auto" and kept and kept[-1] in options:
+            kept.pop()
+        elif not (word.endswith("=auto") and word.removesuffix("=auto") in options):
+            kept.append(word)
+    return kept
+
+
 class GroupedHelpCommand(TyperCommand):
     """A command whose plain-text help lists the options in groups."""
 
     rewritten: Mapping[str, Rewritten] = {}
+    auto: Mapping[str, str] = {}  # options that may be 'auto', as if they were not given, by parameter
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Replace short and earlier forms of options: `--crf` by `--refine crf`, `--head-factor` by its new name."""
@@ -375,7 +399,7 @@ class GroupedHelpCommand(TyperCommand):
                 words.append(word)
             else:
                 words += [*rule.words[:-1], rule.words[-1] + equals + value]
-        return super().parse_args(ctx, words)
+        return super().parse_args(ctx, _without_auto(words, self.auto.values()))
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Write the arguments, the options without a group, then the groups in the order of their first option."""

@@ -94,6 +94,7 @@ def with_plan(
         return config, settings
     from stages.plan import check_fits, write_plan
     from stages.planning.planner import needs_timing
+    from stages.planning.weight_files import check_files
     from stages.run import before_run
     from stages.run_folder.run_config import begun_or_planned, with_begun_stages
 
@@ -112,7 +113,10 @@ def with_plan(
         settings, given = with_begun_stages(out, settings, given)
     dataset = before_run(data, out, config, settings)
     several = config.nodes > 1 or started_by().starter != ""  # each process plans, and all must choose the same
-    found = new_plan(dataset, settings, given, monitor, time=time, timed=needs_timing(given) and not several)
+    timed = needs_timing(given) and not several
+    found = new_plan(dataset, settings, given, monitor, time=time, timed=timed)
+    if not timed and not several:
+        check_files(found.settings)
     if show is not None and is_rank_zero():
         show(found)
     check_fits(found, f"toco run {data} --out {out}")

@@ -37,6 +37,8 @@ def take_settings(context: typer.Context, path: Path | None) -> Path | None:
             close = difflib.get_close_matches(key, parameters, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise typer.BadParameter(f"{path} sets {key!r}, which is not an option of 'toco run'{hint}")
+        if value == "auto" and parameters[key] in getattr(context.command, "auto", {}):
+            continue
         in_file = key in PATHS or (key.endswith(".weights") and value not in NO_FILES)
         values[parameters[key]] = str(path.parent / Path(value).expanduser()) if in_file else value
     context.default_map = values

@@ -156,6 +156,7 @@ def make_plan(
     *,
     times: Times | None = None,
     budget: float | None = None,
+    recognised: bool = False,
 ) -> Plan:
     """Choose the settings that were not given.
 
@@ -168,6 +169,7 @@ def make_plan(
         given: The recipe, and which values were given: they are kept.
         times: Measured times; without them nothing is predicted and nothing is reduced.
         budget: Minutes that the run may take; None for no limit.
+        recognised: Whether the given backbone was recognised by the file of its weights.
     """
     planner = _Planner(fingerprint, hardware, settings, given)
     asked = _asked(given)
@@ -178,7 +180,7 @@ def make_plan(
         fingerprint=fingerprint,
         hardware=hardware,
         settings=chosen,
-        choices=tuple(planner.choices(name, chosen)),
+        choices=tuple(planner.choices(name, chosen, recognised=recognised)),
         minutes=minutes,
         budget=budget if times else None,
         lost=tuple(planner.lost(asked, name, chosen, fewer)),
@@ -278,7 +280,7 @@ class _Planner:
             steps = min(resized.cam.iterations, max(recipe.fewest_iterations, fitting))
             yield self.settings_of(name, iterations=steps, image_size=side)
 
-    def choices(self, name: str, chosen: AllSettings) -> Iterator[Choice]:
+    def choices(self, name: str, chosen: AllSettings, *, recognised: bool) -> Iterator[Choice]:
         """Yield the settings of the plan with their reasons: chosen ones, and given ones of the same kind."""
         recipe = self.recipe(name)
         student = recipe.student if chosen.seg.uses_features else recipe.image_student
@@ -295,6 +297,8 @@ class _Planner:
                 if one == "background_threshold" and value is None:
                     value = chosen.cam.background_threshold
                 reason = "given" if one in given else self._reason(stage, one, chosen, whole)
+                if recognised and (stage, one) == ("train-cam", "backbone"):
+                    reason = "recognised by the file of weights"
                 yield Choice(option=f"{stage}.{one.replace('_', '-')}", value=value, reason=reason)
 
     def _reason(self, stage: str, name: str, chosen: AllSettings, whole: AllSettings) -> str:

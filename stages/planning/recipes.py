@@ -162,6 +162,9 @@ RECIPES: Mapping[tuple[str, DeviceKind], PlanRecipe] = {
         image_student={**GPU_DEEPLAB, "iterations": 10_000},
     ),
 }
+# The settings that plans choose, as far as 'auto' is not a value of their own.
+CAM_FIELDS = frozenset({"backbone", "image_size", "iterations"}.union(*(one.cam for one in RECIPES.values())))
+STUDENT_FIELDS = frozenset({"arch"}.union(*({*one.student, *one.image_student} for one in RECIPES.values())))
 MOST_ITERATIONS = 20_000  # the paper's, for 10,582 images
 
 # Reasons of the values, in a few words; `planner` has those that depend on the data.

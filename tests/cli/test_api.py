@@ -117,7 +117,7 @@ def test_stages__are_run_one_by_one_with_a_monitor(
             losses.extend([figures["loss"]] if "loss" in figures else [])
 
     options = {name: value for name, value in vars(cam_settings()).items() if value != vars(TrainCam())[name]}
-    run = toco.train_cam(str(pictures), tmp_path / "run", monitor=Callback(), **options)
+    run = toco.train_cam(str(pictures), tmp_path / "run", recipe="voc", monitor=Callback(), **options)
     assert run == tmp_path / "run"
     assert heard == ["training the CAM network: 4 steps"]
     assert len(losses) == 4

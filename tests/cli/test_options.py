@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from stages.option import check_limits, option, option_text
+from stages.option import Given, check_limits, option, option_text
 from toco_cli.options import Recipes, command
 
 
@@ -317,3 +317,32 @@ def test_command__a_contradiction_says_whose_it_is() -> None:
 
 def test_command__help_leaves_the_options_of_others_out() -> None:
     assert "--first-stage" not in run_stages("--help")[0].output
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ([], {}),
+        (["--iterations", "auto"], {}),
+        (["--steps=auto", "--ptc-weight", "0.5"], {"ptc_weight"}),
+        (["--iterations", "9"], {"iterations"}),
+        (["--background", "auto"], {"background"}),  # a value of its own
+    ],
+)
+def test_command__auto_is_the_same_as_not_given(words: list[str], given: set[str]) -> None:
+    app = typer.Typer(rich_markup_mode=None)
+    call: Call = {}
+
+    @app.callback()
+    def top() -> None: ...
+
+    @command(app, recipes={"own": None}, planned={"config": ("iterations",)})
+    def train(config: Settings, given: Given = Given()) -> None:  # noqa: B008
+        """Train."""
+        call.update(config=config, given=given)
+
+    result = CliRunner().invoke(app, ["train", *words, "--recipe", "own"])
+    assert result.exit_code == 0, result.output
+    assert call["given"] == Given("own", {"config": frozenset(given)})
+    assert call["config"].iterations == (9 if "iterations" in given else 20_000)
+    assert "[default: (auto); x>=1]" in " ".join(CliRunner().invoke(app, ["train", "--help"]).output.split())
