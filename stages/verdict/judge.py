@@ -1,6 +1,7 @@
 """Judge each class by the evidence: good, weak or failed, why, and which command is likely to help.
 
-Pure functions of numbers, without torch.
+Pure functions of numbers, without torch. The constants come from bench/verdict.md, which measures how often the
+judgement without ground truth is right.
 """
 
 from collections.abc import Callable, Mapping, Sequence
