@@ -358,10 +358,11 @@ def test_train_cam__another_seed_is_another_network(
 def test_train_cam__finished_run_is_left_alone(
     undisturbed: Path, pictures: Path, cam_settings: Settings, listener: Any
 ) -> None:
-    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()}
+    files = [path for path in undisturbed.rglob("*") if path.is_file()]
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
     monitor = listener()
     train_cam(pictures, undisturbed.parent, cam_settings(checkpoint_every=3), monitor, resume=True)
-    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in undisturbed.iterdir()} == before
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files} == before
     assert monitor.notes == [f"{undisturbed} is finished already"]
     assert "start" not in monitor.calls
 
@@ -598,7 +599,9 @@ def test_train_cam__computes_nothing_for_losses_without_weight(
         forward = kind.forward
         monkeypatch.setattr(kind, "forward", lambda *a, kind=kind, forward=forward: counted(kind, forward, *a))
     with pytest.raises(KeyboardInterrupt):  # before anything is measured
-        train_cam(pictures, tmp_path, cam_settings(evaluate_every=0, **changes), listener(("advance", 2)))
+        train_cam(
+            pictures, tmp_path, cam_settings(evaluate_every=0, panel_every=0, **changes), listener(("advance", 2))
+        )
     assert counts[PatchEmbed] == 2 * passes
     assert counts[LargeFieldOfView] == decoded
 
