@@ -631,7 +631,7 @@ class Report(Evaluate):
     )
     gallery: int = option(
         24,
-        "Images to show: the best, median and worst ones, and at least three of each class if there are that many.",
+        "Images to show: the best, median and worst ones. Images are added, up to 60, until each class has three.",
         minimum=1,
     )
     compare: tuple[str, ...] = option(

@@ -3,6 +3,7 @@
 In: a run folder, with any of its stages finished, and its data set. Out: RUN/report.html.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from data.dataset import Dataset, Sample
 from stages.config import Report
 from stages.evaluate import Evaluation, NoGroundTruthError, evaluate
 from stages.reporting import charts, gallery
+from stages.reporting.charts import Chart, ConfusionMatrix
 from stages.reporting.corrected import corrected_masks
-from stages.reporting.oversmoothing import smoothness_curves
-from stages.reporting.page import Chart, Page, StageFacts, render
+from stages.reporting.oversmoothing import Smoothness, smoothness_curves
+from stages.reporting.page import Page, StageFacts, render
 from stages.reporting.products import RunProducts, open_products
 from stages.run_folder.artifacts import PRODUCERS, SETTINGS, StageFolder, finished, open_stage
 from stages.run_folder.provenance import read_sessions
@@ -79,16 +81,11 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset 
         by_ground_truth=any(sample.mask is not None for sample in samples),
         background=products.background_threshold,
         sweep=curve,
-        charts=_charts(folders, evaluation, curve),
+        charts={**_charts(folders, curve), "smoothness": _smoothness(curves, len(measured))},
+        confusion=None if evaluation is None else _confusion(evaluation),
+        masks=0 if products.masks is None else len(products.masks.ids),
+        following=_following(run, folders),
         corrected=corrected_masks(products, monitor, skip_bad=config.skip_bad),
-        smoothness=Chart(
-            "Over-smoothing",
-            charts.smoothness(curves),
-            f"Mean absolute cosine similarity between patch tokens after each block, over {len(measured)} images; "
-            + "; ".join(
-                f"{one.name}: {one.values[0]:.2f} after block 1, {one.values[-1]:.2f} at the end" for one in curves
-            ),
-        ),
     )
     with atomic_write(run / REPORT) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
@@ -141,18 +138,26 @@ def _facts(stage: str, folder: StageFolder, trained: Mapping[str, Any]) -> Stage
     )
 
 
-def _charts(folders: dict[str, StageFolder], evaluation: Evaluation | None, curve: Sweep | None) -> dict[str, Chart]:
+def _following(run: Path, folders: Mapping[str, StageFolder]) -> str:
+    """Return the command that comes after the finished stages."""
+    path = shlex.quote(str(run))
+    if "labels" not in folders:
+        return f"toco make-labels {path} --crf"
+    return f"toco predict {path} PATHS... --out DIR" if "seg" in folders else f"toco train-seg {path}"
+
+
+def _charts(folders: Mapping[str, StageFolder], curve: Sweep | None) -> dict[str, Chart]:
     found: dict[str, Chart] = {}
     for stage, name in (("cam", "CAM network"), ("seg", "student")):
         lines = _metrics(folders[stage].path) if stage in folders else []
-        trained = [line for line in lines if "loss" in line]
+        trained = [line for line in lines if line.get("loss") is not None]
         if trained:
             found[f"losses_{stage}"] = Chart(
                 f"Losses of the {name}",
-                charts.losses(trained),
                 f"The loss is {trained[0]['loss']:.3g} at iteration {trained[0]['iteration']} and "
                 f"{trained[-1]['loss']:.3g} at iteration {trained[-1]['iteration']}. Parts that start later add to it. "
                 "Each point is the mean over the iterations since the previous point.",
+                charts.losses(trained),
             )
         scored = [line for line in lines if any("miou" in key for key in line)]
         if len(scored) > 1:  # one point does not make a curve
@@ -162,25 +167,38 @@ def _charts(folders: dict[str, StageFolder], evaluation: Evaluation | None, curv
                 if "miou" in key and value is not None
             )
             found[f"scores_{stage}"] = Chart(
-                f"mIoU of the {name} during training", charts.measurements(scored), f"At the end: {last}."
+                f"mIoU of the {name} during training", f"At the end: {last}.", charts.measurements(scored)
             )
     if curve is not None:
         found["threshold"] = Chart(
             "mIoU of the CAM masks by background threshold",
-            charts.threshold_curve(curve),
             f"The highest mIoU is {100 * curve.mious[curve.best]:.1f} %, at {curve.backgrounds[curve.best]:g}; "
             f"the labels were made with {curve.used:g}. Measured on the ground-truth masks of {curve.images} images of "
             f"split '{curve.split}': a threshold chosen by this curve is fitted to these images.",
-        )
-    if evaluation is not None:
-        column = evaluation.columns[-1]
-        found["confusion"] = Chart(
-            f"Confusion matrix of the {column.name}",
-            charts.confusion_matrix(column.counts, evaluation.class_names),
-            f"On {column.measured} of split '{column.split}': {100 * column.scores.pixel_accuracy:.1f} % of all "
-            f"pixels are predicted correctly. {_worst_confusions(column.counts.tolist(), evaluation.class_names)}",
+            [charts.threshold_curve(curve)],
         )
     return found
+
+
+def _smoothness(curves: Sequence[Smoothness], images: int) -> Chart:
+    return Chart(
+        "Similarity of the patch tokens after each block",
+        f"Mean absolute cosine similarity between patch tokens after each block, over {images} images; "
+        + "; ".join(f"{one.name}: {one.values[0]:.2f} after block 1, {one.values[-1]:.2f} at the end" for one in curves)
+        + ".",
+        [charts.smoothness(curves)],
+    )
+
+
+def _confusion(evaluation: Evaluation) -> ConfusionMatrix:
+    column = evaluation.columns[-1]
+    return charts.confusion_matrix(
+        column.counts,
+        evaluation.class_names,
+        title=f"Confusion matrix of the {column.name}",
+        words=f"On {column.measured} of split '{column.split}': {100 * column.scores.pixel_accuracy:.1f} % of all "
+        f"pixels are predicted correctly. {_worst_confusions(column.counts.tolist(), evaluation.class_names)}",
+    )
 
 
 def _worst_confusions(counts: list[list[int]], names: Sequence[str]) -> str:
@@ -192,8 +210,10 @@ def _worst_confusions(counts: list[list[int]], names: Sequence[str]) -> str:
         if predicted != actual and any(row)
     ]
     worst = sorted(pairs, reverse=True)[:3]
-    return "Most frequent confusions: " + "; ".join(
-        f"{actual} predicted as {predicted} ({100 * share:.0f} %)" for share, actual, predicted in worst
+    return (
+        "Most frequent confusions: "
+        + "; ".join(f"{actual} predicted as {predicted} ({100 * share:.0f} %)" for share, actual, predicted in worst)
+        + "."
     )
 
 

@@ -3,6 +3,7 @@
 In: a run folder and an image, from its data set or any other. Out: a PNG.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,13 @@ from data.pixel_rule import describe_clipped
 from data.written_folders import mark_as_written
 from stages.config import View
 from stages.networks.choose_network import rule_for_new_images
-from stages.reporting.charts import chart_name, missing_glyphs_allowed
 from stages.reporting.gallery import panels
 from stages.reporting.products import Products, open_products
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data, warn_of_other_data, with_skip_bad
 from stages.runtime.monitor import Monitor
 
+LONGEST_NAME = 24  # characters in the legend
 PANEL_INCHES = 4.0  # longer side of a panel
 DPI = 110
 
@@ -71,7 +72,8 @@ def view(
     pictures = panels(made, products, class_colours(len(dataset.class_names)), background)
     if not out.parent.exists() or not any(out.parent.iterdir()):
         mark_as_written(out.parent)
-    with atomic_write(out) as temporary, missing_glyphs_allowed():
+    with atomic_write(out) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         _sheet(pictures, made, dataset, image).savefig(temporary, format="png", dpi=DPI)
     return out
 
@@ -109,9 +111,13 @@ def _sheet(pictures: Mapping[str, Image.Image], made: Products, dataset: Dataset
         figure.suptitle(image.name)
         colours = class_colours(len(dataset.class_names)) / 255
         handles = [
-            Patch(color=colours[number - 1], label=chart_name(dataset.class_names[number - 1]))
+            Patch(color=colours[number - 1], label=_short(dataset.class_names[number - 1]))
             for number in _shown_classes(made)
         ]
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
     return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

@@ -1,6 +1,7 @@
 """Tests of the report in a real browser: Debian's chromium, or the program in TOCO_CHROMIUM."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,12 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 OFFLINE = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+
+# A canvas takes the size of its photograph when it is first drawn.
+DRAWN = (
+    "[...document.querySelectorAll('.entry:not([hidden])')].every("
+    "one => one.querySelector('canvas').width === one.querySelector('img').naturalWidth)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +41,7 @@ def page(browser: Browser, whole_run: Path) -> Iterator[Page]:
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.on("request", lambda request: fetched.append(request.url))
     page.goto((whole_run / "report.html").as_uri())
-    # A canvas takes the size of its photograph when it is first drawn.
-    page.wait_for_function(
-        "[...document.querySelectorAll('.entry')].every("
-        "one => one.querySelector('canvas').width === one.querySelector('img').naturalWidth)"
-    )
+    page.wait_for_function(DRAWN)
     yield page
     page.close()
     assert messages == []
@@ -90,14 +93,26 @@ def test_slider__works_with_the_keyboard(page: Page) -> None:
     assert float(page.locator("#background").input_value()) == pytest.approx(float(before) + 0.01)
 
 
+def test_gallery__shows_a_first_part_and_more_on_request(page: Page) -> None:
+    total = page.locator(".entry").count()
+    assert total > 6
+    assert len(visible(page)) == 6
+    assert page.locator("#shown").inner_text() == f"6 of {total} images"
+    page.locator("#more").click()
+    assert len(visible(page)) == total
+    assert not page.locator("#more").is_visible()
+    assert page.evaluate("document.activeElement.closest('.entry') === document.querySelectorAll('.entry')[6]")
+    page.wait_for_function(DRAWN)
+
+
 def test_filters__show_only_matching_images(page: Page) -> None:
+    page.locator("#more").click()
     entries = len(visible(page))
-    assert page.locator("#shown").inner_text() == f"{entries} of {entries} images"
     page.locator("#class-filter").select_option("2")
     shown = visible(page)
     assert 0 < len(shown) < entries
     assert all("2" in classes.split() for classes in shown)
-    assert page.locator("#shown").inner_text() == f"{len(shown)} of {entries} images"
+    assert page.locator("#shown").inner_text() == f"{len(shown)} of {len(shown)} images"
     page.locator("#rank-filter").select_option("worst")
     assert len(visible(page)) < len(shown)
     page.locator("#class-filter").select_option("")
@@ -105,11 +120,70 @@ def test_filters__show_only_matching_images(page: Page) -> None:
     assert ranks == {"worst"}
 
 
+def test_viewer__opens_by_click_or_enter_and_is_left_by_escape(page: Page) -> None:
+    names = page.locator(".entry .name").all_inner_texts()
+    page.locator(".entry .row").nth(1).click()
+    assert page.locator("#viewer-title").inner_text() == names[1]
+    page.locator("#viewer-pictures canvas").wait_for()
+    figures = page.locator(".entry").nth(1).locator("figure").count()
+    assert page.locator("#viewer-pictures figure").count() == figures
+    small = page.locator(".entry").nth(1).locator("canvas").evaluate("one => one.toDataURL()")
+    assert page.locator("#viewer-pictures canvas").evaluate("one => one.toDataURL()") == small
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#viewer-title").inner_text() == names[2]
+    page.keyboard.press("Escape")
+    assert not page.locator("#viewer").is_visible()
+    assert page.evaluate("document.activeElement.textContent") == names[2]
+    page.keyboard.press("Enter")
+    assert page.locator("#viewer-title").inner_text() == names[2]
+    page.locator("#close").click()
+    assert not page.locator("#viewer").is_visible()
+
+
+def test_viewer__goes_round_through_the_images_that_fit_the_filters(page: Page) -> None:
+    page.locator("#rank-filter").select_option("worst")
+    names = page.locator(".entry:visible .name").all_inner_texts()
+    page.locator(".entry:visible .name").first.click()
+    titles = []
+    for _ in range(len(names) + 1):
+        titles.append(page.locator("#viewer-title").inner_text())
+        page.locator("#next").click()
+    assert titles == [*names, names[0]]
+
+
+def test_charts__answer_the_pointer_and_the_arrow_keys(page: Page) -> None:
+    plot = page.locator("#training .plot").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    readout = page.locator("#training .readout").first
+    page.mouse.move(box["x"] + box["width"] - 1, box["y"] + 5)
+    last = readout.inner_text()
+    assert re.fullmatch(r"iteration 4: [\d.]+", last)
+    plot.focus()
+    page.keyboard.press("ArrowLeft")
+    assert readout.inner_text().startswith("iteration ")
+    assert readout.inner_text() != last
+
+
+def test_confusion__names_the_cell_under_the_pointer(page: Page) -> None:
+    page.locator(".confusion tbody td").first.hover()
+    assert re.fullmatch(
+        r"[\d.]+ % of background predicted as background", page.locator("#confusion-value").inner_text()
+    )
+
+
+def test_page__is_dark_where_the_system_is(page: Page) -> None:
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light == "rgb(255, 255, 255)"
+
+
 def test_page__works_without_a_mouse_and_with_a_screen_reader(page: Page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     unnamed = page.evaluate(
-        "[...document.querySelectorAll('select, input, canvas, section, article')]"
+        "[...document.querySelectorAll('select, input, .entry canvas, .plot, section, article, dialog')]"
         ".filter(one => !(one.labels?.length || one.ariaLabel || one.getAttribute('aria-labelledby'))).length"
     )
     assert unnamed == 0

@@ -23,9 +23,10 @@ from stages.reporting.products import Products, RunProducts, best_score
 from stages.run_folder.run_data import skipping
 from stages.runtime.monitor import Monitor
 
-PICTURE_SIDE = 200  # pixels; longer side of a picture on the page
+PICTURE_SIDE = 480  # pixels; longer side of a picture when it is enlarged
 SLIDER_SIDE = 128  # pixels; longer side of the masks that follow the slider
-EACH_CLASS = 3  # at least this many images of each class, if there are any
+EACH_CLASS = 3  # at least this many images of each class, if there are any ...
+MOST_IMAGES = 60  # ... but no images are added beyond this many: each adds about 0.3 MB to the page
 
 CAM_NAMES = {"cam": "CAM", "aux": "auxiliary CAM"}  # by --source
 Rank = Literal["best", "median", "worst"]
@@ -88,7 +89,7 @@ def choose(ranked: Sequence[Ranked], count: int, num_classes: int) -> list[Ranke
     """Choose the images of the gallery.
 
     One third of `count` images are the worst, one third are in the middle, one third are the best. Then images are
-    added until each class is shown in EACH_CLASS images, if it has this many.
+    added until each class is shown in EACH_CLASS images, if it has this many, or until there are MOST_IMAGES.
 
     Args:
         ranked: All images, worst first.
@@ -109,7 +110,7 @@ def choose(ranked: Sequence[Ranked], count: int, num_classes: int) -> list[Ranke
         having = [place for place, one in enumerate(ranked) if number in one.sample.classes]
         # Add the worst, the best and the middle one, until there are enough.
         for index in (0, len(having) - 1, len(having) // 2):
-            if having and sum(place in places for place in having) < EACH_CLASS:
+            if having and len(places) < MOST_IMAGES and sum(place in places for place in having) < EACH_CLASS:
                 places.add(having[index])
     return [ranked[place] for place in sorted(places)]
 
@@ -279,5 +280,5 @@ def _slider(made: Products) -> dict[str, Any]:
 def data_url(picture: Image.Image) -> str:
     """Return a picture as a data URL of a JPEG."""
     stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    picture.save(stream, format="WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

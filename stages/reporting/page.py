@@ -1,6 +1,5 @@
 """The HTML page of a report: one file that needs no other file and no network."""
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from data.palette import class_colours
 from data.pictures import STRENGTH
 from stages.evaluate import Evaluation
 from stages.option import as_option
+from stages.reporting.charts import Chart, ConfusionMatrix
 from stages.reporting.corrected import CorrectedMasks
 from stages.reporting.gallery import Entry
 from stages.run_folder.provenance import Session
@@ -25,19 +25,6 @@ from stages.verdict.judge import Verdict
 FOLDER = Path(__file__).parent
 RANKS_BY_GROUND_TRUTH = {"worst": "worst", "median": "median", "best": "best"}
 RANKS_BY_EVIDENCE = {"worst": "most suspicious", "median": "less suspicious", "best": "least suspicious"}
-
-
-class Chart(NamedTuple):
-    """A chart, and a description in words, also for people who cannot see it."""
-
-    title: str
-    svg: str
-    words: str
-
-    @property
-    def url(self) -> str:
-        """The SVG as a data URL. Embedded directly, the ids of several SVGs would collide."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg.encode()).decode()
 
 
 class StageFacts(NamedTuple):
@@ -65,7 +52,9 @@ class Page:
     background: float  # background threshold of the labels
     sweep: Sweep | None
     charts: Mapping[str, Chart]
-    smoothness: Chart
+    confusion: ConfusionMatrix | None
+    masks: int  # number of images with a pseudo mask
+    following: str  # the command to run next
     corrected: CorrectedMasks | None = None
 
 

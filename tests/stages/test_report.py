@@ -1,4 +1,3 @@
-import base64
 import csv
 import json
 import re
@@ -7,7 +6,6 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import h5py
 import pytest
@@ -84,7 +82,14 @@ def test_report__refers_to_no_other_file_or_address(whole_run: Path) -> None:
 def test_report__shows_each_part(whole_run: Path) -> None:
     found = read(whole_run / "report.html")
     assert {"verdict", "run", "scores", "gallery", "training", "confusion", "smoothing", "settings"} <= set(found.ids)
-    for words in ("pseudo mask (CRF)", "student", "ground truth", "auxiliary CAM", "--iterations 4", "finished after"):
+    for words in (
+        "pseudo mask (CRF)",
+        "student",
+        "ground truth",
+        "auxiliary CAM",
+        "--iterations 4",
+        "finished after",
+    ):
         assert words in found.text, words
 
 
@@ -215,9 +220,6 @@ def test_report__names_of_classes_and_images_are_text(hostile_run: Path, whole_r
     for name in (*HOSTILE_CLASSES, *HOSTILE_IDS.values()):
         assert name in text
     assert "8638" not in re.sub(r"data:[^\"]*", "", text)  # the product: no template was filled in
-    charts = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", found)
-    texts = ["".join(ElementTree.fromstring(base64.b64decode(chart)).itertext()) for chart in charts]
-    assert any("_</script><script>alert…" in one and "100% $x^2$" in one for one in texts)  # the confusion matrix
 
 
 def test_view__names_of_classes_and_images_are_text(hostile_run: Path, tmp_path: Path) -> None:
