@@ -22,8 +22,9 @@ endif
 .PHONY: demo test test-slow check docs setup
 .DEFAULT_GOAL := demo
 
+# Resumes a demo that was stopped. To start again: make demo OPTIONS=--overwrite
 demo: setup
-	$(RUN) toco demo --overwrite
+	$(RUN) toco demo $(OPTIONS)
 
 # One worker for each core, up to four: each of them imports torch and trains the networks that its tests share.
 # A file's tests stay together (loadfile), because they share networks, too.

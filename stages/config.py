@@ -652,6 +652,11 @@ class View(Machine):
         maximum=1,
         old_names=("background",),
     )
+    count: int = option(6, "Images of the run to show if no IMAGE is given.", minimum=1)
+    order: Literal["worst", "random"] = option(
+        "worst", "Which images these are: those with the worst pseudo masks, ranked as in the report, or random ones."
+    )
+    seed: int = option(0, "Seed of --order random: another seed shows other images.", minimum=0)
 
     def __post_init__(self) -> None:
         """Refuse values outside the limits.

@@ -4,13 +4,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from data.custom_reader import LABELS_FILE
 from data.drawing.sample import draw_sample
 from data.readers import open_dataset
 from data.written_folders import mark_as_written
-from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
+from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg
 from stages.evaluate import Evaluation, evaluate, label_columns
 from stages.make_labels import make_labels
 from stages.preflight.checks import DEMO_MARK, before_demo
+from stages.report import report
 from stages.run_folder.lock import output_lock
 from stages.runtime.monitor import Monitor
 from stages.train_cam import train_cam
@@ -24,6 +26,7 @@ CAM = TrainCam(
     backbone_option=("patch_size=8", "embed_dim=128", "depth=6", "num_heads=2"),
     weights="none",
     iterations=260,
+    checkpoint_every=50,
     batch_size=16,
     image_size=96,
     long_side=96,
@@ -45,46 +48,60 @@ LABELS = MakeLabels(
     low_threshold=0.2,
     feature_size=192,  # twice the pictures' size: patches of 4 pixels for the student
 )
-SEG = TrainSeg(arch="conv", iterations=400, batch_size=16, evaluate_every=0, evaluate_images=10)
+SEG = TrainSeg(arch="conv", iterations=400, checkpoint_every=100, batch_size=16, evaluate_every=0, evaluate_images=10)
 
 
 def demo(out: Path, monitor: Monitor, *, seed: int = 0, overwrite: bool = False) -> Evaluation:
-    """Draw the sample data, run all stages on it, and evaluate each product on the ground-truth masks.
+    """Draw the sample data, run all stages on it, evaluate each product on the ground-truth masks, and write a report.
+
+    Parts that an earlier call finished are skipped.
 
     Args:
-        out: A new folder: the data set is written to out/data, the run to out/run.
+        out: A folder for the demo alone: the data set is written to out/data, the run to out/run.
         monitor: Receives progress.
         seed: Random seed of the pictures and of all training.
         overwrite: Delete the earlier demo in `out` first.
 
     Returns:
-        One table: CAMs and pseudo masks (without and with CRF) on the images that they were made for, decoder and
-        student on images that were not used for training.
+        One table: see `demo_scores`.
 
     Raises:
-        ArtifactError: `out` is not empty, or a command writes there.
+        ArtifactError: `out` holds something else, or a demo with another seed or other settings; or a command writes
+            there.
     """
     data, run = out / "data", out / "run"
     with output_lock(out, monitor):
-        before_demo(out, overwrite=overwrite)
-        for folder in (data, run):
-            if folder.exists():
-                shutil.rmtree(folder)
+        before_demo(out, seed=seed, overwrite=overwrite)
+        if overwrite and run.exists():
+            shutil.rmtree(run)
         out.mkdir(parents=True, exist_ok=True)
-        (out / DEMO_MARK).touch()
+        (out / DEMO_MARK).write_text(str(seed), encoding="utf-8")
         mark_as_written(out)
-        monitor.note(f"drawing {SAMPLE['images']} + {SAMPLE['validation']} pictures into {data}")
-        draw_sample(data, **SAMPLE, seed=seed)
-        train_cam(data, run, replace(CAM, seed=seed), monitor)
-        make_labels(run, LABELS, monitor)
-        train_seg(run, replace(SEG, seed=seed), monitor)
-        published = label_columns(run, open_dataset(data), monitor, background=CAM.background_threshold)[0]
-        result = evaluate(run, Evaluate(), monitor)
-        plain, sharpened, *networks = result.columns
-        columns = (
-            replace(published, name=f"CAM at {CAM.background_threshold}"),
-            replace(plain, name=f"pseudo masks\nat {LABELS.background_threshold}"),
-            replace(sharpened, name="pseudo masks\nwith CRF"),
-            *networks,
-        )
-        return Evaluation(class_names=result.class_names, columns=columns)
+        if overwrite or not (data / LABELS_FILE).is_file():  # the last file that is written
+            shutil.rmtree(data, ignore_errors=True)
+            monitor.note(f"drawing {SAMPLE['images']} + {SAMPLE['validation']} pictures into {data}")
+            draw_sample(data, **SAMPLE, seed=seed)
+        train_cam(data, run, replace(CAM, seed=seed), monitor, resume=True)
+        make_labels(run, LABELS, monitor, resume=True)
+        train_seg(run, replace(SEG, seed=seed), monitor, resume=True)
+        return demo_scores(data, run, monitor)
+
+
+def demo_scores(data: Path, run: Path, monitor: Monitor) -> Evaluation:
+    """Evaluate all products and write the report.
+
+    Returns:
+        One table: CAMs (at the published threshold) and pseudo masks (without and with CRF) on the images that they
+        were made for, decoder and student on images that were not used for training.
+    """
+    published = label_columns(run, open_dataset(data), monitor, background=CAM.background_threshold)[0]
+    result = evaluate(run, Evaluate(), monitor)
+    report(run, Report(), monitor, evaluation=result)
+    plain, sharpened, *networks = result.columns
+    columns = (
+        replace(published, name=f"CAM at {CAM.background_threshold}"),
+        replace(plain, name=f"pseudo masks\nat {LABELS.background_threshold}"),
+        replace(sharpened, name="pseudo masks\nwith CRF"),
+        *networks,
+    )
+    return Evaluation(class_names=result.class_names, columns=columns)

@@ -31,7 +31,14 @@ REPORT = "report.html"
 SMOOTHNESS_IMAGES = 16  # number of images on which over-smoothing is measured
 
 
-def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset | None = None) -> Path:
+def report(
+    run: Path,
+    config: Report,
+    monitor: Monitor,
+    *,
+    data: Path | Dataset | None = None,
+    evaluation: Evaluation | None = None,
+) -> Path:
     """Write RUN/report.html. Parts that need an unfinished stage or ground-truth masks are left out.
 
     Args:
@@ -39,6 +46,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset 
         config: Settings.
         monitor: Receives the progress, and notes about parts that are left out.
         data: The present folder of the data set if it was moved, or the open data set.
+        evaluation: The result of `evaluate` if it is known already.
 
     Returns:
         The page.
@@ -53,7 +61,7 @@ def report(run: Path, config: Report, monitor: Monitor, *, data: Path | Dataset 
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     products = open_products(run, dataset, config, monitor)
     folders = {stage: open_stage(run, stage) for stage in SETTINGS if finished(run, stage)}
-    evaluation = _evaluation(products, config, monitor)
+    evaluation = evaluation or _evaluation(products, config, monitor)
     curve = _sweep(products, config, monitor)
     samples = _shown_samples(products)
     judged = judge_run(run, monitor, data=dataset, evaluation=evaluation, skip_bad=config.skip_bad) if samples else None

@@ -500,31 +500,44 @@ def report(
 
 @command(app)
 def view(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file; it may be outside the data set.")],
-    run: RunFolder,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[IMAGE]... RUN", help="Image files, which may be outside the data set, and last the run folder."
+        ),
+    ],
     config: View,
     out: Annotated[
-        Path | None, typer.Option("--out", help="PNG to write; by default IMAGE-view.png in the current folder.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="PNG to write, with one row per image; or a folder for one PNG per image. By default IMAGE-view.png, "
+            "or RUN-view.png for several images, in the current folder.",
+        ),
     ] = None,
     data: MovedData = None,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Draw the results of a run for one image side by side.
+    """Draw the results of a run for some images side by side.
 
-    Shows the CAMs, pseudo masks, the student's mask and, if the data set has it, the ground-truth mask.
+    Shows the CAMs, pseudo masks, the student's mask and, if the data set has it, the ground-truth mask. Without IMAGE,
+    shows those images of the run whose pseudo masks are worst.
     """
     from stages.preflight.checks import before_view
 
-    picture = out or Path(f"{image.stem}-view.png")
-    dataset = before_view(image, run, picture, config, data=data)
+    *images, run = paths
+    picture = out or Path(f"{images[0].stem if len(images) == 1 else run.resolve().name}-view.png")
+    dataset = before_view(images, run, picture, config, data=data)
     from stages.view import view as stage
 
     with _monitor(quiet) as monitor:
-        stage(image, run, picture, config, monitor, data=dataset)
-    typer.echo(
-        json_module.dumps({"view": str(picture)}) if json else f"The picture is {picture}. Next: toco report {run}"
-    )
+        written = stage(images, run, picture, config, monitor, data=dataset)
+    if json:
+        typer.echo(json_module.dumps({"view": str(picture), "files": [str(path) for path in written]}))
+    else:
+        found = f"The picture is {picture}" if written == [picture] else f"{len(written)} pictures are in {picture}"
+        typer.echo(f"{found}. Next: toco report {run}")
 
 
 @command(app)
@@ -648,20 +661,25 @@ def demo(
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
-    """Draw a small data set and run all stages on it.
+    """Draw a small data set, run all stages on it, and write a report.
 
-    Takes a few minutes on two CPU cores; nothing is downloaded.
+    Takes about five minutes on two CPU cores; nothing is downloaded. To resume an interrupted demo, give the same
+    command again.
     """
     from stages.preflight.checks import before_demo
 
-    before_demo(out, overwrite=overwrite)
+    before_demo(out, seed=seed, overwrite=overwrite)
     from stages.demo import demo as stage
 
     with _monitor(quiet) as monitor:
         result = stage(out, monitor, seed=seed, overwrite=overwrite)
     _show(result, json)
     if not json:
-        typer.echo(f"The data set is in {out / 'data'}, the run in {out / 'run'}. Next: toco report {out / 'run'}")
+        run = out / "run"
+        typer.echo(
+            f"The report is {run / 'report.html'}: open it in a browser. Next: toco predict {run} "
+            f"{out / 'data' / 'images'} --out DIR, or 'toco demo --overwrite' to start again"
+        )
 
 
 def _show_plan(found: "Plan") -> None:

@@ -4,10 +4,11 @@ A command checks its stage here and then imports it, which takes seconds. Where 
 it, so that the stage need not open it again. The rules are those of the functions that the stages call as well.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.dataset import Dataset
-from data.errors import ArtifactError
+from data.errors import ArtifactError, SettingsError
 from data.images import shorter_side
 from data.output_place import check_file_names, check_output_place
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
@@ -28,7 +29,9 @@ from stages.run_folder.run_data import check_same_data, open_data, open_run_data
 from stages.runtime.extras import check_crf_backend, check_loggers
 from stages.runtime.monitor import SilentMonitor
 
-DEMO_MARK = ".toco-demo"  # a file that says that the next demo may delete the folder
+DEMO_MARK = ".toco-demo"  # a file that says that a demo made the folder, and with which seed
+
+MOST_ROWS = 50  # images in one PNG of `toco view`
 
 
 def before_train_cam(
@@ -155,28 +158,49 @@ def before_report(run: Path, config: Report, *, data: Path | None = None) -> Dat
     return before_evaluate(run, config, data=data)
 
 
-def before_view(image: Path, run: Path, out: Path, config: View, *, data: Path | None = None) -> Dataset:
+def before_view(images: Sequence[Path], run: Path, out: Path, config: View, *, data: Path | None = None) -> Dataset:
     """Check `toco view`, and return the open data set.
 
     Raises:
         UserError: A folder, file or option cannot work.
     """
-    shorter_side(image)  # opens the image's header
+    for image in images:
+        shorter_side(image)  # opens the image's header
+    one_picture(out, len(images) or config.count)
     cam = open_stage(run, "cam")
-    check_output_place(out, datasets=[cam.dataset_root, data], inputs=[image])
+    check_output_place(out, datasets=[cam.dataset_root, data], inputs=images)
     check_file_names([out])
     return open_run_data(cam, data, skip_bad=with_skip_bad(config, cam).skip_bad)
 
 
-def before_demo(out: Path, *, overwrite: bool) -> None:
+def one_picture(out: Path, images: int) -> bool:
+    """Tell whether `toco view` writes a PNG with all images, and not a folder.
+
+    Raises:
+        SettingsError: There are too many images for one PNG.
+    """
+    if out.suffix.lower() != ".png":
+        return False
+    if images > MOST_ROWS:
+        raise SettingsError(
+            f"{images} images are too many for one PNG (at most {MOST_ROWS}): give --out DIR for one PNG per image"
+        )
+    return True
+
+
+def before_demo(out: Path, *, seed: int, overwrite: bool) -> None:
     """Check `toco demo`.
 
     Raises:
-        ArtifactError: Another command uses it; or it is not empty, and no demo made it or `overwrite` was not given.
+        ArtifactError: Another command uses the folder; or no demo made what is in it; or `overwrite` was not given, and
+            the demo in it has another seed.
     """
     check_not_locked(out / "run", *PRODUCERS)
     if out.exists() and any(file.name != OUTPUT_LOCK for file in out.iterdir()):
-        if not overwrite:
-            raise ArtifactError(f"{out} exists: use --overwrite to start again, or another folder")
-        if not (out / DEMO_MARK).is_file():
-            raise ArtifactError(f"{out} was not made by a demo: nothing is deleted there; give another folder")
+        mark = out / DEMO_MARK
+        if not mark.is_file():
+            raise ArtifactError(f"{out} was not made by a demo: nothing is written there; give another folder")
+        before = mark.read_text(encoding="utf-8")
+        if not overwrite and before != str(seed):
+            made = f"with --seed {before}" if before else "by an earlier version"
+            raise ArtifactError(f"{out} was made {made}: use --overwrite to start again, or another folder")

@@ -169,7 +169,9 @@ def smoothness(curves: Sequence[Smoothness]) -> Plot:
         x_label="block",
         y_label="mean |cosine|",
         curves=[
-            Curve(curve.name, tuple((float(number), float(value)) for number, value in enumerate(curve.values, start=1)))
+            Curve(
+                curve.name, tuple((float(number), float(value)) for number, value in enumerate(curve.values, start=1))
+            )
             for curve in curves
         ],
         x_names=[*map(str, range(1, blocks + 1)), "norm"],

@@ -231,11 +231,11 @@ def panels(
 
 
 def _pictures(made: Products, products: RunProducts, colours: NDArray[np.uint8]) -> dict[str, str]:
-    small = _reduced(made, PICTURE_SIDE)
+    small = resized_products(made, PICTURE_SIDE)
     return {name: data_url(picture) for name, picture in panels(small, products, colours).items()}
 
 
-def _reduced(made: Products, side: int) -> Products:
+def resized_products(made: Products, side: int) -> Products:
     """Resize all products so that the longer side has at most `side` pixels."""
     factor = min(1.0, side / max(made.image.size))
     width, height = (max(1, round(length * factor)) for length in made.image.size)
@@ -267,7 +267,7 @@ def _slider(made: Products) -> dict[str, Any]:
 
     Scores are rounded up, so that a score above a whole percent stays above it.
     """
-    small = _reduced(made, SLIDER_SIDE)
+    small = resized_products(made, SLIDER_SIDE)
     scores = (100 * best_score(small.scores)).ceil().byte().numpy()
     return {
         "width": scores.shape[1],

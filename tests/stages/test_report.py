@@ -224,7 +224,7 @@ def test_report__names_of_classes_and_images_are_text(hostile_run: Path, whole_r
 
 def test_view__names_of_classes_and_images_are_text(hostile_run: Path, tmp_path: Path) -> None:
     (image,) = (tmp_path / "data/images").glob("*alert*")
-    assert view(image, hostile_run, tmp_path / "view.png", View(device="cpu"), SilentMonitor()).is_file()
+    assert view([image], hostile_run, tmp_path / "view.png", View(device="cpu"), SilentMonitor())[0].is_file()
 
 
 def test_report__needs_a_trained_network(tmp_path: Path) -> None:

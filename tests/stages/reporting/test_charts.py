@@ -59,7 +59,13 @@ def test_plot__positions_in_percent_from_the_upper_left_corner() -> None:
 
 @pytest.mark.parametrize(
     "points",
-    [((7.0, 0.3),), ((0.0, 0.0), (1.0, 0.0)), ((1.0, 5.0), (2.0, 5.0)), ((1.0, -3e-7), (2.0, 1e9)), ((1.0, 1e-12), (2.0, 2e-12))],
+    [
+        ((7.0, 0.3),),
+        ((0.0, 0.0), (1.0, 0.0)),
+        ((1.0, 5.0), (2.0, 5.0)),
+        ((1.0, -3e-7), (2.0, 1e9)),
+        ((1.0, 1e-12), (2.0, 2e-12)),
+    ],
 )
 def test_plot__all_points_are_inside(points: tuple[tuple[float, float], ...]) -> None:
     made = plot(*points)
