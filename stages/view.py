@@ -203,7 +203,7 @@ def _table(rows: Sequence[Row], dataset: Dataset) -> Figure:
         )
         grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
         for number, (row, line) in enumerate(zip(rows, grid, strict=True)):
-            _fill(line, [(title if number == 0 else "", row.pictures.get(title)) for title in titles])
+            _fill(list(line), [(title if number == 0 else "", row.pictures.get(title)) for title in titles])
             line[0].text(
                 -0.04, 0.5, _short(row.name), rotation=90, ha="right", va="center", transform=line[0].transAxes
             )

@@ -141,6 +141,14 @@ const element = (id) => document.getElementById(id);
   for (const entry of entries) {
     for (const one of entry.querySelectorAll(".name, .row")) one.addEventListener("click", () => enlarge(entry));
   }
+  // In the viewer, a click gives a picture the whole width, and takes it back.
+  element("viewer-pictures").addEventListener("click", (event) => {
+    const figure = event.target.closest("figure");
+    for (const one of element("viewer-pictures").children) {
+      one.classList.toggle("alone", one === figure && !one.classList.contains("alone"));
+    }
+    viewer.scrollTop = 0;
+  });
   element("previous").addEventListener("click", () => step(-1));
   element("next").addEventListener("click", () => step(1));
   viewer.addEventListener("keydown", (event) => {

@@ -8,6 +8,7 @@ import pytest
 import stages.demo
 from data.errors import ArtifactError
 from stages.demo import demo
+from stages.evaluate import Evaluation
 from stages.preflight.checks import before_demo
 from stages.runtime.monitor import SilentMonitor
 
@@ -33,7 +34,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(stages.demo, "draw_sample", draw)
     for name in ("train_cam", "make_labels", "train_seg"):
         monkeypatch.setattr(stages.demo, name, stage(name))
-    monkeypatch.setattr(stages.demo, "demo_scores", lambda *_: made.append("scores"))
+
+    def scores(*_: Any) -> Evaluation:
+        made.append("scores")
+        return Evaluation(class_names=(), columns=())
+
+    monkeypatch.setattr(stages.demo, "demo_scores", scores)
     return made
 
 

@@ -74,6 +74,10 @@ def test_plot__all_points_are_inside(points: tuple[tuple[float, float], ...]) ->
     assert all(0 <= tick.percent <= 100 for tick in [*made.x_ticks, *made.y_ticks])
 
 
+def test_plot__rounding_errors_do_not_fill_the_axis() -> None:
+    assert all(len(tick.text) <= 4 for tick in plot((1.0, 1.0), (2.0, 1.0000001)).y_ticks)
+
+
 def test_plot__dots_only_where_they_can_be_told_apart() -> None:
     few, many = (plot(*((float(x), 1.0) for x in range(count))) for count in (3, 500))
     assert few.dots(few.curves[0]).count("h0") == 3
