@@ -34,6 +34,7 @@ from stages.reporting.products import Products, RunProducts, open_products
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data, skipping, spread, warn_of_other_data, with_skip_bad
 from stages.runtime.monitor import Monitor
+from stages.verdict.evidence import collect_evidence
 
 LONGEST_NAME = 24  # characters of a name in a picture
 PANEL_INCHES = 4.0  # longer side of a panel
@@ -132,14 +133,14 @@ def choose_samples(products: RunProducts, split: str | None, config: View, monit
     if masks is None or config.order == "random":
         return random.Random(config.seed).sample(samples, min(config.count, len(samples)))
     measured = [sample for sample in samples if sample.mask is not None] or samples
-    judged = None
+    trust: Mapping[str, float] = {}
     if measured[0].mask is None:  # without ground truth, evidence says which masks are suspicious
-        judged = judge_run(products.run, monitor, data=products.dataset, evaluation=None, skip_bad=config.skip_bad)
+        trust = collect_evidence(products.run, products.dataset, monitor).images
     ranked = rank(
         spread(measured, RANKED_IMAGES),
         products,
         monitor,
-        trust=judged.trust if judged else {},
+        trust=trust,
         skip_bad=config.skip_bad,
     )
     return [one.sample for one in ranked[: config.count]]

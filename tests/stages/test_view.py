@@ -67,7 +67,7 @@ def test_view__without_an_image_shows_the_worst_or_random_ones(whole_run: Path, 
     assert products.masks is not None
     assert {sample.id for sample in samples} == set(products.masks.ids)
     worst = choose_samples(products, None, View(device="cpu", count=3), SilentMonitor())
-    ranked = rank([sample for sample in samples if sample.mask], products, SilentMonitor(), skip_bad=False)
+    ranked = rank([sample for sample in samples if sample.mask], products, SilentMonitor(), trust={}, skip_bad=False)
     scores = {one.sample.id: one.score for one in ranked}
     assert [scores[sample.id] for sample in worst] == sorted(scores.values())[:3]
 
