@@ -43,7 +43,7 @@ DPI = 110
 RANKED_IMAGES = 500  # the worst ones are chosen among at most this many
 
 
-class Row(NamedTuple):
+class ImageRow(NamedTuple):
     """The pictures of one image."""
 
     name: str
@@ -96,7 +96,7 @@ def view(
     if not folder.exists() or not any(folder.iterdir()):
         mark_as_written(folder)
     written: list[Path] = []
-    rows: list[Row] = []
+    rows: list[ImageRow] = []
     monitor.start("drawing", len(samples))
     for sample, name in zip(samples, _file_names(samples), strict=True):
         with skipping(config.skip_bad and not images, monitor):
@@ -156,7 +156,7 @@ def _file_names(samples: Sequence[Sample]) -> list[str]:
     ]
 
 
-def _row(sample: Sample, products: RunProducts, config: View, monitor: Monitor, *, side: int | None) -> Row:
+def _row(sample: Sample, products: RunProducts, config: View, monitor: Monitor, *, side: int | None) -> ImageRow:
     """Make the pictures of an image, resized to at most `side` pixels."""
     dataset = products.dataset
     if sample.id not in dataset.by_id():
@@ -167,7 +167,7 @@ def _row(sample: Sample, products: RunProducts, config: View, monitor: Monitor, 
     background = products.background_threshold if config.background_threshold is None else config.background_threshold
     shown = made if side is None else resized_products(made, side)
     pictures = panels(shown, products, class_colours(len(dataset.class_names)), background)
-    return Row(sample.image.name, pictures, _shown_classes(made))
+    return ImageRow(sample.image.name, pictures, _shown_classes(made))
 
 
 def _shown_classes(made: Products) -> frozenset[int]:
@@ -177,7 +177,7 @@ def _shown_classes(made: Products) -> frozenset[int]:
     return frozenset(classes)
 
 
-def _sheet(row: Row, dataset: Dataset) -> Figure:
+def _sheet(row: ImageRow, dataset: Dataset) -> Figure:
     """Draw the pictures of one image in rows of at most four, with a legend of the classes below."""
     size = next(iter(row.pictures.values())).size
     width, height = (PANEL_INCHES * side / max(size) for side in size)
@@ -192,7 +192,7 @@ def _sheet(row: Row, dataset: Dataset) -> Figure:
     return figure
 
 
-def _table(rows: Sequence[Row], dataset: Dataset) -> Figure:
+def _table(rows: Sequence[ImageRow], dataset: Dataset) -> Figure:
     """Draw one row of pictures per image, with a legend of the classes below."""
     titles = list(dict.fromkeys(title for row in rows for title in row.pictures))
     sizes = [next(iter(row.pictures.values())).size for row in rows]
