@@ -8,7 +8,7 @@ const element = (id) => document.getElementById(id);
   if (!background) return; // the report has no gallery
   const MORE = 6; // images that are shown at first; each "Show more" adds three times as many
   const facts = JSON.parse(element("facts").textContent);
-  const entries = [...document.querySelectorAll(".entry")];
+  const entries = [...document.querySelectorAll("#gallery .entry")];
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const opacity = Math.round(facts.strength * 255);
   let most = MORE;
