@@ -16,18 +16,18 @@ from stages.evaluate import Evaluation, NoGroundTruthError, evaluate
 from stages.reporting import charts, gallery
 from stages.reporting.charts import Chart, ConfusionMatrix
 from stages.reporting.corrected import corrected_masks
+from stages.reporting.live_report import REPORT
 from stages.reporting.oversmoothing import Smoothness, smoothness_curves
 from stages.reporting.page import Page, StageFacts, render
 from stages.reporting.products import RunProducts, open_products
+from stages.reporting.training_charts import training_charts
 from stages.run_folder.artifacts import PRODUCERS, SETTINGS, StageFolder, finished, open_stage
 from stages.run_folder.provenance import read_sessions
 from stages.run_folder.run_data import open_run_data, spread, with_skip_bad
 from stages.runtime.monitor import Monitor
 from stages.sweep import Sweep, sweep
-from stages.training.metrics_log import read_metrics
 from stages.verdict.judged_run import judge_run
 
-REPORT = "report.html"
 SMOOTHNESS_IMAGES = 16  # number of images on which over-smoothing is measured
 
 
@@ -156,27 +156,8 @@ def _following(run: Path, folders: Mapping[str, StageFolder]) -> str:
 
 def _charts(folders: Mapping[str, StageFolder], curve: Sweep | None) -> dict[str, Chart]:
     found: dict[str, Chart] = {}
-    for stage, name in (("cam", "CAM network"), ("seg", "student")):
-        lines = _metrics(folders[stage].path) if stage in folders else []
-        trained = [line for line in lines if line.get("loss") is not None]
-        if trained:
-            found[f"losses_{stage}"] = Chart(
-                f"Losses of the {name}",
-                f"The loss is {trained[0]['loss']:.3g} at iteration {trained[0]['iteration']} and "
-                f"{trained[-1]['loss']:.3g} at iteration {trained[-1]['iteration']}. Parts that start later add to it. "
-                "Each point is the mean over the iterations since the previous point.",
-                charts.losses(trained),
-            )
-        scored = [line for line in lines if any("miou" in key for key in line)]
-        if len(scored) > 1:  # one point does not make a curve
-            last = ", ".join(
-                f"{key.removesuffix('_miou').replace('_', ' ')} {100 * value:.1f} %"
-                for key, value in scored[-1].items()
-                if "miou" in key and value is not None
-            )
-            found[f"scores_{stage}"] = Chart(
-                f"mIoU of the {name} during training", f"At the end: {last}.", charts.measurements(scored)
-            )
+    for stage, folder in folders.items():
+        found |= training_charts(stage, folder.path)
     if curve is not None:
         found["threshold"] = Chart(
             "mIoU of the CAM masks by background threshold",
@@ -223,7 +204,3 @@ def _worst_confusions(counts: list[list[int]], names: Sequence[str]) -> str:
         + "; ".join(f"{actual} predicted as {predicted} ({100 * share:.0f} %)" for share, actual, predicted in worst)
         + "."
     )
-
-
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    return read_metrics(folder / "metrics.jsonl")

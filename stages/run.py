@@ -89,7 +89,8 @@ def run(
         to_do, again, dataset = check_run(data, out, config, settings, monitor)
 
         from stages.make_labels import make_labels
-        from stages.report import REPORT, report
+        from stages.report import report
+        from stages.reporting.live_report import REPORT, LiveReport
         from stages.runtime.fabric import start
         from stages.train_cam import train_cam
         from stages.train_seg import train_seg
@@ -105,7 +106,7 @@ def run(
             # If the input of a stage was made again, the stage must run again.
             anew = name in again or (finished(out, FOLDERS[name]) and outdated(out, FOLDERS[name]))
             monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
-            return {"monitor": monitor_of_step, "resume": not anew, "overwrite": anew}
+            return {"monitor": LiveReport(monitor_of_step, out), "resume": not anew, "overwrite": anew}
 
         with whole_option_names("train-cam", cam):
             train_cam(dataset, out, cam, **step(1, "train-cam"))

@@ -175,12 +175,13 @@ def train_cam(
     if resume:
         config = with_stored_stage(Path(out), "cam", config, given.of("config"))
     dataset = before_train_cam(Path(data), Path(out), config, resume=resume, overwrite=overwrite)
+    from stages.reporting.live_report import LiveReport
     from stages.train_cam import train_cam as stage
 
     with _shown(progress, monitor) as shown:
         if not resume:
             config = planned.with_planned_cam(dataset, config, given, shown)
-        stage(dataset, Path(out), config, shown, resume=resume, overwrite=overwrite)
+        stage(dataset, Path(out), config, LiveReport(shown, Path(out)), resume=resume, overwrite=overwrite)
     return Path(out)
 
 
@@ -261,12 +262,13 @@ def train_seg(
     if resume:
         config = with_stored_stage(Path(run), "seg", config, given.of("config"))
     dataset = before_train_seg(Path(run), config, data=_path(data), resume=resume, overwrite=overwrite)
+    from stages.reporting.live_report import LiveReport
     from stages.train_seg import train_seg as stage
 
     with _shown(progress, monitor) as shown:
         if not resume:
             config = planned.with_planned_seg(dataset, Path(run), config, given, shown)
-        stage(Path(run), config, shown, data=dataset, resume=resume, overwrite=overwrite)
+        stage(Path(run), config, LiveReport(shown, Path(run)), data=dataset, resume=resume, overwrite=overwrite)
     return Path(run)
 
 

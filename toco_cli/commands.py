@@ -304,12 +304,13 @@ def train_cam(
     if resume:
         config = with_stored_stage(out, "cam", config, given.of("config"))
     dataset = before_train_cam(data, out, config, resume=resume, overwrite=overwrite)
+    from stages.reporting.live_report import LiveReport
     from stages.train_cam import train_cam as stage
 
     with _monitor(quiet) as monitor:
         if not resume:
             config = with_planned_cam(dataset, config, given, monitor)
-        folder = stage(dataset, out, config, monitor, resume=resume, overwrite=overwrite)
+        folder = stage(dataset, out, config, LiveReport(monitor, out), resume=resume, overwrite=overwrite)
     _done(folder, f"toco make-labels {out} --crf", json)
 
 
@@ -363,12 +364,13 @@ def train_seg(
     if resume:
         config = with_stored_stage(run, "seg", config, given.of("config"))
     dataset = before_train_seg(run, config, data=data, resume=resume, overwrite=overwrite)
+    from stages.reporting.live_report import LiveReport
     from stages.train_seg import train_seg as stage
 
     with _monitor(quiet) as monitor:
         if not resume:
             config = with_planned_seg(dataset, run, config, given, monitor)
-        folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
+        folder = stage(run, config, LiveReport(monitor, run), data=dataset, resume=resume, overwrite=overwrite)
         verdict = _judged(run, dataset, monitor, student=config)
     following = f"toco report {run} or toco predict {run} PATHS... --out DIR"
     _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)

@@ -58,8 +58,42 @@ class Page:
     corrected: CorrectedMasks | None = None
 
 
-def render(page: Page) -> str:
-    """Return the HTML text."""
+class Panel(NamedTuple):
+    """A picture of the page that is written while a stage trains."""
+
+    title: str
+    url: str  # the picture as a data URL
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPage:
+    """The content of the page while a stage trains."""
+
+    run: Path
+    title: str  # what is trained
+    done: int  # steps
+    total: int
+    finished: bool  # whether the training is
+    written: str  # date and time
+    figures: Mapping[str, str]  # the last value of each, by name
+    panels: Sequence[Panel]
+    charts: Sequence[Chart]
+    following: str  # the command to run next
+
+
+def render_training(page: TrainingPage, refresh: int) -> str:
+    """Return the HTML text of the page while a stage trains; it reloads itself every `refresh` seconds."""
+    template = _environment().get_template("page.training.html.j2")
+    return template.render(
+        page=page,
+        name=page.run.resolve().name,
+        refresh=refresh,
+        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(FOLDER / "page.js").read_text(encoding="utf-8"),
+    )
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -68,6 +102,12 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(duration=_duration, percent=_percent, option=as_option)
+    return environment
+
+
+def render(page: Page) -> str:
+    """Return the HTML text."""
+    environment = _environment()
     colours = class_colours(len(page.dataset.class_names))
     return environment.get_template("page.html.j2").render(
         page=page,
