@@ -12,6 +12,7 @@ from typing import Any
 from data.atomic_write import atomic_write
 from data.dataset import Dataset, Sample
 from stages.config import Report
+from stages.corrections.given_masks import used_ids
 from stages.evaluate import Evaluation, NoGroundTruthError, evaluate
 from stages.reporting import charts, gallery
 from stages.reporting.charts import Chart, ConfusionMatrix
@@ -120,11 +121,12 @@ def _sweep(products: RunProducts, config: Report, monitor: Monitor) -> Sweep | N
 
 
 def _shown_samples(products: RunProducts) -> list[Sample]:
-    """List the images with a pseudo mask; only those with ground truth, if there are any."""
+    """List the images with a pseudo mask that no person drew; only those with ground truth, if there are any."""
     masks = products.masks
-    if masks is None:
+    if masks is None or products.labels_folder is None:
         return []
-    stored = [sample for sample in products.dataset.by_id().values() if sample.id in masks]
+    drawn = used_ids(products.labels_folder)
+    stored = [one for one in products.dataset.by_id().values() if one.id in masks and one.id not in drawn]
     return [sample for sample in stored if sample.mask is not None] or stored
 
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,10 @@ def test_report__shows_masks_before_and_after_their_correction(
     shown = found.entries[1].pictures
     assert [*shown] == ["image", "pseudo mask before", "corrected", "student now"]
     assert shown["pseudo mask before"] == shown["corrected"] != shown["image"]
-    page = report(own_run, Report(device="cpu", images=1, gallery=1), SilentMonitor()).read_text()
+    path = own_run / "labels/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "given_masks": {"ids": ["a", "b", "c", "deep/e"]}}))
+    page = report(own_run, Report(device="cpu", gallery=9), SilentMonitor()).read_text()
     assert "2 training images have a corrected mask." in page
     assert 'alt="pseudo mask before of c"' in page
+    assert 'aria-label="deep/f"' in page  # the gallery
+    assert 'aria-label="deep/e"' not in page  # a person drew its mask
