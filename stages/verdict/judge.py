@@ -29,7 +29,7 @@ MOST_COVER = 0.8  # a mask that covers more of most images is hardly an object
 FEW_IMAGES = 10
 ALWAYS_TOGETHER = 0.95  # part of a class's images that show another class, too
 CLEARLY = 0.05  # a difference of IoU
-FEW_STEPS = 2000  # of train-cam: with fewer, more steps are the first thing to try
+FEW_STEPS = 2000  # of train-cam: with fewer, and many bad classes, more steps are the first thing to try
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,8 +263,9 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
         return _other_threshold(settings, 0.6, "most of the bad masks are empty")
     if most(lambda one: one.cover > MOST_COVER):
         return _other_threshold(settings, 1.4, "the bad masks cover nearly everything")
-    if settings.iterations < FEW_STEPS:
-        return settings.again("train-cam", "iterations", 4 * settings.iterations, "the network has hardly learned")
+    if settings.iterations < FEW_STEPS and 2 * len(bad) >= len(classes):
+        why = f"half of the classes or more are bad after {settings.iterations} steps"
+        return settings.again("train-cam", "iterations", 4 * settings.iterations, why)
     return Advice(
         command=f"toco pick {settings.run} --count 10",
         why="correct a few masks, which the next runs learn from",
