@@ -111,11 +111,8 @@ def assert_successful(ended: dict[str, Finished]) -> None:
 
 @pytest.fixture(scope="module")
 def walk(small_heads: None, tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    """The reports are without drawn charts, which take half of their time; `whole_run` has them."""
     folder = tmp_path_factory.mktemp("walk")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.reporting.charts._svg", lambda figure: "<svg/>")
-        return Walk(folder, run_walk(folder, toco, ALONE))
+    return Walk(folder, run_walk(folder, toco, ALONE))
 
 
 def test_readme__every_command_of_the_walk_succeeds(walk: Walk) -> None:

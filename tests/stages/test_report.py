@@ -21,18 +21,6 @@ from stages.view import view
 CONFIG = Report(device="cpu")
 
 
-@pytest.fixture
-def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take most of a report's time."""
-    monkeypatch.setattr("stages.report._charts", lambda *_: {})
-
-
-@pytest.fixture
-def undrawn_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are composed, but not drawn."""
-    monkeypatch.setattr("stages.reporting.charts._svg", lambda figure: "<svg/>")
-
-
 class Reader(HTMLParser):
     """Collects the references, ids and text of a page, and checks that its tags are closed in order."""
 
@@ -112,7 +100,6 @@ def test_report__of_a_run_with_only_train_cam(cam_run: Path, listener: Callable[
     assert {"scores", "smoothing"} <= set(found.ids)
 
 
-@pytest.mark.usefixtures("undrawn_charts")
 def test_report__without_ground_truth(
     draw_pictures: Callable[[Path], Path], cam_run: Path, tmp_path: Path, listener: Callable[[], Any]
 ) -> None:
@@ -128,7 +115,6 @@ def test_report__without_ground_truth(
     assert any(note.startswith("no scores: ") for note in monitor.notes)
 
 
-@pytest.mark.usefixtures("without_charts")
 def test_report__skips_bad_images_if_the_training_did(
     draw_pictures: Callable[[Path], Path], whole_run: Path, tmp_path: Path
 ) -> None:
@@ -143,7 +129,6 @@ def test_report__skips_bad_images_if_the_training_did(
     report(run, CONFIG, SilentMonitor(), data=data)
 
 
-@pytest.mark.usefixtures("without_charts")
 def test_report__leaves_out_an_outdated_student(whole_run: Path, tmp_path: Path, listener: Callable[[], Any]) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
@@ -156,7 +141,6 @@ def test_report__leaves_out_an_outdated_student(whole_run: Path, tmp_path: Path,
     assert any("left out" in warning and cause in warning for warning in monitor.warnings)
 
 
-@pytest.mark.usefixtures("undrawn_charts")
 def test_report__compares_with_another_run(whole_run: Path, cam_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "other"
     shutil.copytree(whole_run, run)
@@ -165,7 +149,6 @@ def test_report__compares_with_another_run(whole_run: Path, cam_run: Path, tmp_p
     assert f"{open_stage(cam_run, 'cam').path.parent.name}: 0." in found.text
 
 
-@pytest.mark.usefixtures("without_charts")
 def test_report__escapes_names_and_paths(
     draw_pictures: Callable[[Path], Path], whole_run: Path, tmp_path: Path
 ) -> None:
