@@ -222,10 +222,10 @@ def test_python_guide__its_code_runs(
         def stage(*arguments: Any, **options: Any) -> Path:
             made.append((*arguments, *options.values()))
             monitor = next(one for one in arguments if hasattr(one, "advance"))
-            monitor.start("training", 1)
-            monitor.advance(1, loss=0.5)
             if not (run := run_of(*arguments)).exists():
                 shutil.copytree(whole_run, run)
+            monitor.start("training", 1)
+            monitor.advance(1, loss=0.5)
             return run
 
         return stage
