@@ -305,7 +305,9 @@ def network_columns(
     usable = usable_samples(dataset, split, 1, config.skip_bad, monitor)
     samples = with_ground_truth(usable, split, dataset, config.images)
     columns = []
-    if finished(run, "seg") and (learned := used_ids(open_stage(run, "seg")) & {one.id for one in samples}):
+    # labels.h5 has masks drawn by people, too, and the student learned all of it.
+    drawn = {one for stage in ("labels", "seg") if finished(run, stage) for one in used_ids(open_stage(run, stage))}
+    if finished(run, "seg") and (learned := drawn & {one.id for one in samples}):
         samples = [one for one in samples if one.id not in learned]
         monitor.warn(
             f"{len(learned)} images of split {split!r} are not measured, because the student learned their masks as "

@@ -3,7 +3,7 @@
 In: RUN/labels and its data set. Out: RUN/seg with config.json, model.safetensors, metrics.jsonl, sessions.jsonl.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from stages.corrections.given_masks import (
     every_nth,
     given_masks,
     other_corrections,
+    used_ids,
 )
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.encoder import load_encoder
@@ -122,7 +123,7 @@ def train_seg(
         labelled = labelled_images(dataset, label_file, config, monitor, given.sources)
         samples = usable_samples(labelled, None, 1, config.skip_bad, monitor)
         check_labelled(samples, label_file, confidence=config.confidence_weighting, given=given.sources)
-        with_masks = validation_images(dataset, config, monitor)
+        with_masks = validation_images(dataset, config, monitor, learned=given.sources.keys() | used_ids(labels))
         torch.manual_seed(config.seed)
         if config.uses_features:
             training = feature_training(run, labels, samples, given, config, fabric, monitor)
@@ -248,15 +249,19 @@ def student_stream(
     )
 
 
-def validation_images(dataset: Dataset, config: TrainSeg, monitor: Monitor) -> list[Sample]:
+def validation_images(
+    dataset: Dataset, config: TrainSeg, monitor: Monitor, learned: Collection[str] = ()
+) -> list[Sample]:
     """Choose images with ground-truth masks to evaluate on; an empty list if the data set has none.
+
+    Images in `learned` are left out: the student learns their masks as drawn by people.
 
     Raises:
         DataError: The split named by --val-split has no masks, or one of its images is bad.
     """
     check_student_splits(dataset, config)
     split = config.val_split or dataset.val_split
-    samples = [] if split is None else [sample for sample in dataset.split(split) if sample.mask is not None]
+    samples = [] if split is None else [one for one in dataset.split(split) if one.mask and one.id not in learned]
     if not samples:
         return []
     good, problems = check_images(spread(samples, config.evaluate_images), 1, skip_bad=config.skip_bad)

@@ -256,7 +256,9 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
         return Advice(command=f"toco check {settings.data}", why=why)
     if settings.relabelled and most(lambda one: (one.cam_iou or 0.0) > (one.iou or 0.0) + CLEARLY):
         return settings.again("make-labels", "relabel", "none", "the masks of the CAMs alone have a higher IoU")
-    if settings.student_iterations and most(lambda one: (one.iou or 0.0) > (one.student_iou or 1.0) + CLEARLY):
+    if settings.student_iterations and most(
+        lambda one: one.student_iou is not None and (one.iou or 0.0) > one.student_iou + CLEARLY
+    ):
         steps = 2 * settings.student_iterations
         return settings.again("train-seg", "iterations", steps, "the student is worse than the masks that it learned")
     if most(lambda one: one.empty_part > WEAK_EMPTY):

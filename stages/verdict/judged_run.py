@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.dataset import Dataset
+from data.errors import DataError
 from stages.config import Evaluate, TrainSeg
 from stages.evaluate import Column, Evaluation, network_columns
 from stages.option import as_option
@@ -65,14 +66,18 @@ def judge_run(
 
 
 def measured_student(run: Path, dataset: Dataset, config: TrainSeg, monitor: Monitor) -> Evaluation | None:
-    """Measure the student on some validation images; None without ground truth."""
+    """Measure the student on some validation images; None without usable ground truth."""
     settings = Evaluate(
         device=config.device, precision=config.precision, skip_bad=config.skip_bad, images=STUDENT_IMAGES
     )
     split = config.val_split or dataset.val_split
     if split is None or not any(one.mask is not None for one in dataset.split(split)):
         return None
-    columns = network_columns(run, dataset, settings, monitor, split=split, segmenters={}, networks=("student",))
+    try:
+        columns = network_columns(run, dataset, settings, monitor, split=split, segmenters={}, networks=("student",))
+    except DataError as error:  # a bad mask must not end a command whose training is finished
+        monitor.warn(f"the student is not measured: {error}")
+        return None
     return Evaluation(class_names=("background", *dataset.class_names), columns=tuple(columns))
 
 

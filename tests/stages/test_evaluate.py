@@ -16,14 +16,15 @@ from torch import Tensor
 import stages.evaluate
 from data.errors import ArtifactError, DataError
 from data.readers import open_dataset
-from stages.config import Evaluate, MakeLabels, Predict
-from stages.evaluate import NoGroundTruthError, evaluate, label_columns
+from stages.config import Evaluate, MakeLabels, Predict, TrainSeg
+from stages.evaluate import NoGroundTruthError, evaluate, label_columns, network_columns
 from stages.labels.store import ImageLabels, join_shards, label_attributes, write_shard
 from stages.make_labels import make_labels
 from stages.run_folder.artifacts import begin_stage
 from stages.runtime.monitor import SilentMonitor
 from stages.sweep import sweep
 from stages.train_cam import train_cam
+from stages.verdict.judged_run import measured_student
 
 CONFIG = Evaluate(device="cpu")
 # Two images: truth, pseudo mask, and the CAMs of their classes.
@@ -223,6 +224,24 @@ def test_evaluate__student_beside_the_decoder(whole_run: Path, pictures: Path, m
     background = sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks)
     present = len({number for mask in masks for number in mask.flatten().tolist()})
     assert columns["decoder"].miou == pytest.approx(background / present)
+
+
+@pytest.mark.parametrize("stage", ["labels", "seg"])  # labels.h5 has the masks that people drew, too
+def test_network_columns__masks_that_the_student_learned_are_not_measured(
+    stage: str, whole_run: Path, pictures: Path, tmp_path: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, monitor = shutil.copytree(whole_run, tmp_path / "copy"), listener()
+    begin_stage(run, "seg", settings=TrainSeg(), dataset=open_dataset(pictures))
+    (run / "seg" / "model.safetensors").touch()
+    use_given(run / stage, "v")
+    mask = torch.from_numpy(np.array(Image.open(pictures / "masks" / "w.png"))).long()
+    monkeypatch.setattr(stages.evaluate, "open_segmenter", lambda run, config: Oracle([mask]))
+    columns = network_columns(run, open_dataset(pictures), CONFIG, monitor, split="val", segmenters={})
+    assert [(one.name, one.images) for one in columns] == [("decoder", 1), ("student", 1)]
+    assert "1 images of split 'val' are not measured, because the student learned their masks" in monitor.warnings[0]
+    use_given(run / stage, "v", "w")
+    assert measured_student(run, open_dataset(pictures), TrainSeg(device="cpu"), monitor) is None
+    assert "the student is not measured: the student learned" in monitor.warnings[-1]
 
 
 def test_evaluate__leaves_out_a_student_of_earlier_labels(

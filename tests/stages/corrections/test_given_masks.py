@@ -19,7 +19,7 @@ from stages.labels.training_pairs import LoadLabelled
 from stages.make_labels import make_labels
 from stages.run_folder.artifacts import read_config
 from stages.runtime.monitor import SilentMonitor
-from stages.train_seg import student_stream, train_seg
+from stages.train_seg import student_stream, train_seg, validation_images
 
 LABELS = MakeLabels(relabel="none", device="cpu", workers=1, scales=(1.0,), batch_size=1)
 SEG = TrainSeg(
@@ -176,6 +176,12 @@ def test_train_seg__learns_corrected_masks(
     sample = open_dataset(labelled_run.data).by_id()["a"]
     torch.manual_seed(0)
     assert set(np.unique(load(sample).mask).tolist()) <= {0, 2, 255}  # the pseudo mask shows 1
+
+
+def test_validation_images__not_those_whose_mask_the_student_learns(labelled_run: Any) -> None:
+    dataset = open_dataset(labelled_run.data)
+    assert [one.id for one in validation_images(dataset, SEG, SilentMonitor(), learned={"v1"})] == ["v2"]
+    assert validation_images(dataset, SEG, SilentMonitor(), learned={"v1", "v2"}) == []
 
 
 @pytest.mark.parametrize("batch", [2, 4])

@@ -83,7 +83,7 @@ def test_judge_class__the_worst_reason_comes_first() -> None:
         ({"together": "body"}, {}, "toco check photos"),
         ({"iou": 0.1, "cam_iou": 0.5, "measured": 5}, {"relabelled": True}, "--relabel none"),
         (
-            {"iou": 0.7, "measured": 5, "student_iou": 0.2, "student_images": 5},
+            {"iou": 0.7, "measured": 5, "student_iou": 0.0, "student_images": 5},
             {"student_iterations": 60},
             "toco train-seg runs/c --overwrite --iterations 120",
         ),
