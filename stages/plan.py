@@ -93,19 +93,15 @@ def write_plan(out: Path, found: Plan, config: Run) -> Path:
     return out / PLAN
 
 
-def check_fits(found: Plan, start: str) -> None:
+def check_fits(found: Plan) -> None:
     """Refuse a run that takes longer than it may.
 
-    Args:
-        found: The plan.
-        start: The command, to which --time is added.
-
     Raises:
-        SettingsError: Gives the command that starts it anyway.
+        SettingsError: Gives the option that allows it.
     """
     if not found.fits and found.budget is not None:
         hours = ceil(1.1 * found.total / 60)
         raise SettingsError(
             f"even the smallest plan takes about {time_text(found.total)}, more than the {time_text(found.budget)} "
-            f"that it may take: start it with '{start} --time {hours}h', or use a GPU or fewer images"
+            f"that it may take: allow more with --time {hours}h, or use a GPU or fewer images"
         )

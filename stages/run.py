@@ -45,7 +45,15 @@ from stages.run_folder.artifacts import (
     read_config,
 )
 from stages.run_folder.lock import check_not_locked, stage_lock
-from stages.run_folder.run_config import ABOUT, CONFIG, AllSettings, StageSettings, read_run_config, write_config
+from stages.run_folder.run_config import (
+    ABOUT,
+    CONFIG,
+    AllSettings,
+    StageSettings,
+    absolute_path,
+    read_run_config,
+    write_config,
+)
 from stages.run_folder.run_data import check_same_data, open_data
 from stages.runtime.extras import check_crf_backend, check_loggers
 from stages.runtime.monitor import Monitor, SilentMonitor, Titled
@@ -320,8 +328,3 @@ def with_absolute_paths(settings: Trained) -> Trained:
     """Make the paths of weights and cache absolute."""
     weights = settings.weights if settings.weights in NO_FILES else absolute_path(settings.weights)
     return replace(settings, weights=weights, cache=settings.cache and absolute_path(settings.cache))
-
-
-def absolute_path(path: str) -> str:
-    """Return the absolute path, with '~' expanded."""
-    return str(Path(path).expanduser().resolve())

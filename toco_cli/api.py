@@ -179,8 +179,7 @@ def train_cam(
     from stages.train_cam import train_cam as stage
 
     with _shown(progress, monitor) as shown:
-        if not resume:
-            config = planned.with_planned_cam(dataset, config, given, shown)
+        config = planned.with_planned_cam(dataset, Path(out), config, given, shown, resume=resume)
         stage(dataset, Path(out), config, LiveReport(shown, Path(out)), resume=resume, overwrite=overwrite)
     return Path(out)
 
@@ -266,8 +265,7 @@ def train_seg(
     from stages.train_seg import train_seg as stage
 
     with _shown(progress, monitor) as shown:
-        if not resume:
-            config = planned.with_planned_seg(dataset, Path(run), config, given, shown)
+        config = planned.with_planned_seg(dataset, Path(run), config, given, shown, resume=resume)
         stage(Path(run), config, LiveReport(shown, Path(run)), data=dataset, resume=resume, overwrite=overwrite)
     return Path(run)
 

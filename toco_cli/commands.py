@@ -211,14 +211,13 @@ def plan(
         typer.echo(json_module.dumps(found.as_dict()))
     else:
         _show_plan(found)
+    check_fits(found)
     if out is not None:
         written = write_plan(out, found, config)
         if not json:
             typer.echo(f"The plan is in {written}: change it there, or give options.")
-    run_folder = out or default_run(data)
-    check_fits(found, f"toco run {data} --out {run_folder}")
     if not json:
-        typer.echo(f"Next: toco run {data} --out {run_folder}")
+        typer.echo(f"Next: toco run {data} --out {out or default_run(data)}")
 
 
 @command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam", planned=PLANNED_FIELDS)
@@ -308,8 +307,7 @@ def train_cam(
     from stages.train_cam import train_cam as stage
 
     with _monitor(quiet) as monitor:
-        if not resume:
-            config = with_planned_cam(dataset, config, given, monitor)
+        config = with_planned_cam(dataset, out, config, given, monitor, resume=resume)
         folder = stage(dataset, out, config, LiveReport(monitor, out), resume=resume, overwrite=overwrite)
     _done(folder, f"toco make-labels {out} --crf", json)
 
@@ -368,8 +366,7 @@ def train_seg(
     from stages.train_seg import train_seg as stage
 
     with _monitor(quiet) as monitor:
-        if not resume:
-            config = with_planned_seg(dataset, run, config, given, monitor)
+        config = with_planned_seg(dataset, run, config, given, monitor, resume=resume)
         folder = stage(run, config, LiveReport(monitor, run), data=dataset, resume=resume, overwrite=overwrite)
         verdict = _judged(run, dataset, monitor, student=config)
     following = f"toco report {run} or toco predict {run} PATHS... --out DIR"

@@ -1,10 +1,11 @@
 """Which settings a command takes where the user gave none: those of a begun run, of its plan, or of a new plan."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.errors import SettingsError
 from stages.config import CAM_RECIPES, MakeLabels, Run, TrainCam, TrainSeg
 from stages.option import Given
 from stages.planning.budget import value_text
@@ -91,6 +92,8 @@ def with_plan(
         UserError: The run cannot work, or does not fit the time.
     """
     if not is_planned(given):
+        if time is not None:
+            raise SettingsError(f"--recipe {given.recipe} has published settings, which no --time changes: give one")
         return config, settings
     from stages.plan import check_fits, write_plan
     from stages.planning.planner import needs_timing
@@ -113,35 +116,42 @@ def with_plan(
         settings, given = with_begun_stages(out, settings, given)
     dataset = before_run(data, out, config, settings)
     several = config.nodes > 1 or started_by().starter != ""  # each process plans, and all must choose the same
-    timed = needs_timing(given) and not several
+    if several and time is not None and is_rank_zero():
+        monitor.warn("--time is not used with several processes or machines that start together: nothing is timed")
+    timed = (needs_timing(given) or time is not None) and not several
     found = new_plan(dataset, settings, given, monitor, time=time, timed=timed)
     if not timed and not several:
         check_files(found.settings)
     if show is not None and is_rank_zero():
         show(found)
-    check_fits(found, f"toco run {data} --out {out}")
+    check_fits(found)
     if is_rank_zero():
         write_plan(out, found, config)
     return config, found.settings
 
 
-def with_planned_cam(dataset: "Path | Dataset", config: TrainCam, given: Given, monitor: Monitor) -> TrainCam:
+def with_planned_cam(
+    dataset: "Path | Dataset", run: Path, config: TrainCam, given: Given, monitor: Monitor, *, resume: bool
+) -> TrainCam:
     """Complete the settings of `toco train-cam`.
 
     Nothing is timed, so that all processes choose the same. Says in one line what was chosen.
 
     Args:
         dataset: The open data set, or its folder if there is nothing to do.
-        config: The given values, and defaults for all others.
+        run: The run folder.
+        config: The given values, and defaults for all others; those of the interrupted training if one is resumed.
         given: The recipe, and which values were given.
         monitor: Gets the line.
+        resume: Whether to resume a training, if one was begun.
 
     Raises:
         UserError: The data set or the settings cannot work.
     """
+    from stages.run_folder.artifacts import in_use
     from stages.run_folder.run_config import AllSettings
 
-    if isinstance(dataset, Path) or not is_planned(given):
+    if isinstance(dataset, Path) or not is_planned(given) or (resume and in_use(run / "cam")):
         return config
     own = Given(given.recipe, {"train_cam": given.of("config")})
     found = new_plan(dataset, AllSettings(cam=config), own, monitor, timed=False)
@@ -150,26 +160,31 @@ def with_planned_cam(dataset: "Path | Dataset", config: TrainCam, given: Given, 
 
 
 def with_planned_seg(
-    dataset: "Path | Dataset | None", run: Path, config: TrainSeg, given: Given, monitor: Monitor
+    dataset: "Path | Dataset | None", run: Path, config: TrainSeg, given: Given, monitor: Monitor, *, resume: bool
 ) -> TrainSeg:
     """Complete the settings of `toco train-seg`; see `with_planned_cam`.
 
     Args:
         dataset: The open data set; otherwise there is nothing to do.
         run: The run folder.
-        config: The given values, and defaults for all others.
+        config: As for `with_planned_cam`.
         given: The recipe, and which values were given.
         monitor: Gets the line.
+        resume: Whether to resume a training, if one was begun.
 
     Raises:
         UserError: The data set or the settings cannot work.
     """
-    from stages.run_folder.artifacts import finished
+    from stages.run_folder.artifacts import finished, in_use
     from stages.run_folder.run_config import AllSettings, with_stored_stage
 
     if dataset is None or isinstance(dataset, Path) or not finished(run, "cam") or not is_planned(given):
         return config
-    cam = with_stored_stage(run, "cam", TrainCam(), frozenset())
+    if resume and in_use(run / "seg"):
+        return config
+    cam = replace(
+        with_stored_stage(run, "cam", TrainCam(), frozenset()), device=config.device
+    )  # may be another machine
     labels = with_stored_stage(run, "labels", MakeLabels(), frozenset())
     settings = AllSettings(cam=cam, labels=labels, seg=config)
     all_given = Given(

@@ -85,7 +85,7 @@ def write_config(
             own = {
                 field: value
                 for field, value in own.items()
-                if f"{name}.{field}" in reasons or value != defaults.get(field)
+                if f"{name}.{field}" in reasons or field in shared or value != defaults.get(field)
             }
         table = tomlkit.item(own)
         for key in own:
@@ -199,12 +199,12 @@ def stored_settings(path: Path) -> StoredSettings | None:
     )
 
 
-def _fields(path: Path, kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(path: Path, kind: type, options: object) -> dict[str, Any]:
     """Turn options of a file into fields: names, tuples, absolute paths."""
+    if not isinstance(options, Mapping):
+        raise ArtifactError(f"{path} cannot be used: {options!r} is not a table of settings: fix or delete it")
     own = {
-        name: str(path.parent / Path(value).expanduser())
-        if name in PATH_OPTIONS and value not in (*NO_FILES, "auto", "trained")
-        else value
+        name: str(path.parent / Path(value).expanduser()) if _is_path(name, value) else value
         for name, value in options.items()
     }
     try:
@@ -218,5 +218,15 @@ def _fields(path: Path, kind: type, options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _for_toml(settings: Any) -> dict[str, Any]:
-    """Return settings by option name, without those that are None, which TOML cannot hold."""
-    return {name.replace("_", "-"): value for name, value in as_plain(asdict(settings)).items() if value is not None}
+    """Return settings by option name, with absolute paths, without those that are None, which TOML cannot hold."""
+    values = {name.replace("_", "-"): value for name, value in as_plain(asdict(settings)).items() if value is not None}
+    return {name: absolute_path(value) if _is_path(name, value) else value for name, value in values.items()}
+
+
+def _is_path(name: str, value: Any) -> bool:
+    return name in PATH_OPTIONS and isinstance(value, str) and value not in (*NO_FILES, "auto", "trained")
+
+
+def absolute_path(path: str) -> str:
+    """Return the absolute path, with '~' expanded."""
+    return str(Path(path).expanduser().resolve())

@@ -5,11 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+import toco_cli.commands
 import toco_cli.planned
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, UserError
+from data.readers import open_dataset
 from stages.config import Run, TrainCam, TrainSeg
 from stages.option import Given
 from stages.planning.fingerprint import fingerprint_of
@@ -17,7 +21,7 @@ from stages.planning.hardware import Hardware
 from stages.planning.planner import Plan, make_plan
 from stages.run_folder.run_config import CONFIG, PLAN, AllSettings, write_config
 from toco_cli.main import main
-from toco_cli.planned import with_plan
+from toco_cli.planned import with_plan, with_planned_cam, with_planned_seg
 
 CPU = Hardware(kind="cpu", name="2 CPU cores", cores=2, memory=8e9)
 
@@ -94,6 +98,72 @@ def test_with_plan__a_run_that_was_begun_keeps_its_settings(
     assert len(plans) == 1
 
 
+def test_with_plan__a_stored_plan_is_what_was_asked_for(
+    plans: list[Plan], settle: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"weight": np.zeros(1, np.float32)}, tmp_path / "vit.safetensors")
+    monkeypatch.chdir(tmp_path)
+    settle(tmp_path / "run", weights="vit.safetensors", backbone="vit_tiny_patch16_224")
+    monkeypatch.chdir("/")
+    _, settings, _ = settle(tmp_path / "run")  # relative to where the plan was made
+    assert settings.cam.weights == str(tmp_path / "vit.safetensors")
+
+    asked = AllSettings(cam=TrainCam(seed=0), seg=TrainSeg(seed=3))
+    write_config(tmp_path / PLAN, tmp_path, Run(seed=3), asked.by_stage(), {}, {})
+    config, settings, _ = settle(tmp_path)  # one stage has the default, which is not the value for all stages
+    assert (config.seed, settings.cam.seed, settings.seg.seed) == (3, 0, 3)
+
+
+@pytest.mark.parametrize("starter", ["", "torchrun"])
+def test_with_plan__a_time_is_kept_or_said_to_be_ignored(
+    starter: str, settle: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def new_plan(data: Dataset, *arguments: Any, timed: bool, **options: Any) -> Plan:
+        asked.append(timed)
+        return make_plan(fingerprint_of(data), CPU, AllSettings(cam=TrainCam(weights="none")), Given())
+
+    monkeypatch.setattr(toco_cli.planned, "new_plan", new_plan)
+    if starter:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    *_, warnings = settle(tmp_path, time="1h", iterations=3, image_size=32, weights="none")
+    assert asked == [not starter]  # timed although neither steps nor images can be reduced
+    assert warnings == (
+        ["--time is not used with several processes or machines that start together: nothing is timed"]
+        if starter
+        else []
+    )
+
+
+def test_with_planned_stages__resume_keeps_begun_settings_and_plans_a_new_stage(
+    plans: list[Plan], pictures: Path, cam_run: Path, tmp_path: Path, listener: Callable[[], Any]
+) -> None:
+    dataset = open_dataset(pictures)
+    cam, seg = TrainCam(iterations=31), TrainSeg(iterations=31)
+    assert with_planned_cam(dataset, cam_run, cam, Given(), listener(), resume=True) == cam
+    assert with_planned_cam(dataset, tmp_path / "new", cam, Given(), listener(), resume=True).iterations == 500
+    assert with_planned_seg(dataset, cam_run, seg, Given(), listener(), resume=True).iterations == 1500
+    (cam_run / "seg").mkdir()
+    (cam_run / "seg" / "metrics.jsonl").touch()
+    assert with_planned_seg(dataset, cam_run, seg, Given(), listener(), resume=True) == seg
+
+
+def test_with_planned_seg__is_for_the_device_of_the_student(
+    pictures: Path, cam_run: Path, monkeypatch: pytest.MonkeyPatch, listener: Callable[[], Any]
+) -> None:
+    devices = []
+
+    def new_plan(data: Dataset, settings: AllSettings, *arguments: Any, **options: Any) -> Plan:
+        devices.append(settings.cam.device)
+        return make_plan(fingerprint_of(data), CPU, settings, Given())
+
+    monkeypatch.setattr(toco_cli.planned, "new_plan", new_plan)
+    with_planned_seg(open_dataset(pictures), cam_run, TrainSeg(device="mps"), Given(), listener(), resume=False)
+    assert devices == ["mps"]  # train-cam used the CPU
+
+
 def test_with_plan__a_stage_that_was_begun_alone_keeps_its_settings(
     plans: list[Plan], settle: Callable[..., Any], cam_run: Path
 ) -> None:
@@ -108,23 +178,32 @@ def test_with_plan__published_recipes_are_not_planned(
 ) -> None:
     _, settings, _ = settle(tmp_path / "run", recipe=recipe)
     assert settings == AllSettings()
+    with pytest.raises(SettingsError, match=f"--recipe {recipe} has published settings, which no --time changes"):
+        settle(tmp_path / "run", recipe=recipe, time="2h")
     assert plans == []
     assert not (tmp_path / "run").exists()
 
 
-def test_with_plan__what_does_not_fit_is_refused_with_the_command_that_starts_it(
-    plans: list[Plan], settle: Callable[..., Any], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_with_plan__what_does_not_fit_is_refused_with_the_option_that_allows_it(
+    settle: Callable[..., Any],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def slow(*arguments: Any, **options: Any) -> Plan:
-        plan = make_plan(fingerprint_of(arguments[0]), CPU, AllSettings(), Given())
+        plan = make_plan(fingerprint_of(open_dataset(pictures)), CPU, AllSettings(), Given())
         return replace(plan, minutes={"train-cam": 290.0}, budget=120.0)
 
     monkeypatch.setattr(toco_cli.planned, "new_plan", slow)
     with pytest.raises(SettingsError) as caught:
         settle(tmp_path / "run")
     assert str(caught.value).startswith("even the smallest plan takes about 4.83 h, more than the 2 h that it may take")
-    assert f"'toco run {pictures} --out {tmp_path / 'run'} --time 6h'" in str(caught.value)
-    assert not (tmp_path / "run" / PLAN).exists()
+    assert "allow more with --time 6h" in str(caught.value)
+    monkeypatch.setattr(toco_cli.commands, "new_plan", slow)
+    assert main(["plan", str(pictures), "--out", str(tmp_path / "run")]) == 1
+    assert "error: even the smallest plan takes about 4.83 h" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run" / PLAN).exists()  # which 'toco run' would use
 
 
 @pytest.mark.parametrize(
@@ -134,6 +213,8 @@ def test_with_plan__what_does_not_fit_is_refused_with_the_command_that_starts_it
         ("[train-cam]\nstepz = 3\n", "'stepz' is not a setting"),
         ('[train-cam]\niterations = "many"\n', "'iterations' has the value 'many'"),
         ("[train-cam]\nrescale-min = 9.0\n", "--rescale-min 9.0 is above"),
+        ("[train-cam]\nweights = 3\n", "'weights' has the value 3"),
+        ("train-cam = 3\n", "3 is not a table of settings"),
     ],
 )
 def test_with_plan__a_damaged_plan_is_one_line(
