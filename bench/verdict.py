@@ -26,6 +26,7 @@ from data.atomic_write import atomic_write
 from data.dataset import Sample
 from data.readers import open_dataset, read_mask
 from stages.features.cache import stored_features
+from stages.labels.mask_shares import all_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import read_cam
 from stages.relabel.choose_heads import held_out_heads, mean_average_precision, probabilities_by_image
@@ -33,7 +34,7 @@ from stages.relabel.rounds import Patches, collect_patches, relabel_rounds
 from stages.run_folder.artifacts import open_stage
 from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.metrics import Confusion
-from stages.verdict.evidence import EMPTY, FEATURE_BYTES, all_shares, area_under_curve, held_out
+from stages.verdict.evidence import EMPTY, FEATURE_BYTES, area_under_curve, held_out
 from stages.verdict.judge import GOOD_IOU, WEAK_IOU, ClassEvidence, judge_class
 
 Masks = Mapping[str, NDArray[np.uint8]]

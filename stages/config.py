@@ -317,8 +317,9 @@ class TrainCam(PixelValues, TrainingSettings):
 
 
 # Published settings; `stages.planning.recipes` has the recipes that depend on the data and the machine.
+RECIPE_OF_DEFAULTS = "voc"
 CAM_RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "voc": {},
+    RECIPE_OF_DEFAULTS: {},
     "coco": {
         "iterations": 80_000,
         "batch_size": 8,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from data.dataset import Dataset, Mask, Sample, checked_mask, list_names
 from data.errors import DataError, SettingsError
 from data.file_names import FileNames
@@ -164,6 +166,7 @@ class CorrectableImages:
         self._by_last: dict[str, list[str]] = defaultdict(list)  # tools often keep only the last part of a path
         for image_id in self.samples:
             self._by_last[PurePosixPath(image_id).name].append(image_id)
+        self._in_other_folder: dict[str, str] = {}  # image ids found by the last part of a path, by that path
 
     def find(self, mask: DrawnMask) -> str:
         """Return the id of the image of a mask.
@@ -177,6 +180,8 @@ class CorrectableImages:
             same = self._by_last.get(last) or self._by_last.get(PurePosixPath(last).stem) or []
             image_id = self._ids[file] if file else same[0] if len(same) == 1 else None
             if image_id in self.usable:
+                if not file and "/" in name:
+                    self._in_other_folder[name] = image_id
                 return image_id
             if image_id is not None:
                 raise DataError(
@@ -207,7 +212,13 @@ class CorrectableImages:
 
     def tell_of(self, new: list[Correction], monitor: Monitor) -> None:
         """Say what may be meant, or may be a mistake."""
-        same = [one.id for one in new if one.before is not None and (one.before == one.mask).all()]
+        if self._in_other_folder:
+            name, image_id = next(iter(self._in_other_folder.items()))
+            monitor.warn(
+                f"masks whose folder is not that of their image: {len(self._in_other_folder)}, first '{name}' for "
+                f"'{image_id}'; check that these are the same images"
+            )
+        same = [one.id for one in new if one.before is not None and np.array_equal(one.before, one.mask)]
         if same:
             monitor.note(
                 f"masks that equal the pseudo masks and count as confirmed: {len(same)}, first '{same[0]}'; leave them "

@@ -11,12 +11,11 @@ import torch
 from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import DataError, SettingsError
 from data.output_place import check_output_place
-from stages.config import MakeLabels
 from stages.corrections.correction_file import CorrectionFile, classes_shown
+from stages.corrections.given_masks import used_ids
 from stages.export import check_contents, check_export_format, write_masks
 from stages.exports.labelled_images import open_labelled_images
-from stages.features.cache import FeatureCache
-from stages.features.spec import FEATURES, feature_spec
+from stages.features.cache import stored_features
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.picking.choice import Candidate, choose_images
@@ -59,7 +58,7 @@ def pick(
     data: Path | None = None,
     overwrite: bool = False,
 ) -> Picks:
-    """Choose images that have a pseudo mask and no corrected one yet, and export them.
+    """Choose images that have a pseudo mask and none drawn by people yet, and export them.
 
     Args:
         run: A run folder in which `toco make-labels` finished.
@@ -72,7 +71,7 @@ def pick(
 
     Raises:
         SettingsError: The format is not known or lacks a package, or the folder is not empty or among the data.
-        DataError: The data set is missing, or all masks are corrected.
+        DataError: The data set is missing, or people drew all masks.
         ArtifactError: RUN/labels is not finished, outdated or damaged.
     """
     if format not in PICK_FORMATS:
@@ -86,11 +85,11 @@ def pick(
         check_contents(target, overwrite=overwrite)
         masks = LabelFile(labels.path / "labels.h5", "masks")
         dataset = open_run_data(labels, data, skip_bad=True)
-        corrected = CorrectionFile(run, dataset.class_names).classes
+        drawn = used_ids(labels) | CorrectionFile(run, dataset.class_names).classes.keys()
         known = dataset.by_id()
-        samples = [known[one] for one in masks.ids if one in known and one not in corrected]
+        samples = [known[one] for one in masks.ids if one in known and one not in drawn]
         if not samples:
-            raise DataError(f"all {len(masks.ids)} images with a pseudo mask in {run} have a corrected one already")
+            raise DataError(f"people drew all {len(masks.ids)} masks of {run} already: none is left to pick")
         judged = read_verdict(run)
         picked = choose_images(candidates(run, labels, samples, monitor), count, judged.weak_classes if judged else ())
         wanted = {one.id for one in picked}
@@ -109,7 +108,7 @@ def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: M
     path = labels.path / "scores.h5"
     scores = LabelFile(path, "scores") if path.is_file() else None
     threshold = None if labels.settings["source"] == "decoder" else float(labels.config["background_threshold"])
-    features = _features(run, labels)
+    features = stored_features(run)
     found = []
     monitor.start("judging masks", len(samples))
     for sample in samples:
@@ -132,15 +131,6 @@ def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: M
         monitor.advance()
     monitor.finish()
     return found
-
-
-def _features(run: Path, labels: StageFolder) -> FeatureCache | None:
-    if not (run / FEATURES / "config.json").is_file():
-        return None
-    try:
-        return FeatureCache.opened(run, feature_spec(labels.typed_settings(MakeLabels), open_stage(run, "cam")))
-    except SettingsError:  # the network's file is gone
-        return None
 
 
 def _described(

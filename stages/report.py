@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic_write import atomic_write
-from data.dataset import Dataset, Sample
+from data.dataset import Dataset
 from stages.config import Report
-from stages.corrections.given_masks import used_ids
 from stages.evaluate import Evaluation, NoGroundTruthError, evaluate
 from stages.reporting import charts, gallery
 from stages.reporting.charts import Chart, ConfusionMatrix
@@ -64,7 +63,7 @@ def report(
     folders = {stage: open_stage(run, stage) for stage in SETTINGS if finished(run, stage)}
     evaluation = evaluation or _evaluation(products, config, monitor)
     curve = _sweep(products, config, monitor)
-    samples = _shown_samples(products)
+    samples = gallery.rankable_samples(products)
     judged = judge_run(run, monitor, data=dataset, evaluation=evaluation, skip_bad=config.skip_bad) if samples else None
     chosen: list[gallery.Ranked] = []
     if samples:
@@ -118,16 +117,6 @@ def _sweep(products: RunProducts, config: Report, monitor: Monitor) -> Sweep | N
         return sweep(products.run, config, monitor, data=products.dataset, checked=True)
     except NoGroundTruthError:
         return None
-
-
-def _shown_samples(products: RunProducts) -> list[Sample]:
-    """List the images with a pseudo mask that no person drew; only those with ground truth, if there are any."""
-    masks = products.masks
-    if masks is None or products.labels_folder is None:
-        return []
-    drawn = used_ids(products.labels_folder)
-    stored = [one for one in products.dataset.by_id().values() if one.id in masks and one.id not in drawn]
-    return [sample for sample in stored if sample.mask is not None] or stored
 
 
 def _image_counts(dataset: Dataset, split: str | None) -> list[int]:

@@ -29,7 +29,7 @@ from stages.config import View
 from stages.exports.flat_names import flat_name
 from stages.networks.choose_network import rule_for_new_images
 from stages.preflight.checks import one_picture
-from stages.reporting.gallery import panels, rank, resized_products
+from stages.reporting.gallery import panels, rank, rankable_samples, resized_products
 from stages.reporting.products import Products, RunProducts, open_products
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data, skipping, spread, warn_of_other_data, with_skip_bad
@@ -132,17 +132,11 @@ def choose_samples(products: RunProducts, split: str | None, config: View, monit
         samples = [sample for sample in products.dataset.by_id().values() if sample.id in masks]
     if masks is None or config.order == "random":
         return random.Random(config.seed).sample(samples, min(config.count, len(samples)))
-    measured = [sample for sample in samples if sample.mask is not None] or samples
+    rankable = rankable_samples(products)
     trust: Mapping[str, float] = {}
-    if measured[0].mask is None:  # without ground truth, evidence says which masks are suspicious
+    if rankable and rankable[0].mask is None:  # without ground truth, evidence says which masks are suspicious
         trust = collect_evidence(products.run, products.dataset, monitor).images
-    ranked = rank(
-        spread(measured, RANKED_IMAGES),
-        products,
-        monitor,
-        trust=trust,
-        skip_bad=config.skip_bad,
-    )
+    ranked = rank(spread(rankable, RANKED_IMAGES), products, monitor, trust=trust, skip_bad=config.skip_bad)
     return [one.sample for one in ranked[: config.count]]
 
 

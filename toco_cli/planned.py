@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import SettingsError
-from stages.config import CAM_RECIPES, MakeLabels, Run, TrainCam, TrainSeg
+from stages.config import CAM_RECIPES, RECIPE_OF_DEFAULTS, MakeLabels, Run, TrainCam, TrainSeg
 from stages.option import Given
 from stages.planning.budget import value_text
 from stages.planning.recipes import ORDER
@@ -206,5 +206,5 @@ def _say_chosen(stage: str, found: "Plan", monitor: Monitor) -> None:
         options = " ".join(f"--{one.option.partition('.')[2]} {value_text(one.value)}" for one in chosen)
         monitor.note(
             f"chosen for the data and {found.hardware.name} (recipe {found.recipe}): {options}; "
-            "'--recipe voc' takes published settings instead"
+            f"'--recipe {RECIPE_OF_DEFAULTS}' takes published settings instead"
         )

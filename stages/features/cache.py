@@ -76,11 +76,6 @@ class FeatureCache:
         for shard in sorted(self.folder.glob("*.h5")):
             self._index(shard)
 
-    @classmethod
-    def opened(cls, run: Path, spec: FeatureSpec) -> "FeatureCache | None":
-        """Open the features of a run; None, and nothing is deleted, if they are of another network or size."""
-        return cls(run, spec) if _read(run / FEATURES / "config.json") == spec.as_dict() else None
-
     def missing(self, samples: Sequence[Sample]) -> list[Sample]:
         """List the samples whose features are not there, or whose image file has changed."""
         return [one for one in samples if self._stamps.get(one.id) != Stamp.of(one.image)]

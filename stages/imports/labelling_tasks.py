@@ -98,9 +98,8 @@ def _draw(annotation: Mapping[str, Any], numbers: ClassNumbers, size: Size) -> M
         raise DataError(f"its 'result' is not a list: {EXPORT_ADVICE}")
     labels: dict[Any, list[str]] = {}  # by region: a tag Labels writes them as a result of its own
     for one in results:
-        for key, value in _values(one).items():
-            if key.endswith("labels") and isinstance(value, list) and value:
-                labels.setdefault(one.get("id"), [str(name) for name in value])
+        if own := _labels(one):
+            labels.setdefault(one.get("id"), own)
     mask = np.zeros(size, np.uint8)
     for one in results:
         kind = str(one.get("type", "")).removesuffix("labels")
@@ -110,7 +109,7 @@ def _draw(annotation: Mapping[str, Any], numbers: ClassNumbers, size: Size) -> M
             )
         if kind not in SHAPES:
             continue
-        names = labels.get(one.get("id"), [])
+        names = _labels(one) or labels.get(one.get("id"), [])
         if len(names) != 1:
             raise DataError(f"a region has {len(names)} labels, {names or 'none'}: give each region one label")
         number = numbers.of(names[0])
@@ -129,6 +128,11 @@ def _draw(annotation: Mapping[str, Any], numbers: ClassNumbers, size: Size) -> M
 def _values(result: Mapping[str, Any]) -> Mapping[str, Any]:
     value = result.get("value")
     return value if isinstance(value, Mapping) else {}
+
+
+def _labels(result: Mapping[str, Any]) -> list[str]:
+    found = (value for key, value in _values(result).items() if key.endswith("labels") and isinstance(value, list))
+    return [str(name) for name in next(filter(None, found), [])]
 
 
 def _check_size(result: Mapping[str, Any], size: Size) -> None:

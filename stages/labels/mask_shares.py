@@ -21,3 +21,11 @@ def mask_shares(mask: Mask, grid: tuple[int, int]) -> tuple[list[int], Float[Ten
     # One label after the other, because all planes of a large photograph together may not fit into memory.
     planes = [F.adaptive_avg_pool2d((pixels == number)[None].float(), grid) for number in numbers]
     return numbers, torch.cat(planes) if planes else torch.zeros(0, *grid)
+
+
+def all_shares(mask: Mask, classes: int, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
+    """Return the shares of background and of all classes 1..C; see `mask_shares`."""
+    numbers, own = mask_shares(mask, grid)
+    shares = torch.zeros(classes + 1, *grid)
+    shares[numbers] = own
+    return shares

@@ -56,8 +56,8 @@ def ranks(values: Sequence[float]) -> list[float]:
     """Replace values by their rank, 0 for the smallest to 1; equal values have the mean of their ranks."""
     if len(values) < 2:
         return [0.5] * len(values)
-    order = torch.tensor(values, dtype=torch.float64)
-    below = (order[:, None] > order[None]).sum(dim=1).double()
-    equal = (order[:, None] == order[None]).sum(dim=1).double()
-    result: list[float] = ((below + (equal - 1) / 2) / (len(values) - 1)).tolist()
+    given = torch.tensor(values, dtype=torch.float64)
+    first = torch.searchsorted(given.sort().values, given)
+    last = torch.searchsorted(given.sort().values, given, right=True) - 1
+    result: list[float] = ((first + last) / (2 * (len(values) - 1))).tolist()
     return result

@@ -23,7 +23,7 @@ from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.spec import feature_spec
 from stages.labels.maker import LabelMaker, Scored
-from stages.labels.mask_shares import mask_shares
+from stages.labels.mask_shares import all_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage
@@ -193,12 +193,7 @@ class SeedTraining:
             return patch_shares(stored_label(self.cams, image_id, threshold, size), classes, grid)
 
         def given_shares(image_id: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"] | None:
-            if image_id not in by_id:
-                return None
-            numbers, own = mask_shares(self.given.read(by_id[image_id]), grid)
-            shares = torch.zeros(classes + 1, *grid)
-            shares[numbers] = own
-            return shares
+            return all_shares(self.given.read(by_id[image_id]), classes, grid) if image_id in by_id else None
 
         return collect_patches(
             self.features.read,

@@ -17,6 +17,7 @@ from data.dataset import IGNORE_INDEX, Sample
 from data.palette import class_colours
 from data.pictures import coloured, heat
 from data.readers import read_mask
+from stages.corrections.given_masks import used_ids
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.reporting.products import Products, RunProducts, best_score
@@ -38,6 +39,16 @@ class Ranked(NamedTuple):
     sample: Sample
     score: float  # 0..1: IoU of the objects against the ground truth; without one, how far the mask can be trusted
     rank: Rank
+
+
+def rankable_samples(products: RunProducts) -> list[Sample]:
+    """List the images with a pseudo mask that no person drew; only those with ground truth, if there are any."""
+    masks = products.masks
+    if masks is None or products.labels_folder is None:
+        return []
+    drawn = used_ids(products.labels_folder)
+    stored = [one for one in products.dataset.by_id().values() if one.id in masks and one.id not in drawn]
+    return [sample for sample in stored if sample.mask is not None] or stored
 
 
 def rank(
@@ -278,7 +289,7 @@ def _slider(made: Products) -> dict[str, Any]:
 
 
 def data_url(picture: Image.Image) -> str:
-    """Return a picture as a data URL of a JPEG."""
+    """Return a picture as a data URL of a WebP."""
     stream = io.BytesIO()
     picture.save(stream, format="WEBP", quality=80)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,7 +1,5 @@
 """RUN/report.html while a stage trains: the curves so far, and the latest panel."""
 
-import base64
-import io
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -11,6 +9,7 @@ from PIL import Image
 
 from data.atomic_write import atomic_write
 from data.errors import reason
+from stages.reporting.gallery import data_url
 from stages.reporting.page import Panel, TrainingPage, render_training
 from stages.reporting.training_charts import TRAINED_NETWORKS, training_charts
 from stages.runtime.monitor import Monitor
@@ -42,7 +41,7 @@ class LiveReport:
         self._monitor.start(title, total, done, unit)
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        """Count steps, as in `Monitor`; only training gives figures."""
+        """Count steps, as in `Monitor`; only training, of a network or of the heads of relabelling, gives figures."""
         self._done += steps
         self._monitor.advance(steps, **figures)
         if figures and self._clock() >= self._next:
@@ -104,8 +103,5 @@ def latest_panel(stage: str, folder: Path) -> Panel | None:
     files = sorted((folder / PANELS).glob("*.png"), key=lambda path: int(path.stem))
     if not files:
         return None
-    stream = io.BytesIO()
     with Image.open(files[-1]) as picture:
-        picture.save(stream, format="JPEG", quality=85)
-    url = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
-    return Panel(f"The {TRAINED_NETWORKS[stage]} after {int(files[-1].stem)} iterations", url)
+        return Panel(f"The {TRAINED_NETWORKS[stage]} after {int(files[-1].stem)} iterations", data_url(picture))

@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from data.dataset import IGNORE_INDEX, Dataset, Mask, Sample
+from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import DataError
 from data.readers import read_mask
 from stages.corrections.given_masks import used_ids
 from stages.features.cache import stored_features
-from stages.labels.mask_shares import mask_shares
+from stages.labels.mask_shares import all_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.relabel.choose_heads import held_out_heads, image_scores, probabilities_by_image
@@ -213,11 +213,3 @@ def area_under_curve(with_class: Float[Tensor, " n"], without: Float[Tensor, " m
     """Area under the ROC curve: how often a score of the first kind is the larger one of a pair; ties count half."""
     difference = with_class[:, None] - without[None, :]
     return float((difference > 0).float().mean() + (difference == 0).float().mean() / 2)
-
-
-def all_shares(mask: Mask, classes: int, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
-    """Share of background and of each class in each patch of a grid; they sum to less than 1 where pixels are 255."""
-    numbers, own = mask_shares(mask, grid)
-    shares = torch.zeros(classes + 1, *grid)
-    shares[numbers] = own
-    return shares

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from data.dataset import Dataset
 from data.errors import DataError
-from stages.config import Evaluate, TrainSeg
+from stages.config import RECIPE_OF_DEFAULTS, Evaluate, TrainSeg
 from stages.evaluate import Column, Evaluation, network_columns
 from stages.option import as_option
 from stages.run_folder.artifacts import PRODUCERS, StageFolder, finished, open_stage
@@ -113,7 +113,9 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
     for stage, producer in PRODUCERS.items():
         if finished(run, stage):
             changed = open_stage(run, stage).changed_settings(trained)
-            options[producer] = [as_option(name, value) for name, value in changed.items()]
+            # All other settings had their defaults, in place of which a new plan might choose others.
+            unplanned = [] if stage == "labels" else [as_option("recipe", RECIPE_OF_DEFAULTS)]
+            options[producer] = [*unplanned, *(as_option(name, value) for name, value in changed.items())]
     return MaskSettings(
         run=shlex.quote(str(run)),
         data=shlex.quote(str(dataset.root)),

@@ -122,6 +122,19 @@ def test_import_masks__says_what_may_be_a_mistake(labelled_run: Any, tmp_path: P
     assert any("lack a class of their image's labels: 1, first 'c'" in note for note in monitor.notes)
 
 
+def test_import_masks__says_that_a_mask_is_from_another_folder(
+    labelled_run: Any, tmp_path: Path, listener: Any
+) -> None:
+    monitor = listener()
+    masks = {"other/d": corrected(labelled_run, "deep/d"), "a": corrected(labelled_run)}
+    import_masks(labelled_run.run, folder_of(masks, tmp_path / "in"), monitor, tool="png")
+    assert CorrectionFile(labelled_run.run, NAMES).classes.keys() == {"a", "deep/d"}
+    assert monitor.warnings == [
+        "masks whose folder is not that of their image: 1, first 'other/d' for 'deep/d'; check that these are the same "
+        "images"
+    ]
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "sorted palette"])
 def test_import_masks__png_of_any_program(mode: str, labelled_run: Any, tmp_path: Path) -> None:
     mask = corrected(labelled_run)
@@ -218,6 +231,12 @@ def test_import_masks__labelstudio_labels_in_a_tag_of_their_own(labelled_run: An
     named = {"id": "r", "type": "labels", "from_name": "label", "to_name": "image", "value": {"labels": ["red"]}}
     other = {"id": "q", "type": "choices", "from_name": "c", "to_name": "image", "value": {"choices": ["good"]}}
     assert import_tasks(labelled_run, [task([shape, named, other])], tmp_path).sum() == 16 * 32
+
+
+def test_import_masks__labelstudio_regions_without_ids(labelled_run: Any, tmp_path: Path) -> None:
+    hole = {**SQUARE, "width": 25, "rectanglelabels": ["background"]}
+    regions = [region("rectanglelabels", value, id=None) for value in (SQUARE, hole)]
+    assert import_tasks(labelled_run, [task(regions)], tmp_path).sum() == 16 * 16
 
 
 def test_import_masks__labelstudio_newest_of_two_annotators(labelled_run: Any, tmp_path: Path, listener: Any) -> None:

@@ -49,8 +49,15 @@ def test_pick__passes_over_corrected_images(own_run: Path, correct: Callable[...
     correct(
         own_run, {one: np.ones((64, 64), np.uint8) for one in ("a", "b", "c", "d", "deep/e", "deep/f", "deep/g", "h")}
     )
-    with pytest.raises(DataError, match=r"all 8 images with a pseudo mask in .* have a corrected one already"):
+    with pytest.raises(DataError, match=r"people drew all 8 masks of .* already"):
         pick(own_run, SilentMonitor(), out=tmp_path / "3")
+
+
+def test_pick__passes_over_ground_truth_that_was_used_as_masks(own_run: Path) -> None:
+    path = own_run / "labels" / "config.json"
+    drawn = ["a", "b", "c", "d", "deep/e", "deep/f", "deep/g"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "given_masks": {"ids": drawn}}))
+    assert [one.id for one in pick(own_run, SilentMonitor()).images] == ["h"]
 
 
 def test_pick__refusals(own_run: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,16 @@ def test_view__without_an_image_shows_the_worst_or_random_ones(whole_run: Path, 
     ranked = rank([sample for sample in samples if sample.mask], products, SilentMonitor(), trust={}, skip_bad=False)
     scores = {one.sample.id: one.score for one in ranked}
     assert [scores[sample.id] for sample in worst] == sorted(scores.values())[:3]
+
+
+def test_choose_samples__masks_that_people_drew_are_not_among_the_worst(whole_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole_run, tmp_path / "copy")
+    path = run / "labels" / "config.json"
+    products = open_products(run, open_run_data(open_stage(run, "cam"), None, skip_bad=False), CONFIG, SilentMonitor())
+    worst = choose_samples(products, None, CONFIG, SilentMonitor())[0].id
+    path.write_text(json.dumps({**json.loads(path.read_text()), "given_masks": {"ids": [worst]}}))
+    products = open_products(run, open_run_data(open_stage(run, "cam"), None, skip_bad=False), CONFIG, SilentMonitor())
+    assert worst not in [one.id for one in choose_samples(products, None, CONFIG, SilentMonitor())]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ def test_ranks__ties_share_a_rank() -> None:
     assert ranks([3.0, 1.0, 2.0]) == [1.0, 0.0, 0.5]
     assert ranks([5.0, 5.0, 5.0]) == [0.5, 0.5, 0.5]
     assert ranks([2.0]) == [0.5]
+    assert ranks([2.0, 7.0, 2.0]) == [0.25, 1.0, 0.25]
+    assert sum(ranks([0.5] * 200_000)) == 100_000  # of a large data set, without all pairs
 
 
 def test_doubt__reasons() -> None:

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from stages.features.cache import mean_and_deviation
-from stages.relabel import rounds
-from stages.relabel.rounds import Patches, collect_patches, patch_shares, relabel_rounds
+from stages.relabel.rounds import BYTES, Patches, collect_patches, patch_shares, relabel_rounds
 
 CLASSES, IMAGES, GRID = 3, 24, 8
 
 
-def data_set(noise: float, drawn: tuple[str, ...] = ()) -> tuple[Patches, Tensor]:
+def data_set(noise: float, drawn: tuple[str, ...] = (), limit: int = BYTES) -> tuple[Patches, Tensor]:
     """Images of one class each; of class 3 no seed is right. Seeds are flipped with probability `noise`.
 
     Of the images in `drawn`, people drew the right half.
@@ -39,6 +38,7 @@ def data_set(noise: float, drawn: tuple[str, ...] = ()) -> tuple[Patches, Tensor
         CLASSES,
         seed=0,
         given=lambda image, grid: right_half(truth[int(image)]) if image in drawn else None,
+        limit=limit,
     )
     return patches, truth.flatten()
 
@@ -101,10 +101,9 @@ def test_relabel_rounds__same_seed_same_heads() -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_collect_patches__a_part_of_each_image_of_a_large_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collect_patches__a_part_of_each_image_of_a_large_data_set() -> None:
     whole, _ = data_set(noise=0.0)
-    monkeypatch.setattr(rounds, "BYTES", whole.features.numel() * 2 // 4)
-    part, _ = data_set(noise=0.0)
+    part, _ = data_set(noise=0.0, limit=whole.features.numel() * 2 // 4)
     assert len(part.features) == len(whole.features) // 4
     assert part.image.bincount().tolist() == [GRID * GRID // 4] * IMAGES
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from data.dataset import Sample
+from stages.labels.mask_shares import all_shares
 from stages.relabel.rounds import Patches
-from stages.verdict.evidence import all_shares, area_under_curve, held_out
+from stages.verdict.evidence import area_under_curve, held_out
 
 
 def sample(name: str, *classes: int) -> Sample:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.readers import open_dataset
 from stages.config import TrainCam
-from stages.run_folder.artifacts import begin_stage
-from stages.verdict.judged_run import judge_run, read_verdict
+from stages.run_folder.artifacts import begin_stage, open_stage
+from stages.verdict.judged_run import _settings, judge_run, read_verdict
 
 CAM = TrainCam(backbone="vit_tiny_patch16_224", weights="none", image_size=64, device="cpu")
 
@@ -16,7 +17,6 @@ CAM = TrainCam(backbone="vit_tiny_patch16_224", weights="none", image_size=64, d
 @pytest.fixture
 def judged(make_labelled_run: Any) -> Any:
     """Makes a run by hand that can be judged; `judged(fill=0)` has empty masks."""
-    from data.readers import open_dataset
 
     def make(**how: Any) -> Any:
         made = make_labelled_run(**how)
@@ -89,6 +89,17 @@ def test_read_verdict__none_or_of_another_version(tmp_path: Path, text: str | No
     if text is not None:
         (tmp_path / "labels" / "verdict.json").write_text(text)
     assert read_verdict(tmp_path) is None
+
+
+def test_judge_run__advice_repeats_the_settings_that_were_used(judged: Any, listener: Any) -> None:
+    made = judged(fill=0)
+    advice = _settings(made.run, open_stage(made.run, "labels"), open_dataset(made.data)).again(
+        "train-cam", "iterations", 9, "test"
+    )
+    assert advice.command == (
+        f"toco train-cam {made.data} --out {made.run} --overwrite --recipe voc --device cpu --backbone "
+        "vit_tiny_patch16_224 --weights none --image-size 64 --iterations 9"
+    )  # without a recipe, what has its default would be planned
 
 
 def test_judge_run__advice_names_the_present_folder_of_the_data(judged: Any, listener: Any, tmp_path: Path) -> None:
