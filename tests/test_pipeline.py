@@ -33,7 +33,9 @@ SMALL = {
     "train-seg": "--arch Linknet --encoder tu-mobilenetv3_small_050 --weights none --image-size 32 --iterations 2 "
     "--batch-size 2 --evaluate-images 2",
 }
-SMALL["run"] = SMALL["plan"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in tuple(SMALL))
+STAGES = tuple(SMALL)
+SMALL["import"] = "--skip-bad"  # of a network that has hardly learned, some masks are empty, which is refused
+SMALL["run"] = SMALL["plan"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in STAGES)
 # No processes for the CRF, and one kind of relabelling (`run` tries all of them); the walk in new processes has both.
 ALONE = {"make-labels": "--workers 1 --relabel linear", "run": "--make-labels.workers 1"}
 
@@ -92,16 +94,27 @@ def run_walk(folder: Path, run: Callable[..., Finished], more: Mapping[str, str]
     for name, *words in readme_commands():
         if "runs/small" in words:  # the same once more with other sizes
             continue
+        if name == "import":
+            export_of_label_studio(folder / "runs/photos/picked/tasks.json", folder / "export.json")
         ended[name] = run(
             name, *words, *shlex.split(SMALL.get(name, "")), *shlex.split(more.get(name, "")), folder=folder
         )
     return ended
 
 
+def export_of_label_studio(tasks: Path, export: Path) -> None:
+    """Write what Label Studio exports if a person submits the predictions of all tasks as they are."""
+    found = json.loads(tasks.read_text(encoding="utf-8"))
+    for number, task in enumerate(found):
+        (prediction,) = task.pop("predictions")
+        task["annotations"] = [{"id": number, "result": prediction["result"]}]
+    export.write_text(json.dumps(found), encoding="utf-8")
+
+
 def assert_successful(ended: dict[str, Finished]) -> None:
     assert list(ended) == [
-        "check", "plan", "run", "predict", "export", "view", "train-cam", "make-labels", "evaluate", "train-seg",
-        "report",
+        "check", "plan", "run", "predict", "export", "view", "pick", "import", "train-cam", "make-labels", "evaluate",
+        "train-seg", "report",
     ]  # fmt: skip
     for name, run in ended.items():
         assert run.returncode == 0, f"toco {name}: {run.stderr}"

@@ -63,7 +63,8 @@ SHORT_TRAINING: Values = {
 }
 # Not measured yet: the settings that bench/msrc.md proposes for a GPU.
 LONG_TRAINING: Values = {"batch_size": 8, "freeze_encoder_until": 0.1, "contrast_start": 0.1, "seg_start": 0.15}
-MASKS: Values = {"relabel": "auto", "refine": "crf"}
+# CAMs of all three scales, also after a training with one: masks are made once, so that it costs little.
+MASKS: Values = {"relabel": "auto", "refine": "crf", "scales": (1.0, 0.5, 1.5)}
 HEAD: Values = {"arch": "mlp", "iterations": 1500}
 CPU_DEEPLAB: Values = {
     "arch": "DeepLabV3Plus",

@@ -60,7 +60,7 @@ def assert_same(folder: Path, other: Path) -> None:
         assert mine[name][0] == theirs[name][0]
         np.testing.assert_array_equal(mine[name][1], theirs[name][1])
         np.testing.assert_array_equal(mine[name][2], theirs[name][2])
-    assert {path.name for path in folder.iterdir()} - {"log.txt"} == {
+    assert {path.name for path in folder.iterdir()} - {"log.txt", "verdict.json"} == {
         "config.json",
         "sessions.jsonl",
         "cams.h5",
