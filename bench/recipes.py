@@ -11,7 +11,6 @@ the table with --table.
 import argparse
 import json
 import statistics
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import toco_cli as toco
 from data.atomic_write import atomic_write
 from stages.run_folder.provenance import read_sessions
+from stages.run_folder.run_config import PLAN, read_run_config
 
 STAGES = ("cam", "labels", "seg")
 NO_LIMIT = "100d"
@@ -43,13 +43,13 @@ def measure(options: argparse.Namespace) -> list[Result]:
 
 def result(data: Path, run: Path, recipe: str, seed: int, weights: str) -> Result:
     """Run everything; return minutes by stage, predicted minutes, and mIoU in %."""
-    toco.run(data, run, recipe=recipe, time=NO_LIMIT, seed=seed, progress=True, **{"train_cam": {"weights": weights}})
+    toco.run(data, run, recipe=recipe, time=NO_LIMIT, seed=seed, progress=True, train_cam={"weights": weights})
     minutes = {stage: sum(one.seconds for one in read_sessions(run / stage)) / 60 for stage in STAGES}
-    plan = tomllib.loads((run / "plan.toml").read_text())
+    plan = read_run_config(run / PLAN)
     columns = toco.evaluate(run).as_dict()["columns"]
     return {
         "minutes": {stage: round(value, 1) for stage, value in minutes.items()},
-        "plan": plan,
+        "plan": dict(plan),
         "miou": {one["name"]: one["miou"] and round(100 * one["miou"], 1) for one in columns},
         "iou": {one["name"]: one["iou"] for one in columns},
     }
