@@ -3,6 +3,7 @@
 Letters: h w pixels of an image; `classes` includes the background, which comes first.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from data.images import read_image
 from stages.labels.store import LabelFile
 from stages.networks.inference import resize_maps, to_tensor
 from stages.run_folder.artifacts import check_up_to_date, open_stage
-from stages.run_folder.run_data import open_run_data, warn_of_other_data
-from stages.runtime.monitor import Monitor, SilentMonitor
+from stages.run_folder.run_data import data_difference, open_run_data
+from stages.runtime.monitor import Monitor
 
 
 class PseudoMasks(TorchDataset[Any]):
@@ -52,7 +53,7 @@ class PseudoMasks(TorchDataset[Any]):
             split: Only images of this split of the data set; by default all that have a mask.
             probabilities: Add a third part to each item: the probabilities that relabelling gave, float32
                 (classes, h, w) in 0..1, background first.
-            monitor: Receives a warning if the data set has changed since.
+            monitor: Receives a warning if the data set has changed since; by default it is a warning of Python.
 
         Raises:
             ArtifactError: The labels are missing, outdated or damaged, or have no probabilities.
@@ -62,7 +63,11 @@ class PseudoMasks(TorchDataset[Any]):
         check_up_to_date(Path(run), "labels")
         root = Path(data) if isinstance(data, str) else data
         dataset = open_run_data(labels, root, skip_bad=labels.settings["skip_bad"])
-        warn_of_other_data(labels, dataset, monitor or SilentMonitor())
+        if difference := data_difference(labels, dataset):
+            if monitor is None:
+                warnings.warn(difference, stacklevel=2)
+            else:
+                monitor.warn(difference)
         self.class_names = labels.class_names
         self.transform = transform
         self._masks = LabelFile(labels.path / "labels.h5", "masks")

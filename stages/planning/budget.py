@@ -24,7 +24,7 @@ def minutes_of(text: str) -> float:
 
 
 def time_text(minutes: float) -> str:
-    """Show a time with two digits at most: '40 s', '12 min', '3.5 h', '12 days'."""
+    """Show a time with two or three digits: '40 s', '12 min', '3.5 h', '12 days'."""
     if minutes < 1:
         return f"{max(1, round(60 * minutes))} s"
     if minutes < 100:

@@ -1,6 +1,5 @@
 """Times of three training steps and of one pass without gradients, with random weights and images of the data set."""
 
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -123,9 +122,13 @@ def _now(fabric: Fabric) -> float:
     return time.perf_counter()
 
 
-def _memory(fabric: Fabric) -> float:
-    """Bytes: the largest memory of tensors on a GPU, of the process on a CPU."""
+def _memory(fabric: Fabric) -> float | None:
+    """Bytes: the largest memory of tensors on a GPU, of the process on a CPU; None if the system does not say."""
     if fabric.device.type == "cuda":
         return float(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(largest if sys.platform == "darwin" else 1024 * largest)

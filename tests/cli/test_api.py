@@ -202,6 +202,16 @@ def test_pseudo_masks__in_workers_and_with_a_transform(whole_run: Path) -> None:
         toco.PseudoMasks(whole_run, probabilities=True)
 
 
+def test_pseudo_masks__warns_of_changed_data(
+    whole_run: Path, draw_pictures: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    data = draw_pictures(tmp_path / "data")
+    table = data / "labels.csv"
+    table.write_text(table.read_text().replace("a.jpg,red,", "a.jpg,blue,"))
+    with pytest.warns(UserWarning, match="data has other images or labels than"):
+        toco.PseudoMasks(whole_run, data=data)
+
+
 PYTHON_GUIDE = Path(__file__).parents[2] / "docs/how-to/use-from-python.md"
 NEEDED_BY_EXAMPLES = ("fiftyone", "label_studio_sdk")  # and a server, or a browser
 
