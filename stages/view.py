@@ -20,6 +20,7 @@ from PIL import Image
 
 from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.errors import DataError
 from data.images import clipped_share
 from data.output_place import check_output_place
 from data.palette import class_colours
@@ -137,6 +138,11 @@ def choose_samples(products: RunProducts, split: str | None, config: View, monit
     if rankable and rankable[0].mask is None:  # without ground truth, evidence says which masks are suspicious
         trust = collect_evidence(products.run, products.dataset, monitor).images
     ranked = rank(spread(rankable, RANKED_IMAGES), products, monitor, trust=trust, skip_bad=config.skip_bad)
+    if not ranked:
+        raise DataError(
+            f"no mask of {products.run} can be ranked, because people drew all of them, or none shows an object: give "
+            "images, or use --order random"
+        )
     return [one.sample for one in ranked[: config.count]]
 
 

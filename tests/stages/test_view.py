@@ -81,6 +81,11 @@ def test_choose_samples__masks_that_people_drew_are_not_among_the_worst(whole_ru
     path.write_text(json.dumps({**json.loads(path.read_text()), "given_masks": {"ids": [worst]}}))
     products = open_products(run, open_run_data(open_stage(run, "cam"), None, skip_bad=False), CONFIG, SilentMonitor())
     assert worst not in [one.id for one in choose_samples(products, None, CONFIG, SilentMonitor())]
+    assert products.masks is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), "given_masks": {"ids": products.masks.ids}}))
+    products = open_products(run, open_run_data(open_stage(run, "cam"), None, skip_bad=False), CONFIG, SilentMonitor())
+    with pytest.raises(DataError, match="can be ranked, because people drew all of them"):
+        choose_samples(products, None, CONFIG, SilentMonitor())
 
 
 @pytest.mark.parametrize(
