@@ -77,6 +77,7 @@ class MaskSettings:
     background_threshold: float | None  # of the masks; None for the decoder
     threshold_chosen: bool  # by toco, on images
     relabelled: bool
+    threshold_fits: bool = False  # no other one can help: ground truth chose it, or the decoder needs none
     student_iterations: int | None = None  # None without a student
     config: str | None = None  # config.toml, if `toco run` made the run
     options: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by command: the other options of the run
@@ -261,10 +262,11 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
     ):
         steps = 2 * settings.student_iterations
         return settings.again("train-seg", "iterations", steps, "the student is worse than the masks that it learned")
-    if most(lambda one: one.empty_part > WEAK_EMPTY):
-        return _other_threshold(settings, 0.6, "most of the bad masks are empty")
-    if most(lambda one: one.cover > MOST_COVER):
-        return _other_threshold(settings, 1.4, "the bad masks cover nearly everything")
+    if settings.relabelled or not settings.threshold_fits:
+        if most(lambda one: one.empty_part > WEAK_EMPTY):
+            return _other_threshold(settings, 0.6, "most of the bad masks are empty")
+        if most(lambda one: one.cover > MOST_COVER):
+            return _other_threshold(settings, 1.4, "the bad masks cover nearly everything")
     if settings.iterations < FEW_STEPS and 2 * len(bad) >= len(classes):
         why = f"half of the classes or more are bad after {settings.iterations} steps"
         return settings.again("train-cam", "iterations", 4 * settings.iterations, why)

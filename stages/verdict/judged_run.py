@@ -123,6 +123,7 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
         background_threshold=labels.config.get("background_threshold"),
         threshold_chosen=labels.settings["background_threshold"] == "auto",
         relabelled=(labels.path / "scores.h5").is_file(),
+        threshold_fits=labels.settings["source"] == "decoder" or labels.settings["calibration_images"] > 0,
         student_iterations=student.settings["iterations"] if student else None,
         config=shlex.quote(str(config)) if config.is_file() else None,
         options=options,

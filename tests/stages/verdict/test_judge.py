@@ -68,6 +68,8 @@ def test_judge_class__the_worst_reason_comes_first() -> None:
         ({"empty": 30}, {"threshold_chosen": True}, "--background-threshold 0.3"),
         ({"cover": 0.95}, {"threshold_chosen": True}, "--background-threshold 0.7"),
         ({"empty": 30}, {"relabelled": True}, "--relabel none"),
+        ({"empty": 30}, {"relabelled": True, "threshold_fits": True}, "--relabel none"),
+        ({"empty": 30}, {"threshold_fits": True}, "toco pick runs/c --count 10"),  # and not options that exclude others
         (
             {"empty": 30},
             {"config": "runs/c/config.toml"},

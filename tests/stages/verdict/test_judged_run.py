@@ -102,6 +102,15 @@ def test_judge_run__advice_repeats_the_settings_that_were_used(judged: Any, list
     )  # without a recipe, what has its default would be planned
 
 
+@pytest.mark.parametrize("how", [{"source": "decoder"}, {"calibration_images": 5}])
+def test_judge_run__advises_no_threshold_beside_what_excludes_it(how: dict[str, Any], judged: Any) -> None:
+    made = judged(fill=0)
+    path = made.run / "labels" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "settings": {**config["settings"], **how}}))
+    assert _settings(made.run, open_stage(made.run, "labels"), open_dataset(made.data)).threshold_fits
+
+
 def test_judge_run__advice_names_the_present_folder_of_the_data(judged: Any, listener: Any, tmp_path: Path) -> None:
     made = judged(fill=0)
     moved = made.data.rename(tmp_path / "my photos")
