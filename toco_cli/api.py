@@ -19,6 +19,7 @@ from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import Monitor
 from toco_cli import commands, planned
 from toco_cli.options import SETTINGS_OF_COMMANDS, CommandSettings
+from toco_cli.training_commands import run_train_cam, run_train_seg
 
 if TYPE_CHECKING:
     from stages.check import Check
@@ -168,19 +169,8 @@ def train_cam(
         UserError: An option, the data or a file cannot work.
     """
     made = _settings("train_cam", options, recipe)
-    config, given = made["config"], made["given"]
-    from stages.preflight.checks import before_train_cam
-    from stages.run_folder.run_config import with_stored_stage
-
-    if resume:
-        config = with_stored_stage(Path(out), "cam", config, given.of("config"))
-    dataset = before_train_cam(Path(data), Path(out), config, resume=resume, overwrite=overwrite)
-    from stages.reporting.live_report import LiveReport
-    from stages.train_cam import train_cam as stage
-
     with _shown(progress, monitor) as shown:
-        config = planned.with_planned_cam(dataset, Path(out), config, given, shown, resume=resume)
-        stage(dataset, Path(out), config, LiveReport(shown, Path(out)), resume=resume, overwrite=overwrite)
+        run_train_cam(Path(data), Path(out), made["config"], made["given"], shown, resume=resume, overwrite=overwrite)
     return Path(out)
 
 
@@ -254,19 +244,10 @@ def train_seg(
         UserError: An option, the data or a file cannot work.
     """
     made = _settings("train_seg", options, recipe)
-    config, given = made["config"], made["given"]
-    from stages.preflight.checks import before_train_seg
-    from stages.run_folder.run_config import with_stored_stage
-
-    if resume:
-        config = with_stored_stage(Path(run), "seg", config, given.of("config"))
-    dataset = before_train_seg(Path(run), config, data=_path(data), resume=resume, overwrite=overwrite)
-    from stages.reporting.live_report import LiveReport
-    from stages.train_seg import train_seg as stage
-
     with _shown(progress, monitor) as shown:
-        config = planned.with_planned_seg(dataset, Path(run), config, given, shown, resume=resume)
-        stage(Path(run), config, LiveReport(shown, Path(run)), data=dataset, resume=resume, overwrite=overwrite)
+        run_train_seg(
+            Path(run), made["config"], made["given"], shown, data=_path(data), resume=resume, overwrite=overwrite
+        )
     return Path(run)
 
 

@@ -34,10 +34,9 @@ from toco_cli.planned import (
     is_planned,
     new_plan,
     with_plan,
-    with_planned_cam,
-    with_planned_seg,
 )
 from toco_cli.settings_file import take_settings
+from toco_cli.training_commands import run_train_cam, run_train_seg
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -297,18 +296,8 @@ def train_cam(
     ground-truth masks are used only for evaluation. Options that are not given are chosen for the data and the machine,
     unless --recipe names published settings. --resume keeps those of the interrupted training.
     """
-    from stages.preflight.checks import before_train_cam
-    from stages.run_folder.run_config import with_stored_stage
-
-    if resume:
-        config = with_stored_stage(out, "cam", config, given.of("config"))
-    dataset = before_train_cam(data, out, config, resume=resume, overwrite=overwrite)
-    from stages.reporting.live_report import LiveReport
-    from stages.train_cam import train_cam as stage
-
     with _monitor(quiet) as monitor:
-        config = with_planned_cam(dataset, out, config, given, monitor, resume=resume)
-        folder = stage(dataset, out, config, LiveReport(monitor, out), resume=resume, overwrite=overwrite)
+        folder = run_train_cam(data, out, config, given, monitor, resume=resume, overwrite=overwrite)
     _done(folder, f"toco make-labels {out} --crf", json)
 
 
@@ -356,21 +345,11 @@ def train_seg(
     not given are chosen for the machine, unless --recipe names published settings. --resume keeps those of the
     interrupted training.
     """
-    from stages.preflight.checks import before_train_seg
-    from stages.run_folder.run_config import with_stored_stage
-
-    if resume:
-        config = with_stored_stage(run, "seg", config, given.of("config"))
-    dataset = before_train_seg(run, config, data=data, resume=resume, overwrite=overwrite)
-    from stages.reporting.live_report import LiveReport
-    from stages.train_seg import train_seg as stage
-
     with _monitor(quiet) as monitor:
-        config = with_planned_seg(dataset, run, config, given, monitor, resume=resume)
-        folder = stage(run, config, LiveReport(monitor, run), data=dataset, resume=resume, overwrite=overwrite)
-        verdict = _judged(run, dataset, monitor, student=config)
+        trained = run_train_seg(run, config, given, monitor, data=data, resume=resume, overwrite=overwrite)
+        verdict = _judged(run, trained.dataset, monitor, student=trained.config)
     following = f"toco report {run} or toco predict {run} PATHS... --out DIR"
-    _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)
+    _conclude(f"The result is in {trained.folder}.", {"folder": str(trained.folder)}, following, verdict, json)
 
 
 @command(app)

@@ -90,7 +90,7 @@ class HubFile:
 
 
 def downloads_of(settings: AllSettings) -> list[HubFile]:
-    """List the files that a run with these settings downloads."""
+    """List the files that a run with these settings downloads from the Hugging Face hub."""
     files = []
     if settings.cam.weights == "pretrained" and (repository := _repository(settings.cam)):
         files.append(HubFile("--train-cam.weights", repository))
@@ -102,7 +102,7 @@ def downloads_of(settings: AllSettings) -> list[HubFile]:
             repository = download_of(seg.encoder).repository
         except KeyError:  # an unknown encoder, which train-seg reports
             repository = ""
-        if repository:
+        if repository and "://" not in repository:  # timm has the weights of some encoders elsewhere
             files.append(HubFile("--train-seg.weights", repository))
     return files
 

@@ -97,5 +97,7 @@ def test_check_files__is_quiet_with_files_with_random_weights_and_with_a_cache(
     for given in ("vit.safetensors", "none"):
         check_files(replace(DINO, cam=replace(DINO.cam, weights=given)))
     assert len(downloads_of(DINO)) == 1
+    not_on_the_hub = TrainSeg(arch="Unet", encoder="tu-legacy_seresnet18")
+    assert len(downloads_of(replace(DINO, seg=not_on_the_hub))) == 1
     monkeypatch.setattr(HubFile, "is_cached", lambda self: True)
     check_files(DINO)
