@@ -30,8 +30,8 @@ MACHINE = "Hardware and bad files"
 
 UseMasks = Literal["none", "corrected", "all"]
 USE_MASKS_HELP = (
-    "Masks drawn by people to use as they are, for the images that have one: the corrected ones that 'toco import' "
-    "brought back, or all, also the ground-truth masks of the training images; none to use no such masks."
+    "Use masks drawn by people in place of pseudo masks: corrected (those of 'toco import'), all (also the "
+    "ground-truth masks of the training images) or none."
 )
 CRF_BACKEND_HELP = (
     "Implementation of the CRF: torch (any device) or pydensecrf (CPU only). Both give the same result; auto takes the "

@@ -102,6 +102,6 @@ def check_fits(found: Plan) -> None:
     if not found.fits and found.budget is not None:
         hours = ceil(1.1 * found.total / 60)
         raise SettingsError(
-            f"even the smallest plan takes about {time_text(found.total)}, more than the {time_text(found.budget)} "
-            f"that it may take: allow more with --time {hours}h, or use a GPU or fewer images"
+            f"even the smallest plan takes about {time_text(found.total)}, more than the limit of "
+            f"{time_text(found.budget)}: allow more with --time {hours}h, or use a GPU or fewer images"
         )

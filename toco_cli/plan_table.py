@@ -32,11 +32,11 @@ def plan_lines(plan: Plan) -> Iterator[Text]:
         yield Text(f"Data: {line}.")
     if plan.minutes:
         stages = ", ".join(f"{stage} {time_text(minutes)}" for stage, minutes in plan.minutes.items())
-        limit = "no limit" if plan.budget is None else f"it may take {time_text(plan.budget)}"
+        limit = "no limit" if plan.budget is None else f"limit {time_text(plan.budget)}"
         yield Text(f"Time: about {time_text(plan.total)} ({stages}); {limit}.")
     if plan.memory is not None:
         yield Text(f"Memory: {plan.memory / 1e9:.1f} GB in a training step.")
     for line in plan.lost:
-        yield Text(f"Lost for the time: {line}.")
+        yield Text(f"Reduced to fit the time: {line}.")
     for line in plan.notes:
         yield Text(f"Note: {line}.")

@@ -46,7 +46,7 @@ def hardware_of(device: str) -> Hardware:
 
     chosen = make_fabric(device).device
     if chosen.type == "cpu":
-        beside = " (a GPU is here, but --device cpu was given)" if torch.cuda.is_available() else ""
+        beside = " (there is a GPU, but --device cpu was given)" if torch.cuda.is_available() else ""
         return Hardware(kind="cpu", name=f"{cores()} CPU cores{beside}", cores=cores(), memory=free_memory())
     if chosen.type == "cuda":
         free, _ = torch.cuda.mem_get_info(chosen)

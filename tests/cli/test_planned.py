@@ -198,7 +198,7 @@ def test_with_plan__what_does_not_fit_is_refused_with_the_option_that_allows_it(
     monkeypatch.setattr(toco_cli.planned, "new_plan", slow)
     with pytest.raises(SettingsError) as caught:
         settle(tmp_path / "run")
-    assert str(caught.value).startswith("even the smallest plan takes about 4.83 h, more than the 2 h that it may take")
+    assert str(caught.value).startswith("even the smallest plan takes about 4.83 h, more than the limit of 2 h")
     assert "allow more with --time 6h" in str(caught.value)
     monkeypatch.setattr(toco_cli.commands, "new_plan", slow)
     assert main(["plan", str(pictures), "--out", str(tmp_path / "run")]) == 1
