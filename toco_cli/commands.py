@@ -623,8 +623,13 @@ def import_masks(
         counts = {"masks": done.masks, "replaced": done.replaced, "left_out": done.left_out}
         typer.echo(json_module.dumps({"file": str(done.file), **counts}))
         return
+    from stages.run_folder.artifacts import finished, options_to_repeat
+
     settings = run / "config.toml"
-    following = f"toco run --config {settings}" if settings.is_file() else f"toco make-labels {run} --overwrite"
+    following = f"toco run --config {settings}"
+    if not settings.is_file():
+        options = ["--overwrite", *options_to_repeat(run, "labels")] if finished(run, "labels") else ["--crf"]
+        following = " ".join([f"toco make-labels {run}", *options])
     masks = "1 corrected mask was" if done.masks == 1 else f"{done.masks} corrected masks were"
     typer.echo(f"{masks} imported into {done.file} ({done.replaced} replaced). Next: {following}")
 

@@ -19,7 +19,8 @@ from data.errors import ArtifactError, SettingsError, reason
 from data.images import PixelRule
 from data.output_place import check_folder, check_output_place, first_other_image
 from data.written_folders import mark_as_written
-from stages.config import MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
+from stages.config import RECIPE_OF_DEFAULTS, MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
+from stages.option import as_option
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 
@@ -433,6 +434,18 @@ def open_stage(run: Path, stage: str) -> StageFolder:
                 "run it again with --resume"
             )
     return folder
+
+
+def options_to_repeat(run: Path, stage: str) -> list[str]:
+    """Return the options, as typed, with which the stage's own command repeats a finished stage.
+
+    Raises:
+        ArtifactError: The stage, or train-cam, did not finish.
+    """
+    changed = open_stage(run, stage).changed_settings(open_stage(run, "cam").settings)
+    # All other settings had their defaults, in place of which a new plan might choose others.
+    unplanned = [] if stage == "labels" else [as_option("recipe", RECIPE_OF_DEFAULTS)]
+    return [*unplanned, *(as_option(name, value) for name, value in changed.items())]
 
 
 def finished(run: Path, stage: str) -> bool:

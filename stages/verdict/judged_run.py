@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 from data.dataset import Dataset
 from data.errors import DataError
-from stages.config import RECIPE_OF_DEFAULTS, Evaluate, TrainSeg
+from stages.config import Evaluate, TrainSeg
 from stages.evaluate import Column, Evaluation, network_columns
-from stages.option import as_option
-from stages.run_folder.artifacts import PRODUCERS, StageFolder, finished, open_stage
+from stages.run_folder.artifacts import PRODUCERS, StageFolder, finished, open_stage, options_to_repeat
 from stages.run_folder.run_config import CONFIG
 from stages.run_folder.run_data import open_run_data
 from stages.run_folder.saving import write_json
@@ -109,13 +108,6 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
     trained = open_stage(run, "cam").settings
     student = open_stage(run, "seg") if finished(run, "seg") else None
     config = run / CONFIG
-    options = {}
-    for stage, producer in PRODUCERS.items():
-        if finished(run, stage):
-            changed = open_stage(run, stage).changed_settings(trained)
-            # All other settings had their defaults, in place of which a new plan might choose others.
-            unplanned = [] if stage == "labels" else [as_option("recipe", RECIPE_OF_DEFAULTS)]
-            options[producer] = [*unplanned, *(as_option(name, value) for name, value in changed.items())]
     return MaskSettings(
         run=shlex.quote(str(run)),
         data=shlex.quote(str(dataset.root)),
@@ -126,5 +118,7 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
         threshold_fits=labels.settings["source"] == "decoder" or labels.settings["calibration_images"] > 0,
         student_iterations=student.settings["iterations"] if student else None,
         config=shlex.quote(str(config)) if config.is_file() else None,
-        options=options,
+        options={
+            producer: options_to_repeat(run, stage) for stage, producer in PRODUCERS.items() if finished(run, stage)
+        },
     )

@@ -39,3 +39,18 @@ def test_guide__pick_correct_import_run_again(
     with h5py.File(run / "labels" / "labels.h5") as labels:
         for name, mask in truth.items():
             np.testing.assert_array_equal(labels[f"masks/{name}"][()], mask)
+
+
+def test_import__says_how_to_make_the_labels_again(
+    whole_run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(whole_run, tmp_path / "run", ignore=shutil.ignore_patterns("config.toml", "seg", "panels"))
+    words = ["import", str(run), str(pictures / "masks" / "a.png"), "--from", "png", "--quiet"]
+    assert main(words) == 0
+    following = capsys.readouterr().out.partition("Next: ")[2].strip()
+    assert following.startswith(f"toco make-labels {run} --overwrite --")
+    assert "--refine crf" in following  # as before
+    assert "--relabel none" in following
+    shutil.rmtree(run / "labels")
+    assert main(words) == 0
+    assert capsys.readouterr().out.strip().endswith(f"Next: toco make-labels {run} --crf")
