@@ -303,18 +303,18 @@ def network_columns(
         ArtifactError: A network's file is damaged.
     """
     usable = usable_samples(dataset, split, 1, config.skip_bad, monitor)
-    samples = with_ground_truth(usable, split, dataset, config.images)
-    columns = []
     # labels.h5 has masks drawn by people, too, and the student learned all of it.
     drawn = {one for stage in ("labels", "seg") if finished(run, stage) for one in used_ids(open_stage(run, stage))}
-    if finished(run, "seg") and (learned := drawn & {one.id for one in samples}):
-        samples = [one for one in samples if one.id not in learned]
+    if finished(run, "seg") and (learned := drawn & {one.id for one in usable if one.mask is not None}):
+        usable = tuple(one for one in usable if one.id not in learned)
         monitor.warn(
             f"{len(learned)} images of split {split!r} are not measured, because the student learned their masks as "
             "drawn by people"
         )
-        if not samples:
-            raise NoGroundTruthError(f"the student learned the ground-truth masks of all images of split {split!r}")
+        if not any(one.mask is not None for one in usable):
+            raise NoGroundTruthError(f"the student learned all ground-truth masks of split {split!r}")
+    samples = with_ground_truth(usable, split, dataset, config.images)
+    columns = []
     student = current(run, "seg", monitor, "not measured")
     for name in networks if student else [one for one in networks if one != "student"]:
         settings = Predict(source=name, device=config.device, precision=config.precision)

@@ -236,7 +236,8 @@ def test_network_columns__masks_that_the_student_learned_are_not_measured(
     use_given(run / stage, "v")
     mask = torch.from_numpy(np.array(Image.open(pictures / "masks" / "w.png"))).long()
     monkeypatch.setattr(stages.evaluate, "open_segmenter", lambda run, config: Oracle([mask]))
-    columns = network_columns(run, open_dataset(pictures), CONFIG, monitor, split="val", segmenters={})
+    config = replace(CONFIG, images=1)  # which would be v
+    columns = network_columns(run, open_dataset(pictures), config, monitor, split="val", segmenters={})
     assert [(one.name, one.images) for one in columns] == [("decoder", 1), ("student", 1)]
     assert "1 images of split 'val' are not measured, because the student learned their masks" in monitor.warnings[0]
     use_given(run / stage, "v", "w")
