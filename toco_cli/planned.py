@@ -9,7 +9,7 @@ from data.errors import SettingsError
 from stages.config import CAM_RECIPES, RECIPE_OF_DEFAULTS, MakeLabels, Run, TrainCam, TrainSeg
 from stages.option import Given
 from stages.planning.budget import value_text
-from stages.planning.recipes import ORDER
+from stages.planning.recipes import DEFAULT, ORDER
 from stages.runtime.launch import is_local_child, is_rank_zero, started_by
 from stages.runtime.monitor import Monitor
 
@@ -99,7 +99,7 @@ def with_plan(
     from stages.planning.planner import needs_timing
     from stages.planning.weight_files import check_files
     from stages.run import before_run
-    from stages.run_folder.run_config import begun_or_planned, with_begun_stages
+    from stages.run_folder.run_config import PLAN, begun_or_planned, with_begun_stages
 
     anew = config.overwrite == "train-cam"
     # A process that toco started for another device repeats this command, and takes the plan of the first one.
@@ -110,6 +110,11 @@ def with_plan(
             monitor.warn(
                 f"{out} keeps the settings in {stored.path}: --recipe and --time change nothing, unless you start "
                 "again with --overwrite"
+            )
+        if stored.path.name == PLAN and not stored.is_for(data) and is_rank_zero():
+            monitor.warn(
+                f"{stored.path} is a plan for {stored.data}: to plan for {data}, give --recipe {DEFAULT} or another "
+                "run folder"
             )
         return stored.fill(config, settings, given)
     if not anew:

@@ -103,8 +103,14 @@ class StoredSettings:
     """Settings of a run that was begun or planned, by the names of fields."""
 
     path: Path
+    data: Path | None  # folder of the data set; None if the file does not say it
     shared: Mapping[str, Any]
     stages: Mapping[str, Mapping[str, Any]]  # by command, with the shared ones
+
+    def is_for(self, data: Path) -> bool:
+        """Whether the settings are, as far as it is known, for the data set in this folder."""
+        here = data.resolve()
+        return self.data is None or self.data.is_relative_to(here) or here.is_relative_to(self.data)
 
     def fill(self, config: Run, settings: AllSettings, given: Given) -> tuple[Run, AllSettings]:
         """Replace what was not given by what is stored.
@@ -188,6 +194,7 @@ def stored_settings(path: Path) -> StoredSettings | None:
     shared = _fields(path, Run, top)
     return StoredSettings(
         path=path,
+        data=(path.parent / str(values["data"])).resolve() if "data" in values else None,
         shared=shared,
         stages={
             stage: {

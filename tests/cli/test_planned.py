@@ -114,6 +114,17 @@ def test_with_plan__a_stored_plan_is_what_was_asked_for(
     assert (config.seed, settings.cam.seed, settings.seg.seed) == (3, 0, 3)
 
 
+def test_with_plan__says_that_a_stored_plan_is_for_another_data_set(
+    plans: list[Plan], settle: Callable[..., Any], pictures: Path, tmp_path: Path
+) -> None:
+    settle(tmp_path)
+    assert settle(tmp_path)[2] == []
+    stored = tmp_path / PLAN
+    stored.write_text(stored.read_text().replace(str(pictures.resolve()), "/data/others"))
+    (warning,) = settle(tmp_path)[2]
+    assert warning.startswith(f"{stored} is a plan for /data/others: to plan for {pictures}, give --recipe balanced or")
+
+
 @pytest.mark.parametrize("starter", ["", "torchrun"])
 def test_with_plan__a_time_is_kept_or_said_to_be_ignored(
     starter: str, settle: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
