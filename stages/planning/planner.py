@@ -380,7 +380,8 @@ def predicted_minutes(
 
 def _notes(fingerprint: Fingerprint, hardware: Hardware, settings: AllSettings, times: Times | None) -> Iterator[str]:
     height, width = fingerprint.median_size
-    patch = max(height, width) / PATCHES
+    patches = settings.labels.feature_size / patch_side(settings.cam) if settings.labels.feature_size else PATCHES
+    patch = max(height, width) / patches
     if patch > COARSE:
         yield (
             f"a patch of the network covers {round(patch)} x {round(patch)} pixels of the median image: smaller "

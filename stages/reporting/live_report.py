@@ -41,10 +41,10 @@ class LiveReport:
         self._monitor.start(title, total, done, unit)
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        """Count steps, as in `Monitor`; only training, of a network or of the heads of relabelling, gives figures."""
+        """Count steps, as in `Monitor`; only the training of a network gives a loss."""
         self._done += steps
         self._monitor.advance(steps, **figures)
-        if figures and self._clock() >= self._next:
+        if "loss" in figures and self._clock() >= self._next:
             self._write(finished=False)
 
     def note(self, text: str) -> None:

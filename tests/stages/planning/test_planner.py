@@ -193,6 +193,7 @@ def test_make_plan__a_coarse_grid_is_said() -> None:
     (note,) = planned(data=facts(side=8000)).notes
     assert "250 x 250 pixels" in note
     assert planned(data=facts(side=64)).notes == ()
+    assert planned(data=facts(side=2000), labels={"feature_size": 1022}).notes == ()  # as the note advises
 
 
 def test_make_plan__says_what_a_gpu_would_change() -> None:

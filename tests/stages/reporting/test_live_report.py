@@ -87,6 +87,14 @@ def test_live_report__a_full_disk_does_not_stop_the_training(run: Path, listener
     ]
 
 
+def test_live_report__is_not_written_while_masks_are_relabelled(run: Path, listener: Any) -> None:
+    live = LiveReport(listener(), run)
+    live.start("relabelling (linear)", 6, unit="rounds")
+    live.advance(objects=0.3)
+    live.finish()
+    assert not (run / REPORT).exists()
+
+
 def test_latest_panel__without_panels(tmp_path: Path) -> None:
     assert latest_panel("cam", tmp_path) is None
 
