@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.dataset import Dataset
-from data.errors import DataError
+from data.errors import DataError, reason
 from stages.config import Evaluate, TrainSeg
 from stages.evaluate import Column, Evaluation, network_columns
 from stages.run_folder.artifacts import PRODUCERS, StageFolder, finished, open_stage, options_to_repeat
@@ -60,7 +60,10 @@ def judge_run(
         _with_student(one, number, students[0]) if students else one for number, one in enumerate(found.classes, 1)
     ]
     verdict = judge(classes, _settings(run, labels, dataset), examined=found.examined, measured=found.measured)
-    write_json(labels.path / FILE, verdict.as_dict())
+    try:
+        write_json(labels.path / FILE, verdict.as_dict())
+    except OSError as error:  # for example another user's run: the verdict is shown all the same
+        monitor.warn(f"{labels.path / FILE} cannot be written: {reason(error)}")
     return JudgedRun(verdict, found.images)
 
 

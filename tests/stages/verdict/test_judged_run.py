@@ -44,6 +44,14 @@ def test_judge_run__right_masks_are_good(judged: Any, listener: Any) -> None:
     assert "headline" in json.loads((made.run / "labels" / "verdict.json").read_text())
 
 
+def test_judge_run__of_a_run_that_cannot_be_written(judged: Any, listener: Any, request: pytest.FixtureRequest) -> None:
+    made, monitor = judged(), listener()
+    request.getfixturevalue("full_disk")
+    assert judge_run(made.run, monitor).verdict.named("good")
+    assert "verdict.json cannot be written: No space left on device" in monitor.warnings[0]
+    assert read_verdict(made.run) is None
+
+
 def test_judge_run__empty_masks_fail_with_and_without_ground_truth(judged: Any, listener: Any) -> None:
     made = judged(fill=0)
     measured = judge_run(made.run, listener()).verdict
