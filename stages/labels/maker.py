@@ -37,6 +37,7 @@ from stages.networks.inference import (
 )
 from stages.runtime.launch import own_cores
 from stages.runtime.lightning import Fabric
+from stages.runtime.main_module import hidden_main_module
 from stages.runtime.memory import MemoryBudget, free_memory
 from stages.runtime.monitor import Monitor
 from stages.toco.cam import PresentClasses, present_classes
@@ -199,18 +200,19 @@ class LabelMaker:
             futures = [_finished(labels) for labels in made]
         else:
             self._tell_of_memory(max(batch, key=_bytes_to_refine))
-            futures = [
-                self._memory.submit(
-                    _bytes_to_refine(one),
-                    pool,
-                    _pixel_labels_in_process,
-                    one.maps.cpu().numpy(),
-                    one.image.cpu().numpy(),
-                    self.config,
-                    self.probabilities_given,
-                )
-                for one in batch
-            ]
+            with hidden_main_module():  # submitting starts processes
+                futures = [
+                    self._memory.submit(
+                        _bytes_to_refine(one),
+                        pool,
+                        _pixel_labels_in_process,
+                        one.maps.cpu().numpy(),
+                        one.image.cpu().numpy(),
+                        self.config,
+                        self.probabilities_given,
+                    )
+                    for one in batch
+                ]
         return [
             Pending(one.sample, one.maps.half().cpu().numpy(), future)
             for one, future in zip(batch, futures, strict=True)
