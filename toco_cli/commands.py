@@ -646,7 +646,7 @@ def demo(
 ) -> None:
     """Draw a small data set, run all stages on it, and write a report.
 
-    Takes about five minutes on two CPU cores; nothing is downloaded. To resume an interrupted demo, give the same
+    Takes about seven minutes on two CPU cores; nothing is downloaded. To resume an interrupted demo, give the same
     command again.
     """
     from stages.preflight.checks import before_demo
