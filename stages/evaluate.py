@@ -59,6 +59,11 @@ class Column:
     scores: Scores
     counts: Tensor  # int64 (classes, classes + 1): pixels by ground truth (row) and prediction; last column: 255
 
+    @classmethod
+    def of_counts(cls, confusion: Confusion, *, name: str, split: str, images: int, of: int) -> "Column":
+        """Make the column of counted pixels."""
+        return cls(name=name, split=split, images=images, of=of, scores=confusion.scores(), counts=confusion.counts)
+
     @property
     def measured(self) -> str:
         """The number of images in words: '8 images', or '3 of 8 images' if the others were not measured."""
@@ -267,14 +272,7 @@ def label_columns(
         monitor.advance()
     monitor.finish()
     return [
-        Column(
-            name=name,
-            split=split,
-            images=measured,
-            of=len(stored),
-            scores=confusion.scores(),
-            counts=confusion.counts,
-        )
+        Column.of_counts(confusion, name=name, split=split, images=measured, of=len(stored))
         for name, confusion in ((SOURCE_TITLES[source], by_cam), ("pseudo masks", by_mask))
     ]
 
@@ -328,14 +326,5 @@ def network_columns(
                 measured += 1
             monitor.advance()
         monitor.finish()
-        columns.append(
-            Column(
-                name=name,
-                split=split,
-                images=measured,
-                of=len(usable),
-                scores=confusion.scores(),
-                counts=confusion.counts,
-            )
-        )
+        columns.append(Column.of_counts(confusion, name=name, split=split, images=measured, of=len(usable)))
     return columns

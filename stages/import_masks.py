@@ -98,7 +98,7 @@ def import_masks(
             monitor.advance()
         monitor.finish()
         if found.unannotated:
-            monitor.note(f"images that nobody annotated, left out: {found.unannotated}")
+            monitor.note(f"images without an annotation, left out: {found.unannotated}")
         report_problems(
             problems, len(found.masks) + len(found.problems), path, monitor, skip_bad=skip_bad and bool(new)
         )
@@ -156,7 +156,7 @@ class CorrectableImages:
         self.masks: LabelFile | None = None
         if (stage.path / "labels.h5").is_file():
             self.masks = LabelFile(stage.path / "labels.h5", "masks")
-        self._drawn = used_ids(stage)  # whose masks in labels.h5 are no pseudo masks
+        self._drawn = used_ids(stage)  # whose masks in labels.h5 are not pseudo masks
         train = dataset.splits.get(stage.settings["split"] or dataset.train_split, ())
         self.usable = {one.id for one in (*train, *dataset.unlabelled)} | set(self.masks.ids if self.masks else ())
         files = {one.id + one.image.suffix: one.id for one in self.samples.values()}
@@ -222,7 +222,7 @@ class CorrectableImages:
         if same:
             monitor.note(
                 f"masks that equal the pseudo masks and count as confirmed: {len(same)}, first '{same[0]}'; leave them "
-                "out of the import if nobody looked at them"
+                "out of the import unless a person has checked them"
             )
         lacking = [one.id for one in new if not {*self.samples[one.id].classes} <= {*classes_shown(one.mask)}]
         if lacking:

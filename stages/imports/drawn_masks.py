@@ -35,7 +35,7 @@ class FoundMasks:
 
     masks: list[DrawnMask] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)  # of entries that cannot be masks, one line each
-    unannotated: int = 0  # images that nobody annotated
+    unannotated: int = 0  # images without an annotation
 
 
 class ClassNumbers:

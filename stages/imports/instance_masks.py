@@ -1,6 +1,6 @@
 """`--from coco`: a JSON file of COCO instances, with polygons or run lengths. Later objects cover earlier ones.
 
-Images without an object count as not annotated, because tools list all images, also those that nobody opened.
+Images without an object count as not annotated, because tools list all images, also those that were never opened.
 """
 
 from functools import partial

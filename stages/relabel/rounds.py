@@ -70,7 +70,8 @@ def collect_patches(
         seed: Random seed.
         device: Where the patches are kept.
         given: Returns the labels that people drew of an image, as shares of patches; they sum to less than 1 where
-            something was not judged. None if nobody drew any. They replace the seeds where half of a patch was judged.
+            something was not judged. None for an image without drawn labels. They replace the seeds where half of a
+            patch was judged.
         limit: Bytes of the features, at most.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -84,7 +84,7 @@ BAD: list[tuple[str, Callable[[Mask], Any], str]] = [
     ("a", lambda mask: np.full_like(mask, 255), r"no pixel of image 'a' was judged"),
     ("a", lambda mask: Image.new("RGB", (64, 64), (1, 2, 3)), r"4096 pixels have the colour \(1, 2, 3\), which no"),
     ("a", lambda mask: Image.new("RGBA", (64, 64)), r"transparent in parts: save it without"),
-    ("nobody", lambda mask: mask, r"image 'nobody' is missing in images/"),
+    ("unknown", lambda mask: mask, r"image 'unknown' is missing in images/"),
     ("v1", lambda mask: mask, r"image 'v1' is not a training image"),
 ]
 
@@ -258,7 +258,7 @@ def test_import_masks__labelstudio_newest_of_two_annotators(labelled_run: Any, t
     assert mask.sum() == 16 * 16
     assert CorrectionFile(labelled_run.run, NAMES).provenance("a").annotator == "b@c"
     assert "images that were annotated several times: 1, first 'a'" in monitor.notes[0]
-    assert "images that nobody annotated, left out: 1" in monitor.notes[1]
+    assert "images without an annotation, left out: 1" in monitor.notes[1]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_import_masks__cvat_by_colour_and_name(labelled_run: Any, tmp_path: Path
     mask = CorrectionFile(labelled_run.run, NAMES).mask("a").read()
     assert (mask[:8] == 1).all()
     assert not mask[8:].any()
-    assert "images that nobody annotated, left out: 1" in monitor.notes[0]
+    assert "images without an annotation, left out: 1" in monitor.notes[0]
 
 
 @pytest.mark.parametrize(
