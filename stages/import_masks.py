@@ -126,7 +126,8 @@ def newest(
             f"images that were annotated several times: {len(several)}, first '{several[0]}'; the newest annotation of "
             "each is used"
         )
-    return {image_id: max(own, key=lambda one: one.annotated) for image_id, own in by_image.items()}
+    # Of annotations without a time, or with the same one, the last in the file.
+    return {image_id: max(reversed(own), key=lambda one: one.annotated) for image_id, own in by_image.items()}
 
 
 def report_problems(problems: list[str], masks: int, path: Path, monitor: Monitor, *, skip_bad: bool) -> None:

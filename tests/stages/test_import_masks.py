@@ -239,6 +239,16 @@ def test_import_masks__labelstudio_regions_without_ids(labelled_run: Any, tmp_pa
     assert import_tasks(labelled_run, [task(regions)], tmp_path).sum() == 16 * 16
 
 
+def test_import_masks__labelstudio_last_of_two_annotations_without_a_time(labelled_run: Any, tmp_path: Path) -> None:
+    both = task([region("rectanglelabels", SQUARE)])
+    later = {**both["annotations"][0], "id": 12, "result": [region("rectanglelabels", {**SQUARE, "width": 25})]}
+    both["annotations"].append(later)
+    for one in both["annotations"]:
+        one.pop("updated_at", None)
+        one.pop("created_at", None)
+    assert import_tasks(labelled_run, [both], tmp_path).sum() == 16 * 16
+
+
 def test_import_masks__labelstudio_newest_of_two_annotators(labelled_run: Any, tmp_path: Path, listener: Any) -> None:
     both = task([region("rectanglelabels", SQUARE)])
     newer = {**SQUARE, "width": 25}
