@@ -4,11 +4,12 @@
                                             |
                                             +-> auxiliary patch tokens (before any norm)
 
-Letters: b images, d embedding width, h w tokens down and across, n = prefix tokens (class, registers) + h * w.
-_h _w are pixels.
+Letters: b images, c channels of an image, d embedding width, h w tokens down and across, n = prefix tokens (class,
+registers) + h * w. _h _w are pixels.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.patch_embed import PatchEmbed
+from timm.models import adapt_input_conv
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -34,31 +36,50 @@ class Tokens(NamedTuple):
 class Backbone(nn.Module):
     """A timm ViT with frozen position embeddings, for images of any size."""
 
-    mean: Tensor
+    mean: Tensor  # (c, 1, 1), in units of 255
     std: Tensor
     positions: Tensor | None
     vit: Any
 
-    def __init__(self, name: str, *, auxiliary_block: int = -3, pretrained: bool = False, **overrides: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        auxiliary_block: int = -3,
+        pretrained: bool = False,
+        channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **overrides: Any,
+    ) -> None:
         """Create the encoder.
 
         Args:
             name: timm's model name.
             auxiliary_block: Block whose output is the auxiliary tokens; negative counts from the end. -3 is the
                 paper's: an intermediate block, whose tokens are not over-smoothed yet.
-            pretrained: Download timm's weights of this model.
+            pretrained: Download timm's weights of this model; timm fits those of the first layer to the channels.
+            channels: Channels of the images.
+            mean: Mean of each channel, in the unit of the images. By default that of the pretraining, for 0..255;
+                if the images do not have three channels, the average over red, green and blue for each channel.
+            std: Standard deviation of each channel, likewise.
             overrides: Passed to timm (`depth`, `embed_dim`, `img_size`, ... of a model from scratch).
 
         Raises:
-            ValueError: timm does not have the model, it is not a plain ViT with a class token, or the block does not
-                exist.
+            ValueError: timm does not have the model, it is not a plain ViT with a class token, the block does not
+                exist, or `mean` or `std` does not have one value per channel.
         """
         super().__init__()
+        for what, values in (("mean", mean), ("standard deviation", std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(f"the {what} has {len(values)} values, but the images have {channels} channels")
         if not timm.is_model(name):
             near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*vit*")[:3]) or "deit_base_patch16_224"
             raise ValueError(f"--backbone {name!r} is not a model of timm {timm.__version__}; try one like {near}")
         try:
-            vit: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, **overrides)
+            vit: Any = timm.create_model(
+                name, pretrained=pretrained, num_classes=0, dynamic_img_size=True, in_chans=channels, **overrides
+            )
         except TypeError as error:
             if overrides and "dynamic_img_size" not in str(error):
                 shape = " ".join(f"{option}={value}" for option, value in overrides.items())
@@ -94,19 +115,22 @@ class Backbone(nn.Module):
             setattr(vit, layer, nn.Identity())
         self.vit = vit
         config = vit.pretrained_cfg or {}
-        self.register_buffer("mean", torch.tensor(config.get("mean", (0.5,) * 3)).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(config.get("std", (0.5,) * 3)).view(3, 1, 1))
+        self.register_buffer("mean", _per_channel(mean, config.get("mean", (0.5,) * 3), channels))
+        self.register_buffer("std", _per_channel(std, config.get("std", (0.5,) * 3), channels))
 
-    def normalise(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b 3 _h _w"]:
-        """Turn red, green, blue in 0..255 into the network's input, by the mean and deviation of its pretraining."""
+    def normalise(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b c _h _w"]:
+        """Turn images into the network's input, by the mean and standard deviation of their channels.
+
+        By default the images are red, green, blue in 0..255, and mean and deviation are those of the pretraining.
+        """
         return (images / 255 - self.mean) / self.std
 
-    def forward(self, images: Float[Tensor, "b 3 _h _w"]) -> Tokens:
+    def forward(self, images: Float[Tensor, "b c _h _w"]) -> Tokens:
         """Encode normalised images; pixels at the right and bottom that do not fill a patch are dropped."""
         final, patches, (auxiliary,) = self._encode(images, [self.auxiliary_block])
         return Tokens(final=patches, auxiliary=auxiliary, class_token=final[:, 0])
 
-    def auxiliary_tokens(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b d h w"]:
+    def auxiliary_tokens(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d h w"]:
         """Compute only the auxiliary tokens of normalised images; later blocks are not run."""
         images, _ = self._fit_grid(images)
         tokens: Tensor
@@ -115,7 +139,7 @@ class Backbone(nn.Module):
         )
         return tokens
 
-    def class_token(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b d"]:
+    def class_token(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d"]:
         """Compute only the class token of normalised images.
 
         In the last block only the attention mixes tokens, so its MLP is run on the class token alone.
@@ -147,13 +171,13 @@ class Backbone(nn.Module):
         final: Tensor = self.vit.fc_norm(self.vit.norm(token))
         return final
 
-    def block_tokens(self, images: Float[Tensor, "b 3 _h _w"]) -> "list[Float[Tensor, 'b d h w']]":
+    def block_tokens(self, images: Float[Tensor, "b c _h _w"]) -> "list[Float[Tensor, 'b d h w']]":
         """Compute the patch tokens after each block; the last entry is after the final LayerNorm."""
         _, patches, blocks = self._encode(images, list(range(len(self.vit.blocks))))
         return [*blocks, patches]
 
     def _encode(
-        self, images: Float[Tensor, "b 3 _h _w"], blocks: list[int]
+        self, images: Float[Tensor, "b c _h _w"], blocks: list[int]
     ) -> "tuple[Float[Tensor, 'b n d'], Float[Tensor, 'b d h w'], list[Float[Tensor, 'b d h w']]]":
         """Compute all final tokens, the final patch tokens as a map, and the patch tokens after the given blocks."""
         images, grid = self._fit_grid(images)
@@ -193,6 +217,15 @@ class Backbone(nn.Module):
         return torch.cat([prefix, patches.flatten(2).transpose(1, 2)], dim=1)
 
 
+def _per_channel(given: Sequence[float] | None, pretraining: Sequence[float], channels: int) -> Tensor:
+    """Return one value per channel in units of 255, shape (c, 1, 1); `given` is in the unit of the images."""
+    if given is not None:
+        return torch.tensor(given, dtype=torch.float64).div(255).float().view(-1, 1, 1)
+    if channels == len(pretraining):
+        return torch.tensor(pretraining).view(-1, 1, 1)
+    return torch.full((channels, 1, 1), sum(pretraining) / len(pretraining))
+
+
 def _not_plain(name: str) -> str:
     return (
         f"--backbone {name!r} is not a plain Vision Transformer with a class token; "
@@ -203,7 +236,9 @@ def _not_plain(name: str) -> str:
 def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor]) -> None:
     """Load the state of a timm ViT, with timm's key names.
 
-    Classification heads are skipped; half precision is converted.
+    Classification heads are skipped; half precision is converted. If the file is of a network for red, green and blue
+    and the backbone takes other channels, the weights of the first layer are fitted to them as timm does: summed for
+    one channel, else repeated and scaled.
 
     Raises:
         ValueError: Keys are missing or have other shapes: the file is of another model.
@@ -211,6 +246,10 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor]) -> None:
     state = {key: value.float() for key, value in state.items()}
     positions = state.pop("pos_embed", None)
     wanted = backbone.vit.state_dict()
+    for key in _first_layers(backbone):
+        weight = state.get(key)
+        if weight is not None and weight.ndim == 4 and weight.shape[1] == 3 != wanted[key].shape[1]:
+            state[key] = adapt_input_conv(wanted[key].shape[1], weight)
     missing = sorted(wanted.keys() - state.keys())
     shapes = sorted(key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape)
     if backbone.positions is not None:
@@ -229,3 +268,9 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor]) -> None:
         backbone.position_grid = (side, side)
         backbone.positions = positions.to(backbone.positions)
     backbone.vit.load_state_dict({key: state[key] for key in wanted})
+
+
+def _first_layers(backbone: Backbone) -> list[str]:
+    """Keys of the weights that read the image."""
+    first = (backbone.vit.pretrained_cfg or {}).get("first_conv") or ()
+    return [f"{layer}.weight" for layer in ((first,) if isinstance(first, str) else first)]

@@ -195,6 +195,49 @@ def test_normalise__by_hand() -> None:
     torch.testing.assert_close(backbone.normalise(images).flatten(), torch.tensor(expected))
 
 
+# --- channels ---
+
+
+def test_backbone__mean_and_deviation_of_the_channels_in_the_unit_of_the_images() -> None:
+    backbone = build("patch 16", channels=2, mean=[1000.0, 0.5], std=[200.0, 0.25])
+    images = torch.tensor([1200.0, 0.25]).view(1, 2, 1, 1)
+    torch.testing.assert_close(backbone.normalise(images).flatten(), torch.tensor([1.0, -1.0]))
+
+
+def test_backbone__mean_of_pretraining_for_other_channels() -> None:
+    backbone = build("distilled", channels=1)
+    expected = torch.tensor([-(0.485 + 0.456 + 0.406) / (0.229 + 0.224 + 0.225)])
+    torch.testing.assert_close(backbone.normalise(torch.zeros(1, 1, 1, 1)).flatten(), expected)
+
+
+@pytest.mark.parametrize(("given", "what"), [({"mean": [0.1]}, "mean"), ({"std": [1.0] * 3}, "standard deviation")])
+def test_backbone__mean_of_another_number_of_channels(given: dict[str, Any], what: str) -> None:
+    with pytest.raises(ValueError, match=rf"^the {what} has \d values, but the images have 4 channels$"):
+        build("patch 16", channels=4, **given)
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, [6.0]), (5, [0.6, 1.2, 1.8, 0.6, 1.2])])
+def test_load_backbone_weights__of_three_channels_into_others(
+    channels: int, expected: list[float], generator: torch.Generator
+) -> None:
+    state = timm_model("patch 16", generator).state_dict()
+    kernel = state["patch_embed.proj.weight"]
+    kernel.copy_(torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1).expand_as(kernel))
+    backbone = build("patch 16", channels=channels)
+    load_backbone_weights(backbone, state)
+    torch.testing.assert_close(backbone.vit.patch_embed.proj.weight[0, :, 0, 0], torch.tensor(expected))
+    assert backbone(torch.zeros(1, channels, 32, 48)).final.shape == (1, 32, 2, 3)
+
+
+def test_load_backbone_weights__of_the_same_channels_are_kept(generator: torch.Generator) -> None:
+    state = timm_model("patch 16", generator, in_chans=4).state_dict()
+    backbone = build("patch 16", channels=4)
+    load_backbone_weights(backbone, state)
+    assert torch.equal(backbone.vit.patch_embed.proj.weight, state["patch_embed.proj.weight"])
+    with pytest.raises(ValueError, match=r"has another shape of 'patch_embed\.proj\.weight'$"):
+        load_backbone_weights(build("patch 16", channels=5), state)
+
+
 # --- memory ---
 
 
