@@ -103,15 +103,15 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
         raise DataError(f"{root} has {LABELS_FILE} but no folder images/: {similar or 'put the images there'}")
     listed = read_class_list(root / CLASSES_FILE)
     table = root / LABELS_FILE
-    lines = _read_table(table)
+    lines = table_lines(table)
     header_line, header = next(lines)
-    columns = _find_columns(header, listed, f"{table} line {header_line}")
+    columns = find_columns(header, listed, f"{table} line {header_line}")
     mistakes = Mistakes(table)
     known = {columns.image, columns.labels, columns.split, *columns.one_hot}
     others = {place: set[str]() for place in range(len(header)) if place not in known}
     rows = []
     for line, cells in lines:  # one at a time: with one column per class, all cells would be images x classes strings
-        if (row := _read_row(cells, columns, len(header), line, mistakes)) is not None:
+        if (row := read_row(cells, columns, len(header), line, mistakes)) is not None:
             rows.append(row)
             for place, values in others.items():
                 if len(values) <= MOST_VALUES:
@@ -176,7 +176,7 @@ def _counted(*, unlisted: int, missing: int, unused_masks: bool) -> tuple[str, .
     return tuple(text for text, applies in texts.items() if applies)
 
 
-def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
+def table_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, stripped cells) of every row that is not blank and not a comment, the header first.
 
     Raises:
@@ -216,7 +216,17 @@ def _find_delimiter(file: TextIO) -> str:
     return next((delimiter for delimiter in DELIMITERS if delimiter in header), DELIMITERS[0])
 
 
-def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Columns:
+def find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Columns:
+    """Find the columns of a table of image labels by their names.
+
+    Args:
+        header: The names.
+        listed: The classes, if a list gives them.
+        where: Place of the header, for messages.
+
+    Raises:
+        DataError: A column is missing, occurs twice or has no name.
+    """
     places: dict[str, int] = {}
     for place, written in enumerate(header):
         name = canonical_name(written)
@@ -249,7 +259,7 @@ def _find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Col
     return Columns(image, None, split, one_hot)
 
 
-def _read_row(cells: list[str], columns: Columns, width: int, line: int, mistakes: Mistakes) -> Row | None:
+def read_row(cells: list[str], columns: Columns, width: int, line: int, mistakes: Mistakes) -> Row | None:
     """Return a row; None if it has mistakes that make it useless."""
     if len(cells) != width:
         mistakes.add(

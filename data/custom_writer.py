@@ -88,25 +88,36 @@ def write_custom(dataset: Dataset, out: Path) -> Path:
     for name in (LABELS_FILE, CLASSES_FILE, "images"):
         if os.path.lexists(out / name):
             raise DataError(f"{out / name} exists already, and nothing was written: give another folder")
-    for name in dataset.class_names:
-        _check_class_name(name)
+    check_class_names(dataset.class_names)
     placed = _place(dataset)
     if not placed:
         raise DataError(f"{dataset.root} has no labelled images: there is nothing to write")
     folder = Path(os.path.commonpath([sample.image.parent for sample, _ in placed.values()]))
     rows = [
-        (
-            _cell(path.relative_to(folder).as_posix()),
-            ";".join(dataset.class_names[c - 1] for c in sample.classes),
-            split,
-        )
+        (path.relative_to(folder).as_posix(), [dataset.class_names[c - 1] for c in sample.classes], split)
         for path, (sample, split) in placed.items()
     ]
     out.mkdir(parents=True, exist_ok=True)
     (out / "images").symlink_to(folder.resolve(), target_is_directory=True)
-    _write(out / CLASSES_FILE, "".join(f"{name}\n" for name in dataset.class_names))
-    _write(out / LABELS_FILE, _rows([HEADER, *rows]))
-    return out / LABELS_FILE
+    return write_tables(out, dataset.class_names, rows)
+
+
+def write_tables(root: Path, class_names: Iterable[str], rows: Iterable[tuple[str, Iterable[str], str]]) -> Path:
+    """Write classes.txt and labels.csv of a custom folder whose images are in place; return the path of labels.csv.
+
+    Args:
+        root: The folder.
+        class_names: The classes in the order of their numbers.
+        rows: For each image its path below images/, the names of its classes, and its split.
+
+    Raises:
+        DataError: The name of an image is not in UTF-8.
+        FileExistsError: One of the files exists.
+    """
+    _write(root / CLASSES_FILE, "".join(f"{name}\n" for name in class_names))
+    cells = [(_cell(image), ";".join(classes), split) for image, classes, split in rows]
+    _write(root / LABELS_FILE, _rows([HEADER, *cells]))
+    return root / LABELS_FILE
 
 
 def _place(dataset: Dataset) -> Mapping[Path, tuple[Sample, str]]:
@@ -121,14 +132,19 @@ def _place(dataset: Dataset) -> Mapping[Path, tuple[Sample, str]]:
     return placed
 
 
-def _check_class_name(name: str) -> None:
-    """Refuse a name that would be read back as another one."""
-    if ";" in name or name != canonical_name(name) or name.startswith(COMMENT):
-        raise DataError(
-            f"class '{name}' cannot be written to {LABELS_FILE} and {CLASSES_FILE}, where ';' separates "
-            f"classes, '{COMMENT}' begins a comment, and unneeded blanks and invisible characters are removed: rename "
-            "it first"
-        )
+def check_class_names(names: Iterable[str]) -> None:
+    """Refuse names that would be read back as other ones.
+
+    Raises:
+        DataError: Names the first.
+    """
+    for name in names:
+        if ";" in name or name != canonical_name(name) or name.startswith(COMMENT):
+            raise DataError(
+                f"class '{name}' cannot be written to {LABELS_FILE} and {CLASSES_FILE}, where ';' separates "
+                f"classes, '{COMMENT}' begins a comment, and unneeded blanks and invisible characters are removed: "
+                "rename it first"
+            )
 
 
 def _cell(name: str) -> str:

@@ -668,6 +668,39 @@ class View(Machine):
         check_limits(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """Settings of `toco tile`."""
+
+    size: int = option(512, "Side of a tile in pixels.", minimum=16)
+    overlap: int = option(64, "Pixels that neighbouring tiles share.", minimum=0)
+    class_property: str = option("class", "Property of the polygons of a GeoJSON that holds the class.")
+    min_object_share: float = option(
+        0.5, "A tile has the class of a polygon or part if it contains this share of it ...", minimum=0.001, maximum=1
+    )
+    min_tile_share: float = option(
+        0.01, "... or if polygons and parts of the class cover this share of the tile.", minimum=0, maximum=1
+    )
+    outside: Literal["none", "unlabelled"] = option(
+        "none",
+        "Tiles of a labelled image in which no polygon or part lies: they show none of the classes (none), or nothing "
+        "is known of them (unlabelled).",
+    )
+    val: tuple[str, ...] = option(
+        (), "Name of an image whose tiles become the validation split; by default all tiles are for training."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            SettingsError: Names the options.
+        """
+        check_limits(self)
+        if self.overlap >= self.size:
+            raise SettingsError(f"--overlap {self.overlap} is not less than --size {self.size}: use a smaller one")
+
+
 STAGES = ("train-cam", "make-labels", "train-seg")
 
 

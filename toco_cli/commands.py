@@ -19,6 +19,7 @@ from stages.config import (
     Predict,
     Report,
     Run,
+    Tile,
     TrainCam,
     TrainSeg,
     View,
@@ -170,6 +171,81 @@ def check(
         _show_check(found, write_labels or data, written)
     if found.errors:
         raise typer.Exit(1)
+
+
+@command(app)
+def tile(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATHS...", help="Large images: files, folders, or quoted patterns like '2024/*.tif'."),
+    ],
+    config: Tile,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the new data set.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="CSV with the columns image,labels, and x,y,width,height in pixels for parts of an image; or GeoJSON "
+            "with a polygon or point for each object. Without it, you fill in labels.csv.",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Cut large images into a data set of overlapping tiles, with labels from a table or a GeoJSON.
+
+    Tiles keep the bands, the bits and, as GeoTIFF, the coordinates. Tiles without data are left out. Needs the extra
+    geo. 'toco join' puts masks of the tiles together again.
+    """
+    from stages.tile import tile as stage
+
+    with _monitor(quiet) as monitor:
+        made = stage(paths, out, config, monitor, labels=labels)
+    if json:
+        values = {"images": made.images, "tiles": made.tiles, "left_out": made.left_out, "unlabelled": made.unlabelled}
+        typer.echo(json_module.dumps({"out": str(out), **values, "classes": dict(made.classes)}))
+        return
+    left_out = f", {made.left_out} without data were left out" if made.left_out else ""
+    typer.echo(f"{made.tiles} tiles of {made.images} image{'s' * (made.images > 1)} are in {out}{left_out}.")
+    if labels:
+        unlabelled = f"; {made.unlabelled} without labels" if made.unlabelled else ""
+        typer.echo(f"Tiles of each class: {', '.join(f'{n} {name}' for name, n in made.classes.items())}{unlabelled}.")
+        typer.echo(f"Next: toco check {out}")
+    else:
+        typer.echo(f"Next: write the labels of each tile into {out / 'labels.csv'} and remove the '#'.")
+
+
+@command(app)
+def join(
+    tiles: Annotated[Path, typer.Argument(metavar="TILES", help="Data set, as given to 'toco tile --out'.")],
+    masks: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MASKS",
+            help="Masks of the tiles: the folder of 'toco predict' or 'toco export --format png', or a run folder for "
+            "its pseudo masks.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for one GeoTIFF or PNG per large image.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Put masks of the tiles of 'toco tile' together: one mask for each large image.
+
+    Images with coordinates give a GeoTIFF of the same size and place, others a PNG. Where tiles overlap, a pixel is
+    that of the tile in which it is farthest from the border. Values: 0 background, 1..C classes, 255 not known.
+    """
+    from stages.join import join as stage
+
+    with _monitor(quiet) as monitor:
+        written = stage(tiles, masks, out, monitor, overwrite=overwrite)
+    if json:
+        typer.echo(json_module.dumps({"out": str(out), "files": [str(path) for path in written]}))
+    else:
+        some = f"{written[0]}" if len(written) == 1 else f"{len(written)} files in {out}"
+        typer.echo(f"The joined masks: {some}.")
 
 
 @command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam", planned=PLANNED_FIELDS)

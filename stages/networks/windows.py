@@ -7,40 +7,13 @@ Letters: h w pixels of the image.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise, product
-from typing import NamedTuple
+from itertools import product
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-OVERLAP = 4  # neighbouring windows share 1/OVERLAP of their side
-
-
-class Span(NamedTuple):
-    """A window along one axis, in pixels of the image: the pixels that it sees, and the part of them that it labels."""
-
-    seen: slice
-    kept: slice
-
-    @property
-    def kept_of_seen(self) -> slice:
-        """The labelled pixels, relative to the window's first pixel."""
-        return slice(self.kept.start - self.seen.start, self.kept.stop - self.seen.start)
-
-
-def spans(length: int, side: int) -> list[Span]:
-    """Place windows of `side` pixels along an axis of `length` pixels; their labelled parts cover it exactly once.
-
-    The last window ends with the axis. An axis that is not longer than a window gets one window of its own length.
-    """
-    starts = [*range(0, length - side, side - side // OVERLAP), max(0, length - side)]
-    # Cut half-way between the centres of neighbouring windows.
-    cuts = [0, *((left + right + side) // 2 for left, right in pairwise(starts)), length]
-    return [
-        Span(seen=slice(start, min(start + side, length)), kept=slice(*kept))
-        for start, kept in zip(starts, pairwise(cuts), strict=True)
-    ]
+from data.spans import spans
 
 
 def label_in_windows(

@@ -36,6 +36,8 @@ CASES = {
     "run": f"run photos --out run --device cpu {TRAIN}",  # first: the others read its folder
     "init": "init started",
     "check": "check photos",
+    "tile": "tile photos/masks --out mask_tiles --size 32 --overlap 8",
+    "join": "join mask_tiles mask_tiles/images --out joined",
     "plan": f"plan photos --device cpu --time 9h {TRAIN}",
     "train-cam": f"train-cam photos --out stages --device cpu {CAM}",
     "make-labels": f"make-labels stages --device cpu {LABELS}",
@@ -53,6 +55,7 @@ CASES = {
 # Results as text have these words.
 TEXT_CASES = {
     "init": ("init started-2", "labels.csv"),
+    "tile": ("tile photos/masks --out mask_tiles-2 --size 32 --overlap 8", "remove the '#'"),
     "check": ("check photos", "Nothing|ready for training"),
     "plan": (f"plan photos --device cpu {TRAIN}", "Next: toco run photos --out runs/photos"),
     "evaluate": ("evaluate run --device cpu --images 2", "mean (mIoU)"),
