@@ -24,7 +24,7 @@ from stages.prediction.inputs import find_inputs
 from stages.runtime.monitor import Monitor
 from stages.tiling.label_regions import (
     GEOJSON_SUFFIXES,
-    ImageLabels,
+    RegionLabels,
     classes_of_tile,
     place_features,
     read_features,
@@ -151,7 +151,7 @@ def _labels_of_tiles(index: TileIndex, path: Path, validation: set[str], config:
     """Return the classes and the split of each tile, and warn about labels that no tile got."""
     if suffix_of(path.name) in GEOJSON_SUFFIXES:
         features = read_features(path, config.class_property)
-        found = {image.id: ImageLabels(regions=place_features(features, image, path)) for image in index.images}
+        found = {image.id: RegionLabels(regions=place_features(features, image, path)) for image in index.images}
         _warn_of_outside([one.number for one in features.features], found, path, "features", monitor)
     else:
         found = read_label_table(path, index)
@@ -186,7 +186,7 @@ def _labels_of_tiles(index: TileIndex, path: Path, validation: set[str], config:
 
 
 def _warn_of_outside(
-    numbers: Sequence[int], found: Mapping[str, ImageLabels], path: Path, what: str, monitor: Monitor
+    numbers: Sequence[int], found: Mapping[str, RegionLabels], path: Path, what: str, monitor: Monitor
 ) -> None:
     inside = {region.number for labels in found.values() for region in labels.regions}
     if outside := [number for number in numbers if number not in inside]:
@@ -197,7 +197,7 @@ def _warn_of_outside(
 
 
 def _warn_of_labels(
-    image: LargeImage, labels: ImageLabels, used: set[int], path: Path, config: Tile, monitor: Monitor
+    image: LargeImage, labels: RegionLabels, used: set[int], path: Path, config: Tile, monitor: Monitor
 ) -> None:
     """Warn if tiles get doubtful labels, or a region gives its class to no tile."""
     if labels.whole:

@@ -34,7 +34,7 @@ class Region(NamedTuple):
 
 
 @dataclass
-class ImageLabels:
+class RegionLabels:
     """What the labels say of one large image."""
 
     whole: frozenset[str] | None = None  # classes of all its tiles
@@ -43,7 +43,7 @@ class ImageLabels:
     split: str | None = None  # of all other tiles
 
 
-def read_label_table(path: Path, index: TileIndex) -> dict[str, ImageLabels]:
+def read_label_table(path: Path, index: TileIndex) -> dict[str, RegionLabels]:
     """Read a table of labels: a row for an image, for a tile, or with columns x, y, width, height for a part.
 
     The other columns are those of labels.csv in a custom folder.
@@ -73,7 +73,7 @@ def read_label_table(path: Path, index: TileIndex) -> dict[str, ImageLabels]:
     frames = {image.id: Box(0, 0, image.width, image.height) for image in index.images}
     tiles = {tile.id + image.suffix: (image.id, tile.id) for image in index.images for tile in index.tiles(image)}
     names = FileNames(Path("images"), [*images, *tiles])
-    found: dict[str, ImageLabels] = defaultdict(ImageLabels)
+    found: dict[str, RegionLabels] = defaultdict(RegionLabels)
     counts: Counter[str] = Counter()
     for line, cells in lines:
         if (row := read_row(others(cells), columns, len(header) - len(places), line, mistakes)) is None:
