@@ -25,7 +25,7 @@ LON_LAT = "OGC:CRS84"  # coordinates of a GeoJSON that names no others (RFC 7946
 GEOJSON_SUFFIXES = (".geojson", ".json")
 
 
-class Region(NamedTuple):
+class LabelledPart(NamedTuple):
     """A part of a large image, in its pixels, and the classes that the part shows."""
 
     number: int  # of the feature or row
@@ -38,7 +38,7 @@ class RegionLabels:
     """What the labels say of one large image."""
 
     whole: frozenset[str] | None = None  # classes of all its tiles
-    regions: list[Region] = field(default_factory=list)
+    regions: list[LabelledPart] = field(default_factory=list)
     tiles: dict[str, tuple[frozenset[str], str | None]] = field(default_factory=dict)  # tile id -> classes, split
     split: str | None = None  # of all other tiles
 
@@ -111,7 +111,7 @@ def read_label_table(path: Path, index: TileIndex) -> dict[str, RegionLabels]:
         elif not box.touches(frames[image]):
             mistakes.add(f"the part lies outside of '{image}', which has {frames[image].size} pixels", line)
         else:
-            labels.regions.append(Region(line, row.labels, Shape(((box.ring(),),))))
+            labels.regions.append(LabelledPart(line, row.labels, Shape(((box.ring(),),))))
     mistakes.report()
     refuse_doubtful_names(counts, path, "label", SEPARATE)
     return dict(found)
@@ -210,7 +210,7 @@ def _polygons(geometry: Mapping[str, Any]) -> tuple[tuple[Ring, ...], ...]:
     return polygons
 
 
-def place_features(features: Features, image: LargeImage, path: Path) -> list[Region]:
+def place_features(features: Features, image: LargeImage, path: Path) -> list[LabelledPart]:
     """Return the objects of a GeoJSON that touch an image, in its pixels.
 
     Args:
@@ -253,12 +253,12 @@ def place_features(features: Features, image: LargeImage, path: Path) -> list[Re
         shape = Shape(tuple(polygons))
         # Points far away may have no place in the image's coordinates.
         if all(np.isfinite(polygon[0]).all() for polygon in polygons) and shape.share_in(frame) > 0:
-            regions.append(Region(one.number, one.classes, shape))
+            regions.append(LabelledPart(one.number, one.classes, shape))
     return regions
 
 
 def classes_of_tile(
-    regions: Sequence[Region], box: Box, *, min_object_share: float, min_tile_share: float
+    regions: Sequence[LabelledPart], box: Box, *, min_object_share: float, min_tile_share: float
 ) -> frozenset[str]:
     """Return the classes that a tile gets from regions.
 
