@@ -430,6 +430,12 @@ class MakeLabels(Parallel):
     image_size: int | None = option(
         None, "Side to which images are resized for their CAMs; by default as in training.", minimum=16
     )
+    window: int | None = option(
+        None,
+        "Make the CAMs of larger images from overlapping square windows of this many pixels, each resized to "
+        "--image-size, so that small objects keep their pixels. By default each image is one piece.",
+        minimum=16,
+    )
     scales: tuple[float, ...] | None = option(
         None, "Image scales whose CAMs are summed; by default those of the training.", group=METHOD
     )
@@ -452,6 +458,8 @@ class MakeLabels(Parallel):
                 "--source decoder predicts the background itself: it does not work with --background-threshold or "
                 "--calibration-images"
             )
+        if self.source == "decoder" and self.window is not None:
+            raise SettingsError("--window is for CAMs: it does not work with --source decoder")
         if self.calibration_images and self.background_threshold is not None:
             raise SettingsError("--background-threshold and --calibration-images exclude each other: give one")
         if self.crf_fast and not self.uses_crf:

@@ -35,23 +35,24 @@ from stages.networks.inference import (
     predicted_classes,
     square_cams,
 )
+from stages.networks.windows import cams_in_windows
 from stages.runtime.launch import own_cores
 from stages.runtime.lightning import Fabric
 from stages.runtime.main_module import hidden_main_module
 from stages.runtime.memory import MemoryBudget, free_memory
 from stages.runtime.monitor import Monitor
-from stages.toco.cam import PresentClasses, present_classes
+from stages.toco.cam import Cams, PresentClasses, present_classes
 from stages.toco.model import ToCo
 
 BYTES_A_PIXEL = 900  # of the dense CRF, measured
 
 
 class Scored(NamedTuple):
-    """An image and the score maps of its classes, at the size of the network's input."""
+    """An image and the score maps of its classes: at the size of the network's input, or of the image with windows."""
 
     sample: Sample  # with its known or predicted classes
     image: UInt8[Tensor, "3 h w"]  # on the device
-    maps: Float[Tensor, "k s s"]  # float32 on the device, 0..1: CAMs, or the decoder's probabilities
+    maps: Float[Tensor, "k _h _w"]  # float32 on the device, 0..1: CAMs, or the decoder's probabilities
     tokens: Float[Tensor, "d th tw"] | None = None  # patch tokens of the last block, if asked for
 
 
@@ -59,7 +60,7 @@ class Pending(NamedTuple):
     """An image whose mask is being made; it no longer holds the image itself."""
 
     sample: Sample
-    cam: NDArray[np.float16]  # (k, s, s)
+    cam: NDArray[np.float16]  # (k, s, s), with windows (k, h, w)
     labels: Future[PixelLabels]
 
 
@@ -161,18 +162,44 @@ class LabelMaker:
                 maps = maps * present.valid[:, :, None, None]
                 maps = maps / (probabilities[:, :1] + maps.sum(dim=1, keepdim=True))  # among the image's classes only
             else:
-                assert config.scales is not None
-                cams = square_cams(self.model, squares, present, config.scales)
-                maps = cams.final if config.source == "cam" else cams.auxiliary
+                maps = self._cams(squares, present, images)
         return [
             Scored(
                 sample=sample,
                 image=image.original.to(device),
-                maps=maps[place, : len(sample.classes)].float(),
+                maps=maps[place][: len(sample.classes)].float(),
                 tokens=None if tokens is None else tokens[place],
             )
             for place, (sample, image) in enumerate(zip(samples, images, strict=True))
         ]
+
+    def _cams(
+        self, squares: Tensor, present: PresentClasses, images: Sequence[LoadedImage]
+    ) -> list[Float[Tensor, "k _h _w"]]:
+        """Return the CAMs of each image: of the whole, or of windows if it is larger than a window."""
+        config = self.config
+        assert config.scales is not None
+        window = config.window or max(max(image.original.shape[-2:]) for image in images)
+        maps: dict[int, Cams] = {}
+        for place, image in enumerate(images):
+            if max(image.original.shape[-2:]) > window:
+                own = PresentClasses(present.index[place : place + 1], present.valid[place : place + 1])
+                maps[place] = cams_in_windows(
+                    self.model,
+                    image.original,
+                    own,
+                    config.scales,
+                    window=window,
+                    side=squares.shape[-1],
+                    batch_size=config.batch_size,
+                )
+        if small := [place for place in range(len(images)) if place not in maps]:
+            chosen = PresentClasses(present.index[small], present.valid[small])
+            cams = square_cams(self.model, squares[small], chosen, config.scales)
+            for number, place in enumerate(small):
+                maps[place] = Cams(cams.final[number, None], cams.auxiliary[number, None])
+        both = [maps[place] for place in range(len(images))]
+        return [(one.final if config.source == "cam" else one.auxiliary)[0] for one in both]
 
     def _with_classes(self, samples: Sequence[Sample], squares: Tensor) -> list[Sample]:
         """Add predicted classes to the samples whose classes are unknown."""

@@ -1,6 +1,7 @@
 """Label files in HDF5: written in shards, joined at the end, read by image id.
 
-    cams.h5    cams/<image id>        float16 (k, s, s), 0..1; attributes `classes` (1-based) and `size` (h, w)
+    cams.h5    cams/<image id>        float16 (k, s, s), 0..1; attributes `classes` (1-based) and `size` (h, w);
+                           (k, h, w) of images in windows
     labels.h5  masks/<image id>       uint8 (h, w): 0 background, 1..C classes, 255 ignored
                confidence/<image id>  uint8 (h, w): 0..255 for 0..1; only with --confidence
     scores.h5  scores/<image id>      float16 (k, gh, gw), 0..1, and the attributes of CAMs; only of relabelled masks
@@ -42,7 +43,7 @@ class ImageLabels(NamedTuple):
 
     id: str
     classes: tuple[int, ...]  # 1-based, in the order of `cam`
-    cam: NDArray[np.float16]  # (k, s, s), 0..1; of a relabelled image its scores (k, gh, gw)
+    cam: NDArray[np.float16]  # (k, s, s) or (k, h, w), 0..1; of a relabelled image its scores (k, gh, gw)
     mask: NDArray[np.uint8]  # (h, w)
     confidence: NDArray[np.uint8] | None = None  # (h, w), 0..255 for 0..1
 

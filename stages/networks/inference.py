@@ -56,11 +56,18 @@ def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
 
 @torch.inference_mode()
 def square_cams(
-    model: CamNetwork, images: UInt8[Tensor, "b 3 s s"], present: PresentClasses, scales: Sequence[float]
+    model: CamNetwork,
+    images: UInt8[Tensor, "b 3 s s"],
+    present: PresentClasses,
+    scales: Sequence[float],
+    *,
+    normalised: bool = True,
 ) -> Cams:
-    """Multi-scale CAMs of the present classes in 0..1, at the input's size; padding classes are zero."""
-    normalised = model.backbone.normalise(images.float())
-    cams = multi_scale_cams(lambda scaled: present.pick_both(model.raw_cams(scaled)), normalised, scales=scales)
+    """Multi-scale CAMs of the present classes at the input's size, in 0..1 if normalised; padding classes are zero."""
+    inputs = model.backbone.normalise(images.float())
+    cams = multi_scale_cams(
+        lambda scaled: present.pick_both(model.raw_cams(scaled)), inputs, scales=scales, normalised=normalised
+    )
     valid = present.valid[:, :, None, None]
     return Cams(final=cams.final * valid, auxiliary=cams.auxiliary * valid)
 

@@ -20,6 +20,7 @@ from stages.labels.store import LabelFile
 from stages.networks.cam_model import load_cam_model
 from stages.networks.inference import class_label_matrix, predicted_classes, square_cams, squash, to_tensor
 from stages.networks.segmenter import NetworkName, Segmenter, decoder_segmenter, open_segmenter
+from stages.networks.windows import cams_in_windows
 from stages.run_folder.artifacts import StageFolder, current, open_stage
 from stages.runtime.fabric import make_fabric
 from stages.runtime.lightning import Fabric
@@ -135,7 +136,7 @@ class RunProducts:
         )
 
     def _cams(self, image: Image.Image, sample: Sample) -> tuple[tuple[Tensor, Tensor], tuple[int, ...]]:
-        """Return the final and the auxiliary CAM, (k, s, s) each, and their k classes."""
+        """Return the final and the auxiliary CAM, (k, _h, _w) each, and their k classes."""
         made = self.labels_folder or self.cam_folder  # the CAMs with the settings of the labels, if there are labels
         side = made.settings["image_size"]
         square = squash(image, side)[None].to(self.fabric.device)
@@ -143,7 +144,11 @@ class RunProducts:
             classes = sample.classes if sample.labelled else predicted_classes(self.model, square)[0]
             known = class_label_matrix([replace(sample, classes=classes)], self.model.num_classes)
             present = present_classes(known.to(self.fabric.device))
-            cams = square_cams(self.model, square, present, made.settings["scales"])
+            scales, window = made.settings["scales"], made.settings.get("window")
+            if window and max(image.size) > window:
+                cams = cams_in_windows(self.model, to_tensor(image), present, scales, window=window, side=side)
+            else:
+                cams = square_cams(self.model, square, present, scales)
         return (cams.final[0, : len(classes)], cams.auxiliary[0, : len(classes)]), classes
 
     def _pseudo_mask(self, sample: Sample, classes: tuple[int, ...], pixels: Tensor, maps: Tensor) -> Mask | None:

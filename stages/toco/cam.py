@@ -77,6 +77,7 @@ def multi_scale_cam(
     *,
     scales: Sequence[float] = SCALES,
     unflipped: Float[Tensor, "b c _h _w"] | None = None,
+    normalised: bool = True,
 ) -> Float[Tensor, "b c h w"]:
     """Run a network on images and their horizontal flips at several scales, and fuse its maps (section 2).
 
@@ -86,6 +87,7 @@ def multi_scale_cam(
         scales: Factors on the image size.
         unflipped: Raw maps of the images at scale 1, if another pass has computed them already; then only the flipped
             images are run at that scale.
+        normalised: Stretch each map to [0, 1); otherwise it is the sum over the scales, for a part of an image.
     """
     height, width = images.shape[-2:]
     maps = []
@@ -101,7 +103,7 @@ def multi_scale_cam(
             maps.append(torch.cat([unflipped.to(flipped), flipped]))  # (2b, c, _h, _w)
         else:
             maps.append(raw_cam(torch.cat([scaled, scaled.flip(-1)])))  # (2b, c, _h, _w)
-    return fuse_scales(maps, (height, width))
+    return fuse_scales(maps, (height, width)) if normalised else sum_scales(maps, (height, width))
 
 
 def multi_scale_cams(
@@ -110,6 +112,7 @@ def multi_scale_cams(
     *,
     scales: Sequence[float] = SCALES,
     unflipped: Cams | None = None,
+    normalised: bool = True,
 ) -> Cams:
     """Apply `multi_scale_cam` to both CAMs of a network, in the same passes."""
     fused = multi_scale_cam(
@@ -117,6 +120,7 @@ def multi_scale_cams(
         images,
         scales=scales,
         unflipped=None if unflipped is None else torch.cat(unflipped, dim=1),
+        normalised=normalised,
     )
     final, auxiliary = fused.chunk(2, dim=1)
     return Cams(final=final, auxiliary=auxiliary)

@@ -707,3 +707,28 @@ def test_make_labels__auto_measures_the_masks_that_it_would_store(
         truth = read_mask(sample, (mask.shape[0], mask.shape[1]), 2)
         found.add(torch.from_numpy(mask).long(), torch.from_numpy(truth).long())
     assert f"{100 * found.scores().miou:.1f}" == figures[kind]
+
+
+def test_window__gives_cams_of_the_size_of_the_image(trained_run: Path, tmp_path: Path) -> None:
+    run = run_with_cam(tmp_path / "run", trained_run)
+    config = replace(CONFIG, window=40, scales=(1.0, 2.0), batch_size=4)
+    windows = stored_in(make_labels(run, config, SilentMonitor()))
+    other = run_with_cam(tmp_path / "other", trained_run)
+    large = stored_in(make_labels(other, replace(config, window=64), SilentMonitor()))  # no image is larger
+    whole = stored_in(make_labels(other, replace(config, window=None), SilentMonitor(), overwrite=True))
+    side = open_stage(run, "cam").settings["image_size"]
+    for name, (classes, cam, mask) in windows.items():
+        assert cam.shape == (len(classes), *mask.shape)
+        if classes:
+            assert cam.min() == 0
+            assert cam.max() > 0.99
+            assert whole[name][1].shape == (len(classes), side, side)
+        np.testing.assert_array_equal(large[name][2], whole[name][2])
+    assert open_stage(run, "labels").settings["window"] == 40
+    with pytest.raises(ArtifactError, match="--window"):
+        make_labels(run, replace(config, window=32), SilentMonitor(), resume=True)
+
+
+def test_window__is_not_for_the_decoder() -> None:
+    with pytest.raises(ValueError, match="--window is for CAMs: it does not work with --source decoder"):
+        MakeLabels(window=64, source="decoder")
