@@ -160,14 +160,14 @@ class LabelMaker:
                 probabilities = decoder_probabilities(self.model, squares)
                 maps = PresentClasses(present.index + 1, present.valid).pick(probabilities)
                 maps = maps * present.valid[:, :, None, None]
-                maps = maps / (probabilities[:, :1] + maps.sum(dim=1, keepdim=True))  # among the image's classes only
+                of_images = [*(maps / (probabilities[:, :1] + maps.sum(dim=1, keepdim=True)))]  # among the own classes
             else:
-                maps = self._cams(squares, present, images)
+                of_images = self._cams(squares, present, images)
         return [
             Scored(
                 sample=sample,
                 image=image.original.to(device),
-                maps=maps[place][: len(sample.classes)].float(),
+                maps=of_images[place][: len(sample.classes)].float(),
                 tokens=None if tokens is None else tokens[place],
             )
             for place, (sample, image) in enumerate(zip(samples, images, strict=True))
