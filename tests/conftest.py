@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,16 @@ def child_processes() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseContext, "set_forkserver_preload", child_processes.preload(BaseContext))
         yield child_processes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def git_once() -> Iterator[None]:
+    """Each stage of a run asks git for two commits, by two processes each; these stay the same while tests run."""
+    import stages.run_folder.provenance as provenance
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "git_state", cache(provenance.git_state))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -247,6 +258,7 @@ def cam_settings(small_heads: None) -> Callable[..., TrainCam]:
             "checkpoint_every": 2,
             "evaluate_every": 2,
             "evaluate_images": 3,
+            "panel_every": 0,  # a panel takes as long as all the steps
             "device": "cpu",
             "workers": 0,
         }
@@ -289,6 +301,7 @@ def seg_settings() -> Callable[..., TrainSeg]:
             "iterations": 2,
             "batch_size": 2,
             "evaluate_images": 2,
+            "panel_every": 0,
             "device": "cpu",
             "workers": 0,
         }
@@ -304,12 +317,13 @@ def whole_run(
     seg_settings: Callable[..., TrainSeg],
     fill_once: Callable[..., Path],
 ) -> Path:
-    """A run folder in which `toco run` finished; not to be changed."""
+    """A run folder in which `toco run` finished, with panels; not to be changed."""
 
     def write(out: Path) -> None:
         from stages.run import run
 
         labels = MakeLabels(relabel="none", refine="crf", device="cpu", workers=1)
-        run(pictures, out, Run(device="cpu"), SilentMonitor(), cam=cam_settings(), labels=labels, seg=seg_settings())
+        cam, seg = cam_settings(panel_every=None), seg_settings(panel_every=None)
+        run(pictures, out, Run(device="cpu"), SilentMonitor(), cam=cam, labels=labels, seg=seg)
 
     return fill_once("run", write)

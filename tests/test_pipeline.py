@@ -28,16 +28,19 @@ ROOT = Path(__file__).parent.parent
 SMALL = {
     "train-cam": "--backbone vit_tiny_patch16_224 --backbone-option patch_size=8 --backbone-option embed_dim=32 "
     "--backbone-option depth=3 --backbone-option num_heads=2 --weights none --image-size 32 --iterations 3 "
-    "--batch-size 2 --evaluate-images 2",
+    "--batch-size 2 --evaluate-images 2 --panel-every 0",
     "make-labels": "--relabel-rounds 1 --relabel-steps 20",
     "train-seg": "--arch Linknet --encoder tu-mobilenetv3_small_050 --weights none --image-size 32 --iterations 2 "
-    "--batch-size 2 --evaluate-images 2",
+    "--batch-size 2 --evaluate-images 2 --panel-every 0",
 }
 STAGES = tuple(SMALL)
 SMALL["import"] = "--skip-bad"  # of a network that has hardly learned, some masks are empty, which is refused
 SMALL["run"] = SMALL["plan"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in STAGES)
-# No processes for the CRF, and one kind of relabelling (`run` tries all of them); the walk in new processes has both.
-ALONE = {"make-labels": "--workers 1 --relabel linear", "run": "--make-labels.workers 1"}
+# No processes for the CRF, and one kind of relabelling; the walk in new processes has both.
+ALONE = {
+    "make-labels": "--workers 1 --relabel linear",
+    "run": "--make-labels.workers 1 --make-labels.relabel linear",
+}
 
 
 class Finished(NamedTuple):

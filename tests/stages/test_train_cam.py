@@ -57,7 +57,6 @@ def assert_same_run(folder: Path, other: Path) -> None:
         "sessions.jsonl",
         "model.safetensors",
         "metrics.jsonl",
-        "panels",
     }
 
 
@@ -68,7 +67,6 @@ def test_train_cam__writes_its_folder(trained_run: Path, pictures: Path) -> None
         "sessions.jsonl",
         "model.safetensors",
         "metrics.jsonl",
-        "panels",
     }
     config = json.loads((folder / "config.json").read_text())
     fingerprint = open_dataset(pictures).fingerprint
@@ -600,7 +598,7 @@ def test_train_cam__computes_nothing_for_losses_without_weight(
         monkeypatch.setattr(kind, "forward", lambda *a, kind=kind, forward=forward: counted(kind, forward, *a))
     with pytest.raises(KeyboardInterrupt):  # before anything is measured
         train_cam(
-            pictures, tmp_path, cam_settings(evaluate_every=0, panel_every=0, **changes), listener(("advance", 2))
+            pictures, tmp_path, cam_settings(evaluate_every=0, **changes), listener(("advance", 2))
         )
     assert counts[PatchEmbed] == 2 * passes
     assert counts[LargeFieldOfView] == decoded

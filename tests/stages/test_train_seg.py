@@ -37,6 +37,7 @@ CONFIG = TrainSeg(
     warmup_fraction=0.25,
     evaluate_every=2,
     log_every=1,
+    panel_every=0,
     device="cpu",
 )
 
@@ -81,7 +82,7 @@ def test_train_seg__writes_a_student_that_opens(labelled_run: Any) -> None:
     folder = train_seg(labelled_run.run, CONFIG, monitor)
     assert folder == labelled_run.run / "seg"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "metrics.jsonl", "model.safetensors", "panels", "sessions.jsonl",
+        "config.json", "metrics.jsonl", "model.safetensors", "sessions.jsonl",
     ]  # fmt: skip
     opened = open_stage(labelled_run.run, "seg")
     assert opened.class_names == ("red", "blue")
@@ -359,6 +360,7 @@ def head_settings(arch: str, **changes: Any) -> TrainSeg:
         "batch_size": 2,
         "evaluate_images": 2,
         "evaluate_every": 0,
+        "panel_every": 0,
         "device": "cpu",
         "workers": 0,
     }

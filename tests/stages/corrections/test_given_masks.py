@@ -30,6 +30,7 @@ SEG = TrainSeg(
     batch_size=2,
     image_size=64,
     long_side=64,
+    panel_every=0,
     device="cpu",
     workers=0,
 )

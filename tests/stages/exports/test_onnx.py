@@ -66,17 +66,14 @@ def assert_equal_to_torch(session: Any, student: Student) -> None:
 
 
 class Small(nn.Module):
-    """Halves the image, doubles the result and adds a skip connection; converted in a fraction of a Unet's time."""
+    """One convolution; converted in a fraction of a Unet's time."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.down = nn.Conv2d(3, 4, kernel_size=3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.head = nn.Conv2d(7, 3, kernel_size=3, padding=1)
+        self.head = nn.Conv2d(3, 3, kernel_size=3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        deep = nn.functional.interpolate(self.norm(self.down(images)).relu(), scale_factor=2.0, mode="bilinear")
-        logits: Tensor = self.head(torch.cat([images, deep], dim=1))
+        logits: Tensor = self.head(images)
         return logits
 
 
