@@ -39,7 +39,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # Files whose tests take longest. They start first, so that no worker is left with one of them at the end.
-LONG_FILES = ("test_run", "test_train_cam", "test_make_labels", "test_pipeline", "test_onnx", "test_train_seg")
+LONG_FILES = (
+    "test_run", "test_train_cam", "test_make_labels", "test_several_processes", "test_pipeline", "test_onnx",
+    "test_train_seg",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -178,14 +178,6 @@ def test_make_labels__refining_changes_masks_and_keeps_cams(cam_run: Path, label
     assert changed > 0
 
 
-def test_make_labels__crf_in_other_processes(cam_run: Path, tmp_path: Path, trained_run: Path) -> None:
-    """As on any CPU with several cores; to the bit as here."""
-    config = replace(CONFIG, refine="crf", crf_backend="torch")
-    here = make_labels(cam_run, config, SilentMonitor())
-    other = run_with_cam(tmp_path / "other", trained_run)
-    assert_same(make_labels(other, replace(config, workers=2), SilentMonitor()), here)
-
-
 @pytest.mark.parametrize("batch_size", [3, 8])
 def test_make_labels__batches_do_not_matter(cam_run: Path, labels: Path, batch_size: int) -> None:
     folder = make_labels(cam_run, replace(CONFIG, batch_size=batch_size, workers=3), SilentMonitor())
@@ -468,18 +460,6 @@ def test_make_labels__images_without_labels_are_predicted(
     square = load_image(samples_of(data)["b"], 32).squashed[None]
     assert predicted_classes(model, square, 0.0) == [(1, 2)]
     assert predicted_classes(model, square, 1.0) == [()]
-
-
-def test_make_labels__two_processes_write_what_one_does(
-    cam_run: Path, tmp_path: Path, trained_run: Path, child_processes: Any
-) -> None:
-    other = run_with_cam(tmp_path / "other", trained_run)
-    settings = ["--device", "cpu", "--batch-size", "1", "--scales", "1", "--scales", "0.5", "--workers", "1"]
-    settings += ["--relabel", "none", "--quiet"]
-    for run, ranks in ((cam_run, 2), (other, 1)):
-        for ended in child_processes.toco("make-labels", str(run), "--devices", str(ranks), *settings, ranks=ranks):
-            assert ended.returncode == 0, ended.stderr
-    assert_same(cam_run / "labels", other / "labels")
 
 
 def test_make_labels__a_chosen_background_is_kept(cam_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,45 +186,6 @@ def test_predict__nothing_trained(tmp_path: Path) -> None:
         predict(tmp_path / "run", [picture(tmp_path / "a.png")], tmp_path / "out", CONFIG, SilentMonitor())
 
 
-def toco_anew(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a new interpreter; it starts its second process itself."""
-    program = str(Path(sys.executable).with_name("toco"))
-    return subprocess.run([program, *words], capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize("anew", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "by toco itself"])
-def test_predict__two_processes_write_what_one_does(
-    student_run: Any, tmp_path: Path, child_processes: Any, anew: bool
-) -> None:
-    photos = tmp_path / "photos"
-    for number in range(5):
-        picture(photos / f"{number}.png", width=40 + 10 * (number % 2), seed=number)
-    bad = picture(photos / "0b.jpg")  # the second one, for the second process
-    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
-    for processes in (1, 2):
-        words = ["predict", str(student_run.run), str(photos), "--out", str(tmp_path / str(processes))]
-        words += [
-            "--devices",
-            str(processes),
-            "--batch-size",
-            "1",
-            "--device",
-            "cpu",
-            "--skip-bad",
-            "--quiet",
-            "--json",
-        ]
-        ended = [toco_anew(*words)] if anew else child_processes.toco(*words, ranks=processes)
-        assert not any(one.returncode for one in ended), ended
-        (said,) = (one.stdout for one in ended if one.stdout)
-        assert len(json.loads(said)["masks"]) == 5  # said once, of all images
-        assert "".join(one.stderr for one in ended).count(f"skipped: {bad} cannot be read") == 1
-    assert names(tmp_path / "1") == names(tmp_path / "2")
-    for name in names(tmp_path / "1"):
-        if name not in ("predict.json", "log.txt"):  # the command, and the time of each warning
-            assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
-
-
 PEAK = """
 import resource, sys
 from toco_cli.main import main

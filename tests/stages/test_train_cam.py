@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -173,14 +173,6 @@ def test_train_cam__finishes_the_step_before_ctrl_c_counts(
     assert_same_run(train_cam(pictures, tmp_path, cam_settings(), SilentMonitor(), resume=True), undisturbed)
 
 
-@pytest.fixture
-def train_in_child() -> Callable[..., Any]:
-    """The function that child processes of these tests call; see `training_process.py`."""
-    from training_process import train  # type: ignore[import-not-found]  # not above: it imports torch
-
-    return cast(Callable[..., Any], train)
-
-
 @LOADERS
 @pytest.mark.slow  # tests/test_faults.py has more kills
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
@@ -190,93 +182,18 @@ def test_train_cam__resumes_after_sigkill_with_loaders(
     cam_settings: Settings,
     tmp_path: Path,
     child_processes: Any,
-    train_in_child: Callable[..., Any],
 ) -> None:
     """The killed half and the other one load with two processes each, the undisturbed run with none."""
+    from training_process import train  # type: ignore[import-not-found]  # not above: it gives all networks small heads
+
     settings = cam_settings(workers=2)
-    (killed,) = child_processes.run(train_in_child, pictures, tmp_path / "run", settings, "cut")
+    (killed,) = child_processes.run(train, pictures, tmp_path / "run", settings, "cut")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(lines(tmp_path / "run" / "cam")) == 4
     assert (tmp_path / "run" / "cam" / "checkpoint.pt").is_file()
     (tmp_path / "run" / "cam" / ".checkpoint.pt.0.partial").write_bytes(b"as if killed while writing")
     folder = train_cam(pictures, tmp_path / "run", settings, SilentMonitor(), resume=True)
     assert_same_run(folder, trained_run / "cam")
-
-
-def assert_almost_equal(folder: Path, other: Path) -> None:
-    """The same metrics, line by line, within the rounding of sums in another order."""
-    for one, expected in zip(lines(folder), lines(other), strict=True):
-        assert one == pytest.approx(expected, rel=1e-5, abs=1e-5)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_train_cam__two_processes_have_the_losses_of_one_also_when_one_was_killed(
-    trained_run: Path,
-    pictures: Path,
-    cam_settings: Settings,
-    tmp_path: Path,
-    child_processes: Any,
-    train_in_child: Callable[..., Any],
-) -> None:
-    """Gradient checkpointing must fit to data-parallel training, too; the tests below do without it."""
-    settings = cam_settings(devices=2, grad_checkpointing=True)
-    killed, other = child_processes.run(train_in_child, pictures, tmp_path / "run", settings, "cut", ranks=2)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert other.returncode == 1  # it ended by itself
-    assert "gloo" in other.stderr
-    for done in child_processes.run(train_in_child, pictures, tmp_path / "run", settings, ranks=2):
-        assert done.returncode == 0, done.stderr
-    assert_almost_equal(tmp_path / "run" / "cam", trained_run / "cam")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of a group are POSIX's")
-def test_train_cam__two_processes_stop_together(
-    trained_run: Path,
-    pictures: Path,
-    cam_settings: Settings,
-    tmp_path: Path,
-    child_processes: Any,
-    train_in_child: Callable[..., Any],
-) -> None:
-    """Ctrl-C reaches both at the first step; they agree at the second, where losses are logged, and not before."""
-    settings = cam_settings(devices=2, log_every=2, checkpoint_every=500)
-    for stopped in child_processes.run(train_in_child, pictures, tmp_path / "run", settings, "interrupt", ranks=2):
-        assert stopped.returncode not in (0, -signal.SIGKILL), stopped.stderr
-        assert "KeyboardInterrupt" in stopped.stderr
-        assert "gloo" not in stopped.stderr
-    assert (tmp_path / "run" / "cam" / "checkpoint.pt").is_file()
-    assert lines(tmp_path / "run" / "cam")[-1]["iteration"] == 2
-    again = replace(settings, log_every=1)
-    for done in child_processes.run(train_in_child, pictures, tmp_path / "run", again, ranks=2):
-        assert done.returncode == 0, done.stderr
-    assert lines(tmp_path / "run" / "cam")[-1] == pytest.approx(lines(trained_run / "cam")[-1], rel=1e-5, abs=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of a group are POSIX's")
-def test_train_cam__processes_that_toco_starts_itself_end_together(
-    trained_run: Path,
-    pictures: Path,
-    cam_settings: Settings,
-    tmp_path: Path,
-    child_processes: Any,
-    train_in_child: Callable[..., Any],
-) -> None:
-    """Interrupted, killed and resumed: the second process is a child of the first and ends with it each time."""
-    settings = cam_settings(devices=2, log_every=2, checkpoint_every=500)
-    stopped = child_processes.run_anew(train_in_child, pictures, tmp_path / "run", settings, "interrupt")
-    assert stopped.returncode not in (0, -signal.SIGKILL), stopped.stderr
-    assert "KeyboardInterrupt" in stopped.stderr
-    assert "gloo" not in stopped.stderr
-    assert lines(tmp_path / "run" / "cam")[-1]["iteration"] == 2
-
-    settings = cam_settings(devices=2)
-    killed = child_processes.run_anew(train_in_child, pictures, tmp_path / "other", settings, "cut")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert "gloo" in killed.stderr  # of the second, which ended by itself
-    done = child_processes.run_anew(train_in_child, pictures, tmp_path / "other", settings)
-    assert done.returncode == 0, done.stderr
-    assert_almost_equal(tmp_path / "other" / "cam", trained_run / "cam")
 
 
 def test_train_cam__goes_on_with_dropout(pictures: Path, cam_settings: Settings, listener: Any, tmp_path: Path) -> None:
@@ -597,9 +514,7 @@ def test_train_cam__computes_nothing_for_losses_without_weight(
         forward = kind.forward
         monkeypatch.setattr(kind, "forward", lambda *a, kind=kind, forward=forward: counted(kind, forward, *a))
     with pytest.raises(KeyboardInterrupt):  # before anything is measured
-        train_cam(
-            pictures, tmp_path, cam_settings(evaluate_every=0, **changes), listener(("advance", 2))
-        )
+        train_cam(pictures, tmp_path, cam_settings(evaluate_every=0, **changes), listener(("advance", 2)))
     assert counts[PatchEmbed] == 2 * passes
     assert counts[LargeFieldOfView] == decoded
 
