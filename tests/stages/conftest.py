@@ -47,15 +47,15 @@ def correct() -> Callable[..., CorrectionFile]:
     return write
 
 
-@pytest.fixture
-def make_labelled_run(tmp_path: Path) -> Callable[..., LabelledRun]:
+@pytest.fixture(scope="session")
+def labelled_run_in() -> Callable[..., LabelledRun]:
     """Draws a custom folder (four images to train on, two to measure on) and writes RUN/labels for it.
 
     `fill` sets all pseudo masks to one value; `without` leaves ids out of the label file.
     """
 
-    def make(*, fill: int | None = None, without: tuple[str, ...] = ()) -> LabelledRun:
-        data, run = tmp_path / "data", tmp_path / "run"
+    def make(folder: Path, *, fill: int | None = None, without: tuple[str, ...] = ()) -> LabelledRun:
+        data, run = folder / "data", folder / "run"
         rows = ["image,labels,split"]
         truth: dict[str, NDArray[np.uint8]] = {}
         for number, image_id in enumerate(("a", "b", "c", "deep/d", "v1", "v2")):
@@ -93,8 +93,8 @@ def make_labelled_run(tmp_path: Path) -> Callable[..., LabelledRun]:
 
 
 @pytest.fixture
-def labelled_run(make_labelled_run: Callable[..., LabelledRun]) -> LabelledRun:
-    return make_labelled_run()
+def labelled_run(labelled_run_in: Callable[..., LabelledRun], tmp_path: Path) -> LabelledRun:
+    return labelled_run_in(tmp_path)
 
 
 SEG = TrainSeg(

@@ -1,6 +1,7 @@
 import json
 import pickle
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,8 +19,9 @@ from data.dataset import Sample
 from data.errors import ArtifactError, DataError
 from data.images import read_image, read_reduced
 from data.transforms import SegTransform
-from stages.config import TrainSeg
+from stages.config import MakeLabels, TrainSeg
 from stages.labels.training_pairs import LoadLabelled
+from stages.make_labels import make_labels
 from stages.networks.student import load_student
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import load_weights
@@ -77,14 +79,20 @@ def label_file(run: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def test_train_seg__writes_a_student_that_opens(labelled_run: Any) -> None:
-    monitor = Listener()
-    folder = train_seg(labelled_run.run, CONFIG, monitor)
-    assert folder == labelled_run.run / "seg"
-    assert sorted(path.name for path in folder.iterdir()) == [
+@pytest.fixture(scope="module")
+def undisturbed(labelled_run_in: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Listener]:
+    """A run in which the training finished, and what was said."""
+    run, monitor = labelled_run_in(tmp_path_factory.mktemp("undisturbed")).run, Listener()
+    assert train_seg(run, CONFIG, monitor) == run / "seg"
+    return run, monitor
+
+
+def test_train_seg__writes_a_student_that_opens(undisturbed: tuple[Path, Listener]) -> None:
+    run, monitor = undisturbed
+    assert sorted(path.name for path in (run / "seg").iterdir()) == [
         "config.json", "metrics.jsonl", "model.safetensors", "sessions.jsonl",
     ]  # fmt: skip
-    opened = open_stage(labelled_run.run, "seg")
+    opened = open_stage(run, "seg")
     assert opened.class_names == ("red", "blue")
     assert opened.config["model"] == {
         "arch": "DeepLabV3Plus",
@@ -96,35 +104,33 @@ def test_train_seg__writes_a_student_that_opens(labelled_run: Any) -> None:
     images = torch.zeros(1, 3, 50, 40, dtype=torch.uint8)
     assert load_student(opened)(images).shape == (1, 3, 50, 40)
     assert monitor.steps == 4
-    losses = [line for line in lines(labelled_run.run) if "loss" in line]
+    losses = [line for line in lines(run) if "loss" in line]
     assert [line["iteration"] for line in losses] == [1, 2, 3, 4]
     assert all(0 < line["labelled"] <= 1 for line in losses)
     assert losses[0]["learning_rate"] < losses[1]["learning_rate"] > losses[3]["learning_rate"]
-    scores = [line for line in lines(labelled_run.run) if "student_miou" in line]
+    scores = [line for line in lines(run) if "student_miou" in line]
     assert [line["iteration"] for line in scores] == [2, 4]
     assert all(0 <= line["student_miou"] <= 1 for line in scores)
 
 
 @pytest.mark.parametrize(("stop_after", "by"), [(1, KeyboardInterrupt), (3, KeyboardInterrupt), (3, OSError)])
 def test_train_seg__resumed_run_is_the_same_bit_for_bit(
-    labelled_run: Any, tmp_path: Path, stop_after: int, by: type[BaseException]
+    labelled_run: Any, undisturbed: tuple[Path, Listener], stop_after: int, by: type[BaseException]
 ) -> None:
-    run = labelled_run.run
-    train_seg(run, CONFIG, SilentMonitor())
-    whole, log = weights(run), lines(run)
+    run, whole = labelled_run.run, undisturbed[0]
     # One kind of stop writes a checkpoint at once, the other leaves the last regular one.
     config = replace(CONFIG, checkpoint_every=2)
     with pytest.raises(by):
-        train_seg(run, config, Listener(stop_after, by), overwrite=True)
+        train_seg(run, config, Listener(stop_after, by))
     assert not (run / "seg" / "model.safetensors").exists()
     torch.rand(7)
     train_seg(run, config, SilentMonitor(), resume=True)
-    resumed = weights(run)
-    assert whole.keys() == resumed.keys()
-    assert any(name.endswith("running_var") for name in whole)
-    for name, value in whole.items():
+    expected, resumed = weights(whole), weights(run)
+    assert expected.keys() == resumed.keys()
+    assert any(name.endswith("running_var") for name in expected)
+    for name, value in expected.items():
         assert torch.equal(value, resumed[name]), name
-    assert lines(run) == log
+    assert lines(run) == lines(whole)
     assert not (run / "seg" / "checkpoint.pt").exists()
 
 
@@ -150,7 +156,9 @@ def test_train_seg__resume_of_a_finished_run_changes_nothing(labelled_run: Any) 
 
 
 def test_train_seg__learns_the_squares(labelled_run: Any) -> None:
-    config = replace(CONFIG, arch="Unet", iterations=12, learning_rate=1e-3, head_lr_multiplier=1.0, batch_size=4)
+    config = replace(
+        CONFIG, arch="Unet", iterations=12, learning_rate=1e-3, head_lr_multiplier=1.0, batch_size=4, evaluate_every=0
+    )
     train_seg(labelled_run.run, config, SilentMonitor())
     losses = [line["loss"] for line in lines(labelled_run.run) if "loss" in line]
     assert losses[-1] < 0.7 * losses[0]
@@ -186,15 +194,15 @@ def test_train_seg__before_labels_are_made(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "seg").exists()
 
 
-def test_train_seg__all_pixels_ignored(make_labelled_run: Callable[..., Any]) -> None:
-    run = make_labelled_run(fill=255).run
+def test_train_seg__all_pixels_ignored(labelled_run_in: Callable[..., Any], tmp_path: Path) -> None:
+    run = labelled_run_in(tmp_path, fill=255).run
     with pytest.raises(ArtifactError, match="has no labelled pixel"):
         train_seg(run, CONFIG, SilentMonitor())
     assert not (run / "seg").exists()
 
 
-def test_train_seg__no_masks(make_labelled_run: Callable[..., Any]) -> None:
-    run = make_labelled_run(without=("a", "b", "c", "deep/d")).run
+def test_train_seg__no_masks(labelled_run_in: Callable[..., Any], tmp_path: Path) -> None:
+    run = labelled_run_in(tmp_path, without=("a", "b", "c", "deep/d")).run
     with pytest.raises(ArtifactError, match="holds no masks: run 'toco make-labels --overwrite' again"):
         train_seg(run, CONFIG, SilentMonitor())
 
@@ -344,14 +352,20 @@ def test_seg_transform__pads_with_ignored_pixels() -> None:
     assert (view.mask == 255).sum() == 64 * 64 - 16 * 32
 
 
-@pytest.fixture
-def relabelled_run(cam_run: Path) -> Path:
+@pytest.fixture(scope="module")
+def relabelled(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a tiny network with relabelled masks."""
-    from stages.config import MakeLabels
-    from stages.make_labels import make_labels
+    run = tmp_path_factory.mktemp("relabelled")
+    (run / "cam").symlink_to(trained_run / "cam")
+    config = MakeLabels(device="cpu", workers=1, scales=(1.0,), relabel="linear", relabel_steps=20)
+    make_labels(run, config, SilentMonitor())
+    return run
 
-    make_labels(cam_run, MakeLabels(device="cpu", workers=1, relabel="linear", relabel_steps=20), SilentMonitor())
-    return cam_run
+
+@pytest.fixture
+def relabelled_run(relabelled: Path, tmp_path: Path) -> Path:
+    """A run of the test's own that holds the relabelled masks."""
+    return shutil.copytree(relabelled, tmp_path / "run", symlinks=True)
 
 
 def head_settings(arch: str, **changes: Any) -> TrainSeg:
@@ -391,9 +405,6 @@ def test_train_seg__head_on_features(relabelled_run: Path, arch: str, pictures: 
 
 def test_train_seg__head_on_features_of_plain_labels(cam_run: Path) -> None:
     """Without relabelling, the features are computed and the masks are the targets."""
-    from stages.config import MakeLabels
-    from stages.make_labels import make_labels
-
     make_labels(cam_run, MakeLabels(relabel="none", device="cpu", workers=1, refine="crf"), SilentMonitor())
     train_seg(cam_run, head_settings("linear"), SilentMonitor())
     assert 0 < lines(cam_run)[-2]["labelled"] < 1

@@ -15,11 +15,11 @@ CAM = TrainCam(backbone="vit_tiny_patch16_224", weights="none", image_size=64, d
 
 
 @pytest.fixture
-def judged(make_labelled_run: Any) -> Any:
+def judged(labelled_run_in: Any, tmp_path: Path) -> Any:
     """Makes a run by hand that can be judged; `judged(fill=0)` has empty masks."""
 
     def make(**how: Any) -> Any:
-        made = make_labelled_run(**how)
+        made = labelled_run_in(tmp_path, **how)
         begin_stage(made.run, "cam", settings=CAM, dataset=open_dataset(made.data))
         (made.run / "cam" / "model.safetensors").touch()
         return made
