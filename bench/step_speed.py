@@ -102,7 +102,7 @@ class CamStep:
         if variant == "grad-checkpointing":
             model.backbone.set_grad_checkpointing()
         if variant == "compile":
-            compile_parts(model.backbone.vit.blocks, fabric.device, SilentMonitor())
+            compile_parts(model.backbone.parts, fabric.device, SilentMonitor())
         self.precision = "float32" if variant == "float32" else "auto"
         self.optimizer: torch.optim.Optimizer = new_optimizer(self.step, model.backbone, config)
         self.module: torch.nn.Module = self.step

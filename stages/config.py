@@ -204,7 +204,8 @@ class TrainCam(PixelValues, TrainingSettings):
     """Settings of `toco train-cam`; the defaults are the paper's for VOC 2012."""
 
     backbone: str = option(
-        "deit_base_patch16_224", "Vision Transformer, by its timm name: any plain one with a class token."
+        "deit_base_patch16_224",
+        "Encoder, by its timm name: a plain Vision Transformer, or a network with stages such as Swin or ConvNeXt.",
     )
     backbone_option: tuple[str, ...] = option(
         (),
@@ -243,8 +244,11 @@ class TrainCam(PixelValues, TrainingSettings):
         maximum=1,
         group=METHOD,
     )
-    auxiliary_block: int = option(
-        -3, "Block whose patch tokens give the auxiliary CAM; negative numbers count from the last.", group=METHOD
+    auxiliary_block: int | None = option(
+        None,
+        "Block whose patch tokens give the auxiliary CAM; negative numbers count from the last. By default -3; of a "
+        "network with stages (Swin, ConvNeXt, ResNet ...), stage -2.",
+        group=METHOD,
     )
     ptc_weight: float = option(0.2, "Weight of patch-token contrast; 0 turns it off.", minimum=0, group=METHOD)
     ctc_weight: float = option(0.5, "Weight of class-token contrast; 0 turns it off.", minimum=0, group=METHOD)

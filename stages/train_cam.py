@@ -97,8 +97,10 @@ def train_cam(
         dataset = with_pixel_rule(dataset, fabric.broadcast(pixels))
         torch.manual_seed(config.seed)
         model, spec = new_cam_model(config, len(dataset.class_names))
-        if config.grad_checkpointing:
-            model.backbone.set_grad_checkpointing()
+        if not model.backbone.has_class_token and config.ctc_weight > 0:
+            share.note(
+                f"{config.backbone} has no class token: class-token contrast compares its pooled tokens of crops"
+            )
         samples = usable_samples(dataset, config.split, model.backbone.patch_size, config.skip_bad, monitor)
         with_masks = spread([sample for sample in samples if sample.mask is not None], config.evaluate_images)
         # Masks are checked now instead of after hours.
@@ -122,7 +124,7 @@ def train_cam(
         if config.compile:
             from stages.networks.compilation import compile_parts, uncompiled  # imported late: takes a second or two
 
-            compile_parts(model.backbone.vit.blocks, fabric.device, share)
+            compile_parts(model.backbone.parts, fabric.device, share)
             evaluate, panel = evaluate and uncompiled(evaluate), uncompiled(panel)
         if fabric.is_global_zero:
             begin_stage(out, "cam", settings=config, dataset=dataset, extra={"model": asdict(spec)}, resume=resume)

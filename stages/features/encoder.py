@@ -10,7 +10,7 @@ from stages.networks.frozen_encoder import FrozenEncoder
 from stages.networks.hub import failing_at_once
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import load_weights
-from stages.toco.backbone import Backbone, load_backbone_weights
+from stages.toco.build_backbone import build_backbone, load_backbone_weights
 
 
 def load_encoder(spec: FeatureSpec, run: Path) -> FrozenEncoder:
@@ -28,7 +28,7 @@ def load_encoder(spec: FeatureSpec, run: Path) -> FrozenEncoder:
     pretrained = spec.weights == "pretrained"
     try:
         with failing_at_once() if pretrained else nullcontext():
-            backbone = Backbone(spec.backbone, auxiliary_block=-1, pretrained=pretrained, **spec.backbone_options)
+            backbone = build_backbone(spec.backbone, auxiliary_block=-1, pretrained=pretrained, **spec.backbone_options)
         if spec.digest is not None:
             load_backbone_weights(backbone, load_weights(Path(spec.weights)))
     except Exception as error:  # downloads fail in many ways

@@ -11,6 +11,7 @@ from stages.config import NO_FILES, MakeLabels
 from stages.run_folder.artifacts import StageFolder, file_digest
 
 FEATURES = "features"  # the folder in a run
+SMALLEST_PATCH = 8  # pixels; of plain Vision Transformers
 PATCHES = 32  # on the longer side of an image, by default: 448 pixels for patches of 14
 
 
@@ -90,6 +91,9 @@ def _patch_size(model: Mapping[str, Any], other: bool, config: MakeLabels) -> in
 
 
 def patch_size_by_name(backbone: str) -> int | None:
-    """Pixels per side of a patch by timm's name of the network, '..._patch14_...'; None if it does not say."""
+    """Pixels per side of a patch by timm's name of the network, '..._patch14_...'; None if it does not say.
+
+    Networks with stages name the patches of their first stage, 'swin_tiny_patch4_...'; those are not the final tokens.
+    """
     text = backbone.partition("patch")[2].partition("_")[0]
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdigit() and int(text) >= SMALLEST_PATCH else None

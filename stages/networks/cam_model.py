@@ -12,7 +12,8 @@ from stages.config import NO_FILES, TrainCam
 from stages.networks.hub import failing_at_once
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.saving import load_weights
-from stages.toco.backbone import Backbone, load_backbone_weights
+from stages.toco.backbone import Backbone
+from stages.toco.build_backbone import build_backbone, load_backbone_weights
 from stages.toco.model import ToCo
 
 
@@ -35,13 +36,18 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
     """
     options = dict(_parse_option(text) for text in config.backbone_option)
     pretrained = config.weights == "pretrained"
-    if config.weights == "none":
-        options.setdefault("img_size", config.image_size)
+    image_size = config.image_size if config.weights == "none" else None
     try:
         with failing_at_once() if pretrained else nullcontext():
-            backbone = Backbone(
-                config.backbone, auxiliary_block=config.auxiliary_block, pretrained=pretrained, **options
+            backbone = build_backbone(
+                config.backbone,
+                auxiliary_block=config.auxiliary_block,
+                pretrained=pretrained,
+                image_size=image_size,
+                **options,
             )
+            if config.grad_checkpointing:
+                backbone.set_grad_checkpointing()
     except Exception as error:  # failed downloads and impossible shapes raise many kinds of exceptions
         if isinstance(error, ValueError) and not isinstance(error, OSError):  # its text is complete
             raise SettingsError(str(error)) from error
@@ -67,8 +73,8 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
     check_scales(config.scales, config.image_size, backbone)
     spec = CamModelSpec(
         backbone=config.backbone,
-        backbone_options=options,
-        auxiliary_block=config.auxiliary_block,
+        backbone_options=backbone.options,
+        auxiliary_block=backbone.auxiliary_block,
         num_classes=num_classes,
         position_grid=backbone.position_grid,
     )
@@ -84,7 +90,7 @@ def load_cam_model(folder: StageFolder) -> ToCo:
     path = folder.path / "model.safetensors"
     try:
         spec = CamModelSpec(**folder.config["model"])
-        backbone = Backbone(spec.backbone, auxiliary_block=spec.auxiliary_block, **spec.backbone_options)
+        backbone = build_backbone(spec.backbone, auxiliary_block=spec.auxiliary_block, **spec.backbone_options)
         backbone.set_position_grid((spec.position_grid[0], spec.position_grid[1]))
         model = ToCo(backbone, spec.num_classes)
         model.load_state_dict(load_weights(path))

@@ -1,4 +1,4 @@
-"""A frozen Vision Transformer that turns an image into a map of patch tokens.
+"""A frozen encoder that turns an image into a map of patch tokens.
 
 Letters: d width of the features, h w patches down and across, s t pixels down and across.
 """
@@ -17,7 +17,7 @@ from stages.toco.backbone import Backbone
 
 
 class FrozenEncoder(nn.Module):
-    """The patch tokens of one or several blocks of a ViT, joined."""
+    """The patch tokens of one or several blocks of an encoder, joined."""
 
     def __init__(self, backbone: Backbone, blocks: tuple[int, ...]) -> None:
         """Use a backbone; it is put into evaluation mode and its weights are frozen.
@@ -26,7 +26,7 @@ class FrozenEncoder(nn.Module):
             SettingsError: It does not have such a block.
         """
         super().__init__()
-        depth = len(backbone.vit.blocks)
+        depth = len(backbone.block_dims)
         for block in blocks:
             if not -depth <= block < depth:
                 raise SettingsError(f"--feature-blocks {block}: {backbone.name!r} has {depth} blocks, 0..{depth - 1}")
@@ -38,7 +38,8 @@ class FrozenEncoder(nn.Module):
     @property
     def width(self) -> int:
         """Number of features of a patch, d."""
-        return self.backbone.embed_dim * len(self.indices)
+        widths = (*self.backbone.block_dims, self.backbone.embed_dim)
+        return sum(widths[index] for index in self.indices)
 
     @property
     def patch_size(self) -> int:
@@ -51,7 +52,7 @@ class FrozenEncoder(nn.Module):
 
     def tokens(self, normalised: Float[Tensor, "b 3 s t"]) -> Float[Tensor, "b d h w"]:
         """Encode normalised images, whose sides are multiples of the patch size."""
-        if self.indices == [len(self.backbone.vit.blocks)]:
+        if self.indices == [len(self.backbone.block_dims)]:
             return self.backbone(normalised).final.float()  # type: ignore[no-any-return]
         tokens = self.backbone.block_tokens(normalised)
         return torch.cat([tokens[index] for index in self.indices], dim=1).float()

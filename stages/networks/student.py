@@ -32,7 +32,7 @@ from stages.networks.hub import failing_at_once
 from stages.networks.inference import flip_pairs, fuse_logits
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.saving import load_weights
-from stages.toco.backbone import Backbone
+from stages.toco.build_backbone import build_backbone
 
 STRIDE = 32  # encoders take images whose sides are multiples of this
 
@@ -152,7 +152,7 @@ def _frozen_encoder(
     backbone: str, backbone_options: Mapping[str, Any], position_grid: Sequence[int], blocks: Sequence[int]
 ) -> FrozenEncoder:
     """Build the encoder of a trained student, with random weights."""
-    encoder = Backbone(backbone, auxiliary_block=-1, **backbone_options)
+    encoder = build_backbone(backbone, auxiliary_block=-1, **backbone_options)
     encoder.set_position_grid((position_grid[0], position_grid[1]))
     return FrozenEncoder(encoder, tuple(blocks))
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from data.dataset import Dataset, Sample
 from data.errors import DataError
 from stages.config import TrainCam
 from stages.features.spec import PATCHES
 from stages.networks.cam_model import new_cam_model
-from stages.planning.operations import StepKind, VitShape, step_kinds
+from stages.planning.operations import EncoderShape, MapShape, StepKind, VitShape, step_kinds
 from stages.planning.planner import Times
 from stages.run_folder.run_data import spread
 from stages.runtime.fabric import make_fabric
@@ -21,6 +22,7 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.backbone import Backbone
 from stages.toco.step import Phase, StepBatch, TrainingStep
+from stages.toco.vit_backbone import VitBackbone
 from stages.train_cam import LoadViews, step_settings
 from stages.training.loop import new_optimizer
 
@@ -49,8 +51,6 @@ def measure_times(dataset: Dataset, config: TrainCam, monitor: Monitor) -> Times
         kinds = sorted(step_kinds(config), key=step_kinds(config).__getitem__)[-TIMED_KINDS:]
         monitor.start("timing steps", len(kinds) + 2, unit="steps")
         step = TrainingStep(model, step_settings(config, model.backbone.patch_size))
-        if config.grad_checkpointing:
-            model.backbone.set_grad_checkpointing()
         module, optimizer = fabric.setup(step, new_optimizer(step, model.backbone, config))
         module.train()
         batch = fabric.to_device(batch)
@@ -69,14 +69,21 @@ def measure_times(dataset: Dataset, config: TrainCam, monitor: Monitor) -> Times
         load = loading * config.batch_size if fabric.device.type == "cpu" else 0.0  # a GPU does not wait for it
         steps = {kind: seconds(kind) + load for kind in kinds}
         memory = _memory(fabric)
-        shape = shape_of(model.backbone)
-        speed = _pass_speed(model.backbone.eval(), shape, fabric)
+        shape = shape_of(model.backbone.eval())
+        speed = _pass_speed(model.backbone, shape, fabric)
         monitor.finish()
     return Times(shape=shape, config=config, steps=steps, pass_speed=speed, loading=loading, memory=memory)
 
 
-def shape_of(backbone: Backbone) -> VitShape:
-    """Return the shape of a network."""
+def shape_of(backbone: Backbone) -> EncoderShape:
+    """Return the shape of a network; of one with stages, the operations of a small image are counted."""
+    if not isinstance(backbone, VitBackbone):
+        side = 128
+        weight = next(backbone.parameters())
+        image = torch.zeros(1, len(backbone.mean), side, side, dtype=weight.dtype, device=weight.device)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            backbone(image)
+        return MapShape(operations_per_pixel=counter.get_total_flops() / side**2, patch_size=backbone.patch_size)
     return VitShape(
         width=backbone.embed_dim,
         depth=len(backbone.vit.blocks),
@@ -103,7 +110,7 @@ def _batch(samples: Sequence[Sample], num_classes: int, config: TrainCam) -> tup
 
 
 @torch.inference_mode()
-def _pass_speed(backbone: Backbone, shape: VitShape, fabric: Fabric) -> float:
+def _pass_speed(backbone: Backbone, shape: EncoderShape, fabric: Fabric) -> float:
     """Operations in a second of a pass over an image of the size that the frozen features have."""
     side = PATCHES * shape.patch_size
     image = torch.zeros(1, 3, side, side, device=fabric.device)

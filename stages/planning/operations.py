@@ -32,6 +32,21 @@ class VitShape:
         return float(blocks + 6 * n * self.patch_size**2 * self.width)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MapShape:
+    """A network with stages, whose operations grow with the area of the image."""
+
+    operations_per_pixel: float
+    patch_size: int
+
+    def encode(self, height: int, width: int | None = None) -> float:
+        """Operations of one pass over an image of this size in pixels; a multiply-add counts as two."""
+        return self.operations_per_pixel * height * (height if width is None else width)
+
+
+EncoderShape = VitShape | MapShape
+
+
 class StepParts(NamedTuple):
     """Operations of the encoder in a training step, for one image (METHOD section 9)."""
 
@@ -40,7 +55,7 @@ class StepParts(NamedTuple):
     crops: float  # all local crops
 
 
-def step_parts(config: TrainCam, shape: VitShape) -> StepParts:
+def step_parts(config: TrainCam, shape: EncoderShape) -> StepParts:
     """Count the operations of the parts of a training step."""
     side = config.image_size
     cam = sum(2 * shape.encode(int(scale * side)) for scale in config.scales)
@@ -50,7 +65,7 @@ def step_parts(config: TrainCam, shape: VitShape) -> StepParts:
     return StepParts(cam=cam, view=shape.encode(side), crops=crops)
 
 
-def step_operations(kind: StepKind, config: TrainCam, shape: VitShape) -> float:
+def step_operations(kind: StepKind, config: TrainCam, shape: EncoderShape) -> float:
     """Operations of the encoder in one training step of a batch."""
     parts = step_parts(config, shape)
     contrast = kind.contrast and kind.encoder and (config.ptc_weight > 0 or config.ctc_weight > 0)
@@ -74,7 +89,7 @@ def step_kinds(config: TrainCam) -> dict[StepKind, float]:
     return kinds
 
 
-def training_operations(config: TrainCam, shape: VitShape) -> float:
+def training_operations(config: TrainCam, shape: EncoderShape) -> float:
     """Operations of the encoder in a whole training."""
     kinds = step_kinds(config).items()
     return config.iterations * sum(share * step_operations(kind, config, shape) for kind, share in kinds)

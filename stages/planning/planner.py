@@ -11,7 +11,7 @@ from stages.option import Given
 from stages.planning.budget import time_text
 from stages.planning.fingerprint import Fingerprint
 from stages.planning.hardware import Hardware
-from stages.planning.operations import StepKind, VitShape, step_kinds, step_operations, training_operations
+from stages.planning.operations import EncoderShape, StepKind, step_kinds, step_operations, training_operations
 from stages.planning.recipes import (
     CRF_SECONDS_A_MEGAPIXEL,
     DEFAULT,
@@ -49,7 +49,7 @@ class Times:
         memory: Largest memory of the timing in bytes; None if unknown.
     """
 
-    shape: VitShape
+    shape: EncoderShape
     config: TrainCam
     steps: Mapping[StepKind, float]
     pass_speed: float

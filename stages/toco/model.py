@@ -59,7 +59,7 @@ class ToCo(nn.Module):
         self.backbone = backbone
         # A 1 x 1 convolution is a linear map on each token: the same weights classify the image and make the CAM.
         self.classifier = nn.Conv2d(width, num_classes, kernel_size=1, bias=False)
-        self.auxiliary_classifier = nn.Conv2d(width, num_classes, kernel_size=1, bias=False)
+        self.auxiliary_classifier = nn.Conv2d(backbone.auxiliary_dim, num_classes, kernel_size=1, bias=False)
         self.decoder = LargeFieldOfView(width, num_classes + 1, decoder_channels)
         self.projector = Projector(width, projector_hidden, projector_bottleneck, projector_out)
         # The teacher starts equal to the student; it gets no gradient, only the moving average of `update_teacher`.

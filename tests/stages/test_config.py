@@ -16,7 +16,7 @@ def test_train_cam__defaults_are_the_published_ones_for_voc() -> None:
     assert config.seg_start * config.iterations == 2000
     assert (config.ptc_weight, config.ctc_weight, config.seg_weight, config.reg_weight) == (0.2, 0.5, 0.1, 0.05)
     assert (config.high_threshold, config.low_threshold, config.background_threshold) == (0.7, 0.25, 0.5)
-    assert (config.temperature, config.momentum, config.auxiliary_block) == (0.5, 0.9, -3)
+    assert (config.temperature, config.momentum) == (0.5, 0.9)
     assert (config.rescale_min, config.rescale_max, config.scales) == (0.5, 2.0, (1.0, 0.5, 1.5))
 
 

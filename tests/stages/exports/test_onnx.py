@@ -142,11 +142,11 @@ def test_as_onnx__head_on_features() -> None:
     """The position embeddings of the encoder are resized inside the exported network."""
     from stages.networks.frozen_encoder import FrozenEncoder
     from stages.networks.student import new_feature_student
-    from stages.toco.backbone import Backbone
+    from stages.toco.build_backbone import build_backbone
 
     torch.manual_seed(0)
     shape: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
-    encoder = FrozenEncoder(Backbone("vit_tiny_patch16_224", auxiliary_block=-1, **shape), (-1,))
+    encoder = FrozenEncoder(build_backbone("vit_tiny_patch16_224", auxiliary_block=-1, **shape), (-1,))
     student, _ = new_feature_student(encoder, shape, TrainSeg(arch="conv"), 2, 64)
     session = onnxruntime.InferenceSession(as_onnx(student.eval()).SerializeToString())
     assert_equal_to_torch(session, student)

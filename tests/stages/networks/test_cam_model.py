@@ -143,7 +143,7 @@ def weights_file(tmp_path: Path) -> Path:
 def test_new_cam_model__from_a_file(cam_settings: Settings, weights_file: Path) -> None:
     model, spec = new_cam_model(cam_settings(weights=str(weights_file)), 2)
     stored = load_file(weights_file)
-    for name, value in model.backbone.vit.state_dict().items():
+    for name, value in model.backbone.network.state_dict().items():
         torch.testing.assert_close(value, stored[name].float())
     assert model.backbone.positions is not None
     torch.testing.assert_close(model.backbone.positions, stored["pos_embed"].float())

@@ -1,4 +1,5 @@
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.toco.backbone import Backbone, load_backbone_weights
+from stages.toco.backbone import Backbone
+from stages.toco.build_backbone import build_backbone, load_backbone_weights
 
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 
@@ -38,7 +40,7 @@ def generator() -> torch.Generator:
 
 def build(kind: str, grid: int = 3, **more: Any) -> Backbone:
     name, patch, overrides = KINDS[kind]
-    return Backbone(name, img_size=grid * patch, **SMALL, **overrides, **more).eval()
+    return build_backbone(name, img_size=grid * patch, **SMALL, **overrides, **more).eval()
 
 
 def timm_model(kind: str, generator: torch.Generator, grid: int = 3, **more: Any) -> nn.Module:
@@ -121,7 +123,7 @@ def test_class_token__is_that_of_a_whole_pass(kind: str, generator: torch.Genera
 @pytest.mark.parametrize(("kind", "tokens"), [("register tokens", 1), ("rotary, registers", 13)])
 def test_class_token__tokens_that_the_last_mlp_sees(kind: str, tokens: int, generator: torch.Generator) -> None:
     backbone, seen = build(kind), []
-    backbone.vit.blocks[-1].mlp.register_forward_pre_hook(lambda module, given: seen.append(given[0].numel()))
+    backbone.network.blocks[-1].mlp.register_forward_pre_hook(lambda module, given: seen.append(given[0].numel()))
     backbone.class_token(random_images(kind, 2, 4, generator))
     assert seen == [2 * 32 * tokens]
 
@@ -183,7 +185,7 @@ def test_backbone__auxiliary_block_counts_from_either_end(generator: torch.Gener
     tokens = [backbone(images) for backbone in backbones]
     assert torch.equal(tokens[0].auxiliary, tokens[1].auxiliary)
     # The last block's tokens are taken before the final norm.
-    normed = backbones[2].vit.norm(tokens[2].auxiliary.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    normed = backbones[2].network.norm(tokens[2].auxiliary.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     torch.testing.assert_close(normed, tokens[2].final)
     assert not torch.allclose(tokens[2].auxiliary, tokens[2].final)
 
@@ -225,7 +227,7 @@ def test_load_backbone_weights__of_three_channels_into_others(
     kernel.copy_(torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1).expand_as(kernel))
     backbone = build("patch 16", channels=channels)
     load_backbone_weights(backbone, state)
-    torch.testing.assert_close(backbone.vit.patch_embed.proj.weight[0, :, 0, 0], torch.tensor(expected))
+    torch.testing.assert_close(backbone.network.patch_embed.proj.weight[0, :, 0, 0], torch.tensor(expected))
     assert backbone(torch.zeros(1, channels, 32, 48)).final.shape == (1, 32, 2, 3)
 
 
@@ -233,7 +235,7 @@ def test_load_backbone_weights__of_the_same_channels_are_kept(generator: torch.G
     state = timm_model("patch 16", generator, in_chans=4).state_dict()
     backbone = build("patch 16", channels=4)
     load_backbone_weights(backbone, state)
-    assert torch.equal(backbone.vit.patch_embed.proj.weight, state["patch_embed.proj.weight"])
+    assert torch.equal(backbone.network.patch_embed.proj.weight, state["patch_embed.proj.weight"])
     with pytest.raises(ValueError, match=r"has another shape of 'patch_embed\.proj\.weight'$"):
         load_backbone_weights(build("patch 16", channels=5), state)
 
@@ -327,23 +329,21 @@ def test_load_backbone_weights__half_precision(generator: torch.Generator) -> No
 
 def test_backbone__unknown_name() -> None:
     with pytest.raises(ValueError, match=r"^--backbone 'deit_bose_patch16_224' is not a model of timm .*; try one"):
-        Backbone("deit_bose_patch16_224")
+        build_backbone("deit_bose_patch16_224")
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "reason"),
     [
-        "resnet18",
-        "swin_tiny_patch4_window7_224",
-        "vit_base_patch16_siglip_224",  # no class token
-        "vit_tiny_r_s16_p8_224",  # patches of a ResNet's features
+        ("beit_base_patch16_224", "does not take images of every size (Input height"),  # positions relative to one grid
+        ("maxvit_rmlp_pico_rw_256", "does not take images of every size (width (12) must be divisible by window (8))"),
+        ("samvit_base_patch16", "has a map of shape (256, 2, 3) where timm announces (32, 2, 3)"),
     ],
 )
-def test_backbone__not_a_plain_transformer(name: str) -> None:
-    overrides: dict[str, Any] = {"depth": 1, "embed_dim": 32, "num_heads": 2} if name.startswith("vit") else {}
-    with pytest.raises(ValueError, match=f"^--backbone '{name}' is not a plain Vision Transformer") as error:
-        Backbone(name, **overrides)
-    assert "choose one such as 'deit_base_patch16_224'" in str(error.value)
+def test_backbone__no_map_of_tokens(name: str, reason: str) -> None:
+    overrides: dict[str, Any] = {"depth": 1, "embed_dim": 32, "num_heads": 2} if "patch16" in name else {}
+    with pytest.raises(ValueError, match=f"^--backbone '{name}' {re.escape(reason)}.*; choose one such as 'deit_base_"):
+        build_backbone(name, auxiliary_block=-1, **overrides)
 
 
 @pytest.mark.parametrize("block", [-4, 3])
@@ -406,7 +406,7 @@ def test_backbone__drops_what_is_less_than_a_patch(generator: torch.Generator) -
 
 
 def test_block_tokens__are_those_of_forward() -> None:
-    backbone = Backbone(
+    backbone = build_backbone(
         "vit_tiny_patch16_224", auxiliary_block=-2, patch_size=8, embed_dim=32, depth=3, num_heads=2
     ).eval()
     images = torch.randn(2, 3, 40, 32, generator=torch.Generator().manual_seed(0))

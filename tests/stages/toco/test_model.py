@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.toco.backbone import Backbone, Tokens, load_backbone_weights
+from stages.toco.backbone import Tokens
+from stages.toco.build_backbone import build_backbone, load_backbone_weights
 from stages.toco.cam import multi_scale_cams
 from stages.toco.losses import class_token_contrast
 from stages.toco.model import LargeFieldOfView, Projector, ToCo
@@ -34,7 +35,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def model(generator: torch.Generator) -> ToCo:
-    backbone = Backbone("vit_tiny_patch16_224", patch_size=8, img_size=32, embed_dim=32, depth=4, num_heads=2)
+    backbone = build_backbone("vit_tiny_patch16_224", patch_size=8, img_size=32, embed_dim=32, depth=4, num_heads=2)
     network = ToCo(backbone, 3, decoder_channels=12, projector_hidden=20, projector_bottleneck=10, projector_out=14)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -57,7 +58,7 @@ def published_network(arrays: dict[str, Any]) -> ToCo:
     width, _, patch, _ = encoder["patch_embed.proj.weight"].shape
     blocks = {key.split(".")[1] for key in encoder if key.startswith("blocks.")}
     hidden = encoder["blocks.0.mlp.fc1.weight"].shape[0]
-    backbone = Backbone(
+    backbone = build_backbone(
         "vit_tiny_patch16_224",
         patch_size=patch,
         img_size=patch * math.isqrt(encoder["pos_embed"].shape[1] - 1),
@@ -227,7 +228,7 @@ def test_projector__sizes_of_the_paper() -> None:
 
 
 def test_toco__teacher_starts_as_the_student() -> None:
-    backbone = Backbone("vit_tiny_patch16_224", img_size=32, embed_dim=32, depth=3, num_heads=2)
+    backbone = build_backbone("vit_tiny_patch16_224", img_size=32, embed_dim=32, depth=3, num_heads=2)
     model = ToCo(backbone, 2, projector_hidden=8, projector_bottleneck=6, projector_out=5)
     for student, teacher in zip(model.projector.parameters(), model.teacher_projector.parameters(), strict=True):
         assert torch.equal(student, teacher)
@@ -267,7 +268,7 @@ def test_update_teacher__is_a_moving_average(model: ToCo) -> None:
 
 
 def test_toco__state_dict_round_trip(model: ToCo, generator: torch.Generator) -> None:
-    backbone = Backbone("vit_tiny_patch16_224", patch_size=8, img_size=32, embed_dim=32, depth=4, num_heads=2)
+    backbone = build_backbone("vit_tiny_patch16_224", patch_size=8, img_size=32, embed_dim=32, depth=4, num_heads=2)
     other = ToCo(backbone, 3, decoder_channels=12, projector_hidden=20, projector_bottleneck=10, projector_out=14)
     other.load_state_dict(model.state_dict())
     batch = images(generator)

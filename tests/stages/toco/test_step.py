@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.toco.backbone import Backbone
+from stages.toco.build_backbone import build_backbone
 from stages.toco.cam import most_classes
 from stages.toco.model import ToCo
 from stages.toco.step import Losses, Phase, StepBatch, StepSettings, TrainingStep, box_in_tokens
@@ -18,7 +18,7 @@ SETTINGS = StepSettings(local_crop_size=16)
 
 def make_model() -> ToCo:
     torch.manual_seed(0)
-    backbone = Backbone(
+    backbone = build_backbone(
         "vit_tiny_patch16_224", auxiliary_block=-2, patch_size=8, embed_dim=32, depth=2, num_heads=2, img_size=32
     )
     return ToCo(backbone, 3, decoder_channels=8, projector_hidden=16, projector_bottleneck=8, projector_out=16)
@@ -204,7 +204,7 @@ def test_step__skips_what_no_loss_needs(
 ) -> None:
     step = make_step(replace(SETTINGS, **weights))
     calls: list[nn.Module] = []
-    first, last = step.model.backbone.vit.blocks
+    first, last = step.model.backbone.network.blocks
     for part in (first, last, step.model.decoder):
         part.register_forward_hook(lambda module, *more: calls.append(module))
     losses = losses_of(step, phase)
