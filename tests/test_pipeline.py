@@ -16,6 +16,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from data.drawing.sample import draw_sample
@@ -34,6 +35,7 @@ SMALL = {
     "--batch-size 2 --evaluate-images 2 --panel-every 0",
 }
 STAGES = tuple(SMALL)
+SMALL["tile"] = "--size 64 --overlap 16"
 SMALL["import"] = "--skip-bad"  # of a network that has hardly learned, some masks are empty, which is refused
 SMALL["run"] = SMALL["plan"] = " ".join(SMALL[stage].replace("--", f"--{stage}.") for stage in STAGES)
 # No processes for the CRF, and one kind of relabelling; the walk in new processes has both.
@@ -63,6 +65,7 @@ def toco(*arguments: str, folder: Path) -> Finished:
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
+        patch.setattr("stages.relabel.choose_heads.STEPS_OF_TEST", 20)
         return Finished(main(arguments), out.getvalue(), err.getvalue())
 
 
@@ -99,10 +102,31 @@ def run_walk(folder: Path, run: Callable[..., Finished], more: Mapping[str, str]
             continue
         if name == "import":
             export_of_label_studio(folder / "runs/photos/picked/tasks.json", folder / "export.json")
+        if name == "tile":
+            draw_scene(folder)
+        if name == "join":
+            words = ["tiles", "of_tiles", *words[2:]]  # 'predicted' has the results of new_photos
+            assert run("predict", "runs/photos", "tiles/images", "--out", "of_tiles", folder=folder).returncode == 0
         ended[name] = run(
             name, *words, *shlex.split(SMALL.get(name, "")), *shlex.split(more.get(name, "")), folder=folder
         )
     return ended
+
+
+def draw_scene(folder: Path) -> None:
+    """Write scene.tif, a tenth of a degree wide, and objects.geojson with an object in its upper left quarter."""
+    corner, pixel = (10.0, 50.0), 0.1 / 96
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 96, 96), dtype=np.uint8)
+    placed = {"crs": "EPSG:4326", "transform": rasterio.Affine(pixel, 0, corner[0], 0, -pixel, corner[1])}
+    with rasterio.open(
+        folder / "scene.tif", "w", "GTiff", width=96, height=96, count=3, dtype="uint8", **placed
+    ) as file:
+        file.write(pixels)
+    ring = [(corner[0] + x, corner[1] - y) for x, y in ((0, 0), (0.04, 0), (0.04, 0.04), (0, 0.04), (0, 0))]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    objects = [{"type": "Feature", "properties": {"class": "house"}, "geometry": geometry}]
+    text = json.dumps({"type": "FeatureCollection", "features": objects})
+    (folder / "objects.geojson").write_text(text, encoding="utf-8")
 
 
 def export_of_label_studio(tasks: Path, export: Path) -> None:
@@ -116,8 +140,8 @@ def export_of_label_studio(tasks: Path, export: Path) -> None:
 
 def assert_successful(ended: dict[str, Finished]) -> None:
     assert list(ended) == [
-        "check", "plan", "run", "predict", "export", "view", "pick", "import", "train-cam", "make-labels", "evaluate",
-        "train-seg", "report",
+        "check", "plan", "run", "predict", "export", "view", "pick", "import", "tile", "join", "train-cam",
+        "make-labels", "evaluate", "train-seg", "report",
     ]  # fmt: skip
     for name, run in ended.items():
         assert run.returncode == 0, f"toco {name}: {run.stderr}"

@@ -18,12 +18,12 @@ COMMANDS = sorted(getattr(get_command(app), "commands", {}))
 CAM = (
     "--backbone vit_tiny_patch16_224 --backbone-option patch_size=8 --backbone-option embed_dim=32 "
     "--backbone-option depth=2 --backbone-option num_heads=2 --auxiliary-block -2 --weights none --iterations 1 "
-    "--batch-size 2 --image-size 32 --evaluate-every 0 --evaluate-images 1 --workers 0"
+    "--batch-size 2 --image-size 32 --evaluate-every 0 --evaluate-images 1 --panel-every 0 --workers 0"
 )
 LABELS = "--relabel none --refine none --workers 1"
 SEG = (
     "--arch Linknet --encoder tu-mobilenetv3_small_050 --weights none --iterations 1 --batch-size 2 --image-size 32 "
-    "--evaluate-images 1 --workers 0"
+    "--evaluate-images 1 --panel-every 0 --workers 0"
 )
 
 
