@@ -18,8 +18,10 @@ from data.file_kinds import conversion_advice, count_unread
 from data.inspection import Inspection, UnusedMasks
 from data.mask_agreement import WRONG_MASKS, MaskAgreement, MaskedImage, compare_masks
 from data.pixel_rule import PixelFacts
+from data.small_objects import LARGER, describe_small, median_covers
 
 PATCH_SIDE = 16  # pixels; patches of the default backbone
+IMAGE_SIDE = 448  # pixels; default of train-cam --image-size
 TINY_SIDE = 32  # pixels; images below it have fewer than two patches per side
 DARK = 20  # nearly black images have grey values (0..255) up to this, nearly white ones from 255 minus this
 ONE_COLOUR = 2  # an image has one colour if its grey values differ by at most this
@@ -73,7 +75,7 @@ class Pair(NamedTuple):
 
 def find_all(facts: Facts) -> tuple[Finding, ...]:
     """Return all findings, in the order of their subjects."""
-    parts = (_files, _sizes, _values, _masks, _duplicates, _splits, _class_names, _classes)
+    parts = (_files, _sizes, _values, _masks, _small_objects, _duplicates, _splits, _class_names, _classes)
     return tuple(finding for part in parts for finding in part(facts))
 
 
@@ -327,6 +329,18 @@ def _masks(facts: Facts) -> Iterator[Finding]:
             topic="no_masks",
             text="no ground-truth masks, so that results cannot be evaluated",
             advice="no change is needed; to measure the results with 'toco evaluate', draw masks for some images",
+        )
+
+
+def _small_objects(facts: Facts) -> Iterator[Finding]:
+    covers = median_covers([one.mask_covers for one in facts.inspections.values()], facts.dataset.class_names)
+    if small := describe_small(covers, IMAGE_SIDE, PATCH_SIDE):
+        yield Finding(
+            level="warning",
+            topic="small_objects",
+            text=f"{_count(len(small), 'class')} of small objects, which the network's maps hardly show",
+            advice=LARGER,
+            items=tuple(small),
         )
 
 

@@ -6,9 +6,9 @@ The readers only look at file names; `check_images` reads headers. Damage behind
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from data.errors import DataError
 from data.images import FileContents, file_contents, find_images_and_unread, find_masks, read_image
 from data.mask_agreement import distinct_values
 from data.readers import fitting_mask
+from data.small_objects import class_covers
 from data.written_folders import written_by_toco
 
 DIGEST_BYTES = 16
@@ -38,6 +39,7 @@ class Inspection:
         mask_problem: What is wrong with its ground-truth mask, in one line; None if it is good, if there is no mask, or
             if the image cannot be read.
         mask_values: The values in its ground-truth mask as stored; None if there is no mask or it cannot be read.
+        mask_covers: Share of the image that each class in its ground-truth mask covers; empty without a usable mask.
         brightness: Grey values (0..255) that 0.1 % of the pixels are below and above; None if it cannot be read.
         contents: What its file has beside the pixels; None if it cannot be read.
     """
@@ -48,6 +50,7 @@ class Inspection:
     problem: str | None = None
     mask_problem: str | None = None
     mask_values: frozenset[int] | None = None
+    mask_covers: Mapping[int, float] = field(default_factory=dict)
     brightness: tuple[int, int] | None = None
     contents: FileContents | None = None
 
@@ -78,11 +81,12 @@ def inspect_sample(sample: Sample, num_classes: int) -> Inspection:
         return Inspection(image=sample.image, problem=str(error))
     size = (image.height, image.width)
     mask_problem = mask_values = None
+    covers: dict[int, float] = {}
     if sample.mask is not None:
         try:
             mask = sample.mask.read()
             mask_values = distinct_values(mask)
-            fitting_mask(mask, sample, size, num_classes)
+            covers = class_covers(fitting_mask(mask, sample, size, num_classes))
         except DataError as error:
             mask_problem = str(error)
     return Inspection(
@@ -91,6 +95,7 @@ def inspect_sample(sample: Sample, num_classes: int) -> Inspection:
         digest=_digest(image),
         mask_problem=mask_problem,
         mask_values=mask_values,
+        mask_covers=covers,
         brightness=_brightness(image),
         contents=contents,
     )

@@ -1,12 +1,14 @@
 """What the planner knows about a data set: what `toco check` counts, without decoding images."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data.dataset import Dataset, Sample
 from data.errors import DataError
 from data.images import image_size
+from data.small_objects import class_covers, median_covers
 from stages.check import Sizes, SplitCounts, count_split, sizes_of
 from stages.run_folder.run_data import spread
 
@@ -27,6 +29,7 @@ class Fingerprint:
         labels_per_image: Mean number of classes of a training image that has any.
         sizes: (h, w) of images; None if no header can be read.
         unlabelled: Number of images without labels.
+        covers: Median share of an image that each class covers, 0..1, from ground-truth masks; empty without them.
     """
 
     root: str
@@ -38,6 +41,7 @@ class Fingerprint:
     labels_per_image: float
     sizes: Sizes | None
     unlabelled: int
+    covers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def training(self) -> SplitCounts:
@@ -98,7 +102,18 @@ def fingerprint_of(dataset: Dataset, split: str | None = None) -> Fingerprint:
         labels_per_image=sum(shown) / max(1, positive),
         sizes=sizes_of(_header_sizes(training)),
         unlabelled=len(dataset.unlabelled),
+        covers=_covers([one for samples in dataset.splits.values() for one in samples], dataset.class_names),
     )
+
+
+def _covers(samples: Sequence[Sample], class_names: Sequence[str]) -> dict[str, float]:
+    """How much of an image the classes cover, by some ground-truth masks; unreadable ones are left to the stages."""
+    found = []
+    for sample in spread([one for one in samples if one.mask is not None], HEADERS):
+        with suppress(DataError):
+            assert sample.mask is not None
+            found.append(class_covers(sample.mask.read()))
+    return median_covers(found, class_names)
 
 
 def _header_sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from data.small_objects import LARGER, describe_small
 from stages.config import TrainCam
 from stages.features.spec import PATCHES, patch_size_by_name
 from stages.option import Given
@@ -387,6 +388,8 @@ def _notes(fingerprint: Fingerprint, hardware: Hardware, settings: AllSettings, 
             f"a patch of the network covers {round(patch)} x {round(patch)} pixels of the median image: smaller "
             "objects are hardly found; cut large images into tiles, or give a larger --make-labels.feature-size"
         )
+    if small := describe_small(fingerprint.covers, settings.cam.image_size, patch_side(settings.cam)):
+        yield f"small objects, which the network's maps hardly show: {'; '.join(small)}: {LARGER}"
     if times is not None and hardware.kind == "cpu":
         cam = settings.cam
         recipe = RECIPES[DEFAULT, "gpu"]

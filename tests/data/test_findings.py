@@ -387,3 +387,28 @@ def test_find_all__usual_brightness() -> None:
             image=GOOD[0].image, size=(60, 80), digest=b"1", brightness=brightness, contents=FileContents(1, 3, False)
         )
         assert find_all(facts(dataset(), one)) == ()
+
+
+def test_small_objects__are_named_by_the_masks_that_show_them() -> None:
+    found = dataset()
+    shown = [
+        Inspection(image=one.image, size=(60, 80), digest=str(one.id).encode(), mask_covers={number: cover})
+        for one, number, cover in zip(GOOD, (1, 1, 1, 2, 9), (0.001, 0.002, 0.5, 0.1, 0.0001), strict=False)
+    ]
+    (finding,) = [one for one in find_all(facts(found, *shown)) if one.topic == "small_objects"]
+    assert (finding.level, finding.text) == (
+        "warning",
+        "1 class of small objects, which the network's maps hardly show",
+    )
+    assert finding.items == (
+        "cat covers 0.2 % of an image in the median, 1.6 patches of 16 pixels at --image-size 448",
+    )
+    assert "make-labels --window" in finding.advice
+    assert not [one for one in find_all(facts(found, *shown[2:])) if one.topic == "small_objects"]
+
+
+def test_small_objects__start_where_the_default_of_train_cam_shows_them() -> None:
+    from data.findings import IMAGE_SIDE
+    from stages.config import TrainCam
+
+    assert TrainCam().image_size == IMAGE_SIDE

@@ -192,6 +192,8 @@ def test_make_plan__given_steps_are_kept_though_they_do_not_fit() -> None:
 def test_make_plan__a_coarse_grid_is_said() -> None:
     (note,) = planned(data=facts(side=8000)).notes
     assert "250 x 250 pixels" in note
+    (note,) = planned(data=facts(covers={"scratch": 0.002})).notes
+    assert "scratch covers 0.2 % of an image in the median, 0.39 patches of 14 pixels at --image-size 196" in note
     assert planned(data=facts(side=64)).notes == ()
     assert planned(data=facts(side=2000), labels={"feature_size": 1022}).notes == ()  # as the note advises
 
