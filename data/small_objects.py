@@ -14,9 +14,7 @@ from data.dataset import IGNORE_INDEX, Mask
 # A class that covers fewer patches of an image in the median is small. Two by two patches are the least that can have
 # an inside; a map is bilinear between the patches.
 FEW_PATCHES = 4.0
-LARGER = (
-    "give train-cam a larger --image-size, cut large images with 'toco tile', or make CAMs with make-labels --window"
-)
+LARGER = "train with a larger --image-size, or cut large images with 'toco tile' before; make-labels --window alone seldom helps"
 
 
 def class_covers(mask: Mask) -> dict[int, float]:
