@@ -14,7 +14,10 @@ from data.dataset import IGNORE_INDEX, Mask
 # A class that covers fewer patches of an image in the median is small. Two by two patches are the least that can have
 # an inside; a map is bilinear between the patches.
 FEW_PATCHES = 4.0
-LARGER = "train with a larger --image-size, or cut large images with 'toco tile' before; make-labels --window alone seldom helps"
+LARGER = (
+    "train with a larger --image-size, or cut large images with 'toco tile' first; windows for the CAMs alone "
+    "(make-labels --window) seldom help"
+)
 
 
 def class_covers(mask: Mask) -> dict[int, float]:
