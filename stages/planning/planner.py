@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data.small_objects import LARGER, describe_small
+from data.spans import spans
 from stages.config import TrainCam
 from stages.features.spec import PATCHES, patch_size_by_name
 from stages.option import Given
@@ -356,7 +357,9 @@ def predicted_minutes(
     training = sum(share * times.step(kind, cam) for kind, share in step_kinds(cam).items()) * cam.iterations
 
     side, scales = labels.image_size or cam.image_size, labels.scales or cam.scales
-    cam_pass = sum(2 * shape.encode(int(scale * side)) for scale in scales) / times.pass_speed + times.loading
+    window = min(labels.window or max(height, width), max(height, width))
+    windows = len(spans(height, window)) * len(spans(width, window))
+    cam_pass = windows * sum(2 * shape.encode(int(scale * side)) for scale in scales) / times.pass_speed + times.loading
     long_side = labels.feature_size or PATCHES * shape.patch_size
     factor = long_side / max(height, width)
     feature_pass = shape.encode(round(factor * height), round(factor * width)) / times.pass_speed + times.loading

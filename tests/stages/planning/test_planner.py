@@ -12,7 +12,7 @@ from stages.option import Given
 from stages.planning.fingerprint import Fingerprint
 from stages.planning.hardware import Hardware
 from stages.planning.operations import StepKind, VitShape, step_kinds, step_operations, training_operations
-from stages.planning.planner import Plan, Times, first_settings, make_plan, needs_timing
+from stages.planning.planner import Plan, Times, first_settings, make_plan, needs_timing, predicted_minutes
 from stages.planning.recipes import ORDER, RECIPES, SMALL_VIT
 from stages.run_folder.run_config import AllSettings
 
@@ -234,3 +234,15 @@ def test_times__are_carried_over_by_operations() -> None:
     assert 4 < ratio < 6
     assert measured.step(FULL, larger) == pytest.approx(2 * ratio)
     assert math.isclose(measured.step(FULL, measured.config), 2.0)
+
+
+def test_predicted_minutes__grow_with_the_windows_of_the_cams() -> None:
+    settings = AllSettings(labels=MakeLabels(relabel="none"))
+    measured = replace(times(2.0), loading=0.0)
+
+    def minutes(window: int | None) -> float:
+        changed = replace(settings, labels=replace(settings.labels, window=window))
+        return predicted_minutes(facts(side=320), CPU, changed, measured)["make-labels"]
+
+    assert minutes(320) == minutes(None)
+    assert minutes(160) == pytest.approx(9 * minutes(None))  # 0, 120 and 160 along each side
