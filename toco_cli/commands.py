@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data.errors import DataError, SettingsError
 from stages.config import (
     Evaluate,
     MakeLabels,
@@ -708,6 +709,58 @@ def import_masks(
         following = " ".join([f"toco make-labels {run}", *options])
     masks = "1 corrected mask was" if done.masks == 1 else f"{done.masks} corrected masks were"
     typer.echo(f"{masks} imported into {done.file} ({done.replaced} replaced). Next: {following}")
+
+
+@command(app)
+def import_checkpoint(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint, .pth or .safetensors.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder; the network is written to its folder cam/.")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Data set with the checkpoint's classes, in the order of their numbers."),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", help="Instead of --data: text file with one class per line."),
+    ] = None,
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=16, help="Side of the square training images, in pixels.")
+    ] = 448,
+    auxiliary_block: Annotated[
+        int, typer.Option("--auxiliary-block", help="Block of the auxiliary CAM; negative numbers count from the last.")
+    ] = -3,
+    num_heads: Annotated[
+        int | None,
+        typer.Option("--num-heads", min=1, help="Attention heads of a block; by default one for 64 channels."),
+    ] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: AsJson = False,
+) -> None:
+    """Turn a checkpoint of the published program of ToCo into a run.
+
+    make-labels, evaluate, predict and export then work as after train-cam. The file is never unpickled: it may hold
+    tensors and plain values only.
+    """
+    if (data is None) == (classes is None):
+        raise SettingsError("give the classes of the checkpoint: either --data DATA, or --classes FILE")
+    if not path.is_file():
+        raise DataError(f"there is no file {path}: check the path")
+    from stages.import_checkpoint import import_checkpoint as stage
+
+    with _monitor(quiet) as monitor:
+        folder = stage(
+            path,
+            run,
+            monitor,
+            data=data,
+            classes=classes,
+            image_size=image_size,
+            auxiliary_block=auxiliary_block,
+            num_heads=num_heads,
+            overwrite=overwrite,
+        )
+    _done(folder, f"toco make-labels {run} --crf" + (" --data DATA" if data is None else ""), json)
 
 
 @command(app)

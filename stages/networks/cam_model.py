@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class CamModelSpec:
     auxiliary_block: int
     num_classes: int
     position_grid: Sequence[int]  # rows and columns of the position embeddings
+    heads: Mapping[str, int] = field(default_factory=dict)  # sizes other than the paper's; arguments of `ToCo`
 
 
 def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpec]:
@@ -89,10 +90,7 @@ def load_cam_model(folder: StageFolder) -> ToCo:
     """
     path = folder.path / "model.safetensors"
     try:
-        spec = CamModelSpec(**folder.config["model"])
-        backbone = build_backbone(spec.backbone, auxiliary_block=spec.auxiliary_block, **spec.backbone_options)
-        backbone.set_position_grid((spec.position_grid[0], spec.position_grid[1]))
-        model = ToCo(backbone, spec.num_classes)
+        model = build_cam_model(CamModelSpec(**folder.config["model"]))
         model.load_state_dict(load_weights(path))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ArtifactError(
@@ -100,6 +98,26 @@ def load_cam_model(folder: StageFolder) -> ToCo:
             "run 'toco train-cam --overwrite' again"
         ) from error
     return model.eval()
+
+
+def build_cam_model(
+    spec: CamModelSpec, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> ToCo:
+    """Build a network with random weights.
+
+    Args:
+        spec: Its shape.
+        mean: Mean of each channel of the images; see `build_backbone`.
+        std: Standard deviation of each channel, likewise.
+
+    Raises:
+        ValueError: It cannot be built.
+    """
+    backbone = build_backbone(
+        spec.backbone, auxiliary_block=spec.auxiliary_block, mean=mean, std=std, **spec.backbone_options
+    )
+    backbone.set_position_grid((spec.position_grid[0], spec.position_grid[1]))
+    return ToCo(backbone, spec.num_classes, **spec.heads)
 
 
 def check_scales(scales: Sequence[float], image_size: int, backbone: Backbone) -> None:

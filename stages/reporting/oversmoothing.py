@@ -77,6 +77,8 @@ def _name(folder: StageFolder, name: str) -> str:
 
 
 def _starting_network(cam: StageFolder, monitor: Monitor) -> ToCo | None:
+    if "imported" in cam.config:  # the weights before its training are not known
+        return None
     config = cam.typed_settings(TrainCam)
     torch.manual_seed(config.seed)  # as in training, so that random weights are the same
     try:
