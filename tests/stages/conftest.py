@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,15 +110,21 @@ CAM = TrainCam(
 )
 
 
-@pytest.fixture
-def student_run(labelled_run: LabelledRun) -> LabelledRun:
-    """A run whose student is untrained, but has seen all classes as often."""
+@pytest.fixture(scope="session")
+def untrained_student() -> tuple[Any, Any]:
+    """A student and its spec, which take long to build."""
     import torch  # not above: other tests start sooner without it
 
     from stages.networks.student import new_student
 
     torch.manual_seed(0)
-    student, spec = new_student(SEG, 2)
+    return new_student(SEG, 2)
+
+
+@pytest.fixture
+def student_run(labelled_run: LabelledRun, untrained_student: tuple[Any, Any]) -> LabelledRun:
+    """A run whose student is untrained, but has seen all classes as often."""
+    student, spec = untrained_student
     dataset = open_dataset(labelled_run.data)
     extra = {"model": asdict(spec)}
     folder = begin_stage(labelled_run.run, "seg", settings=SEG, dataset=dataset, extra=extra).path

@@ -18,7 +18,7 @@ from stages.runtime.monitor import SilentMonitor
 CLASSES, IMAGES, GRID = 3, 24, 8
 ALL = torch.ones(IMAGES, dtype=torch.bool)
 Seeds = Callable[[Tensor, torch.Generator], Tensor]
-CONFIG = MakeLabels(relabel_rounds=2, relabel_steps=100)
+CONFIG = MakeLabels(relabel_rounds=1, relabel_steps=20)  # how good the new labels are is given
 
 
 def data_set(seeds: Seeds, *, classes: int = CLASSES) -> Patches:
