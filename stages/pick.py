@@ -24,7 +24,7 @@ from stages.run_folder.artifacts import StageFolder, check_up_to_date, open_stag
 from stages.run_folder.lock import output_lock
 from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import Monitor
-from stages.verdict.judged_run import read_verdict
+from stages.verdict.judged_run import judge_run, read_verdict
 
 PICK_FORMATS = ("labelstudio", "cvat", "png")
 COMPARED_SIDE = 64  # masks and CAMs are compared at this size
@@ -90,8 +90,9 @@ def pick(
         samples = [known[one] for one in masks.ids if one in known and one not in drawn]
         if not samples:
             raise DataError(f"people drew all {len(masks.ids)} masks of {run} already: none is left to pick")
-        judged = read_verdict(run)
-        picked = choose_images(candidates(run, labels, samples, monitor), count, judged.weak_classes if judged else ())
+        # Stages that were called from Python leave no verdict.
+        judged = read_verdict(run) or judge_run(run, monitor, data=dataset).verdict
+        picked = choose_images(candidates(run, labels, samples, monitor), count, judged.weak_classes)
         wanted = {one.id for one in picked}
         images = open_labelled_images(labels, masks, monitor, data=data)
         images = replace(images, samples=tuple(one for one in images.samples if one.id in wanted), split="default")
