@@ -7,12 +7,20 @@ import numpy as np
 from PIL import Image
 
 from data.drawing.kinds import DEMO_KINDS
-from data.drawing.scene import draw_scene
+from data.drawing.scene import Scene, draw_scene
 from data.errors import DataError
 from data.palette import palette_image
 
 
-def draw_sample(out: Path, *, images: int = 400, validation: int = 100, size: int = 96, seed: int = 0) -> None:
+def sample_scene(index: int, *, size: int, seed: int, crowded: bool = False) -> Scene:
+    """Draw the picture `index` of a sample; see `draw_sample`."""
+    rng = np.random.default_rng((seed, index))
+    return draw_scene(DEMO_KINDS, size, rng, first_kind=index % len(DEMO_KINDS), crowded=crowded)
+
+
+def draw_sample(
+    out: Path, *, images: int = 400, validation: int = 100, size: int = 96, seed: int = 0, crowded: bool = False
+) -> None:
     """Write a custom folder of drawn pictures: `images/`, `labels.csv`, `classes.txt` and `masks/`.
 
     Each picture shows one to three objects of the classes DEMO_KINDS. The same arguments give the same files.
@@ -23,6 +31,7 @@ def draw_sample(out: Path, *, images: int = 400, validation: int = 100, size: in
         validation: number of pictures in split val.
         size: height and width in pixels, 32 or more; the same seed shows the same scenes at any size.
         seed: chooses the pictures; 0 or more.
+        crowded: each picture shows two to four objects of one class instead, most of which touch each other.
 
     Raises:
         DataError: `out` exists.
@@ -40,8 +49,7 @@ def draw_sample(out: Path, *, images: int = 400, validation: int = 100, size: in
     names = [kind.name for kind in DEMO_KINDS]
     rows = [("image", "labels", "split")]
     for index in range(images + validation):
-        rng = np.random.default_rng((seed, index))
-        image, mask = draw_scene(DEMO_KINDS, size, rng, first_kind=index % len(DEMO_KINDS))
+        image, mask, _ = sample_scene(index, size=size, seed=seed, crowded=crowded)
         Image.fromarray(image).save(out / "images" / f"{index:05d}.jpg", quality=92, subsampling=0)
         palette_image(mask).save(out / "masks" / f"{index:05d}.png")
         labels = ";".join(names[label - 1] for label in np.unique(mask) if label)

@@ -19,28 +19,34 @@ class Scene(NamedTuple):
 
     image: NDArray[np.uint8]  # (h, w, 3)
     mask: NDArray[np.uint8]  # (h, w): 0 the ground, c the c-th of the kinds
+    objects: NDArray[np.uint8]  # (h, w): 0 the ground, n the n-th object; a hidden object has no pixel
 
 
-def draw_scene(kinds: Sequence[Kind], size: int, rng: np.random.Generator, *, first_kind: int) -> Scene:
+def draw_scene(
+    kinds: Sequence[Kind], size: int, rng: np.random.Generator, *, first_kind: int, crowded: bool = False
+) -> Scene:
     """Draw one to three objects, the first of them a `kinds[first_kind]`, on a random ground.
 
     The same generator state gives the same scene at any size. A pixel of the mask belongs to what covers most of it.
+    A crowded scene has two to four objects of one kind instead, most of which touch each other.
     """
     turn = rng.uniform(0, 2 * math.pi)
     light = (math.cos(turn), math.sin(turn))
     picture = draw_ground(size, light, rng)
-    labels = np.zeros(4, np.uint8)  # of the ground and of at most three objects
-    shares = np.zeros((4, size, size), np.float32)  # of each pixel that they cover
+    places = place_crowd(rng) if crowded else place_objects(rng)
+    labels = np.zeros(1 + len(places), np.uint8)  # of the ground and of the objects
+    shares = np.zeros((1 + len(places), size, size), np.float32)  # of each pixel that they cover
     shares[0] = 1
-    for order, place in enumerate(place_objects(rng), start=1):
-        number = first_kind if order == 1 else int(rng.integers(len(kinds)))
+    for order, place in enumerate(places, start=1):
+        number = first_kind if order == 1 or crowded else int(rng.integers(len(kinds)))
         rows, columns, paint, cover, shadow = draw_object(kinds[number], place, size, light, rng)
         below = picture[rows, columns] * (1 - shadow)[..., None]
         picture[rows, columns] = below * (1 - cover)[..., None] + paint
         labels[order] = number + 1
         shares[:, rows, columns] *= 1 - cover
         shares[order, rows, columns] = cover
-    return Scene(photograph(picture, rng), labels[shares.argmax(axis=0)])
+    objects = shares.argmax(axis=0).astype(np.uint8)
+    return Scene(photograph(picture, rng), labels[objects], objects)
 
 
 def place_objects(rng: np.random.Generator) -> list[Place]:
@@ -52,6 +58,26 @@ def place_objects(rng: np.random.Generator) -> list[Place]:
         radius = rng.uniform(0.75, 1.0) * largest
         x, y = (rng.uniform(0.75 * radius, 1 - 0.75 * radius) for _ in range(2))
         if all(math.hypot(x - other[0], y - other[1]) > 0.85 * (radius + other[2]) for other in places):
+            places.append((x, y, radius, rng.uniform(0, 2 * math.pi)))
+        if len(places) == count:
+            break
+    return places
+
+
+def place_crowd(rng: np.random.Generator) -> list[Place]:
+    """Choose places for two to four objects, each of them so close to an earlier one that they touch or overlap."""
+    count = rng.integers(2, 5)
+    largest = (0.3, 0.26, 0.23)[count - 2]
+    places: list[Place] = []
+    for _ in range(200):
+        radius, angle = rng.uniform(0.75, 1.0) * largest, rng.uniform(0, 2 * math.pi)
+        x, y = rng.uniform(0.3, 0.7, 2)
+        if places:
+            near_x, near_y, near_radius, _ = places[rng.integers(len(places))]
+            apart = rng.uniform(0.65, 0.9) * (radius + near_radius)
+            x, y = near_x + math.cos(angle) * apart, near_y + math.sin(angle) * apart
+        inside = 0.75 * radius < min(x, y) and max(x, y) < 1 - 0.75 * radius
+        if inside and all(math.hypot(x - other[0], y - other[1]) > 0.6 * (radius + other[2]) for other in places):
             places.append((x, y, radius, rng.uniform(0, 2 * math.pi)))
         if len(places) == count:
             break

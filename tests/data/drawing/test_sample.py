@@ -82,7 +82,7 @@ def test_draw_scene__pictures_stay_the_same() -> None:
     # Six scenes side by side, one of each kind and of each ground. They were stored when the demo's figures were
     # published. The last bit of a sine depends on the processor, hence the tolerance.
     scenes = [draw_scene(DEMO_KINDS, 32, np.random.default_rng((4, kind)), first_kind=kind) for kind in range(6)]
-    image, mask = (np.hstack(layer) for layer in zip(*scenes, strict=True))
+    image, mask, _ = (np.hstack(layer) for layer in zip(*scenes, strict=True))
     stored = np.asarray(Image.open(Path(__file__).with_name("six_scenes.png")), np.int16)
     assert np.mean(image != stored) < 0.001
     assert np.abs(image - stored).max() <= 2
@@ -99,9 +99,10 @@ def test_draw_scene__same_picture_at_any_size() -> None:
 @pytest.mark.parametrize("kind", DEMO_KINDS, ids=lambda kind: kind.name)
 def test_draw_scene__every_kind(kind: Kind) -> None:
     for seed in range(3):
-        image, mask = draw_scene((kind,), 64, np.random.default_rng(seed), first_kind=0)
+        image, mask, objects = draw_scene((kind,), 64, np.random.default_rng(seed), first_kind=0)
         assert image.shape == (64, 64, 3)
         assert mask.shape == (64, 64)
         assert image.dtype == mask.dtype == np.dtype(np.uint8)
+        np.testing.assert_array_equal(objects > 0, mask == 1)
         assert 0.04 < mask.mean() < 0.75
         assert image[mask == 1].std() > 10  # textured and lit, not a flat patch
