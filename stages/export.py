@@ -7,29 +7,33 @@ stages/exports/FORMAT.py says.
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data.errors import SettingsError
 from data.output_place import check_holds_results, check_output_place
 from data.written_folders import MARK, mark_as_written, written_by_toco
+from stages.exports.labelled_images import (
+    DEFAULT_SEPARATION,
+    SEPARATIONS,
+    LabelledImages,
+    Separation,
+    open_labelled_images,
+)
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import open_stage, outdated, outdated_message
 from stages.run_folder.lock import OUTPUT_LOCK, output_lock
 from stages.runtime.extras import install_command
 from stages.runtime.monitor import Monitor
 
-if TYPE_CHECKING:
-    from stages.exports.labelled_images import LabelledImages
-
 # Packages that a format needs beyond toco's own: name to import -> name to install.
-COMPONENTS = {"scipy": "scipy"}
+OBJECTS = {"scipy": "scipy", "skimage": "scikit-image"}
 FORMATS: Mapping[str, Mapping[str, str]] = {
     "png": {},
-    "voc": COMPONENTS,
-    "coco": COMPONENTS,
-    "yolo": {**COMPONENTS, "supervision": "supervision", "cv2": "opencv-python-headless"},
+    "voc": OBJECTS,
+    "coco": OBJECTS,
+    "yolo": {**OBJECTS, "supervision": "supervision", "cv2": "opencv-python-headless"},
+    "yolo-detect": OBJECTS,
     "labelstudio": {},
-    "cvat": COMPONENTS,
+    "cvat": OBJECTS,
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript"},
 }
 
@@ -40,6 +44,7 @@ def export(
     monitor: Monitor,
     *,
     format: str = "png",
+    instances: str | None = None,
     data: Path | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
@@ -50,6 +55,8 @@ def export(
         out: Folder to write to.
         monitor: Receives progress.
         format: Key of FORMATS.
+        instances: How touching objects are separated, one of SEPARATIONS; None for the default. Only for formats with
+            objects.
         data: The data set's present folder if it was moved.
         overwrite: Write into a folder that is not empty; files with other names are kept.
 
@@ -57,18 +64,20 @@ def export(
         The files.
 
     Raises:
-        SettingsError: The format is unknown or lacks a package, the folder is not empty, holds images that toco did
-            not write, or is among the files of a data set, or the data set does not fit.
+        SettingsError: The format or `instances` is unknown, or the format lacks a package or has no objects; the folder
+            is not empty, holds images that toco did not write, or is among the files of a data set; or the data set
+            does not fit.
         ArtifactError: RUN/labels, or RUN/seg, is not finished, or damaged.
     """
     check_export_format(format)
+    separation = separation_for(format, instances)
     stage = "seg" if format == "onnx" else "labels"
     check_output_place(out, datasets=[open_stage(run, stage).dataset_root, data])
     with output_lock(out, monitor):
         check_contents(out, overwrite=overwrite)
         if format == "onnx":
             return _export_student(run, out, monitor)
-        return _export_labels(run, out, monitor, format=format, data=data)
+        return _export_labels(run, out, monitor, format=format, separation=separation, data=data)
 
 
 def check_contents(out: Path, *, overwrite: bool) -> None:
@@ -94,7 +103,9 @@ def _export_student(run: Path, out: Path, monitor: Monitor) -> list[Path]:
     return export_onnx(folder, out, monitor)
 
 
-def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data: Path | None) -> list[Path]:
+def _export_labels(
+    run: Path, out: Path, monitor: Monitor, *, format: str, separation: Separation, data: Path | None
+) -> list[Path]:
     folder = open_stage(run, "labels")
     labels = LabelFile(folder.path / "labels.h5", "masks")
     if format == "png":
@@ -102,12 +113,11 @@ def _export_labels(run: Path, out: Path, monitor: Monitor, *, format: str, data:
 
         return export_png(labels, out, monitor)
 
-    from stages.exports.labelled_images import open_labelled_images
+    images = open_labelled_images(folder, labels, monitor, data=data, separation=separation)
+    return write_masks(images, out, format=format)
 
-    return write_masks(open_labelled_images(folder, labels, monitor, data=data), out, format=format)
 
-
-def write_masks(images: "LabelledImages", out: Path, *, format: str) -> list[Path]:
+def write_masks(images: LabelledImages, out: Path, *, format: str) -> list[Path]:
     """Write the masks of some images in any format of masks, and return the files; see `export`."""
     if format == "png":
         from stages.exports.png import export_png
@@ -120,6 +130,8 @@ def write_masks(images: "LabelledImages", out: Path, *, format: str) -> list[Pat
         from stages.exports.coco import export_coco as write
     elif format == "yolo":
         from stages.exports.yolo import export_yolo as write
+    elif format == "yolo-detect":
+        from stages.exports.yolo_detect import export_yolo_detect as write
     elif format == "cvat":
         from stages.exports.cvat import export_cvat as write
     else:
@@ -142,3 +154,22 @@ def check_export_format(format: str) -> None:
                 f"--format {format} needs the package '{package}', which is not installed: run "
                 f"{install_command('export')}"
             )
+
+
+def separation_for(format: str, instances: str | None) -> Separation:
+    """Return how touching objects are separated.
+
+    Raises:
+        SettingsError: The value is not known, or the format has no objects.
+    """
+    if instances is None:
+        return DEFAULT_SEPARATION
+    if instances not in SEPARATIONS:
+        raise SettingsError(f"--instances {instances!r} is not known: choose one of {', '.join(SEPARATIONS)}")
+    with_objects = [name for name, packages in FORMATS.items() if OBJECTS.items() <= packages.items()]
+    if format not in with_objects:
+        raise SettingsError(
+            f"--instances has no effect on --format {format}, which has no objects: leave it out, or choose one of "
+            f"{', '.join(with_objects)}"
+        )
+    return next(one for one in SEPARATIONS if one == instances)

@@ -364,6 +364,7 @@ def export(
     out: str | Path,
     *,
     format: str = "png",
+    instances: str | None = None,
     data: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -374,7 +375,8 @@ def export(
     Args:
         run: The run folder.
         out: Folder for the exported files.
-        format: png, voc, coco, yolo, labelstudio, cvat or onnx.
+        format: png, voc, coco, yolo, yolo-detect, labelstudio, cvat or onnx.
+        instances: How formats with objects separate touching ones: distance (the default), cam or components.
         data: The data set's present folder, if it was moved.
         overwrite: Write into a folder that is not empty.
         progress: Show progress on stderr, as the command does.
@@ -389,7 +391,17 @@ def export(
     from stages.export import export as stage
 
     with _shown(progress, monitor) as shown:
-        return list(stage(Path(run), Path(out), shown, format=format, data=_path(data), overwrite=overwrite))
+        return list(
+            stage(
+                Path(run),
+                Path(out),
+                shown,
+                format=format,
+                instances=instances,
+                data=_path(data),
+                overwrite=overwrite,
+            )
+        )
 
 
 def pick(

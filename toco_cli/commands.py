@@ -603,10 +603,19 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. labelstudio: brush tasks. "
-            "cvat: 'Segmentation mask 1.1'. onnx: the student as a network for other programs.",
+            help="png: palette PNGs. voc: Pascal VOC. coco: COCO instances. yolo: polygons. yolo-detect: boxes. "
+            "labelstudio: brush tasks. cvat: 'Segmentation mask 1.1'. onnx: the student as a network for other "
+            "programs.",
         ),
     ] = "png",
+    instances: Annotated[
+        str | None,
+        typer.Option(
+            "--instances",
+            help="How voc, coco, yolo, yolo-detect and cvat separate touching objects of a class. distance: at necks "
+            "of the mask (default). cam: between peaks of the CAM. components: they do not.",
+        ),
+    ] = None,
     data: MovedData = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
     quiet: Quiet = False,
@@ -616,7 +625,7 @@ def export(
     from stages.export import export as stage
 
     with _monitor(quiet) as monitor:
-        written = stage(run, out, monitor, format=format, data=data, overwrite=overwrite)
+        written = stage(run, out, monitor, format=format, instances=instances, data=data, overwrite=overwrite)
     typer.echo(
         json_module.dumps({"files": len(written), "out": str(out)}) if json else f"{len(written)} files are in {out}"
     )

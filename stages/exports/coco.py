@@ -5,23 +5,24 @@
 The images are not copied: `file_name` is relative to the image folder of the data set. Sizes and masks are those of the
 upright images, as Detectron2 and OpenCV load them.
 
-Each connected component of a class is one instance. Its segmentation is a compressed run-length code, exact to the
-pixel. `iscrowd` is 0, although COCO uses run lengths for crowds: trainers skip instances with `iscrowd` 1, and
-pycocotools recognises run lengths from the segmentation itself. Ignored pixels (255) belong to no instance.
+Each object of instances.py is one instance, with a `score`; `info` says how touching objects were separated and what
+the score is. The segmentation is a compressed run-length code, exact to the pixel. `iscrowd` is 0, although COCO uses
+run lengths for crowds: trainers skip instances with `iscrowd` 1, and pycocotools recognises run lengths from the
+segmentation itself. Ignored pixels (255) belong to no instance.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 
 from data.atomic_write import atomic_write
-from stages.exports.components import Component, components
+from stages.exports.components import Component
 from stages.exports.flat_names import flat_name
+from stages.exports.instances import Instance, InstanceFinder
 from stages.exports.labelled_images import LabelledImages
 
 ROTATION_ADVICE = (
@@ -40,13 +41,18 @@ def export_coco(images: LabelledImages, out: Path) -> list[Path]:
     """
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    finder = InstanceFinder.of(images)
     for number, image in enumerate(images, start=1):
         height, width = image.mask.shape
         entries.append({"id": number, "file_name": image.file_name, "height": height, "width": width})
-        for annotation in _annotations(image.mask):
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
+        for one in finder(image):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **_annotation(one, image.mask.shape)})
     content = {
-        "info": {"description": f"pseudo masks made by toco from image labels, split '{images.split}'"},
+        "info": {
+            "description": f"pseudo masks made by toco from image labels, split '{images.split}'",
+            "instances": finder.summary,
+            "score": finder.score_text,
+        },
         "licenses": [],
         "categories": [{"id": number, "name": name} for number, name in enumerate(images.class_names, start=1)],
         "images": entries,
@@ -56,20 +62,21 @@ def export_coco(images: LabelledImages, out: Path) -> list[Path]:
     with atomic_write(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
         json.dump(content, stream)
     images.warn_of_rotated(ROTATION_ADVICE)
+    images.monitor.note(finder.summary)
     images.monitor.note(f"file_name is relative to the image folder {images.folder}")
     return [file]
 
 
-def _annotations(mask: NDArray[np.uint8]) -> Iterator[Mapping[str, Any]]:
-    for component in components(mask):
-        height, width = component.pixels.shape
-        yield {
-            "category_id": component.class_number,
-            "iscrowd": 0,
-            "area": component.area,
-            "bbox": [component.left, component.top, width, height],
-            "segmentation": {"size": list(mask.shape), "counts": _counts(component, mask.shape)},
-        }
+def _annotation(one: Instance, shape: tuple[int, ...]) -> Mapping[str, Any]:
+    height, width = one.region.pixels.shape
+    return {
+        "category_id": one.class_number,
+        "iscrowd": 0,
+        "area": one.region.area,
+        "bbox": [one.region.left, one.region.top, width, height],
+        "segmentation": {"size": list(shape), "counts": _counts(one.region, shape)},
+        **({} if one.score is None else {"score": round(one.score, 4)}),
+    }
 
 
 def _counts(component: Component, shape: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The objects in a mask: each connected component of a class is one object."""
+"""The connected components of the classes in a mask; instances.py makes objects of them."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,6 +22,12 @@ class Component(NamedTuple):
     pixels: NDArray[np.bool_]  # (h, w) of the bounding box
 
     @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the bounding box in the image."""
+        height, width = self.pixels.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    @property
     def area(self) -> int:
         """Number of pixels."""
         return int(self.pixels.sum())
@@ -37,3 +43,11 @@ def components(mask: NDArray[np.uint8]) -> Iterator[Component]:
         numbers, _ = ndimage.label(mask == class_number, structure=NEIGHBOURS)
         for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
             yield Component(class_number, rows.start, columns.start, numbers[rows, columns] == number)
+
+
+def cropped(whole: Component, part: NDArray[np.bool_]) -> Component:
+    """Return a part (h, w) of a component's bounding box, not empty, as a component of its own."""
+    rows, columns = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
+    top, left = int(rows[0]), int(columns[0])
+    pixels = part[top : rows[-1] + 1, left : columns[-1] + 1]
+    return Component(whole.class_number, whole.top + top, whole.left + left, pixels)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.run_data import open_run_data, warn_of_other_data
 from stages.runtime.monitor import Monitor
+
+Separation = Literal["distance", "cam", "components"]  # of touching objects; see instances.py
+SEPARATIONS: tuple[Separation, ...] = get_args(Separation)
+DEFAULT_SEPARATION: Separation = "distance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,7 @@ class LabelledImages:
     samples: tuple[Sample, ...]  # at least one, in the order of the label file
     split: str  # the split that was labelled
     monitor: Monitor
+    separation: Separation = DEFAULT_SEPARATION  # for formats with objects
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -83,7 +89,12 @@ class LabelledImages:
 
 
 def open_labelled_images(
-    folder: StageFolder, labels: LabelFile, monitor: Monitor, *, data: Path | None = None
+    folder: StageFolder,
+    labels: LabelFile,
+    monitor: Monitor,
+    *,
+    data: Path | None = None,
+    separation: Separation = DEFAULT_SEPARATION,
 ) -> LabelledImages:
     """Find the image of every mask.
 
@@ -92,6 +103,7 @@ def open_labelled_images(
         labels: The label file in `folder`.
         monitor: Receives the progress.
         data: The present folder of the data set, if it was moved.
+        separation: How touching objects are separated, for formats with objects.
 
     Raises:
         ArtifactError: The label file holds no masks, or the data set has other classes.
@@ -114,6 +126,7 @@ def open_labelled_images(
         samples=tuple(known[image_id] for image_id in labels.ids),
         split=folder.settings["split"] or dataset.train_split,
         monitor=monitor,
+        separation=separation,
     )
 
 

@@ -2,7 +2,7 @@
 
     JPEGImages/<name>.jpg                   the images
     SegmentationClass/<name>.png            palette PNGs: 0 background, 1..C classes, 255 ignored
-    Annotations/<name>.xml                  class and bounding box of each connected component
+    Annotations/<name>.xml                  class and bounding box of each object, see instances.py
     ImageSets/Segmentation/<split>.txt      one <name> per line
     classes.txt                             one class name per line: line c is class c
     labelmap.txt                            the colours of the classes, for CVAT and Datumaro, which read colours
@@ -20,8 +20,9 @@ from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX
 from data.images import is_upright_jpeg
 from data.palette import colour_map, palette_image
-from stages.exports.components import Component, components
+from stages.exports.components import Component
 from stages.exports.flat_names import flat_name
+from stages.exports.instances import Instance, InstanceFinder
 from stages.exports.labelled_images import LabelledImage, LabelledImages
 from stages.exports.upright_images import JPEG_QUALITY, save_upright
 from stages.exports.xml_names import xml_name
@@ -36,6 +37,7 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
     files = []
     names = []
     encoded = 0
+    finder = InstanceFinder.of(images)
     for image in images:
         name = flat_name(image.id)
         names.append(name)
@@ -46,12 +48,13 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
         with atomic_write(mask) as temporary:
             palette_image(image.mask).save(temporary, format="png")
         with atomic_write(annotation) as temporary:
-            _annotation(picture.name, image, images.class_names).write(temporary, encoding="utf-8")
+            _annotation(picture.name, image, finder(image), images.class_names).write(temporary, encoding="utf-8")
         files += [picture, mask, annotation]
     if encoded:
         images.monitor.note(
             f"converted to JPEG (quality {JPEG_QUALITY}), as the format requires: {encoded} of {len(names)} images"
         )
+    images.monitor.note(finder.summary)
     class_names = [xml_name(name) for name in images.class_names]  # as in the annotations
     lists = {
         out / "ImageSets" / "Segmentation" / f"{flat_name(images.split)}.txt": names,
@@ -83,7 +86,9 @@ def _write_jpeg(source: LabelledImage, target: Path) -> bool:
     return not copied
 
 
-def _annotation(file_name: str, image: LabelledImage, class_names: Sequence[str]) -> ElementTree.ElementTree:
+def _annotation(
+    file_name: str, image: LabelledImage, objects: Sequence[Instance], class_names: Sequence[str]
+) -> ElementTree.ElementTree:
     root = ElementTree.Element("annotation")
     _add(root, "folder", "JPEGImages")
     _add(root, "filename", file_name)
@@ -92,8 +97,8 @@ def _annotation(file_name: str, image: LabelledImage, class_names: Sequence[str]
     for key, number in (("width", width), ("height", height), ("depth", 3)):
         _add(size, key, number)
     _add(root, "segmented", 1)
-    for component in components(image.mask):
-        root.append(_object(component, class_names[component.class_number - 1]))
+    for one in objects:
+        root.append(_object(one.region, class_names[one.class_number - 1]))
     ElementTree.indent(root)
     return ElementTree.ElementTree(root)
 

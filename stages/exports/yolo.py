@@ -1,36 +1,27 @@
-"""`--format yolo`: polygons for the training programs of the YOLO family.
+"""`--format yolo`: polygons for the segmentation networks of the YOLO family.
 
-    images/<split>/<name>.<extension>       copies of the images; byte for byte, unless EXIF rotates them
-    labels/<split>/<name>.txt               one line per polygon: class from 0, then x y x y ... from 0 to 1
-    data.yaml                               the folders and the class names
-
-Each <name> is a flat name, see flat_names.py. The package supervision draws the outlines: they run through the centres
-of the border pixels and are not simplified. A seam joins each hole to the outline; it runs to the hole and back, and
-encloses no area. Ignored pixels (255) belong to no polygon, so trainers take them for background.
+The folders are those of yolo_folder.py. A label file has one line per polygon: the class from 0, then x y x y ... from
+0 to 1. The package supervision draws the outlines: they run through the centres of the border pixels and are not
+simplified. A seam joins each hole to the outline; it runs to the hole and back, and encloses no area. Ignored pixels
+(255) belong to no polygon, so trainers take them for background.
 """
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from supervision.dataset.utils import approximate_mask_with_polygons
 
-from data.atomic_write import atomic_write
-from data.images import is_rotated
-from stages.exports.components import components
-from stages.exports.flat_names import flat_name
-from stages.exports.labelled_images import LabelledImages
-from stages.exports.upright_images import JPEG_QUALITY, save_upright
+from stages.exports.components import Component, components
+from stages.exports.instances import Instance
+from stages.exports.labelled_images import LabelledImage, LabelledImages
+from stages.exports.yolo_folder import write_yolo_folder
 
 # Polygon corners are integer pixel positions, and a label file divides them by the width or height. A reader multiplies
 # again, and then either rounds or truncates. With a quarter of a pixel added, both give the same integer.
 SHIFT = 0.25
-
-VAL_COMMENT = "# 'val' is required, so it repeats 'train': replace it by images with ground-truth masks.\n"
 
 Points = NDArray[np.number[Any]]  # (n, 2): x, y in pixels
 
@@ -49,64 +40,40 @@ class Polygon(NamedTuple):
 
 
 class Polygons(NamedTuple):
-    """The polygons of one mask."""
+    """The polygons of some regions."""
 
     drawn: list[Polygon]
     lost: int  # single pixels and straight lines one pixel wide, which have fewer than three corners
 
 
 def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
-    """Write the labels, copies of the images, and data.yaml; return the files.
+    """Write the polygons, copies of the images, and data.yaml; return the files.
 
     Raises:
         DataError: An image is missing or unreadable, or its size differs from the size of its mask.
     """
-    files = []
-    lost = turned = 0
-    split = flat_name(images.split)
-    for image in images:
-        name = flat_name(image.id)
-        picture = out / "images" / split / f"{name}{image.file.suffix}"
-        label = out / "labels" / split / f"{name}.txt"
-        polygons = mask_polygons(image.mask)
+    lost = 0
+
+    def lines(image: LabelledImage, objects: list[Instance]) -> list[str]:
+        nonlocal lost
+        polygons = region_polygons(one.region for one in objects)
         lost += polygons.lost
-        rotated = is_rotated(image.file)
-        turned += rotated
-        with atomic_write(picture) as temporary:
-            if rotated:
-                save_upright(image.file, temporary, picture.suffix, image.pixels)
-            else:
-                shutil.copyfile(image.file, temporary)
-        with atomic_write(label) as temporary:
-            lines = [f"{polygon.line(image.mask.shape)}\n" for polygon in polygons.drawn]
-            temporary.write_text("".join(lines), encoding="utf-8")
-        files += [picture, label]
+        return [polygon.line(image.mask.shape) for polygon in polygons.drawn]
+
+    files = write_yolo_folder(images, out, lines)
     if lost:
         images.monitor.note(f"specks and thin lines left out, because a polygon needs at least three corners: {lost}")
-    if turned:
-        images.monitor.note(
-            f"saved upright, because not all loaders apply the rotation in EXIF (JPEG quality {JPEG_QUALITY}): "
-            f"{turned} of {len(images.samples)} images"
-        )
-    content = {
-        "train": f"images/{split}",
-        "val": f"images/{split}",
-        "names": dict(enumerate(images.class_names)),
-    }
-    with atomic_write(out / "data.yaml") as temporary:
-        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-        temporary.write_text(VAL_COMMENT + text, encoding="utf-8")
-    return [*files, out / "data.yaml"]
+    return files
 
 
-def mask_polygons(mask: NDArray[np.uint8]) -> Polygons:
-    """Outline the connected components of a mask (h, w). The filled polygons cover the same pixels."""
+def region_polygons(regions: Iterable[Component]) -> Polygons:
+    """Outline connected regions. The filled polygons cover the same pixels."""
     drawn: list[Polygon] = []
     lost = 0
-    for component in components(mask):
-        for points in outlines(component.pixels):
+    for region in regions:
+        for points in outlines(region.pixels):
             if len(points):
-                drawn.append(Polygon(component.class_number, points + np.array([component.left, component.top])))
+                drawn.append(Polygon(region.class_number, points + np.array([region.left, region.top])))
             else:
                 lost += 1
     return Polygons(drawn, lost)

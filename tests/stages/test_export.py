@@ -54,6 +54,7 @@ def test_export__stopped_leaves_no_half_files(format: str, labelled_run: Any, tm
     [
         ("voc", "scipy", "scipy"),
         ("coco", "scipy", "scipy"),
+        ("yolo-detect", "skimage", "scikit-image"),
         ("yolo", "supervision", "supervision"),
         ("yolo", "cv2", "opencv-python-headless"),
         ("onnx", "onnx", "onnx"),
@@ -81,8 +82,16 @@ def test_export__png_and_labelstudio_need_no_other_package() -> None:
 
 def test_formats__are_those_of_the_folder() -> None:
     names = {path.stem for path in (Path(__file__).parents[2] / "stages" / "exports").glob("*.py")}
-    shared = {"components", "flat_names", "labelled_images", "upright_images", "xml_names"}
-    assert names - {"__init__"} - shared == set(FORMATS)
+    shared = {
+        "components",
+        "flat_names",
+        "instances",
+        "labelled_images",
+        "upright_images",
+        "xml_names",
+        "yolo_folder",
+    }
+    assert {name.replace("_", "-") for name in names - {"__init__"} - shared} == set(FORMATS)
 
 
 def test_export__refuses_a_folder_in_use(labelled_run: Any, tmp_path: Path) -> None:
@@ -112,7 +121,7 @@ def test_export__once_more_after_one_that_wrote_nothing(format: str, labelled_ru
 
 def test_export__other_format(labelled_run: Any, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="'gif' is not known: choose one of png, voc, coco, yolo, labelstudio, cvat, onnx"
+        ValueError, match="'gif' is not known: choose one of png, voc, coco, yolo, yolo-detect, labelstudio, cvat, onnx"
     ):
         export(labelled_run.run, tmp_path / "out", SilentMonitor(), format="gif")
 

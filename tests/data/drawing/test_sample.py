@@ -1,5 +1,6 @@
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_draw_sample__existing_folder_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"validation": -1}, {"size": 16}, {"seed": -1}])
-def test_draw_sample__impossible_numbers(tmp_path: Path, wrong: dict[str, int]) -> None:
+def test_draw_sample__impossible_numbers(tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cannot draw"):
         draw_sample(tmp_path / "new", **wrong)
     assert not (tmp_path / "new").exists()

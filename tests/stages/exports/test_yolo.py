@@ -14,7 +14,7 @@ from supervision.dataset.utils import approximate_mask_with_polygons
 from data.written_folders import MARK
 from stages.export import export
 from stages.exports.components import components
-from stages.exports.yolo import mask_polygons, outlines
+from stages.exports.yolo import outlines, region_polygons
 from stages.runtime.monitor import SilentMonitor
 
 
@@ -41,7 +41,7 @@ def fill(polygons: list[NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.boo
 
 def test_export_yolo__supervision_reads_the_masks(export_run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(export_run.run, out, SilentMonitor(), format="yolo")
+    export(export_run.run, out, SilentMonitor(), format="yolo", instances="components")
     read = sv.DetectionDataset.from_yolo(
         images_directory_path=str(out / "images/train"),
         annotations_directory_path=str(out / "labels/train"),
@@ -59,10 +59,10 @@ def test_export_yolo__supervision_reads_the_masks(export_run: Any, tmp_path: Pat
             np.testing.assert_array_equal(found, shown(mask, number))
 
 
-def test_mask_polygons__cover_nearly_the_same_pixels(export_run: Any) -> None:
+def test_region_polygons__cover_nearly_the_same_pixels(export_run: Any) -> None:
     for image_id in ("a", "deep/er/my photo.v2"):
         mask = export_run.masks[image_id]
-        polygons = mask_polygons(mask).drawn
+        polygons = region_polygons(components(mask)).drawn
         for number in (1, 2):
             if (expected := mask == number).sum() > 10:
                 found = fill([polygon.points for polygon in polygons if polygon.class_number == number], mask.shape)
@@ -70,7 +70,7 @@ def test_mask_polygons__cover_nearly_the_same_pixels(export_run: Any) -> None:
 
 
 def test_export_yolo__readers_that_truncate_get_the_same_pixels(export_run: Any, tmp_path: Path) -> None:
-    export(export_run.run, tmp_path / "out", SilentMonitor(), format="yolo")
+    export(export_run.run, tmp_path / "out", SilentMonitor(), format="yolo", instances="components")
     for image_id in ("a", "deep/d", "deep_d"):
         mask = export_run.masks[image_id]
         drawn: dict[int, list[NDArray[Any]]] = {1: [], 2: [], 3: []}
@@ -88,7 +88,7 @@ def test_export_yolo__readers_that_truncate_get_the_same_pixels(export_run: Any,
 def test_export_yolo__files(export_run: Any, tmp_path: Path, listener: Any) -> None:
     out = tmp_path / "out"
     monitor = listener()
-    files = export(export_run.run, out, monitor, format="yolo")
+    files = export(export_run.run, out, monitor, format="yolo", instances="components")
     assert sorted(files) == sorted(path for path in out.rglob("*") if path.is_file() and path.name != MARK)
     for image_id in ("empty", "ignored"):
         assert (out / f"labels/train/{image_id}.txt").read_text() == ""
@@ -96,32 +96,34 @@ def test_export_yolo__files(export_run: Any, tmp_path: Path, listener: Any) -> N
     content = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
     assert content["names"] == dict(enumerate(export_run.class_names))
     assert (out / content["train"]).is_dir()
-    lost = sum(mask_polygons(mask).lost for mask in export_run.masks.values())
+    lost = sum(region_polygons(components(mask)).lost for mask in export_run.masks.values())
     assert lost >= 3  # a single pixel, a pair and a line in `specks`
-    assert monitor.notes == [f"specks and thin lines left out, because a polygon needs at least three corners: {lost}"]
+    assert monitor.notes[1:] == [
+        f"specks and thin lines left out, because a polygon needs at least three corners: {lost}"
+    ]
 
 
-def test_mask_polygons__specks_and_straight_lines_are_counted() -> None:
+def test_region_polygons__specks_and_straight_lines_are_counted() -> None:
     mask = np.zeros((9, 9), np.uint8)
     mask[0, 0] = 1
     mask[4, 2:7] = 2
     mask[6:8, 6:8] = 2
-    drawn, lost = mask_polygons(mask)
+    drawn, lost = region_polygons(components(mask))
     assert lost == 2
     assert [polygon.class_number for polygon in drawn] == [2]
     np.testing.assert_array_equal(fill([drawn[0].points], mask.shape), (np.indices((9, 9)) // 2 == 3).all(axis=0))
 
 
-def test_mask_polygons__an_ignored_mask_has_none() -> None:
-    assert mask_polygons(np.full((9, 9), 255, np.uint8)) == ([], 0)
+def test_region_polygons__an_ignored_mask_has_none() -> None:
+    assert region_polygons(components(np.full((9, 9), 255, np.uint8))) == ([], 0)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_mask_polygons__filled_polygons_equal_the_mask(seed: int) -> None:
+def test_region_polygons__filled_polygons_equal_the_mask(seed: int) -> None:
     draws = np.random.default_rng(seed)
     values = ndimage.gaussian_filter(draws.random((60, 60)), draws.uniform(0.3, 3))
     mask = (values > np.quantile(values, draws.uniform(0.1, 0.9))).astype(np.uint8)
-    drawn, lost = mask_polygons(mask)
+    drawn, lost = region_polygons(components(mask))
     found, expected = fill([polygon.points for polygon in drawn], mask.shape), shown(mask, 1)
     assert not (found & ~expected).any()
     thin = sum(is_thin(one.pixels) for one in components(mask))
