@@ -1,8 +1,10 @@
 """`toco demo`: the whole pipeline on a drawn data set, from scratch, without a download."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data.custom_reader import LABELS_FILE
 from data.drawing.sample import draw_sample
@@ -19,7 +21,7 @@ from stages.train_cam import train_cam
 from stages.train_seg import train_seg
 
 # Chosen by trials on two CPU cores: small pictures, and a transformer that is small enough to train from scratch.
-SAMPLE = {"images": 400, "validation": 100, "size": 96}
+SAMPLE: Mapping[str, Any] = {"images": 400, "validation": 100, "size": 96}
 
 CAM = TrainCam(
     backbone="vit_tiny_patch16_224",

@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 from data.errors import SettingsError
 from stages.export import FORMATS, export
 from stages.exports.components import components
-from stages.exports.instances import Separation, cut_at_saddles, separate
+from stages.exports.instances import cut_at_saddles, separate
+from stages.exports.labelled_images import Separation
 from stages.runtime.monitor import SilentMonitor
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -40,7 +41,8 @@ def box(top: int, bottom: int, left: int, right: int) -> NDArray[np.bool_]:
 def road() -> NDArray[np.bool_]:
     """A long band whose width varies between 6 and 12 pixels."""
     half = 4.5 + 1.5 * np.sin(np.arange(120) / 9)
-    return np.abs(ROWS - 40) <= half
+    pixels: NDArray[np.bool_] = np.abs(ROWS - 40) <= half
+    return pixels
 
 
 def ragged() -> NDArray[np.bool_]:
@@ -78,7 +80,8 @@ def test_separate__by_distance(pixels: NDArray[np.bool_], count: int) -> None:
 def bumps(*places: tuple[int, float]) -> NDArray[np.float32]:
     """A CAM with a peak at each (column, height)."""
     heights = [height * np.exp(-((COLUMNS - column) ** 2 + (ROWS - 40) ** 2) / 200) for column, height in places]
-    return np.max(heights, axis=0).astype(np.float32)
+    highest: NDArray[np.float32] = np.max(heights, axis=0).astype(np.float32)
+    return highest
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def test_export_yolo_detect__supervision_reads_the_boxes(export_run: Any, tmp_pa
             [one.class_number - 1, one.left, one.top, one.left + one.pixels.shape[1], one.top + one.pixels.shape[0]]
             for one in components(export_run.masks[unquote(Path(path).stem)])
         ]
+        assert detections.class_id is not None
         found = [[number, *box] for number, box in zip(detections.class_id, detections.xyxy.tolist(), strict=True)]
         assert len(found) == len(expected)
         np.testing.assert_allclose(np.array(found), np.array(expected), atol=0.01)
