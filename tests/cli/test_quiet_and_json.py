@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 from typer.main import get_command
 
 from stages.runtime.monitor import Monitor
@@ -39,6 +40,7 @@ CASES = {
     "tile": "tile photos/masks --out mask_tiles --size 32 --overlap 8",
     "join": "join mask_tiles mask_tiles/images --out joined",
     "plan": f"plan photos --device cpu --time 9h {TRAIN}",
+    "import-checkpoint": "import-checkpoint released.pth imported --classes names.txt --num-heads 3",
     "train-cam": f"train-cam photos --out stages --device cpu {CAM}",
     "make-labels": f"make-labels stages --device cpu {LABELS}",
     "train-seg": f"train-seg stages --device cpu {SEG}",
@@ -70,9 +72,17 @@ def refuse(text: str) -> NoReturn:
 
 
 @pytest.fixture(scope="module")
-def folder(draw_pictures: Callable[[Path], Path], small_heads: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    draw_pictures: Callable[[Path], Path],
+    golden: Callable[[str], dict[str, Any]],
+    small_heads: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     root = tmp_path_factory.mktemp("quiet")
     draw_pictures(root / "photos")
+    state = {name.removeprefix("state/"): one for name, one in golden("network").items() if name.startswith("state/")}
+    torch.save(state, root / "released.pth")
+    (root / "names.txt").write_text("one\ntwo\nthree\nfour\n")
     return root
 
 
