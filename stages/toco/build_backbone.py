@@ -68,6 +68,9 @@ def build_backbone(
     backbone.options = {
         option: value for option, value in options.items() if option in overrides or option == "img_size"
     }
+    if isinstance(backbone, MapBackbone):
+        side = options.get("img_size") or (network.pretrained_cfg or {}).get("input_size", (3, 224, 224))[-1]
+        backbone.try_out(side if isinstance(side, int) else max(side))
     if pretrained:
         backbone.weights_loaded()
     return backbone

@@ -55,11 +55,7 @@ class MapBackbone(Backbone):
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
     ) -> None:
-        """Take over a network; see `build_backbone`.
-
-        Raises:
-            ValueError: It works only for images of one size.
-        """
+        """Take over a network; see `build_backbone`."""
         super().__init__(name, network, channels, mean, std)
         stages = stages_of(name, network)
         self._dims = [int(stage["num_chs"]) for stage in stages]
@@ -77,7 +73,6 @@ class MapBackbone(Backbone):
             network.head.norm = norm
         self._head_norm = norm is not None
         self.stages = network
-        self._try_out(channels)
 
     @property
     def network(self) -> Any:
@@ -165,16 +160,20 @@ class MapBackbone(Backbone):
         return maps
 
     @torch.no_grad()
-    def _try_out(self, channels: int) -> None:
-        """Run a small image that is not square.
+    def try_out(self, side: int) -> None:
+        """Run a strip that is lower and wider than the images that the network was made for.
+
+        Args:
+            side: Pixels per side of these.
 
         Raises:
             ValueError: The network refuses its size, or its maps do not have the strides that timm says.
         """
         self.eval()
-        down, across = 2 * self._strides[-1], 3 * self._strides[-1]
+        stride = self._strides[-1]
+        down, across = 2 * stride, (2 * side // stride + 1) * stride
         try:
-            maps = self._stage_maps(torch.zeros(1, channels, down, across), set(range(len(self._dims))))
+            maps = self._stage_maps(torch.zeros(1, len(self.mean), down, across), set(range(len(self._dims))))
         except Exception as error:  # each network raises its own kind of exception
             raise ValueError(
                 f"--backbone {self.name!r} does not take images of every size ({error}), but crops and the scales of "

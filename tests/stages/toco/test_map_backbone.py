@@ -157,3 +157,12 @@ def test_no_class_token__the_models_own_pooling_or_the_mean(
     torch.testing.assert_close(tokens.class_token, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(backbone.class_token(images), tokens.class_token)
     assert backbone(images[..., :32, :]).final.shape == (2, 32, 2, 3)
+
+
+def test_frozen_encoder__joins_stages_of_different_widths(generator: torch.Generator) -> None:
+    from stages.networks.frozen_encoder import FrozenEncoder
+
+    encoder = FrozenEncoder(build("PVT"), (1, -1))
+    features = encoder(255 * torch.rand(1, 3, 64, 48, generator=generator))
+    assert features.shape == (1, encoder.width, 4, 3)
+    assert encoder.width == 16 + 32
