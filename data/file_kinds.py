@@ -1,21 +1,22 @@
 """The kinds of image files: those that are read, and those that are recognised by their names and reported."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from os.path import splitext
+from pathlib import Path
 
 from PIL import features
 
 AVIF = features.check("avif")  # a part that builds of Pillow may lack
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".jpg_large", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".jpg_large", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy"}
     | ({".avif"} if AVIF else set())
 )
 
-# Accepted contents of a file; its suffix may name another format.
+# Contents of a file that Pillow reads; its suffix may name another format. The others are in data/band_files.py.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", *(("AVIF",) if AVIF else ()))
-FORMAT_NAMES = "JPEG, PNG, BMP, TIFF, WebP or AVIF"
+FORMAT_NAMES = "JPEG, PNG, BMP, TIFF, WebP, AVIF or NumPy"
 
 # Program -> suffixes of pictures that are not read and that it converts. Animations would lose all but one picture, and
 # camera, medical and measured data have no standard range of brightness.
@@ -38,7 +39,7 @@ PICTURES = {
     "GDAL": (".ecw", ".sid", ".vrt"),
     "astropy": (".fits", ".fit"),
 }
-# The same for files that usually lie beside photographs: documents, drawings, videos and arrays.
+# The same for files that usually lie beside photographs: documents, drawings, videos, and arrays; see `split_kinds`.
 OTHERS = {
     "FFmpeg": (
         *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".wmv", ".flv", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts"),
@@ -53,13 +54,24 @@ PROGRAM_OF = {
     suffix: program
     for program, suffixes in {**PICTURES, **OTHERS}.items()
     for suffix in suffixes
-    if suffix not in IMAGE_SUFFIXES
+    if suffix not in IMAGE_SUFFIXES - {".npy"}
 }
 
 
 def suffix_of(name: str) -> str:
     """Return the suffix of a file's name in lower case, with its dot."""
     return splitext(name.lower())[1]
+
+
+def split_kinds(found: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Split files into images that are read, and pictures and videos that are not.
+
+    NumPy arrays are images where there are no other images. Beside others they are features, masks or scores.
+    """
+    names = [name for name in found if suffix_of(name) in IMAGE_SUFFIXES]
+    pictures = [name for name in names if suffix_of(name) != ".npy"]
+    read = {name: found[name] for name in pictures or names}
+    return read, {name: path for name, path in found.items() if name not in read}
 
 
 def is_unread_picture(name: str) -> bool:

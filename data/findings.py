@@ -216,7 +216,28 @@ def _values(facts: Facts) -> Iterator[Finding]:
             text=f"{_count(len(pixels.deep), 'image')} of 16 bits, whose values are read as {pixels.bits} bits",
             advice=f"no change is needed if {2**pixels.bits - 1} is meant to be white; otherwise give --image-bits",
         )
-    if pixels.alpha and not pixels.transparent:
+    if pixels.bands:
+        yield Finding(
+            level="note",
+            topic="bands",
+            text=str(pixels.describe()),
+            advice="no change is needed if these are the bands to use; otherwise give --bands",
+        )
+    if pixels.bands and (missing := pixels.describe_missing()):
+        yield Finding(
+            level="note",
+            topic="values_missing",
+            text=missing,
+            advice="no change is needed if these pixels show nothing, such as the border of a scene",
+        )
+    if constant := [str(band.number) for band in pixels.bands if band.std == 1.0]:
+        yield Finding(
+            level="warning",
+            topic="constant_band",
+            text=f"the same value in all training images: band {', '.join(constant)}",
+            advice="leave it out with --bands",
+        )
+    if pixels.alpha and not pixels.transparent and not pixels.bands:
         yield Finding(
             level="warning",
             topic="alpha_is_no_transparency",
@@ -225,7 +246,7 @@ def _values(facts: Facts) -> Iterator[Finding]:
             advice="no change is needed if it is another band, such as infrared; otherwise give --alpha transparency",
             items=_names(pixels.alpha, dataset),
         )
-    elif pixels.alpha:
+    elif pixels.alpha and not pixels.bands:
         yield Finding(
             level="note",
             topic="transparency",
@@ -264,9 +285,9 @@ def _values(facts: Facts) -> Iterator[Finding]:
         ),
         (
             "more_bands",
-            [path for path, one in contents.items() if one.bands > 3 + (path in alpha)],
+            [path for path, one in contents.items() if one.bands > 3 + (path in alpha) and not pixels.bands],
             "with more bands, of which only the first three are read, as red, green and blue",
-            "save three bands as red, green and blue if these are the wrong ones",
+            "give --bands all, or the numbers of the bands to use, for example --bands 4,3,2",
         ),
     )
     for topic, paths, what, advice in groups:

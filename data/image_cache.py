@@ -10,6 +10,7 @@ import PIL
 from PIL import Image, features
 
 from data.atomic_write import atomic_write
+from data.band_image import BandImage, Pixels
 from data.errors import DataError, reason
 from data.images import AS_STORED, PixelRule, read_reduced
 
@@ -41,9 +42,9 @@ def open_cache(folder: str | None) -> Path | None:
 class TrainingImages:
     """Reads images at the reduced size that training needs, through a cache if there is one.
 
-    An entry is a NumPy file of the pixels, (h, w, 3) uint8. Its name is a hash of the image's path, size in bytes and
-    modification time, of `side`, of the pixel rule, and of the decoder's version. If one of them changes, a new entry
-    is made; the old one stays. Several processes may use one cache. Picklable.
+    An entry is a NumPy file of the pixels, (h, w, 3) uint8, or (h, w, c) float32 of bands. Its name is a hash of the
+    image's path, size in bytes and modification time, of `side`, of the pixel rule, and of the decoder's version. If
+    one of them changes, a new entry is made; the old one stays. Several processes may use one cache. Picklable.
     """
 
     def __init__(self, side: int, cache: Path | None = None) -> None:
@@ -58,14 +59,14 @@ class TrainingImages:
         self.write_failed = False
         self._warnings: list[str] = []
 
-    def read(self, path: Path, rule: PixelRule = AS_STORED) -> Image.Image:
+    def read(self, path: Path, rule: PixelRule = AS_STORED) -> Pixels:
         """Return the same pixels as `read_reduced`.
 
         Raises:
             DataError: See `read_image`.
         """
         entry = self._entry(path, rule)
-        image = None if entry is None else _read_entry(entry)
+        image = None if entry is None else _read_entry(entry, rule)
         if image is None:
             image = read_reduced(path, self.side, rule)
             if entry is not None and not self.write_failed:
@@ -87,15 +88,18 @@ class TrainingImages:
         except OSError:
             return None  # reading the image will raise the error
         other = "" if rule == AS_STORED else f"{rule.bits} {rule.alpha} {rule.clip} "
+        if rule.bands:
+            other += f"{rule!r} "
         key = f"{ENTRY_FORMAT} {DECODER} {other}{self.side} {status.st_size} {status.st_mtime_ns} ".encode()
         key += os.fsencode(path.resolve())
         digest = hashlib.sha256(key).hexdigest()
         return self.cache / digest[:2] / f"{digest[2:]}.npy"  # 256 folders: very large folders are slow
 
-    def _write_entry(self, image: Image.Image, entry: Path) -> None:
+    def _write_entry(self, image: Pixels, entry: Path) -> None:
+        values = image.values if isinstance(image, BandImage) else np.asarray(image)
         try:
             with atomic_write(entry) as temporary, temporary.open("wb") as file:
-                np.lib.format.write_array(file, np.asarray(image), allow_pickle=False)
+                np.lib.format.write_array(file, values, allow_pickle=False)
         except OSError as error:  # most likely the disk is full; training can continue without the cache
             self.write_failed = True
             self._warnings.append(
@@ -103,11 +107,15 @@ class TrainingImages:
             )
 
 
-def _read_entry(entry: Path) -> Image.Image | None:
+def _read_entry(entry: Path, rule: PixelRule) -> Pixels | None:
     """Read an entry of the cache; None if it is missing or damaged."""
     try:
         with entry.open("rb") as file:
-            image = Image.fromarray(np.lib.format.read_array(file, allow_pickle=False))
+            values = np.lib.format.read_array(file, allow_pickle=False)
+        if rule.bands:
+            fits = values.ndim == 3 and values.shape[2] == rule.channels and values.dtype == np.float32
+            return BandImage(values, rule.fill) if fits else None
+        image = Image.fromarray(values)
     except Exception:  # NumPy raises almost any exception for damaged files
         return None
     return image if image.mode == "RGB" else None

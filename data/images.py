@@ -1,4 +1,4 @@
-"""Image files: read any image as RGB and any mask as class numbers, and list the images and masks in a folder."""
+"""Image files: read any image as RGB or as bands, any mask as class numbers, and list the images in a folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import posixpath
 import sys
 import unicodedata
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,8 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from data.band_files import (
+    BandLayout,
+    StoredBands,
+    array_layout,
+    image_shape,
+    is_array,
+    is_tiff,
+    read_array,
+    read_png,
+    read_tiff,
+    tiff_layout,
+    turned_upright,
+)
+from data.band_image import CLIPPED, MARGIN, BandImage, Pixels, as_picture, clipped_share
 from data.errors import DataError, reason
-from data.file_kinds import FORMAT_NAMES, IMAGE_FORMATS, IMAGE_SUFFIXES, PROGRAM_OF, conversion_advice, suffix_of
+from data.file_kinds import (
+    FORMAT_NAMES,
+    IMAGE_FORMATS,
+    IMAGE_SUFFIXES,
+    PROGRAM_OF,
+    conversion_advice,
+    split_kinds,
+    suffix_of,
+)
 from data.written_folders import written_by_toco
 
 # `read_reduced` does not resize images that are larger than asked for by less than this factor: that would cost more
@@ -63,32 +85,138 @@ _END_OF_JPEG = b"\xff\xd9"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BandRange:
+    """A band that networks get, and the values that it has in the training images.
+
+    Attributes:
+        number: Its number in the file, from 1.
+        low: Value that becomes 0: 0.1 % of the values are below it.
+        high: Value that becomes 255: 0.1 % of the values are above it.
+        mean: Mean of the scaled values, in units of 255.
+        std: Standard deviation of the scaled values, in units of 255; above 0.
+    """
+
+    number: int
+    low: float
+    high: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PixelRule:
-    """How values in files become 8-bit RGB: one rule for all images of a data set, so that they stay comparable.
+    """How networks get the values in files: one rule for all images of a data set, so that they stay comparable.
+
+    Without `bands`, all images become 8-bit RGB, as an image viewer shows them.
 
     Attributes:
         bits: Number of bits that values in 16-bit files use, 8 to 16; 2 ** bits - 1 becomes 255.
         alpha: Whether a band that a file marks as alpha is transparency. It is not if it holds, for example, infrared.
         clip: Whether values of more bits become 255, as in images outside the data set; otherwise they are an error.
+        bands: The bands that networks get, in this order and at full depth; empty for 8-bit RGB.
+        count: With bands, the number of bands in a file; one that is marked as alpha may come on top.
+        kinds: With bands, the kinds of values that files may have, see `value_kind`.
     """
 
     bits: int = 16
     alpha: bool = True
     clip: bool = False
+    bands: tuple[BandRange, ...] = ()
+    count: int = 0
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Number of channels that networks get."""
+        return len(self.bands) or 3
+
+    @property
+    def fill(self) -> tuple[float, ...]:
+        """What stands for missing values: the mean of each band, in 0..255."""
+        return tuple(255 * band.mean for band in self.bands)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON gives them back."""
+        plain: dict[str, Any] = {"bits": self.bits, "alpha": self.alpha, "clip": self.clip}
+        if self.bands:
+            plain |= {"bands": [asdict(band) for band in self.bands], "count": self.count, "kinds": list(self.kinds)}
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> PixelRule:
+        """Return the rule of plain values; what is missing gets its default.
+
+        Raises:
+            TypeError: They are not those of a rule.
+        """
+        values = dict(plain)
+        bands = tuple(BandRange(**band) for band in values.pop("bands", ()))
+        rule = cls(**{**values, "bands": bands, "kinds": tuple(values.get("kinds", ()))})
+        numbers = [number for band in bands for number in (band.low, band.high, band.mean, band.std)]
+        if (
+            rule.bits not in range(8, 17)
+            or not isinstance(rule.alpha, bool)
+            or not isinstance(rule.clip, bool)
+            or not all(isinstance(number, int | float) for number in numbers)
+            or any(band.number < 1 or band.high <= band.low or band.std <= 0 for band in bands)
+        ):
+            raise TypeError(f"{rule!r} is not a rule for pixels")
+        return rule
 
 
 AS_STORED = PixelRule()
+
+
+def value_kind(kind: np.dtype[Any] | str) -> str:
+    """Return the kind of values of a type: '8-bit', 'integer' (of more bits) or 'floating-point'."""
+    kind = np.dtype(kind)
+    if kind.kind == "f":
+        return "floating-point"
+    return "8-bit" if kind.itemsize == 1 else "integer"
+
+
+def read_pixels(path: Path, *, at_least: int | None = None, rule: PixelRule = AS_STORED) -> Pixels:
+    """Return the upright image as networks get it: in RGB, or its bands at full depth if the rule names bands.
+
+    Args:
+        path: The file.
+        at_least: See `read_image`; it has no effect on bands.
+        rule: What becomes of the values.
+
+    Raises:
+        DataError: See `read_image`; or the file has another number of bands or another kind of values than the rule.
+    """
+    if not rule.bands:
+        return _read_picture(path, at_least, rule)
+    stored = read_stored(path)
+    try:
+        return _scaled_bands(stored, rule)
+    except DataError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_stored(path: Path) -> StoredBands:
+    """Return the values of a file, upright and otherwise as stored.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        return _read_bands(path)
+    except Exception as error:  # as in `_read_picture`
+        raise _unreadable(path, error) from error
 
 
 def read_image(path: Path, *, at_least: int | None = None, rule: PixelRule = AS_STORED) -> Image.Image:
     """Return the image in RGB as an image viewer shows it.
 
     The EXIF orientation is applied. Palette and grey images become RGB, transparent pixels white, 16 bits are scaled to
-    8. If a file has several images, the first one is read.
+    8. If a file has several images, the first one is read. If the rule names bands, the first three of them are shown,
+    or the first one as grey.
 
     Args:
         path: The file.
-        rule: How 16-bit values are scaled, and whether an alpha band is transparency.
+        rule: How values are scaled, and whether an alpha band is transparency.
         at_least: Number of pixels on the longer side that is sufficient. If a JPEG has this many at a half, a quarter
             or an eighth of its size, it is decoded at the smallest such size, sides rounded up, which is faster than
             decoding all pixels. Other formats are always decoded at full size.
@@ -97,10 +225,21 @@ def read_image(path: Path, *, at_least: int | None = None, rule: PixelRule = AS_
         DataError: The file is missing or damaged, its pixels have no standard conversion to 8 bits, or its values have
             more bits than the rule allows.
     """
+    return as_picture(read_pixels(path, at_least=at_least, rule=rule))
+
+
+def _read_picture(path: Path, at_least: int | None, rule: PixelRule) -> Image.Image:
+    """Read an image by a rule without bands."""
     # Pillow's plug-ins raise almost any exception for damaged files, so that no narrower class will do here.
     try:
+        if is_array(path):
+            return _stored_as_rgb(read_array(path), rule)
         try:
             return _read_rgb(path, at_least, rule)
+        except UnidentifiedImageError:
+            if _other_layout(path) is None:
+                raise
+            return _stored_as_rgb(read_tiff(path), rule)
         except OSError as error:
             completed = _completed_jpeg(path) if "truncated" in str(error) else None
             if completed is None:
@@ -110,15 +249,15 @@ def read_image(path: Path, *, at_least: int | None = None, rule: PixelRule = AS_
         raise _unreadable(path, error) from error
 
 
-def read_reduced(path: Path, side: int, rule: PixelRule = AS_STORED) -> Image.Image:
-    """Return the image as `read_image` does, reduced so that its longer side has about `side` pixels.
+def read_reduced(path: Path, side: int, rule: PixelRule = AS_STORED) -> Pixels:
+    """Return the image as `read_pixels` does, reduced so that its longer side has about `side` pixels.
 
     An image is not resized if its longer side has at most `REDUCTION_TOLERANCE` times `side` pixels.
 
     Raises:
         DataError: See `read_image`.
     """
-    image = read_image(path, at_least=side, rule=rule)
+    image = read_pixels(path, at_least=side, rule=rule)
     longer = max(image.size)
     if longer <= REDUCTION_TOLERANCE * side:
         return image
@@ -127,35 +266,142 @@ def read_reduced(path: Path, side: int, rule: PixelRule = AS_STORED) -> Image.Im
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
-def as_rgb(image: Image.Image | NDArray[Any], rule: PixelRule = AS_STORED) -> Image.Image:
-    """Return an image in memory in RGB, its pixels converted like those of a file by `read_image`.
+def as_pixels(image: Image.Image | NDArray[Any], rule: PixelRule = AS_STORED) -> Pixels:
+    """Return an image in memory as networks get it, its values converted like those of a file by `read_pixels`.
 
     Args:
         image: A Pillow image, or an array (h, w) of grey values, (h, w, 3) of red, green, blue or (h, w, 4) with alpha,
-            uint8 or uint16. It is not rotated: an EXIF orientation is ignored.
-        rule: How 16-bit values are scaled, and whether an alpha band is transparency.
+            uint8 or uint16. If the rule names bands: all bands of a file, of any type. It is not rotated: an EXIF
+            orientation is ignored.
+        rule: What becomes of the values.
 
     Raises:
-        DataError: The array has another shape or type, or the pixels have no standard conversion to 8 bits.
+        DataError: The array has another shape or type, or the pixels have no standard conversion.
     """
-    share = 0.0
     try:
+        if rule.bands:
+            values = image if isinstance(image, np.ndarray) else np.asarray(_plain_bands(image))
+            return _scaled_bands(StoredBands(values=values.reshape(image_shape(values.shape, values.dtype))), rule)
         if isinstance(image, np.ndarray):
-            shape_is_known = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-            if not shape_is_known or not image.size or image.dtype not in (np.uint8, np.uint16):
-                raise DataError(
-                    f"it is an array of shape {image.shape} and type {image.dtype}; give (h, w), (h, w, 3) or "
-                    "(h, w, 4), uint8 from 0 to 255 or uint16"
-                )
-            if image.dtype == np.uint16:
-                image, share = _scaled(image, rule)
-            image = Image.fromarray(np.ascontiguousarray(image))
-        elif ";16" in _raw_mode(image) and rule.bits < 16:  # Pillow keeps only the upper 8 bits of them
+            return _array_as_rgb(image, rule)
+        if ";16" in _raw_mode(image) and rule.bits < 16:  # Pillow keeps only the upper 8 bits of them
             raise DataError("it has 16-bit colours: give the path of the file, or a uint16 array")
-        rgb = _to_rgb(image, io.BytesIO(), rule)
-        return _with_clipped(rgb, share) if share else rgb
+        return _to_rgb(image, io.BytesIO(), rule)
     except DataError as error:
         raise DataError(f"the given image cannot be used: {error}") from error
+
+
+def _stored_as_rgb(stored: StoredBands, rule: PixelRule) -> Image.Image:
+    """Return the values of a file that Pillow does not read in RGB."""
+    count, kind = stored.values.shape[2], stored.values.dtype
+    if count not in (1, 3, 4) or kind not in (np.uint8, np.uint16):
+        raise DataError(
+            f"it has {count} band{'s'[: count != 1]} of {kind}, but the images of this data set are read as 8-bit RGB: "
+            "convert it, or remove it"
+        )
+    return _array_as_rgb(stored.values, rule)
+
+
+def _array_as_rgb(values: NDArray[Any], rule: PixelRule) -> Image.Image:
+    """Return an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) in RGB."""
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    shape_is_known = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))
+    if not shape_is_known or not values.size or values.dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"it is an array of shape {values.shape} and type {values.dtype}; give (h, w), (h, w, 3) or "
+            "(h, w, 4), uint8 from 0 to 255 or uint16"
+        )
+    share = 0.0
+    if values.dtype == np.uint16:
+        values, share = _scaled(values, rule)
+    rgb = _to_rgb(Image.fromarray(np.ascontiguousarray(values)), io.BytesIO(), rule)
+    return _with_clipped(rgb, share) if share else rgb
+
+
+def _plain_bands(image: Image.Image) -> Image.Image:
+    """Return an opened image as grey or RGB, with alpha or without, at its own depth."""
+    if image.mode in ("L", "LA", "RGB", "RGBA", "I", "F") or image.mode.startswith("I;16"):
+        return image
+    return image.convert({"1": "L", "La": "LA", "RGBa": "RGBA"}.get(image.mode, "RGB"))
+
+
+def band_layout(path: Path) -> BandLayout:
+    """Read the header of any image file.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        if is_array(path):
+            return array_layout(path)
+        if is_tiff(path):
+            layout = tiff_layout(path)
+            if not layout.colours:
+                return layout
+    except Exception as error:  # as in `_read_picture`
+        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        size = image_size(path)
+        bits = 16 if has_16_bits(image) else 8
+        plain = {"1": 1, "L": 1, "LA": 2, "La": 2, "RGBA": 4, "RGBa": 4, "I": 1, "F": 1}.get(image.mode, 3)
+        count = 1 if image.mode.startswith("I;16") else 2 if _raw_mode(image) == "LA;16B" else plain
+        return BandLayout(size=size, count=count, kind=f"uint{bits}", bits=bits, alpha=count in (2, 4))
+
+
+def _read_bands(path: Path) -> StoredBands:
+    if is_array(path):
+        return read_array(path)
+    if is_tiff(path) and not tiff_layout(path).colours:
+        return read_tiff(path)
+    with Image.open(path, formats=IMAGE_FORMATS) as image:
+        _check_size(image, path.stat().st_size)
+        turn = _transposition(image)
+        if image.format == "PNG" and ";16" in _raw_mode(image):
+            code = next((code for code, one in TRANSPOSITIONS.items() if one == turn), 1)
+            values = turned_upright(read_png(path.read_bytes()), code)
+        else:
+            plain = _plain_bands(image)
+            values = np.asarray(plain if turn is None else plain.transpose(turn))
+    values = values.reshape(*values.shape[:2], -1)
+    return StoredBands(values=values, alpha=values.shape[2] in (2, 4), bits=8 * values.dtype.itemsize)
+
+
+def _scaled_bands(stored: StoredBands, rule: PixelRule) -> BandImage:
+    """Choose the bands of the rule and scale them; where there is no value, they get the band's mean."""
+    values = stored.values
+    count = values.shape[2]
+    if rule.count not in (count, count - stored.alpha) or max(band.number for band in rule.bands) > count:
+        raise DataError(
+            f"it has {count} band{'s'[: count != 1]}, but the images of this data set have {rule.count}: give it the "
+            "same bands, or remove it"
+        )
+    if rule.kinds and (kind := value_kind(values.dtype)) not in rule.kinds:
+        raise DataError(
+            f"it has {kind} values ({values.dtype}), but the images of this data set have {' or '.join(rule.kinds)} "
+            "ones: convert it, or remove it"
+        )
+    scaled = np.empty((*values.shape[:2], len(rule.bands)), np.float32)
+    clipped = np.zeros(values.shape[:2], bool)
+    for place, band in enumerate(rule.bands):
+        plane, missing = one_band(stored, band.number, rule)
+        plane = (plane - band.low) * (255 / (band.high - band.low))
+        low, high = -255 * MARGIN, 255 * (1 + MARGIN)
+        clipped |= ~missing & ((plane < low) | (plane > high))
+        scaled[..., place] = np.where(missing, 255 * band.mean, plane.clip(low, high))
+    return BandImage(scaled, rule.fill, float(clipped.mean()))
+
+
+def one_band(stored: StoredBands, number: int, rule: PixelRule) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return a band as floating-point numbers (h, w), and where it has no value: NaN, infinite, nodata, transparent."""
+    plane = stored.values[..., number - 1]
+    exact = plane.dtype.itemsize < 4 or plane.dtype == np.float32  # 24 bits of precision are enough
+    missing = np.zeros(plane.shape, bool) if plane.dtype.kind != "f" else ~np.isfinite(plane)
+    if stored.nodata is not None:
+        missing = missing | (plane == stored.nodata)
+    if stored.alpha and rule.alpha and number < stored.values.shape[2]:
+        missing = missing | (stored.values[..., -1] == 0)
+    return np.where(missing, 0, plane).astype(np.float32 if exact else np.float64), missing
 
 
 @contextmanager
@@ -175,9 +421,31 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing or its header is damaged.
     """
+    if (other := _other_layout(path)) is not None:
+        return other.size
     with _opened(path) as image:
         turned = _transposition(image) in {TRANSPOSITIONS[code] for code in (5, 6, 7, 8)}
         return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _other_layout(path: Path) -> BandLayout | None:
+    """Read the header of a file that Pillow does not read: an array, or a TIFF of other bands or bits.
+
+    Raises:
+        DataError: An array is damaged or is not an image.
+    """
+    if is_array(path):
+        return band_layout(path)
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS):
+            return None
+    except Exception:
+        try:
+            return tiff_layout(path)
+        except Exception:  # `_opened` says what is wrong
+            return None
 
 
 def stored_size(path: Path) -> tuple[int, int]:
@@ -186,6 +454,8 @@ def stored_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing or its header is damaged.
     """
+    if (other := _other_layout(path)) is not None:
+        return other.size
     with _opened(path) as image:
         return image.height, image.width
 
@@ -205,6 +475,8 @@ def is_upright_jpeg(path: Path) -> bool:
     Raises:
         DataError: The file is missing or its header is damaged.
     """
+    if _other_layout(path) is not None:
+        return False
     with _opened(path) as image:
         return image.format == "JPEG" and not _is_rotated(image)
 
@@ -215,6 +487,8 @@ def is_rotated(path: Path) -> bool:
     Raises:
         DataError: The file is missing or its header is damaged.
     """
+    if _other_layout(path) is not None:
+        return False
     with _opened(path) as image:
         return _is_rotated(image)
 
@@ -280,9 +554,7 @@ def find_images_and_unread(folder: Path) -> tuple[dict[str, Path], dict[str, Pat
     Raises:
         DataError: A folder cannot be listed.
     """
-    found = _find_files(folder, IMAGE_SUFFIXES | PROGRAM_OF.keys())
-    images = {name: path for name, path in found.items() if suffix_of(name) in IMAGE_SUFFIXES}
-    return images, {name: path for name, path in found.items() if name not in images}
+    return split_kinds(_find_files(folder, IMAGE_SUFFIXES | PROGRAM_OF.keys()))
 
 
 def find_masks(folder: Path) -> dict[str, MaskFile]:
@@ -399,6 +671,8 @@ def file_contents(path: Path) -> FileContents:
     Raises:
         DataError: The file is missing or damaged.
     """
+    if _other_layout(path) is not None:
+        return FileContents(1, 1, False)
     with _opened(path) as image:
         rotated = _is_rotated(image)
         if not isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -410,22 +684,18 @@ def file_contents(path: Path) -> FileContents:
         for page in range(image.n_frames):
             image.seek(page)
             pages += not image.tag_v2.get(_SUBFILE_TYPE, 0) & _PREVIEW_OR_MASK
+        if pages > 1 and band_layout(path).count > image.tag_v2.get(
+            TiffImagePlugin.SAMPLESPERPIXEL, 1
+        ):  # they are the channels of one image
+            pages = 1
         return FileContents(pages, bands, rotated)
 
 
 _SUBFILE_TYPE, _PREVIEW_OR_MASK = 254, 1 | 4  # tag of TIFF, and its bits for reduced images and masks of other pages
 
 
-def clipped_share(image: Image.Image) -> float:
-    """Return the share of the pixels of an image read by `read_image` in which a value was clipped, 0..1."""
-    return float(image.info.get(_CLIPPED, 0.0))
-
-
-_CLIPPED = "toco clipped"  # key of Image.info, which Pillow copies to images made from an image
-
-
 def _with_clipped(image: Image.Image, share: float) -> Image.Image:
-    image.info[_CLIPPED] = share
+    image.info[CLIPPED] = share
     return image
 
 
@@ -510,23 +780,8 @@ def _unreadable(path: Path, error: Exception) -> DataError:
             return DataError(f"{path} is empty")
         if suffix_of(path.name) in PROGRAM_OF:
             return DataError(f"{path} is a kind of file that is not read: {conversion_advice([path.name])}")
-        if kind := _kind_of_tiff(path):
-            return DataError(f"{path} is a TIFF with {kind}: save one band as grey or three as RGB, with 8 or 16 bits")
         return DataError(f"{path} is not a readable {FORMAT_NAMES} image")
     return DataError(f"{path} cannot be read: {reason(error)}")
-
-
-def _kind_of_tiff(path: Path) -> str | None:
-    """Describe the values of a TIFF that Pillow cannot open; None if it is not a TIFF."""
-    try:
-        with path.open("rb") as file:
-            directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-            file.seek(directory.next)
-            directory.load(file)
-            bands, bits = directory[TiffImagePlugin.SAMPLESPERPIXEL], directory[TiffImagePlugin.BITSPERSAMPLE][0]
-            return f"{bands} band{'' if bands == 1 else 's'} of {bits} bits"
-    except Exception:  # as in read_image
-        return None
 
 
 # Made by Synology, Windows and macOS for previews, deleted files and resource forks; hidden files are skipped as well.

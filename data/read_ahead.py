@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from PIL import Image
-
+from data.band_image import Pixels
 from data.dataset import Sample
 from data.errors import DataError
-from data.images import image_size, read_image
+from data.images import image_size, read_pixels
 
 # Limit for all images that are read and not yet predicted, about 1 GB. A larger image is read alone.
 PIXELS_IN_MEMORY = 2**27
@@ -26,7 +25,7 @@ class Loaded(NamedTuple):
     """A sample and its pixels."""
 
     sample: Sample
-    picture: Image.Image  # RGB
+    picture: Pixels
 
 
 def batches(samples: Iterable[Sample], batch_size: int) -> Iterator[ImageBatch]:
@@ -64,7 +63,7 @@ def read_ahead(
         on_error: Called for each image that cannot be read. It may raise; if it returns, the image is skipped. A batch
             without any image left is not yielded.
     """
-    waiting: deque[tuple[ImageBatch, list[Future[Image.Image]]]] = deque()
+    waiting: deque[tuple[ImageBatch, list[Future[Pixels]]]] = deque()
 
     def take() -> Iterator[list[Loaded]]:
         batch, readings = waiting.popleft()
@@ -84,7 +83,7 @@ def read_ahead(
             ):
                 yield from take()
             waiting.append(
-                (batch, [pool.submit(read_image, sample.image, rule=sample.pixels) for sample in batch.samples])
+                (batch, [pool.submit(read_pixels, sample.image, rule=sample.pixels) for sample in batch.samples])
             )
         while waiting:
             yield from take()

@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from data.band_image import BandImage, Pixels
 from data.dataset import IGNORE_INDEX
 
 # Padding has ImageNet's mean colour, which is zero after normalisation.
@@ -22,20 +23,47 @@ PADDING = (124, 116, 104)
 
 
 class CamViews(NamedTuple):
-    """The views of one image for a CAM training step; uint8, channels red, green, blue."""
+    """The views of one image for a CAM training step; uint8 red, green, blue, or float32 bands in the same range."""
 
-    image: Tensor  # (3, s, s): the training image, which is also the first global view
-    second: Tensor  # (3, s, s): the second global view, another crop
-    local: Tensor  # (3, s, s): the training image with other colour changes; local crops are cut from it
+    image: Tensor  # (c, s, s): the training image, which is also the first global view
+    second: Tensor  # (c, s, s): the second global view, another crop
+    local: Tensor  # (c, s, s): the training image with other colour changes; local crops are cut from it
     box: Tensor  # (4,) int64: the part of `image` and `local` that is not padding
 
 
 class SegViews(NamedTuple):
-    """An image, its mask and the confidence of the mask, in the same random view; uint8."""
+    """An image, its mask and the confidence of the mask, in the same random view; uint8, but see `image`."""
 
-    image: Tensor  # (3, s, s): red, green, blue
+    image: Tensor  # (c, s, s): red, green, blue, or float32 bands in the same range
     mask: Tensor  # (s, s): class numbers; 255 in the padding
     confidence: Tensor  # (s, s): 0 to 255 (certain); 255 everywhere if none was given
+
+
+class Photometric:
+    """Random changes of the colours of a view; the result is a tensor (c, s, s)."""
+
+    def __init__(self, rgb: v2.Transform, bands: v2.Transform) -> None:
+        """Set up.
+
+        Args:
+            rgb: Changes 8-bit RGB images of Pillow.
+            bands: Changes tensors (c, s, s) of bands, whose usual range is 0..1.
+        """
+        self.rgb = rgb
+        self.bands = bands
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        """Change an RGB image, or a tensor (c, s, s) of bands in 0..255."""
+        if isinstance(image, Tensor):
+            changed: Tensor = 255 * self.bands(image / 255)
+            return changed
+        view: Tensor = v2.functional.pil_to_tensor(self.rgb(image))
+        return view
+
+
+def jitter() -> Photometric:
+    """Return the random change of brightness, contrast, and of the colours."""
+    return Photometric(colour_jitter(), v2.RandomApply([BandJitter()], p=0.8))
 
 
 def colour_jitter() -> v2.Transform:
@@ -43,21 +71,60 @@ def colour_jitter() -> v2.Transform:
     return v2.RandomApply([v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)], p=0.8)
 
 
-def photometric(size: int, *, blur: float, solarise: float = 0.0) -> v2.Transform:
-    """Return the colour changes of a view: jitter, grey, blur, solarise.
+class BandJitter(nn.Module):
+    """Random change of brightness and contrast, as large as in photographs, and of each band.
+
+    Bands have no hue and no saturation, but light of another colour changes each of them by a factor of its own.
+    """
+
+    def __init__(self, brightness: float = 0.4, contrast: float = 0.4, band: float = 0.1) -> None:
+        """Set the largest changes, as fractions."""
+        super().__init__()
+        self.brightness = brightness
+        self.contrast = contrast
+        self.band = band
+
+    def forward(self, bands: Tensor) -> Tensor:
+        """Change bands (c, h, w)."""
+        count = len(bands)
+        factor = _factor(1, self.brightness) * (_factor(count, self.band) if count > 1 else 1)
+        bands = bands * factor
+        mean = bands.mean(dim=(1, 2), keepdim=True)
+        return (bands - mean) * _factor(1, self.contrast) + mean
+
+
+def _factor(count: int, most: float) -> Tensor:
+    """Draw factors (count, 1, 1) around 1."""
+    return torch.empty(count, 1, 1).uniform_(1 - most, 1 + most)
+
+
+def photometric(size: int, *, blur: float, solarise: float = 0.0) -> Photometric:
+    """Return the colour changes of a view: jitter, grey (of RGB images), blur, solarise.
 
     Args:
         size: Side of the view, in pixels.
         blur: Probability of the blur.
         solarise: Probability of inverting all values from 128 on.
     """
-    return v2.Compose(
-        [
-            colour_jitter(),
-            v2.RandomGrayscale(p=0.2),
-            _Blur(blur, largest=2.0 * size / 448),
-            v2.RandomSolarize(threshold=128, p=solarise),
-        ]
+    largest = 2.0 * size / 448
+    # Torchvision's blur, because Pillow has none of floating-point values; the kernel holds four deviations.
+    band_blur = v2.GaussianBlur(2 * math.ceil(2 * largest) + 1, sigma=(0.05 * largest, largest))
+    return Photometric(
+        v2.Compose(
+            [
+                colour_jitter(),
+                v2.RandomGrayscale(p=0.2),
+                _Blur(blur, largest=largest),
+                v2.RandomSolarize(threshold=128, p=solarise),
+            ]
+        ),
+        v2.Compose(
+            [
+                v2.RandomApply([BandJitter()], p=0.8),
+                v2.RandomApply([band_blur], p=blur),
+                v2.RandomSolarize(threshold=128 / 255, p=solarise),
+            ]
+        ),
     )
 
 
@@ -115,25 +182,25 @@ class CamTransform:
         """
         return max(2 * self.size, needed_side(self.long_side, self.rescale))
 
-    def __call__(self, image: Image.Image) -> CamViews:
-        """Make random views of an RGB image."""
+    def __call__(self, image: Pixels) -> CamViews:
+        """Make random views of an image."""
         crop, box = self._training_crop(image)
         # The published program flips the first global view a second time, but not its box and local crops. Here there
         # is one flip, before the crop, so that image, box and local crops always match.
         return CamViews(
-            image=v2.functional.pil_to_tensor(self.first(crop)),
-            second=v2.functional.pil_to_tensor(self.second(self.second_crop(image))),
-            local=v2.functional.pil_to_tensor(self.local(crop)),
+            image=self.first(crop),
+            second=self.second(self.second_crop(as_changeable(image))),
+            local=self.local(crop),
             box=box,
         )
 
-    def _training_crop(self, image: Image.Image) -> tuple[Image.Image, Tensor]:
+    def _training_crop(self, image: Pixels) -> tuple[Image.Image | Tensor, Tensor]:
         size = rescaled_size(image.size, self.long_side, self.rescale)
         image = image.resize(size, Image.Resampling.BILINEAR)
         if torch.rand(()) < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            image = flipped(image)
         place = CropPlace.draw(image.size, self.size)
-        return place.cut(image, PADDING), place.box
+        return place.cut_image(image), place.box
 
 
 class SegTransform:
@@ -150,17 +217,15 @@ class SegTransform:
         self.size = size
         self.long_side = long_side
         self.rescale = rescale
-        self.jitter = colour_jitter()
+        self.jitter = jitter()
 
     @property
     def needed_side(self) -> int:
         """Longer side in pixels that an image needs; more pixels do not change the sharpness of its view."""
         return needed_side(self.long_side, self.rescale)
 
-    def __call__(
-        self, image: Image.Image, mask: NDArray[np.uint8], confidence: NDArray[np.uint8] | None = None
-    ) -> SegViews:
-        """Make a random view of an RGB image with its mask and confidence (h, w).
+    def __call__(self, image: Pixels, mask: NDArray[np.uint8], confidence: NDArray[np.uint8] | None = None) -> SegViews:
+        """Make a random view of an image with its mask and confidence (h, w).
 
         The image may be a reduced copy, smaller than the mask: all are resized to the same size.
         """
@@ -172,11 +237,23 @@ class SegTransform:
         image = image.resize(size, Image.Resampling.BILINEAR)
         planes = planes.resize(size, Image.Resampling.NEAREST)
         if torch.rand(()) < 0.5:
-            image, planes = (one.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for one in (image, planes))
+            image, planes = flipped(image), planes.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         place = CropPlace.draw(size, self.size)
-        view = v2.functional.pil_to_tensor(self.jitter(place.cut(image, PADDING)))
+        view = self.jitter(place.cut_image(image))
         cut_mask, cut_confidence = v2.functional.pil_to_tensor(place.cut(planes, (IGNORE_INDEX, 255)))
         return SegViews(image=view, mask=cut_mask, confidence=cut_confidence)
+
+
+def flipped(image: Pixels) -> Pixels:
+    """Flip an image horizontally."""
+    return image.flipped() if isinstance(image, BandImage) else image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def as_changeable(image: Pixels) -> Image.Image | Tensor:
+    """Return what torchvision's transforms take: an RGB image of Pillow, or a tensor (c, h, w) of bands in 0..255."""
+    if isinstance(image, BandImage):
+        return torch.from_numpy(np.ascontiguousarray(image.values)).permute(2, 0, 1)
+    return image
 
 
 def needed_side(long_side: int, rescale: tuple[float, float]) -> int:
@@ -204,6 +281,17 @@ class CropPlace(NamedTuple):
         left, x0, x1 = _random_span(image_size[0], size)
         top, y0, y1 = _random_span(image_size[1], size)
         return cls(size=size, left=left, top=top, box=torch.tensor([y0, y1, x0, x1]))
+
+    def cut_image(self, image: Pixels) -> Image.Image | Tensor:
+        """Return the square of an image, see `as_changeable`; padding is zero for the network, or nearly so."""
+        if not isinstance(image, BandImage):
+            return self.cut(image, PADDING)
+        y0, y1, x0, x1 = self.box.tolist()
+        part = image.values[self.top : self.top + y1 - y0, self.left : self.left + x1 - x0]
+        square = np.empty((self.size, self.size, len(image.fill)), np.float32)
+        square[:] = image.fill
+        square[y0:y1, x0:x1] = part
+        return torch.from_numpy(square).permute(2, 0, 1)
 
     def cut(self, image: Image.Image, padding: tuple[int, ...]) -> Image.Image:
         """Return the square, with the given colour as padding."""

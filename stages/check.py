@@ -5,7 +5,7 @@ In: the folder of a data set; every image and mask is decoded. Out: counts and f
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Check:
             "splits": {name: vars(counts) for name, counts in self.splits.items()},
             "unlabelled": len(dataset.unlabelled),
             "missing": len(dataset.missing),
-            "pixels": asdict(dataset.pixels),
+            "pixels": dataset.pixels.as_dict(),
             "sizes": {name: {"height": height, "width": width} for name, (height, width) in vars(self.sizes).items()}
             if self.sizes
             else None,
@@ -99,7 +99,13 @@ def check(root: Path, monitor: Monitor, config: PixelValues | None = None) -> Ch
     """
     config = config or PixelValues()
     dataset = open_dataset(root, skip_bad=True)
-    pixels = pixel_facts(all_samples(dataset), config.image_bits, config.alpha)
+    pixels = pixel_facts(
+        all_samples(dataset),
+        config.image_bits,
+        config.alpha,
+        config.bands,
+        training=dataset.splits.get(dataset.train_split) or None,
+    )
     dataset = with_pixel_rule(dataset, pixels.rule)
     samples = (*split_images(dataset).values(), *dataset.unlabelled)
     inspections: dict[Path, Inspection] = {}

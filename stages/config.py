@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from data.band_numbers import band_numbers
 from data.errors import SettingsError
 from stages.option import check_limits, option, with_current_names
 
@@ -184,11 +185,18 @@ class TrainingSettings(Logging):
 
 @dataclass(frozen=True, kw_only=True)
 class PixelValues:
-    """How values in image files become 8-bit RGB; settings of `toco check`, and of training."""
+    """How networks get the values in image files; settings of `toco check`, and of training."""
 
+    bands: str = option(
+        "auto",
+        "Bands that the network gets, at full depth: numbers from 1, as in GDAL (4,3,2), or all. auto: red, green and "
+        "blue of pictures with 8 bits, otherwise all bands. All stages use the same.",
+        group=PIXELS,
+    )
     image_bits: ImageBits = option(
         "auto",
-        "Bits that the values in 16-bit images use; auto looks at up to 1000 of them. All stages use the same.",
+        "Read 16-bit images as 8-bit RGB, with this many bits for white; auto keeps their full depth, unless the data "
+        "set also has images of 8 bits.",
         group=PIXELS,
     )
     alpha: AlphaBand = option(
@@ -197,6 +205,20 @@ class PixelValues:
         "auto looks at some of them.",
         group=PIXELS,
     )
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            SettingsError: Names the options.
+        """
+        if self.bands not in ("auto", "all"):
+            band_numbers(self.bands)
+        if self.bands != "auto" and self.image_bits != "auto":
+            raise SettingsError(
+                f"--image-bits {self.image_bits} reads images as 8-bit RGB, --bands {self.bands} at full depth: give "
+                "one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +327,8 @@ class TrainCam(PixelValues, TrainingSettings):
         Raises:
             SettingsError: Names the options.
         """
-        super().__post_init__()
+        TrainingSettings.__post_init__(self)
+        PixelValues.__post_init__(self)
         _check_thresholds(self.low_threshold, self.high_threshold)
         _check_scales(self.scales)
         for text in self.backbone_option:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.dataset import Dataset, Sample
 from data.errors import DataError
-from data.images import read_image
+from data.images import read_pixels
 from data.readers import read_mask
 from stages.config import Evaluate, Predict
 from stages.corrections.given_masks import other_corrections, used_ids
@@ -321,7 +321,7 @@ def network_columns(
         monitor.start(f"measuring the {name}", len(samples))
         for sample in samples:
             with skipping(config.skip_bad, monitor):
-                label = segment(to_tensor(read_image(sample.image, rule=sample.pixels)))
+                label = segment(to_tensor(read_pixels(sample.image, rule=sample.pixels)))
                 confusion.add(label, read_ground_truth(sample, label, len(dataset.class_names)))
                 measured += 1
             monitor.advance()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.dataset import Dataset
 from data.errors import SettingsError
+from data.pixel_rule import with_pixel_rule
 from stages.config import NO_FILES, Run
 from stages.option import Given
 from stages.planning.budget import CPU_MINUTES, time_text
@@ -18,7 +19,7 @@ from stages.planning.planner import Plan, first_settings, make_plan
 from stages.planning.weight_files import backbone_of_file, check_files
 from stages.preflight.training import check_learnable
 from stages.run_folder.run_config import PLAN, AllSettings, write_config
-from stages.run_folder.run_data import open_data
+from stages.run_folder.run_data import open_data, training_pixels
 from stages.runtime.monitor import Monitor
 
 
@@ -47,7 +48,9 @@ def plan(
     """
     dataset = open_data(data, skip_bad=settings.cam.skip_bad)
     check_learnable(dataset, dataset.split(settings.cam.split), monitor)
-    fingerprint = fingerprint_of(dataset, settings.cam.split)
+    pixels = training_pixels(dataset, settings.cam)
+    dataset = with_pixel_rule(dataset, pixels.rule)
+    fingerprint = replace(fingerprint_of(dataset, settings.cam.split), bands=pixels.describe())
     as_given = given
     settings, given = with_known_backbone(settings, given)
     recognised = given is not as_given

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from data.band_image import as_picture, clipped_share
 from data.errors import FIX_OR_SKIP, DataError
-from data.images import clipped_share
 from data.output_place import check_file_names, check_folder
 from data.pixel_rule import describe_clipped
 from data.readers import check_images
@@ -102,7 +102,9 @@ def predict(
                 results = segmenter.segment([to_tensor(picture) for _, picture in batch])
                 for (sample, picture), result in zip(batch, results, strict=True):
                     clipped.append(clipped_share(picture))
-                    write_results(files_of(out, sample, config.outputs), picture, result, network.class_names)
+                    write_results(
+                        files_of(out, sample, config.outputs), as_picture(picture), result, network.class_names
+                    )
                     monitor.advance(fabric.world_size)  # the other ranks' shares are as large
             fabric.barrier()
             monitor.finish()

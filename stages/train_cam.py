@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.band_image import shown_bands
 from data.dataset import Dataset, Sample
 from data.errors import DataError, SettingsError
 from data.image_cache import TrainingImages, open_cache
@@ -96,7 +97,7 @@ def train_cam(
         )
         dataset = with_pixel_rule(dataset, fabric.broadcast(pixels))
         torch.manual_seed(config.seed)
-        model, spec = new_cam_model(config, len(dataset.class_names))
+        model, spec = new_cam_model(config, len(dataset.class_names), dataset.pixels)
         if not model.backbone.has_class_token and config.ctc_weight > 0:
             share.note(
                 f"{config.backbone} has no class token: class-token contrast compares its pooled tokens of crops"
@@ -107,7 +108,7 @@ def train_cam(
         with_masks = measurable_samples(with_masks, dataset.class_names, skip_bad=config.skip_bad, monitor=monitor)
         if config.skip_bad:
             check_learnable(dataset, samples)  # without the skipped images
-        settings = step_settings(config, model.backbone.patch_size)
+        settings = step_settings(config, model.backbone.patch_size, dataset.pixels.channels)
         load = LoadViews(len(dataset.class_names), config)
         evaluate: Callable[[], Mapping[str, float]] | None = None
         if with_masks:
@@ -156,7 +157,7 @@ def train_cam(
         return folder
 
 
-def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
+def step_settings(config: TrainCam, patch_size: int, channels: int = 3) -> StepSettings:
     """Return the constants of the losses, with crop sizes rounded to whole patches."""
     crop_size = config.crop_side(patch_size)
     if crop_size > config.image_size:
@@ -176,6 +177,7 @@ def step_settings(config: TrainCam, patch_size: int) -> StepSettings:
         scales=config.scales,
         local_crops=config.local_crops,
         local_crop_size=crop_size,
+        shown_bands=shown_bands(channels),
     )
 
 

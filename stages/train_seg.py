@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
+from data.band_image import Pixels
 from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import DataError
-from data.images import read_image
+from data.images import read_pixels
 from data.readers import check_images, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
@@ -184,7 +184,7 @@ def image_training(
     Raises:
         SettingsError: The network or its weights are not available.
     """
-    student, spec = new_student(config, len(labels.class_names))
+    student, spec = new_student(config, len(labels.class_names), labels.pixels)
     if (
         fabric.world_size > 1 and fabric.device.type == "cuda"
     ):  # batch norm over the whole batch, which only CUDA supports
@@ -334,10 +334,10 @@ def _scores(
 
 def _with_truth(
     samples: Sequence[Sample], num_classes: int, config: TrainSeg
-) -> Iterator[tuple[Image.Image, NDArray[np.uint8]]]:
+) -> Iterator[tuple[Pixels, NDArray[np.uint8]]]:
     for sample in samples:
         try:
-            image = read_image(sample.image, rule=sample.pixels)
+            image = read_pixels(sample.image, rule=sample.pixels)
             truth = read_mask(sample, (image.height, image.width), num_classes)
         except DataError:
             if not config.skip_bad:

@@ -19,9 +19,9 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from data.atomic_write import atomic_write
+from data.band_image import clipped_share
 from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import DataError
-from data.images import clipped_share
 from data.output_place import check_output_place
 from data.palette import class_colours
 from data.pixel_rule import describe_clipped

@@ -3,10 +3,13 @@
     student.onnx    input    image   uint8 (batch, 3, height, width): RGB from 0 to 255, any size
                     outputs  labels  uint8 (batch, height, width): 0 background, 1..C classes
                              logits  float32 (batch, C + 1, height, width): background first
+                    of a network for bands, the input is float32 (batch, bands, height, width): for each band,
+                    255 * (value - low) / (high - low), clipped to -255..510, and 255 * mean where there is no value
     classes.txt     one class name per line: line c is class c
 
 Metadata of the file: class_names (JSON; class c is class_names[c - 1]), long_side (the length in pixels to which the
-longer side of an image was resized in training) and toco (the version).
+longer side of an image was resized in training), toco (the version), and of a network for bands their numbers, ranges
+and means (bands, JSON).
 """
 
 import io
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 
 from data.atomic_write import atomic_write
 from data.errors import SettingsError, reason
+from stages.networks.inference import BatchTensor
 from stages.networks.student import STRIDE, Student, load_student
 from stages.run_folder.artifacts import StageFolder
 from stages.runtime.monitor import Monitor
@@ -43,7 +47,7 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
     network, classes = out / "student.onnx", out / "classes.txt"
     monitor.start("writing the student", 2, unit="files")
     try:
-        model = as_onnx(student)
+        model = as_onnx(student, torch.float32 if folder.pixels.bands else torch.uint8)
     except Exception as error:  # the exporter raises many types, depending on the operation that fails
         spec = folder.config["model"]
         raise SettingsError(
@@ -55,6 +59,8 @@ def export_onnx(folder: StageFolder, out: Path, monitor: Monitor) -> list[Path]:
         "long_side": str(student.long_side),
         "toco": version("toco"),
     }
+    if folder.pixels.bands:
+        metadata["bands"] = json.dumps(folder.pixels.as_dict()["bands"])
     onnx.helper.set_model_props(model, metadata)
     with atomic_write(network) as temporary:
         onnx.save(model, temporary)
@@ -74,13 +80,13 @@ class LabelsAndLogits(nn.Module):
         super().__init__()
         self.student = student
 
-    def forward(self, image: UInt8[Tensor, "b 3 h w"]) -> tuple[UInt8[Tensor, "b h w"], Float[Tensor, "b classes h w"]]:
+    def forward(self, image: BatchTensor) -> tuple[UInt8[Tensor, "b h w"], Float[Tensor, "b classes h w"]]:
         """Return the likeliest class of each pixel (0 background, 1..C classes), and the logits."""
         logits = self.student(image)
         return logits.argmax(dim=1).to(torch.uint8), logits
 
 
-def as_onnx(student: Student) -> onnx.ModelProto:
+def as_onnx(student: Student, input_type: torch.dtype = torch.uint8) -> onnx.ModelProto:
     """Convert a student in evaluation mode to an ONNX model for any batch size and image size.
 
     Changes `student` in place: its padding no longer depends on the image size.
@@ -97,7 +103,7 @@ def as_onnx(student: Student) -> onnx.ModelProto:
         warnings.filterwarnings("ignore", message="The tensor attribute .* was assigned during export")
         program = torch.onnx.export(
             LabelsAndLogits(student).eval(),
-            (torch.zeros(2, 3, 3 * STRIDE - 1, 2 * STRIDE + 1, dtype=torch.uint8),),
+            (torch.zeros(2, len(student.mean), 3 * STRIDE - 1, 2 * STRIDE + 1, dtype=input_type),),
             input_names=["image"],
             output_names=["labels", "logits"],
             opset_version=OPSET,

@@ -37,18 +37,21 @@ def write_yolo_folder(
         DataError: An image is missing or unreadable, or its size differs from the size of its mask.
     """
     files = []
-    turned = 0
+    turned = in_rgb = 0
     split = flat_name(images.split)
     finder = InstanceFinder.of(images)
     for image in images:
         name = flat_name(image.id)
-        picture = out / "images" / split / f"{name}{image.file.suffix}"
+        # Loaders take three channels of 8 bits, so that images with other bands are exported as they are shown.
+        shown = bool(image.pixels.bands)
+        picture = out / "images" / split / f"{name}{'.png' if shown else image.file.suffix}"
         label = out / "labels" / split / f"{name}.txt"
         text = "".join(f"{line}\n" for line in lines(image, finder(image)))
         rotated = is_rotated(image.file)
-        turned += rotated
+        turned += rotated and not shown
+        in_rgb += shown
         with atomic_write(picture) as temporary:
-            if rotated:
+            if rotated or shown:
                 save_upright(image.file, temporary, picture.suffix, image.pixels)
             else:
                 shutil.copyfile(image.file, temporary)
@@ -56,6 +59,8 @@ def write_yolo_folder(
             temporary.write_text(text, encoding="utf-8")
         files += [picture, label]
     images.monitor.note(finder.summary)
+    if in_rgb:
+        images.monitor.note(f"saved as PNG in 8-bit RGB, because the images have other bands or more bits: {in_rgb}")
     if turned:
         images.monitor.note(
             f"saved upright, because not all loaders apply the rotation in EXIF (JPEG quality {JPEG_QUALITY}): "

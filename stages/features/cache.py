@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from data.atomic_write import atomic_write
+from data.band_image import Pixels
 from data.dataset import Sample
 from data.errors import FIX_OR_SKIP, ArtifactError, DataError
 from data.images import PixelRule
@@ -146,7 +146,7 @@ def stored_features(run: Path) -> FeatureCache | None:
     if not isinstance(values, dict):
         return None
     try:
-        pixels = PixelRule(**values.get("pixels", {}))
+        pixels = PixelRule.from_dict(values.get("pixels", {}))
         spec = FeatureSpec(**{**values, "blocks": tuple(values["blocks"]), "pixels": pixels})
     except (KeyError, TypeError):  # of another version
         return None
@@ -225,7 +225,7 @@ def compute_features(
 
 @torch.inference_mode()
 def features_of(
-    encoder: FrozenEncoder, images: Sequence[Image.Image], long_side: int, fabric: Fabric
+    encoder: FrozenEncoder, images: Sequence[Pixels], long_side: int, fabric: Fabric
 ) -> list[NDArray[np.float16]]:
     """Return the features (d, h, w) of images of one common size."""
     pixels = torch.stack([fitted_image(image, long_side, encoder.patch_size) for image in images])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.errors import SettingsError, reason
 from stages.features.spec import FeatureSpec
-from stages.networks.cam_model import load_cam_model
+from stages.networks.cam_model import input_options, load_cam_model
 from stages.networks.frozen_encoder import FrozenEncoder
 from stages.networks.hub import failing_at_once
 from stages.run_folder.artifacts import open_stage
@@ -28,7 +28,13 @@ def load_encoder(spec: FeatureSpec, run: Path) -> FrozenEncoder:
     pretrained = spec.weights == "pretrained"
     try:
         with failing_at_once() if pretrained else nullcontext():
-            backbone = build_backbone(spec.backbone, auxiliary_block=-1, pretrained=pretrained, **spec.backbone_options)
+            backbone = build_backbone(
+                spec.backbone,
+                auxiliary_block=-1,
+                pretrained=pretrained,
+                **input_options(spec.pixels),
+                **spec.backbone_options,
+            )
         if spec.digest is not None:
             load_backbone_weights(backbone, load_weights(Path(spec.weights)))
     except Exception as error:  # downloads fail in many ways

@@ -32,6 +32,8 @@ class FeatureSpec:
         plain = {**asdict(self), "blocks": list(self.blocks)}
         if self.pixels == AS_STORED:  # as before there were other rules
             del plain["pixels"]
+        else:
+            plain["pixels"] = self.pixels.as_dict()
         return plain
 
 

@@ -34,6 +34,7 @@ from stages.networks.inference import (
     patch_tokens,
     predicted_classes,
     square_cams,
+    to_rgb,
 )
 from stages.networks.windows import cams_in_windows
 from stages.runtime.launch import own_cores
@@ -51,7 +52,7 @@ class Scored(NamedTuple):
     """An image and the score maps of its classes: at the size of the network's input, or of the image with windows."""
 
     sample: Sample  # with its known or predicted classes
-    image: UInt8[Tensor, "3 h w"]  # on the device
+    image: UInt8[Tensor, "3 h w"]  # in RGB, for methods that follow edges; on the device
     maps: Float[Tensor, "k _h _w"]  # float32 on the device, 0..1: CAMs, or the decoder's probabilities
     tokens: Float[Tensor, "d th tw"] | None = None  # patch tokens of the last block, if asked for
 
@@ -166,7 +167,7 @@ class LabelMaker:
         return [
             Scored(
                 sample=sample,
-                image=image.original.to(device),
+                image=to_rgb(image.original.to(device)),
                 maps=of_images[place][: len(sample.classes)].float(),
                 tokens=None if tokens is None else tokens[place],
             )

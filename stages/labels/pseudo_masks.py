@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from data.dataset import Dataset
 from data.errors import ArtifactError, DataError
-from data.images import read_image
+from data.images import read_pixels
 from stages.labels.store import LabelFile
 from stages.networks.inference import resize_maps, to_tensor
 from stages.run_folder.artifacts import check_up_to_date, open_stage
@@ -27,9 +27,9 @@ from stages.runtime.monitor import Monitor
 class PseudoMasks(TorchDataset[Any]):
     """Images and their pseudo masks, in the order of `ids`.
 
-    An item is `(image, mask)`: uint8 (3, h, w), and int64 (h, w) with 0 for background, 1..C for the classes and 255
-    for pixels without a label. Both are `tv_tensors`, so that a transform of `torchvision.transforms.v2` moves them
-    together. Give the loss `ignore_index=255`.
+    An item is `(image, mask)`: uint8 (3, h, w), or float32 (c, h, w) of bands in the same range 0..255, and int64 (h,
+    w) with 0 for background, 1..C for the classes and 255 for pixels without a label. Both are `tv_tensors`, so that a
+    transform of `torchvision.transforms.v2` moves them together. Give the loss `ignore_index=255`.
 
     The object can be pickled and given to several workers of a `DataLoader`; each opens the files itself.
     """
@@ -110,7 +110,7 @@ class PseudoMasks(TorchDataset[Any]):
             ArtifactError: The mask cannot be read.
         """
         sample = self._samples[index]
-        picture = read_image(sample.image, rule=sample.pixels)
+        picture = read_pixels(sample.image, rule=sample.pixels)
         mask = torch.from_numpy(self._masks.read(sample.id)).long()
         if mask.shape != (picture.height, picture.width):
             raise DataError(

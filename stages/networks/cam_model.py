@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import ArtifactError, SettingsError, reason
+from data.images import AS_STORED, PixelRule
 from stages.config import NO_FILES, TrainCam
 from stages.networks.hub import failing_at_once
 from stages.run_folder.artifacts import StageFolder
@@ -27,10 +28,16 @@ class CamModelSpec:
     num_classes: int
     position_grid: Sequence[int]  # rows and columns of the position embeddings
     heads: Mapping[str, int] = field(default_factory=dict)  # sizes other than the paper's; arguments of `ToCo`
+    channels: int = 3  # of the images
 
 
-def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpec]:
+def new_cam_model(config: TrainCam, num_classes: int, pixels: PixelRule = AS_STORED) -> tuple[ToCo, CamModelSpec]:
     """Build the network that training starts from.
+
+    Args:
+        config: Settings.
+        num_classes: Number of foreground classes.
+        pixels: What the network gets of an image. With bands, its input is normalised by their mean and deviation.
 
     Raises:
         SettingsError: The backbone cannot be built, or its weights are not available; says how to provide them.
@@ -45,6 +52,7 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
                 auxiliary_block=config.auxiliary_block,
                 pretrained=pretrained,
                 image_size=image_size,
+                **input_options(pixels),
                 **options,
             )
             if config.grad_checkpointing:
@@ -78,8 +86,16 @@ def new_cam_model(config: TrainCam, num_classes: int) -> tuple[ToCo, CamModelSpe
         auxiliary_block=backbone.auxiliary_block,
         num_classes=num_classes,
         position_grid=backbone.position_grid,
+        channels=pixels.channels,
     )
     return ToCo(backbone, num_classes), spec
+
+
+def input_options(pixels: PixelRule) -> dict[str, Any]:
+    """Return the arguments of `Backbone` that fit it to the images: none for 8-bit RGB."""
+    if not pixels.bands:
+        return {}
+    return {"channels": pixels.channels, "mean": pixels.fill, "std": tuple(255 * band.std for band in pixels.bands)}
 
 
 def load_cam_model(folder: StageFolder) -> ToCo:
@@ -114,7 +130,12 @@ def build_cam_model(
         ValueError: It cannot be built.
     """
     backbone = build_backbone(
-        spec.backbone, auxiliary_block=spec.auxiliary_block, mean=mean, std=std, **spec.backbone_options
+        spec.backbone,
+        auxiliary_block=spec.auxiliary_block,
+        channels=spec.channels,
+        mean=mean,
+        std=std,
+        **spec.backbone_options,
     )
     backbone.set_position_grid((spec.position_grid[0], spec.position_grid[1]))
     return ToCo(backbone, spec.num_classes, **spec.heads)

@@ -22,8 +22,8 @@ class Encoder(Protocol):
     def patch_size(self) -> int:
         """Pixels per side of a token; sides of input images are multiples of it."""
 
-    def normalise(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Turn red, green, blue in 0..255 into the network's input."""
+    def normalise(self, images: Float[Tensor, "b bands h w"]) -> Float[Tensor, "b bands h w"]:
+        """Turn red, green, blue in 0..255, or other bands in this range, into the network's input."""
 
 
 @runtime_checkable
@@ -38,8 +38,8 @@ class CamNetwork(Protocol):
     def backbone(self) -> Encoder:
         """The encoder."""
 
-    def __call__(self, images: Float[Tensor, "b 3 h w"], *, decode: bool = True) -> Outputs:
+    def __call__(self, images: Float[Tensor, "b bands h w"], *, decode: bool = True) -> Outputs:
         """Compute all outputs for normalised images; `seg_logits` is None without `decode`."""
 
-    def raw_cams(self, images: Float[Tensor, "b 3 h w"]) -> Cams:
+    def raw_cams(self, images: Float[Tensor, "b bands h w"]) -> Cams:
         """Compute only the raw CAMs of normalised images."""

@@ -27,6 +27,8 @@ def rule_for_new_images(run: Path, rule: PixelRule) -> PixelRule:
         run: The run folder.
         rule: The rule for the data set.
     """
+    if rule.bands:
+        return rule
     with suppress(ArtifactError):  # RUN/seg alone can predict, too
         if read_config(run, "cam")["settings"]["image_bits"] != "auto":
             return rule

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from data.errors import SettingsError, reason
@@ -99,7 +100,10 @@ def load_encoder_weights(encoder: nn.Module, state: Mapping[str, Tensor], name: 
             if key.endswith("num_batches_tracked"):
                 continue
             raise SettingsError(f"has no {key.removeprefix(prefix)!r}, which --encoder {name!r} needs: {remedy}")
-        found, shape = given[plain][0], tuple(given[plain][1].shape)
+        found, weight = given[plain]
+        if weight.ndim == 4 and weight.shape[1] == 3 != value.shape[1] and weight.shape[2:] == value.shape[2:]:
+            given[plain] = found, adapt_input_conv(value.shape[1], weight)  # the first layer, of other channels
+        shape = tuple(given[plain][1].shape)
         if shape != tuple(value.shape):
             raise SettingsError(
                 f"has {found!r} of shape {shape}, --encoder {name!r} needs {tuple(value.shape)}: {remedy}"

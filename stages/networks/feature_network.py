@@ -61,7 +61,7 @@ class FeatureNetwork(nn.Module):
         self.encoder = encoder
         self.head = head
 
-    def forward(self, normalised: Float[Tensor, "b 3 s t"]) -> Float[Tensor, "b classes s t"]:
+    def forward(self, normalised: Float[Tensor, "b bands s t"]) -> Float[Tensor, "b classes s t"]:
         """Class logits of the image's size; its sides are multiples of the patch size."""
         logits = self.head(self.encoder.tokens(normalised))
         size = (normalised.shape[-2], normalised.shape[-1])

@@ -6,13 +6,13 @@ Letters: d width of the features, h w patches down and across, s t pixels down a
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from data.band_image import Pixels
 from data.errors import SettingsError
-from stages.networks.inference import to_tensor
+from stages.networks.inference import BatchTensor, ImageTensor, to_tensor
 from stages.toco.backbone import Backbone
 
 
@@ -46,11 +46,11 @@ class FrozenEncoder(nn.Module):
         """Pixels per side of a patch."""
         return self.backbone.patch_size
 
-    def forward(self, images: UInt8[Tensor, "b 3 s t"] | Float[Tensor, "b 3 s t"]) -> Float[Tensor, "b d h w"]:
+    def forward(self, images: BatchTensor) -> Float[Tensor, "b d h w"]:
         """Encode images with colours in 0..255, whose sides are multiples of the patch size."""
         return self.tokens(self.backbone.normalise(images.float()))
 
-    def tokens(self, normalised: Float[Tensor, "b 3 s t"]) -> Float[Tensor, "b d h w"]:
+    def tokens(self, normalised: Float[Tensor, "b bands s t"]) -> Float[Tensor, "b d h w"]:
         """Encode normalised images, whose sides are multiples of the patch size."""
         if self.indices == [len(self.backbone.block_dims)]:
             return self.backbone(normalised).final.float()  # type: ignore[no-any-return]
@@ -58,8 +58,8 @@ class FrozenEncoder(nn.Module):
         return torch.cat([tokens[index] for index in self.indices], dim=1).float()
 
 
-def fitted_image(image: Image.Image, long_side: int, patch_size: int) -> UInt8[Tensor, "3 s t"]:
-    """Resize an RGB image for the encoder: the longer side to `long_side`, both sides to whole patches."""
+def fitted_image(image: Pixels, long_side: int, patch_size: int) -> ImageTensor:
+    """Resize an image for the encoder: the longer side to `long_side`, both sides to whole patches."""
     sides = fitted_sides((image.height, image.width), float(long_side), patch_size)
     resized: Tensor = v2.functional.resize(to_tensor(image), list(sides), antialias=True)
     return resized

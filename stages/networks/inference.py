@@ -14,19 +14,25 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from data.band_image import BandImage, Pixels, shown_bands
 from data.dataset import Sample
-from data.images import read_image
+from data.images import read_pixels
 from stages.networks.cam_network import CamNetwork
 from stages.toco.cam import Cams, PresentClasses, multi_scale_cams
 
 DECODER_SCALES = (1.0, 1.25, 1.5)
 
 
+# An image for a network: red, green and blue from 0 to 255, or any bands in float32, for which this is the usual range.
+ImageTensor = UInt8[Tensor, "bands _h _w"] | Float[Tensor, "bands _h _w"]
+BatchTensor = UInt8[Tensor, "b bands _h _w"] | Float[Tensor, "b bands _h _w"]
+
+
 class LoadedImage(NamedTuple):
     """An image at the network's size and at its own size."""
 
-    squashed: UInt8[Tensor, "3 s s"]
-    original: UInt8[Tensor, "3 h w"]
+    squashed: ImageTensor  # (bands, s, s)
+    original: ImageTensor  # (bands, h, w)
 
 
 def load_image(sample: Sample, side: int) -> LoadedImage:
@@ -35,29 +41,38 @@ def load_image(sample: Sample, side: int) -> LoadedImage:
     Raises:
         DataError: The image cannot be read.
     """
-    image = read_image(sample.image, rule=sample.pixels)
+    image = read_pixels(sample.image, rule=sample.pixels)
     return LoadedImage(squashed=squash(image, side), original=to_tensor(image))
 
 
-def squash(image: Image.Image, side: int) -> UInt8[Tensor, "3 {side} {side}"]:
-    """Resize an RGB image to the square that the CAM network takes; the aspect ratio is not kept."""
+def squash(image: Pixels, side: int) -> ImageTensor:
+    """Resize an image to the square that the CAM network takes; the aspect ratio is not kept."""
     return to_tensor(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
-def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """Turn an RGB image into a tensor."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def to_tensor(image: Pixels) -> ImageTensor:
+    """Turn an image into a tensor."""
+    values = image.values.copy() if isinstance(image, BandImage) else np.array(image)
+    return torch.from_numpy(values).permute(2, 0, 1)
 
 
-def to_picture(image: UInt8[Tensor, "3 h w"]) -> Image.Image:
-    """Turn a tensor on the CPU into an RGB image."""
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+def from_tensor(image: ImageTensor) -> Pixels:
+    """Turn a tensor on the CPU into an image."""
+    values = image.permute(1, 2, 0).contiguous().numpy()
+    return BandImage(values, (0.0,) * len(image)) if image.is_floating_point() else Image.fromarray(values)
+
+
+def to_rgb(image: ImageTensor) -> UInt8[Tensor, "3 h w"]:
+    """Return an image in RGB, on its device, as `BandImage.picture` shows it."""
+    if not image.is_floating_point():
+        return image
+    return image[list(shown_bands(len(image)))].clamp(0, 255).round().byte()
 
 
 @torch.inference_mode()
 def square_cams(
     model: CamNetwork,
-    images: UInt8[Tensor, "b 3 s s"],
+    images: BatchTensor,
     present: PresentClasses,
     scales: Sequence[float],
     *,
@@ -73,16 +88,14 @@ def square_cams(
 
 
 @torch.inference_mode()
-def patch_tokens(model: CamNetwork, images: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b d h w"]:
+def patch_tokens(model: CamNetwork, images: BatchTensor) -> Float[Tensor, "b d h w"]:
     """Return the last block's patch tokens on the token grid, float32."""
     tokens: Tensor = model(model.backbone.normalise(images.float()), decode=False).patch_tokens
     return tokens.float()
 
 
 @torch.inference_mode()
-def predicted_classes(
-    model: CamNetwork, images: UInt8[Tensor, "b 3 s s"], threshold: float = 0.5
-) -> list[tuple[int, ...]]:
+def predicted_classes(model: CamNetwork, images: BatchTensor, threshold: float = 0.5) -> list[tuple[int, ...]]:
     """Predict the classes (1-based) of each image: those with a probability above `threshold`.
 
     The probability is the sigmoid of the logit, averaged over both classifiers and over the image and its horizontal
@@ -98,7 +111,7 @@ def predicted_classes(
 @torch.inference_mode()
 def decoder_probabilities(
     model: CamNetwork,
-    images: UInt8[Tensor, "b 3 s s"],
+    images: BatchTensor,
     scales: Sequence[float] = DECODER_SCALES,
     *,
     flip_tta: bool = True,
@@ -124,7 +137,7 @@ def decoder_probabilities(
 
 
 def flip_pairs(
-    network: Callable[[Tensor], Tensor], images: Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"], flip_tta: bool
+    network: Callable[[Tensor], Tensor], images: BatchTensor, flip_tta: bool
 ) -> Float[Tensor, "b2 classes _h _w"]:
     """Logits of the images, followed by those of their horizontal flips, as `fuse_logits` takes them.
 

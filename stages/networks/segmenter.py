@@ -16,7 +16,7 @@ from torch import Tensor
 from stages.config import Predict
 from stages.networks.cam_model import load_cam_model
 from stages.networks.choose_network import choose_network
-from stages.networks.inference import decoder_probabilities, resize_maps, squash, to_picture
+from stages.networks.inference import ImageTensor, decoder_probabilities, from_tensor, resize_maps, squash, to_rgb
 from stages.networks.student import label_map, load_student, student_probabilities
 from stages.networks.windows import label_in_windows
 from stages.run_folder.artifacts import StageFolder
@@ -42,7 +42,9 @@ class Segmenter:
     """A network that segments images, with its settings and device."""
 
     folder: StageFolder  # the stage that trained it
-    network: Callable[[Sequence[Tensor]], Tensor]  # images (3, h, w) of one size -> probabilities (b, classes, _h, _w)
+    network: Callable[
+        [Sequence[Tensor]], Tensor
+    ]  # images (bands, h, w) of one size -> probabilities (b, classes, _h, _w)
     config: Predict
     fabric: Fabric
 
@@ -51,11 +53,11 @@ class Segmenter:
         """Images per forward pass. On a CPU, large images are slower in a batch, so the default is 1."""
         return self.config.batch_size or (1 if self.fabric.device.type == "cpu" else BATCH_ON_GPU)
 
-    def __call__(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "h w"]:
+    def __call__(self, image: ImageTensor) -> UInt8[Tensor, "h w"]:
         """Label each pixel: 0 background, 1..C classes. Image and result are on the CPU."""
         return next(self.segment([image])).label
 
-    def segment(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> Iterator[Segmentation]:
+    def segment(self, images: Sequence[ImageTensor]) -> Iterator[Segmentation]:
         """Segment images of one common size, on the CPU: as a batch, or each in windows if larger than a window."""
         side = self.config.window
         height, width = images[0].shape[-2:]
@@ -67,7 +69,7 @@ class Segmenter:
         for probabilities in self.probabilities(images):
             yield Segmentation(label_map(probabilities, (height, width)).cpu(), probabilities)
 
-    def probabilities(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Float[Tensor, "classes _h _w"]]:
+    def probabilities(self, images: Sequence[ImageTensor]) -> list[Float[Tensor, "classes _h _w"]]:
         """Class probabilities in 0..1, background first: at the network's resolution, with a CRF at the images' own."""
         with self.fabric.autocast():
             probabilities = self.network(images)
@@ -75,7 +77,7 @@ class Segmenter:
             return list(probabilities)
         size = (images[0].shape[-2], images[0].shape[-1])
         sharpened = sharpen(
-            [image.to(probabilities.device) for image in images],
+            [to_rgb(image.to(probabilities.device)) for image in images],
             [resize_maps(one, size)[None] for one in probabilities],
             FOR_SEGMENTATION,
             self.config.crf_backend,
@@ -125,8 +127,8 @@ def decoder_segmenter(folder: StageFolder, model: ToCo, config: Predict, fabric:
 
 
 def _decode(
-    model: ToCo, images: Sequence[UInt8[Tensor, "3 h w"]], *, side: int, scales: Sequence[float], flip_tta: bool
+    model: ToCo, images: Sequence[ImageTensor], *, side: int, scales: Sequence[float], flip_tta: bool
 ) -> Float[Tensor, "b classes s s"]:
     """Class probabilities of the CAM network's decoder, which takes images resized to a square."""
-    squares = torch.stack([squash(to_picture(image), side) for image in images])
+    squares = torch.stack([squash(from_tensor(image), side) for image in images])
     return decoder_probabilities(model, squares.to(next(model.parameters()).device), scales, flip_tta=flip_tta)

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from data.dataset import list_names
 from data.errors import ArtifactError, SettingsError, reason
+from data.images import AS_STORED, PixelRule
 from stages.config import TrainSeg
 from stages.networks.encoder_weights import (
     IMAGENET,
@@ -29,7 +30,7 @@ from stages.networks.encoder_weights import (
 from stages.networks.feature_network import FeatureHead, FeatureNetwork
 from stages.networks.frozen_encoder import FrozenEncoder, fitted_sides
 from stages.networks.hub import failing_at_once
-from stages.networks.inference import flip_pairs, fuse_logits
+from stages.networks.inference import BatchTensor, ImageTensor, flip_pairs, fuse_logits
 from stages.run_folder.artifacts import StageFolder
 from stages.run_folder.saving import load_weights
 from stages.toco.build_backbone import build_backbone
@@ -45,11 +46,12 @@ class StudentSpec:
     encoder: str
     num_classes: int  # foreground
     long_side: int  # pixels; the longer side of the training images
+    channels: int = 3  # of the images
     features: Mapping[str, Any] | None = None  # the shape of a frozen encoder: arguments of `_frozen_encoder`
 
 
 class Student(nn.Module):
-    """A segmentation network for images of any size, with colours in 0..255."""
+    """A segmentation network for images of any size, with colours or other bands in 0..255."""
 
     network: Any
     mean: Tensor
@@ -67,7 +69,7 @@ class Student(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(normalisation.mean)[:, None, None])
         self.register_buffer("std", 255 * torch.tensor(normalisation.std)[:, None, None])
 
-    def forward(self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
+    def forward(self, images: BatchTensor) -> Float[Tensor, "b classes h w"]:
         """Return class logits of the images' own size."""
         count, _, height, width = images.shape
         normalised = (images - self.mean) / self.std
@@ -88,12 +90,13 @@ class Student(nn.Module):
         return fitted_size(size, scale * self.long_side)
 
 
-def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpec]:
+def new_student(config: TrainSeg, num_classes: int, pixels: PixelRule = AS_STORED) -> tuple[Student, StudentSpec]:
     """Build the network that training starts from.
 
     Args:
         config: Settings.
         num_classes: Number of foreground classes.
+        pixels: What the network gets of an image. With bands, they are normalised by their mean and deviation.
 
     Raises:
         SettingsError: Network, encoder or weights are not available or do not fit each other; says what to do.
@@ -104,6 +107,7 @@ def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpe
         num_classes=num_classes,
         # As published for VOC: images of 500 pixels, crops of 512.
         long_side=config.long_side or round(config.image_size * 500 / 512),
+        channels=pixels.channels,
     )
     network, normalisation = _from_scratch(spec, config.image_size)
     if config.weights == "pretrained":
@@ -114,6 +118,9 @@ def new_student(config: TrainSeg, num_classes: int) -> tuple[Student, StudentSpe
             load_encoder_weights(network.encoder, load_weights(path), spec.encoder)
         except ValueError as error:
             raise SettingsError(f"--weights {path} {error}") from error
+    if pixels.bands:
+        mean, std = zip(*((band.mean, band.std) for band in pixels.bands), strict=True)
+        normalisation = Normalisation(mean, std)
     return Student(network, normalisation, long_side=spec.long_side), spec
 
 
@@ -137,7 +144,12 @@ def new_feature_student(
         "blocks": list(encoder.blocks),
     }
     spec = StudentSpec(
-        arch=config.arch, encoder=backbone.name, num_classes=num_classes, long_side=long_side, features=features
+        arch=config.arch,
+        encoder=backbone.name,
+        num_classes=num_classes,
+        long_side=long_side,
+        channels=len(backbone.mean),
+        features=features,
     )
     return _feature_student(spec, encoder), spec
 
@@ -149,10 +161,14 @@ def _feature_student(spec: StudentSpec, encoder: FrozenEncoder) -> Student:
 
 
 def _frozen_encoder(
-    backbone: str, backbone_options: Mapping[str, Any], position_grid: Sequence[int], blocks: Sequence[int]
+    channels: int,
+    backbone: str,
+    backbone_options: Mapping[str, Any],
+    position_grid: Sequence[int],
+    blocks: Sequence[int],
 ) -> FrozenEncoder:
     """Build the encoder of a trained student, with random weights."""
-    encoder = build_backbone(backbone, auxiliary_block=-1, **backbone_options)
+    encoder = build_backbone(backbone, auxiliary_block=-1, channels=channels, **backbone_options)
     encoder.set_position_grid((position_grid[0], position_grid[1]))
     return FrozenEncoder(encoder, tuple(blocks))
 
@@ -167,9 +183,10 @@ def load_student(folder: StageFolder) -> Student:
     try:
         spec = StudentSpec(**folder.config["model"])
         if spec.features is not None:
-            student = _feature_student(spec, _frozen_encoder(**spec.features))
+            student = _feature_student(spec, _frozen_encoder(spec.channels, **spec.features))
         else:
-            student = Student(_network(spec), long_side=spec.long_side)
+            usual = IMAGENET if spec.channels == 3 else Normalisation((0,) * spec.channels, (1,) * spec.channels)
+            student = Student(_network(spec), usual, long_side=spec.long_side)  # the file has the true one
         student.load_state_dict(load_weights(path))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ArtifactError(
@@ -182,7 +199,7 @@ def load_student(folder: StageFolder) -> Student:
 @torch.inference_mode()
 def student_probabilities(
     student: Student,
-    images: Sequence[UInt8[Tensor, "3 h w"]],
+    images: Sequence[ImageTensor],
     scales: Sequence[float] = (1.0,),
     *,
     flip_tta: bool = True,
@@ -241,7 +258,13 @@ def _network(spec: StudentSpec, weights: str | bool | None = None) -> Any:
     """Build the network, with random weights by default."""
     import segmentation_models_pytorch as smp
 
-    return smp.create_model(spec.arch, encoder_name=spec.encoder, encoder_weights=weights, classes=spec.num_classes + 1)
+    return smp.create_model(
+        spec.arch,
+        encoder_name=spec.encoder,
+        encoder_weights=weights,
+        in_channels=spec.channels,
+        classes=spec.num_classes + 1,
+    )
 
 
 def _from_scratch(spec: StudentSpec, side: int) -> tuple[Any, Normalisation]:
@@ -254,7 +277,7 @@ def _from_scratch(spec: StudentSpec, side: int) -> tuple[Any, Normalisation]:
         network = _network(spec)
         with torch.inference_mode():
             # Not square, because some encoders accept only one size.
-            network.eval()(torch.zeros(1, 3, side, side + STRIDE))
+            network.eval()(torch.zeros(1, spec.channels, side, side + STRIDE))
     except Exception as error:  # each network raises its own kind of exception
         raise SettingsError(_no_network(spec, side, error)) from error
     return network, normalisation_of(spec.encoder)

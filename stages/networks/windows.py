@@ -16,12 +16,12 @@ from torch import Tensor
 
 from data.spans import spans
 from stages.networks.cam_network import CamNetwork
-from stages.networks.inference import resize_maps, square_cams, squash, to_picture
+from stages.networks.inference import ImageTensor, from_tensor, resize_maps, square_cams, squash
 from stages.toco.cam import Cams, PresentClasses, normalise
 
 
 def label_in_windows(
-    image: UInt8[Tensor, "3 h w"],
+    image: ImageTensor,
     side: int,
     label: Callable[[Sequence[Tensor]], Iterable[Tensor]],
     batch_size: int = 1,
@@ -31,7 +31,7 @@ def label_in_windows(
     Args:
         image: The image.
         side: Side of a window, in pixels.
-        label: Labels pieces of the image of equal size, (3, _h, _w) each; returns (_h, _w) for each, on the CPU.
+        label: Labels pieces of the image of equal size, (bands, _h, _w) each; returns (_h, _w) for each, on the CPU.
         batch_size: Pieces per call of `label`.
     """
     height, width = image.shape[-2:]
@@ -47,7 +47,7 @@ def label_in_windows(
 
 def cams_in_windows(
     model: CamNetwork,
-    image: UInt8[Tensor, "3 h w"],
+    image: ImageTensor,
     present: PresentClasses,
     scales: Sequence[float],
     *,
@@ -80,7 +80,7 @@ def cams_in_windows(
     weights = torch.zeros(height, width, device=device)
     for first in range(0, len(windows), batch_size):
         some = windows[first : first + batch_size]
-        pieces = [squash(to_picture(image[:, rows.seen, columns.seen]), side) for rows, columns in some]
+        pieces = [squash(from_tensor(image[:, rows.seen, columns.seen]), side) for rows, columns in some]
         classes = PresentClasses(present.index.expand(len(some), -1), present.valid.expand(len(some), -1))
         cams = square_cams(model, torch.stack(pieces).to(device), classes, scales, normalised=False)
         for (rows, columns), *maps in zip(some, cams.final, cams.auxiliary, strict=True):

@@ -30,6 +30,7 @@ class Fingerprint:
         sizes: (h, w) of images; None if no header can be read.
         unlabelled: Number of images without labels.
         covers: Median share of an image that each class covers, 0..1, from ground-truth masks; empty without them.
+        bands: What networks get of an image, in one phrase; None for 8-bit RGB.
     """
 
     root: str
@@ -42,6 +43,7 @@ class Fingerprint:
     sizes: Sizes | None
     unlabelled: int
     covers: Mapping[str, float] = field(default_factory=dict)
+    bands: str | None = None
 
     @property
     def training(self) -> SplitCounts:
@@ -68,7 +70,8 @@ class Fingerprint:
         else:
             validation = f"{self.splits[self.val_split].images} validation images"
         truth = f"{measured} images with a ground-truth mask" if measured else "no ground truth: nothing is measured"
-        return [", ".join(images), f"{validation}; {truth}"]
+        about_bands = [self.bands.capitalize()] if self.bands else []
+        return [", ".join(images), f"{validation}; {truth}", *about_bands]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""

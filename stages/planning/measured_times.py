@@ -44,13 +44,13 @@ def measure_times(dataset: Dataset, config: TrainCam, monitor: Monitor) -> Times
     config = replace(config, weights="none", compile=False, cache=None)
     fabric = make_fabric(config.device, precision=config.precision)
     with torch.random.fork_rng(devices=[]):
-        model, _ = new_cam_model(config, len(dataset.class_names))
+        model, _ = new_cam_model(config, len(dataset.class_names), dataset.pixels)
         began = time.perf_counter()
         batch, read = _batch(dataset.split(config.split), len(dataset.class_names), config)
         loading = (time.perf_counter() - began) / read
         kinds = sorted(step_kinds(config), key=step_kinds(config).__getitem__)[-TIMED_KINDS:]
         monitor.start("timing steps", len(kinds) + 2, unit="steps")
-        step = TrainingStep(model, step_settings(config, model.backbone.patch_size))
+        step = TrainingStep(model, step_settings(config, model.backbone.patch_size, dataset.pixels.channels))
         module, optimizer = fabric.setup(step, new_optimizer(step, model.backbone, config))
         module.train()
         batch = fabric.to_device(batch)

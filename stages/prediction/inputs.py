@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.dataset import Sample
 from data.errors import DataError
-from data.file_kinds import IMAGE_SUFFIXES, PROGRAM_OF, describe_unread, suffix_of
+from data.file_kinds import IMAGE_SUFFIXES, PROGRAM_OF, describe_unread, split_kinds, suffix_of
 from data.images import AS_STORED, PixelRule, find_images_and_unread, image_id
 from data.written_folders import RECORD, written_by_toco
 from stages.runtime.monitor import Monitor
@@ -64,7 +64,7 @@ def _named_files(paths: Sequence[Path], monitor: Monitor) -> Iterator[tuple[str,
             if written_by_toco(given) or (given / RECORD).is_file():
                 nothing = f"{given} holds results of toco: give the folder of the images"
         elif glob.has_magic(str(given)):
-            found, unread = _matches(given, IMAGE_SUFFIXES), _matches(given, PROGRAM_OF)
+            found, unread = split_kinds(_matches(given, IMAGE_SUFFIXES | PROGRAM_OF.keys()))
             nothing = f"the pattern {str(given)!r} matches no images ({KINDS}): check it"
         else:
             raise DataError(f"there is no file or folder {given}: check the path")

@@ -13,8 +13,9 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.band_image import Pixels
 from data.errors import SettingsError
-from data.images import PixelRule, as_rgb, read_image
+from data.images import PixelRule, as_pixels, read_pixels
 from stages.config import Predict
 from stages.networks.choose_network import rule_for_new_images
 from stages.networks.inference import resize_maps, to_tensor
@@ -26,7 +27,8 @@ ImageLike = NDArray[Any] | Image.Image | Path | str
 class Predictor:
     """A trained network that segments images in memory; `toco.load` makes it.
 
-    An image is a path, a Pillow image, or an array: (h, w) or (h, w, 3), uint8 or uint16, red first. Files are read as
+    An image is a path, a Pillow image, or an array: (h, w) or (h, w, 3), uint8 or uint16, red first; if the network was
+    trained on other bands, (h, w, bands) with all bands of a file. Files are read as
     `toco predict` reads them, with their EXIF orientation. Pillow images and arrays are not rotated.
     """
 
@@ -99,15 +101,15 @@ class Predictor:
         ]
         return maps if isinstance(image, Sequence) and not isinstance(image, str) else maps[0]
 
-    def _read(self, given: ImageLike | Sequence[ImageLike]) -> list[Image.Image]:
+    def _read(self, given: ImageLike | Sequence[ImageLike]) -> list[Pixels]:
         several = isinstance(given, Sequence) and not isinstance(given, str)
         images: list[Any] = list(given) if several else [given]  # type: ignore[arg-type]
         return [
-            read_image(Path(one), rule=self._pixels) if isinstance(one, str | Path) else as_rgb(one, self._pixels)
+            read_pixels(Path(one), rule=self._pixels) if isinstance(one, str | Path) else as_pixels(one, self._pixels)
             for one in images
         ]
 
-    def _batches(self, pictures: Sequence[Image.Image]) -> list[list[Image.Image]]:
+    def _batches(self, pictures: Sequence[Pixels]) -> list[list[Pixels]]:
         size = self._segmenter.batch_size
         groups = [list(group) for _, group in groupby(pictures, key=lambda picture: picture.size)]
         return [group[first : first + size] for group in groups for first in range(0, len(group), size)]

@@ -26,7 +26,7 @@ from stages.labels.maker import LabelMaker, Scored
 from stages.labels.mask_shares import all_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
-from stages.networks.inference import LoadedImage
+from stages.networks.inference import LoadedImage, to_rgb
 from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads
 from stages.relabel.heads import TwoHeads, probabilities_map
 from stages.relabel.rounds import Patches, collect_patches, patch_shares
@@ -56,7 +56,7 @@ class RelabelMaker(LabelMaker):
     ) -> list[Scored]:
         """Return the images with the probabilities of their classes, on the grid of the features' patches."""
         return [
-            Scored(sample=sample, image=image.original.to(self.fabric.device), maps=self.probabilities(sample))
+            Scored(sample=sample, image=to_rgb(image.original.to(self.fabric.device)), maps=self.probabilities(sample))
             for sample, image in zip(samples, images, strict=True)
         ]
 

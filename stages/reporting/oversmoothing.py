@@ -82,7 +82,7 @@ def _starting_network(cam: StageFolder, monitor: Monitor) -> ToCo | None:
     config = cam.typed_settings(TrainCam)
     torch.manual_seed(config.seed)  # as in training, so that random weights are the same
     try:
-        return new_cam_model(config, len(cam.class_names))[0].eval()
+        return new_cam_model(config, len(cam.class_names), cam.pixels)[0].eval()
     except (ValueError, ArtifactError) as error:
         monitor.warn(f"the network before training is left out of the over-smoothing chart: {error}")
         return None

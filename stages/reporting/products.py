@@ -10,15 +10,16 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from data.band_image import Pixels, as_picture
 from data.dataset import Dataset, Mask, Sample
-from data.images import read_image
+from data.images import read_pixels
 from data.readers import read_mask
 from stages.config import Machine, MakeLabels, Precision, Predict
 from stages.labels.label_settings import resolved
 from stages.labels.pixel_labels import at_image_size, pixel_labels, with_class_numbers
 from stages.labels.store import LabelFile
 from stages.networks.cam_model import load_cam_model
-from stages.networks.inference import class_label_matrix, predicted_classes, square_cams, squash, to_tensor
+from stages.networks.inference import class_label_matrix, predicted_classes, square_cams, squash, to_rgb, to_tensor
 from stages.networks.segmenter import NetworkName, Segmenter, decoder_segmenter, open_segmenter
 from stages.networks.windows import cams_in_windows
 from stages.run_folder.artifacts import StageFolder, current, open_stage
@@ -116,7 +117,7 @@ class RunProducts:
         Raises:
             DataError: The image or its ground-truth mask cannot be used.
         """
-        image = read_image(sample.image, rule=sample.pixels)
+        image = read_pixels(sample.image, rule=sample.pixels)
         size, pixels = (image.height, image.width), to_tensor(image)
         cams, classes = self._cams(image, sample)
         truth = None
@@ -125,7 +126,7 @@ class RunProducts:
         # Rounded as for masks, so that the CAM above its threshold is the pseudo mask of the CAM alone.
         cam, auxiliary = (at_image_size(one, size).float().cpu() for one in cams)
         return Products(
-            image=image,
+            image=as_picture(image),
             classes=classes,
             cam=cam,
             auxiliary_cam=auxiliary,
@@ -135,7 +136,7 @@ class RunProducts:
             truth=truth,
         )
 
-    def _cams(self, image: Image.Image, sample: Sample) -> tuple[tuple[Tensor, Tensor], tuple[int, ...]]:
+    def _cams(self, image: Pixels, sample: Sample) -> tuple[tuple[Tensor, Tensor], tuple[int, ...]]:
         """Return the final and the auxiliary CAM, (k, _h, _w) each, and their k classes."""
         made = self.labels_folder or self.cam_folder  # the CAMs with the settings of the labels, if there are labels
         side = made.settings["image_size"]
@@ -160,7 +161,7 @@ class RunProducts:
         settings = self.label_settings
         if settings.source == "decoder" or self.relabelled:  # made only by `toco make-labels`
             return None
-        (labels,) = pixel_labels([maps.cpu()], [pixels], settings)
+        (labels,) = pixel_labels([maps.cpu()], [to_rgb(pixels)], settings)
         return with_class_numbers(labels.mask, replace(sample, classes=classes))
 
 

@@ -117,10 +117,7 @@ def _pixel_rule(config: Mapping[str, Any]) -> PixelRule:
     Raises:
         TypeError: It is not one.
     """
-    rule = PixelRule(**config["dataset"].get("pixels", {}))
-    if rule.bits not in range(8, 17) or not isinstance(rule.alpha, bool) or not isinstance(rule.clip, bool):
-        raise TypeError(f"{rule!r} is not a rule for pixels")
-    return rule
+    return PixelRule.from_dict(config["dataset"].get("pixels", {}))
 
 
 def already_finished(run: Path, stage: str, settings: Any, *, resume: bool, overwrite: bool) -> bool:
@@ -217,7 +214,7 @@ def begin_stage(
             "layout": dataset.layout,
             "class_names": list(dataset.class_names),
             "fingerprint": dataset.fingerprint,
-            "pixels": asdict(dataset.pixels),
+            "pixels": dataset.pixels.as_dict(),
         },
         "made_from": source_digest(run, stage),
         **(extra or {}),

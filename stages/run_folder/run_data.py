@@ -11,7 +11,7 @@ from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import ArtifactError, DataError
 from data.images import PixelRule, image_size
 from data.mask_agreement import WRONG_MASKS, MaskedImage, compare_masks, distinct_values
-from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
+from data.pixel_rule import PixelFacts, all_samples, pixel_facts, with_pixel_rule
 from data.readers import check_images, open_dataset, read_mask
 from stages.config import Machine, TrainCam
 from stages.run_folder.artifacts import (
@@ -160,15 +160,25 @@ def warn_of_other_data(folder: StageFolder, dataset: Dataset, monitor: Monitor) 
 
 
 def choose_pixels(dataset: Dataset, config: TrainCam, run: Path, monitor: Monitor, *, resume: bool) -> PixelRule:
-    """Decide how values in image files become 8-bit RGB, for this run; a resumed training keeps its rule."""
+    """Decide how networks get the values in image files, for this run; a resumed training keeps its rule."""
     if resume and in_use(run / "cam"):
         return begun_stage(run, "cam").pixels
-    rule = pixel_facts(all_samples(dataset), config.image_bits, config.alpha).rule
+    facts = training_pixels(dataset, config)
+    rule = facts.rule
+    for text in filter(None, (facts.describe(), facts.describe_missing())):
+        monitor.note(text)
     if rule.bits < 16:
         monitor.note(f"values in 16-bit images are read as {rule.bits} bits; --image-bits sets another number")
-    if not rule.alpha:
+    if not rule.alpha and not rule.bands:
         monitor.note("alpha bands are not read as transparency; --alpha transparency changes this")
     return rule
+
+
+def training_pixels(dataset: Dataset, config: TrainCam) -> PixelFacts:
+    """Look at the values in the files of a data set, as a training with these settings does."""
+    return pixel_facts(
+        all_samples(dataset), config.image_bits, config.alpha, config.bands, training=dataset.split(config.split)
+    )
 
 
 def with_skip_bad(config: AnyMachine, folder: StageFolder) -> AnyMachine:

@@ -72,8 +72,8 @@ def normalise(cam: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
 
 
 def multi_scale_cam(
-    raw_cam: Callable[[Float[Tensor, "b 3 _h _w"]], Float[Tensor, "b c _h _w"]],
-    images: Float[Tensor, "b 3 h w"],
+    raw_cam: Callable[[Float[Tensor, "b bands _h _w"]], Float[Tensor, "b c _h _w"]],
+    images: Float[Tensor, "b bands h w"],
     *,
     scales: Sequence[float] = SCALES,
     unflipped: Float[Tensor, "b c _h _w"] | None = None,
@@ -107,8 +107,8 @@ def multi_scale_cam(
 
 
 def multi_scale_cams(
-    raw_cams: Callable[[Float[Tensor, "b 3 _h _w"]], Cams],
-    images: Float[Tensor, "b 3 h w"],
+    raw_cams: Callable[[Float[Tensor, "b bands _h _w"]], Cams],
+    images: Float[Tensor, "b bands h w"],
     *,
     scales: Sequence[float] = SCALES,
     unflipped: Cams | None = None,

@@ -68,7 +68,7 @@ class ToCo(nn.Module):
         self.teacher_projector.requires_grad_(False)
 
     def forward(
-        self, images: Float[Tensor, "b 3 _h _w"], *, decode: bool = True, train_encoder: bool = True
+        self, images: Float[Tensor, "b bands _h _w"], *, decode: bool = True, train_encoder: bool = True
     ) -> Outputs:
         """Run encoder and heads on normalised images; the projectors are left to the training step.
 
@@ -95,11 +95,11 @@ class ToCo(nn.Module):
             class_token=tokens.class_token,
         )
 
-    def raw_cams(self, images: Float[Tensor, "b 3 _h _w"]) -> Cams:
+    def raw_cams(self, images: Float[Tensor, "b bands _h _w"]) -> Cams:
         """Compute only the raw CAMs of normalised images."""
         return self.heads(self.backbone(images), decode=False).cams
 
-    def raw_auxiliary_cam(self, images: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b c h w"]:
+    def raw_auxiliary_cam(self, images: Float[Tensor, "b bands _h _w"]) -> Float[Tensor, "b c h w"]:
         """Compute only the raw auxiliary CAM; the encoder stops after the auxiliary block."""
         cam: Tensor = self.auxiliary_classifier(self.backbone.auxiliary_tokens(images))
         return cam

@@ -68,6 +68,7 @@ class StepSettings:
     temperature: float = 0.5  # COCO 1.0
     momentum: float = 0.9  # of the teacher projector's moving average
     local_crops: int = 8  # of each image
+    shown_bands: tuple[int, ...] = (0, 1, 2)  # bands that PAR and the bilateral filter take for red, green and blue
     local_crop_size: int = 96  # pixels
     # Multi-scale CAM, section 2.
     scales: tuple[float, ...] = SCALES
@@ -76,9 +77,11 @@ class StepSettings:
 class StepBatch(NamedTuple):
     """The views of a batch, red, green, blue in 0..255, and its labels (section 7 has the augmentation)."""
 
-    image: UInt8[Tensor, "b 3 s s"]  # the training crop, which is also global view 1
-    second: UInt8[Tensor, "b 3 s s"]  # global view 2
-    local: UInt8[Tensor, "b 3 s s"]  # another view of the training crop, from which local crops are cut
+    image: UInt8[Tensor, "b bands s s"] | Float[Tensor, "b bands s s"]  # the training crop, which is also global view 1
+    second: UInt8[Tensor, "b bands s s"] | Float[Tensor, "b bands s s"]  # global view 2
+    local: (
+        UInt8[Tensor, "b bands s s"] | Float[Tensor, "b bands s s"]
+    )  # another view of the training crop, from which local crops are cut
     box: Int[Tensor, "b 4"]  # y0, y1, x0, x1 in pixels: the part of the training crop that is not padding
     class_labels: Float[Tensor, "b c"]  # 1 where the image has the class, else 0
     most_classes: int  # the largest number of classes of one image; counted by the loader, so that no GPU is waited for
@@ -262,7 +265,9 @@ class TrainingStep(nn.Module):
         """The segmentation branch (section 6): L_seg on online pseudo labels, and L_reg."""
         settings = self.settings
         assert outputs.seg_logits is not None
-        images = batch.image.float()  # 0..255: the colour scales of PAR and of the bilateral filter are in these units
+        # 0..255: the colour scales of PAR and of the bilateral filter are in these units.
+        shown = torch.stack([batch.image[:, band] for band in settings.shown_bands], dim=1)
+        images = shown.float().clamp(0, 255)
         logits = F.interpolate(outputs.seg_logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
 
         # Pseudo labels: PAR against the high and the low background score; 255 where the two disagree, and outside the

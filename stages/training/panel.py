@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from data.atomic_write import atomic_write
+from data.band_image import Pixels, as_picture
 from data.dataset import Mask, Sample
 from data.errors import DataError, reason
 from data.images import image_size, read_reduced
@@ -34,7 +35,7 @@ class PanelImage(NamedTuple):
     """An image of the panel."""
 
     sample: Sample
-    picture: Image.Image  # RGB, reduced to about the size that the network takes
+    picture: Pixels  # reduced to about the size that the network takes
     small: Image.Image  # as it is shown
     truth: Mask | None  # of the size of `small`
 
@@ -75,7 +76,7 @@ def load_panel(samples: Sequence[Sample], side: int, num_classes: int) -> list[P
             if sample.mask is not None:
                 whole = Image.fromarray(read_mask(sample, image_size(sample.image), num_classes))
                 truth = np.asarray(whole.resize((width, height), Image.Resampling.NEAREST))
-            small = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+            small = as_picture(picture).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
             loaded.append(PanelImage(sample, picture, small, truth))
     return loaded
 

@@ -15,7 +15,7 @@ from data.file_kinds import (
 
 
 def test_kinds__read_or_reported() -> None:
-    assert not IMAGE_SUFFIXES & PROGRAM_OF.keys()
+    assert IMAGE_SUFFIXES & PROGRAM_OF.keys() == {".npy"}  # images only where there are no others
     assert all(re.fullmatch(r"\.[a-z0-9_]+", suffix) for suffix in (*IMAGE_SUFFIXES, *PROGRAM_OF))
     assert {Image.registered_extensions().get(suffix, "JPEG") for suffix in IMAGE_SUFFIXES} <= set(IMAGE_FORMATS)
 
@@ -35,7 +35,7 @@ def test_kinds__usual_ones_are_known() -> None:
         "nef",
         "dng",
         "mp4",
-        "npy",
+        "npz",
         "nii",
     )
     assert {f".{suffix}" for suffix in suffixes} <= PROGRAM_OF.keys()

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import data.image_cache
+from data.band_image import Pixels, as_picture
 from data.dataset import Sample
 from data.errors import DataError
 from data.image_cache import TrainingImages, open_cache
@@ -39,7 +40,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were decoded."""
     paths = []
 
-    def read(path: Path, side: int, rule: PixelRule) -> Image.Image:
+    def read(path: Path, side: int, rule: PixelRule) -> Pixels:
         paths.append(path)
         return read_reduced(path, side, rule)
 
@@ -61,6 +62,7 @@ def test_read__decodes_once_and_gives_the_same_bit_for_bit(tmp_path: Path, photo
     cold = images(tmp_path).read(photo)
     warm = images(tmp_path).read(photo)
     for image in (cold, warm, TrainingImages(SIDE).read(photo)):
+        assert isinstance(image, Image.Image)
         assert (image.mode, image.size) == ("RGB", expected.size)
         assert image.tobytes() == expected.tobytes()
     assert decoded == [photo, photo]  # once for the cache, once without one
@@ -253,6 +255,6 @@ def test_read__another_rule_for_pixels_is_another_entry(tmp_path: Path, decoded:
     path = tmp_path / "a.png"
     Image.fromarray(np.full((20, 30), 4000, np.uint16)).save(path)
     for _ in range(2):
-        read = [images(tmp_path).read(path, PixelRule(bits=bits)).getpixel((0, 0)) for bits in (16, 12)]
+        read = [as_picture(images(tmp_path).read(path, PixelRule(bits=bits))).getpixel((0, 0)) for bits in (16, 12)]
         assert read == [(15, 15, 15), (250, 250, 250)]
     assert decoded == [path, path]

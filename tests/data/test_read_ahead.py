@@ -73,7 +73,7 @@ def test_read_ahead__reads_as_far_ahead_as_memory_allows(
         with lock:
             read.append(path)
 
-    monkeypatch.setattr(data.read_ahead, "read_image", reading)
+    monkeypatch.setattr(data.read_ahead, "read_pixels", reading)
     made = [Sample(id=str(number), image=Path(str(number)), classes=(), mask=None) for number in range(9)]
     done = 0
     for _ in read_ahead([ImageBatch([sample], pixels) for sample in made], 3, raising):

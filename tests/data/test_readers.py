@@ -159,7 +159,9 @@ def test_check_images__missing(tmp_path: Path) -> None:
 
 def test_check_images__unreadable(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_text("text")
-    with pytest.raises(DataError, match=r"b\.jpg is not a readable JPEG, PNG, BMP, TIFF, WebP or AVIF image: fix"):
+    with pytest.raises(
+        DataError, match=r"b\.jpg is not a readable JPEG, PNG, BMP, TIFF, WebP, AVIF or NumPy image: fix"
+    ):
         check_images(samples(picture(tmp_path / "a.png"), tmp_path / "b.jpg"), 1)
 
 

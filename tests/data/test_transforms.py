@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from data.transforms import PADDING, CamTransform, CropPlace, photometric, rescaled_size
+from data.transforms import PADDING, CamTransform, CropPlace, Photometric, photometric, rescaled_size
 
 COLOUR = (200, 30, 60)
 SIZES = [(1, 1000), (1000, 1), (2, 3), (20, 20), (64, 48), (100, 333), (640, 480)]  # width and height
@@ -19,7 +19,7 @@ def picture(size: tuple[int, int]) -> Image.Image:
 
 
 def without_colours(transform: CamTransform) -> CamTransform:
-    transform.first = transform.second = transform.local = v2.Identity()
+    transform.first = transform.second = transform.local = Photometric(v2.Identity(), v2.Identity())
     return transform
 
 
@@ -147,12 +147,12 @@ def test_photometric__probabilities_of_blur_and_solarise() -> None:
     image = picture((16, 16))
     kinds = (photometric(448, blur=1.0), photometric(448, blur=0.0), photometric(448, blur=0.0, solarise=1.0))
     for transform in kinds:
-        assert transform(image).size == image.size
-    always, never = kinds[0].transforms[2], kinds[1].transforms[2]
+        assert transform(image).shape == (3, 16, 16)
+    always, never = kinds[0].rgb.transforms[2], kinds[1].rgb.transforms[2]
     for seed in range(20):
         torch.manual_seed(seed)
         assert always(image).tobytes() != image.tobytes()
         assert never(image).tobytes() == image.tobytes()
-    solarised = np.asarray(kinds[2].transforms[3](image))
+    solarised = np.asarray(kinds[2].rgb.transforms[3](image))
     values = np.asarray(image)
     np.testing.assert_array_equal(solarised, np.where(values >= 128, 255 - values, values))

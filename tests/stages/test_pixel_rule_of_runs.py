@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data.errors import ArtifactError, DataError
@@ -14,9 +16,12 @@ from data.images import AS_STORED, PixelRule
 from data.readers import open_dataset
 from stages.check import check
 from stages.config import MakeLabels, PixelValues, Predict
+from stages.labels.pseudo_masks import PseudoMasks
 from stages.labels.store import LabelFile
 from stages.make_labels import make_labels
+from stages.networks.cam_model import load_cam_model
 from stages.predict import predict
+from stages.prediction.predictor import load_predictor
 from stages.run_folder.artifacts import open_stage, read_config
 from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import SilentMonitor
@@ -26,11 +31,13 @@ DEFAULT = {"bits": 16, "alpha": True, "clip": False}
 
 
 def in_grey(data: Path, depth: int) -> Path:
-    """Turn the images into grey ones: of 8 bits, or of 12 bits in files of 16 with the same brightness."""
-    for path in (data / "images").rglob("*.jpg"):
+    """Turn the images into grey ones: of 8 bits, or all but one of 12 bits in files of 16 with the same brightness."""
+    for number, path in enumerate(sorted((data / "images").rglob("*.jpg"))):
         grey = np.asarray(Image.open(path).convert("L"))
         path.unlink()
-        Image.fromarray(grey.astype(np.uint16) * 16 + 7 if depth == 12 else grey).save(path.with_suffix(".png"))
+        Image.fromarray(grey.astype(np.uint16) * 16 + 7 if depth == 12 and number else grey).save(
+            path.with_suffix(".png")
+        )
     table = data / "labels.csv"
     table.write_text(table.read_text().replace(".jpg", ".png"))
     return data
@@ -116,9 +123,50 @@ def test_check__shows_the_rule(draw_pictures: Callable[[Path], Path], tmp_path: 
     found = check(data, SilentMonitor())
     assert found.as_dict()["pixels"] == {"bits": 12, "alpha": True, "clip": False}
     (finding,) = [one for one in found.findings if one.topic == "bits"]
-    assert finding.text == "10 images of 16 bits, whose values are read as 12 bits"
+    assert finding.text == "9 images of 16 bits, whose values are read as 12 bits"
     assert not {"nearly_black", "one_colour", "duplicate"} & {one.topic for one in found.findings}
     other = check(data, SilentMonitor(), PixelValues(image_bits="16", alpha="ignore"))
     assert other.as_dict()["pixels"] == {"bits": 16, "alpha": False, "clip": False}
     assert "nearly_black" in {one.topic for one in other.findings}
     assert open_dataset(data).pixels == AS_STORED  # readers do not look at pixels
+
+
+def test_stages__bands_and_depth_reach_the_network(
+    draw_pictures: Callable[[Path], Path], cam_settings: Callable[..., Any], listener: Any, tmp_path: Path
+) -> None:
+    """Five bands of floating-point numbers, with missing values, from training to prediction and Python."""
+    data, run, monitor = in_bands(draw_pictures(tmp_path / "data")), tmp_path / "run", listener()
+    train_cam(data, run, cam_settings(bands="5,1"), monitor)
+    (told, missing) = [note for note in monitor.notes if "band" in note]
+    assert told.startswith("images have 5 bands of 32 bits (float32), read at full depth: band 5 (")
+    assert "of the values are missing" in missing
+    rule = open_stage(run, "cam").pixels
+    assert ([band.number for band in rule.bands], rule.count) == ([5, 1], 5)
+    backbone = load_cam_model(open_stage(run, "cam")).backbone
+    assert backbone.vit.patch_embed.proj.weight.shape[1] == 2
+    assert backbone.mean.flatten().tolist() == pytest.approx([band.mean for band in rule.bands], abs=1e-4)
+    make_labels(run, MakeLabels(relabel="linear", refine="par", device="cpu", workers=1), SilentMonitor())
+    assert open_run_data(open_stage(run, "labels"), None, skip_bad=False).pixels == rule
+    image, mask = PseudoMasks(run)[0]
+    assert (image.dtype, len(image), image.shape[1:]) == (torch.float32, 2, mask.shape)
+    path = data / "images" / "v.npy"
+    files = predict(run, [path], tmp_path / "out", replace(PREDICT, outputs=("masks", "overlays")), SilentMonitor())
+    stored = np.asarray(Image.open(files["masks"][0]))
+    predictor = load_predictor(run, PREDICT)
+    np.testing.assert_array_equal(predictor.predict(path), stored)
+    np.testing.assert_array_equal(predictor.predict(np.load(path)), stored)
+    Image.new("RGB", (30, 30)).save(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"photo\.png cannot be read: it has 3 bands, but .* have 5"):
+        predict(run, [tmp_path / "photo.png"], tmp_path / "out2", PREDICT, SilentMonitor())
+
+
+def in_bands(data: Path) -> Path:
+    """Turn the images into arrays of five bands."""
+    for path in (data / "images").rglob("*.jpg"):
+        values = np.asarray(Image.open(path), np.float32)[..., [0, 1, 2, 1, 0]] / 3000 - 0.01
+        values[:3, :3] = np.nan
+        np.save(path.with_suffix(".npy"), values)
+        path.unlink()
+    table = data / "labels.csv"
+    table.write_text(table.read_text().replace(".jpg", ".npy"))
+    return data

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 import data.image_cache
 from data.dataset import Sample
 from data.errors import ArtifactError, DataError
 from data.images import read_image, read_reduced
-from data.transforms import SegTransform
+from data.transforms import Photometric, SegTransform
 from stages.config import MakeLabels, TrainSeg
 from stages.labels.training_pairs import LoadLabelled
 from stages.make_labels import make_labels
@@ -99,6 +100,7 @@ def test_train_seg__writes_a_student_that_opens(undisturbed: tuple[Path, Listene
         "encoder": "tu-mobilenetv3_small_050",
         "num_classes": 2,
         "long_side": 64,
+        "channels": 3,
         "features": None,
     }
     images = torch.zeros(1, 3, 50, 40, dtype=torch.uint8)
@@ -329,7 +331,7 @@ def test_seg_transform__image_and_mask_stay_together() -> None:
     mask[10:30, 5:40] = 1
     image = Image.fromarray(np.repeat(mask[:, :, None] * 200, 3, axis=2))
     transform = SegTransform(48, long_side=60, rescale=(0.5, 2.0))
-    transform.jitter = lambda picture: picture
+    transform.jitter = Photometric(v2.Identity(), v2.Identity())
     padded = 0
     for seed in range(30):
         torch.manual_seed(seed)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.networks.inference import square_cams, squash, to_picture
+from stages.networks.inference import from_tensor, square_cams, squash
 from stages.networks.windows import cams_in_windows, label_in_windows
 from stages.toco.cam import Cams, PresentClasses
 from stages.toco.model import Outputs
@@ -86,7 +86,7 @@ def test_cams_in_windows__are_high_at_the_object_only(dot: Tensor) -> None:
 
 
 def test_cams_in_windows__keep_an_object_that_the_whole_image_loses(dot: Tensor) -> None:
-    square = squash(to_picture(dot), 32)[None]
+    square = squash(from_tensor(dot), 32)[None]
     whole = square_cams(BrightRed(), square, PRESENT, [1.0]).final
     of_whole = torch.nn.functional.interpolate(whole, size=(96, 128), mode="bilinear")[0, 0] > 0.5
     in_windows = cams_in_windows(BrightRed(), dot, PRESENT, [1.0], window=32, side=32).final[0, 0] > 0.5
