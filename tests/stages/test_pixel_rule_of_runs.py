@@ -143,7 +143,7 @@ def test_stages__bands_and_depth_reach_the_network(
     rule = open_stage(run, "cam").pixels
     assert ([band.number for band in rule.bands], rule.count) == ([5, 1], 5)
     backbone = load_cam_model(open_stage(run, "cam")).backbone
-    assert backbone.vit.patch_embed.proj.weight.shape[1] == 2
+    assert backbone.state_dict()["vit.patch_embed.proj.weight"].shape[1] == 2
     assert backbone.mean.flatten().tolist() == pytest.approx([band.mean for band in rule.bands], abs=1e-4)
     make_labels(run, MakeLabels(relabel="linear", refine="par", device="cpu", workers=1), SilentMonitor())
     assert open_run_data(open_stage(run, "labels"), None, skip_bad=False).pixels == rule
