@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from data.class_list import CLASSES_FILE
 from data.class_names import in_order
 from data.custom_reader import LABELS_FILE
@@ -91,7 +93,8 @@ def tile(paths: Sequence[Path], out: Path, config: Tile, monitor: Monitor, *, la
     if labels and not names:
         raise DataError(
             f"{labels} gives none of the {sum(1 for image in index.images for _ in index.tiles(image))} tiles a class: "
-            "check that the labels are of these images, and see --min-object-share and --min-tile-share"
+            "check that the labels are of these images (a GeoJSON has longitude before latitude), and see "
+            "--min-object-share and --min-tile-share"
         )
     check_class_names(names)
     written, images = _cut(index, out, monitor)
@@ -152,7 +155,12 @@ def _labels_of_tiles(index: TileIndex, path: Path, validation: set[str], config:
     if suffix_of(path.name) in GEOJSON_SUFFIXES:
         features = read_features(path, config.class_property)
         found = {image.id: RegionLabels(regions=place_features(features, image, path)) for image in index.images}
-        _warn_of_outside([one.number for one in features.features], found, path, "features", monitor)
+        inside = {region.number for labels in found.values() for region in labels.regions}
+        if outside := [one.number for one in features.features if one.number not in inside]:
+            monitor.warn(
+                f"{len(outside)} of {len(features.features)} features of {path} lie in none of the images (first: "
+                f"{outside[0]}): they are not used"
+            )
     else:
         found = read_label_table(path, index)
     known: dict[str, tuple[frozenset[str], str]] = {}
@@ -160,16 +168,19 @@ def _labels_of_tiles(index: TileIndex, path: Path, validation: set[str], config:
         if (labels := found.get(image.id)) is None:
             monitor.warn(f"{path} has no row of {image.file}: its tiles have no labels")
             continue
-        default = VAL_NAMES[0] if image.id in validation else labels.split or TRAIN_NAMES[0]
+        validates = image.id in validation
+        default = VAL_NAMES[0] if validates else labels.split or TRAIN_NAMES[0]
         used: set[int] = set()
+        bounds = np.array([region.shape.bounds() for region in labels.regions]).reshape(-1, 4)
         for one in index.tiles(image):
             if one.id in labels.tiles:
                 classes, split = labels.tiles[one.id]
-                known[one.id] = classes, split or default
+                known[one.id] = classes, default if validates or not split else split
             elif labels.whole is not None:
                 known[one.id] = labels.whole, default
             elif labels.regions or not labels.tiles:
-                touching = [region for region in labels.regions if region.shape.bounds().touches(one.box)]
+                near = (bounds[:, :2] <= one.box[2:]).all(axis=1) & (bounds[:, 2:] >= one.box[:2]).all(axis=1)
+                touching = [labels.regions[number] for number in np.flatnonzero(near)]
                 made = classes_of_tile(
                     touching,
                     one.box,
@@ -185,17 +196,6 @@ def _labels_of_tiles(index: TileIndex, path: Path, validation: set[str], config:
     return known
 
 
-def _warn_of_outside(
-    numbers: Sequence[int], found: Mapping[str, RegionLabels], path: Path, what: str, monitor: Monitor
-) -> None:
-    inside = {region.number for labels in found.values() for region in labels.regions}
-    if outside := [number for number in numbers if number not in inside]:
-        monitor.warn(
-            f"{len(outside)} of {len(numbers)} {what} of {path} lie in none of the images (first: {outside[0]}): "
-            "they are not used"
-        )
-
-
 def _warn_of_labels(
     image: LargeImage, labels: RegionLabels, used: set[int], path: Path, config: Tile, monitor: Monitor
 ) -> None:
@@ -207,9 +207,10 @@ def _warn_of_labels(
         )
     elif labels.whole is None and not labels.regions and not labels.tiles and config.outside == "none":
         monitor.warn(f"no polygon of {path} lies in {image.file}: its tiles show none of the classes")
-    if lost := [region.number for region in labels.regions if region.number not in used]:
+    numbers = dict.fromkeys(region.number for region in labels.regions)
+    if lost := [number for number in numbers if number not in used]:
         monitor.warn(
-            f"{len(lost)} of the {len(labels.regions)} labelled parts of {image.file} give no tile their class (first: "
+            f"{len(lost)} of the {len(numbers)} labelled parts of {image.file} give no tile their class (first: "
             f"{lost[0]} in {path}): too little of them lies in any tile (--min-object-share, --min-tile-share)"
         )
 

@@ -5,9 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.class_list import refuse_doubtful_names
 from data.class_names import canonical_name
@@ -17,10 +18,14 @@ from data.errors import DataError, reason
 from data.file_names import FileNames
 from data.text_files import read_text
 from stages.tiling.rasters import rasterio_errors
-from stages.tiling.shapes import Box, Ring, Shape
+from stages.tiling.shapes import Box, Shape
 from stages.tiling.tile_index import LargeImage, TileIndex
 
+if TYPE_CHECKING:
+    from rasterio.crs import CRS
+
 BOX_COLUMNS = ("x", "y", "width", "height")
+TOUCHING = 1e-6  # square pixels; less is a rounding error of shapes that only touch
 LON_LAT = "OGC:CRS84"  # coordinates of a GeoJSON that names no others (RFC 7946)
 GEOJSON_SUFFIXES = (".geojson", ".json")
 
@@ -111,7 +116,7 @@ def read_label_table(path: Path, index: TileIndex) -> dict[str, RegionLabels]:
         elif not box.touches(frames[image]):
             mistakes.add(f"the part lies outside of '{image}', which has {frames[image].size} pixels", line)
         else:
-            labels.regions.append(LabelledPart(line, row.labels, Shape(((box.ring(),),))))
+            labels.regions.append(LabelledPart(line, row.labels, Shape((box.ring(),))))
     mistakes.report()
     refuse_doubtful_names(counts, path, "label", SEPARATE)
     return dict(found)
@@ -127,15 +132,15 @@ def _box(cells: Sequence[str]) -> Box | None:
 
 
 class Feature(NamedTuple):
-    """An object of a GeoJSON."""
+    """A feature of a GeoJSON: one or several objects."""
 
     number: int  # from 1
     classes: frozenset[str]
-    polygons: tuple[tuple[Ring, ...], ...]  # in its coordinates; see `Shape`
+    shapes: tuple[Shape, ...]  # in its coordinates
 
 
 class Features(NamedTuple):
-    """The objects of a GeoJSON, and the name of their coordinate system."""
+    """The features of a GeoJSON, and the name of their coordinate system."""
 
     crs: str
     features: tuple[Feature, ...]
@@ -168,12 +173,12 @@ def read_features(path: Path, class_property: str) -> Features:
             of_feature, geometry = one.get("properties") or {}, one["geometry"]
             properties.update(of_feature.keys())
             classes = _classes(of_feature.get(class_property))
-            polygons = _polygons(geometry)
+            shapes = _shapes(geometry)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             problem = str(error) if isinstance(error, DataError) else "is not a valid feature"
             raise DataError(f"{path} feature {number} {problem}: give polygons or points") from error
         if classes:
-            features.append(Feature(number, classes, polygons))
+            features.append(Feature(number, classes, shapes))
         else:
             without.append(number)
     if without:
@@ -191,35 +196,36 @@ def _classes(value: object) -> frozenset[str]:
     return frozenset(name for one in values if (name := canonical_name(str(one))))
 
 
-def _polygons(geometry: Mapping[str, Any]) -> tuple[tuple[Ring, ...], ...]:
+def _shapes(geometry: Mapping[str, Any]) -> tuple[Shape, ...]:
     kind, coordinates = geometry["type"], geometry.get("coordinates")
     if kind == "GeometryCollection":
-        return tuple(polygon for part in geometry["geometries"] for polygon in _polygons(part))
+        return tuple(shape for part in geometry["geometries"] for shape in _shapes(part))
     if kind not in ("Polygon", "MultiPolygon", "Point", "MultiPoint"):
         raise DataError(f"has the geometry '{kind}'")
     assert coordinates is not None
     if kind in ("Polygon", "Point"):
         coordinates = [coordinates]
-    nested = [[[point]] for point in coordinates] if "Point" in kind else coordinates
-    polygons = tuple(
-        tuple(np.array([point[:2] for point in ring], dtype=np.float64).reshape(-1, 2) for ring in polygon)
-        for polygon in nested
+    polygons = [[[point]] for point in coordinates] if "Point" in kind else coordinates
+    shapes = tuple(
+        Shape(tuple(np.array([point[:2] for point in ring], dtype=np.float64).reshape(-1, 2) for ring in polygon))
+        for polygon in polygons
     )
-    if not polygons or not all(polygon and len(polygon[0]) for polygon in polygons):
+    if not shapes or not all(shape.rings and len(shape.rings[0]) for shape in shapes):
         raise DataError("has no coordinates")
-    return polygons
+    return shapes
 
 
 def place_features(features: Features, image: LargeImage, path: Path) -> list[LabelledPart]:
-    """Return the objects of a GeoJSON that touch an image, in its pixels.
+    """Return the objects of a GeoJSON that touch an image, in its pixels: each polygon and point is one.
 
     Args:
-        features: The objects.
+        features: The features.
         image: The large image.
         path: The GeoJSON, for messages.
 
     Raises:
-        DataError: The image has no coordinate system, or that of the GeoJSON is not known.
+        DataError: The image has no coordinate system, that of the GeoJSON is not known, or its coordinates are no
+            longitudes and latitudes, though they should be.
     """
     if image.transform is None or image.crs is None:
         raise DataError(
@@ -229,32 +235,55 @@ def place_features(features: Features, image: LargeImage, path: Path) -> list[La
     with rasterio_errors(path):
         from rasterio.crs import CRS
         from rasterio.errors import CRSError
-        from rasterio.warp import transform
 
         try:
             own = CRS.from_user_input(features.crs)
         except CRSError as error:
             raise DataError(f"{path} has the coordinate system '{features.crs}', which is not known") from error
-        points = np.concatenate([ring for one in features.features for polygon in one.polygons for ring in polygon])
-        x, y = transform(own, CRS.from_wkt(image.crs), points[:, 0], points[:, 1])
+        written = [(feature, shape) for feature in features.features for shape in feature.shapes]
+        if own.is_geographic:
+            _check_degrees(written, path)
+        placed = _transformed([np.concatenate(shape.rings) for _, shape in written], own, CRS.from_wkt(image.crs))
     a, b, c, d, e, f = image.transform
-    with np.errstate(invalid="ignore"):
-        pixels = np.linalg.solve(np.array([[a, b], [d, e]]), np.array([x, y]) - np.array([[c], [f]])).T
+    to_pixels = np.linalg.inv(np.array([[a, b], [d, e]]))
     frame = Box(0, 0, image.width, image.height)
-    regions, first = [], 0
-    for one in features.features:
-        polygons = []
-        for polygon in one.polygons:
-            rings = []
-            for ring in polygon:
-                rings.append(pixels[first : first + len(ring)])
-                first += len(ring)
-            polygons.append(tuple(rings))
-        shape = Shape(tuple(polygons))
-        # Points far away may have no place in the image's coordinates.
-        if all(np.isfinite(polygon[0]).all() for polygon in polygons) and shape.share_in(frame) > 0:
-            regions.append(LabelledPart(one.number, one.classes, shape))
+    regions = []
+    for (feature, shape), points in zip(written, placed, strict=True):
+        if np.isfinite(points).all():
+            pixels = (points - (c, f)) @ to_pixels.T
+            ends = np.cumsum([len(ring) for ring in shape.rings])[:-1]
+            part = LabelledPart(feature.number, feature.classes, Shape(tuple(np.split(pixels, ends))))
+            if part.shape.share_in(frame) > 0:
+                regions.append(part)
     return regions
+
+
+def _check_degrees(written: Sequence[tuple[Feature, Shape]], path: Path) -> None:
+    for feature, shape in written:
+        longitude, latitude = np.abs(shape.rings[0]).max(axis=0)
+        if longitude > 360 or latitude > 90:
+            raise DataError(
+                f"{path} feature {feature.number} has coordinates that are not longitude and latitude (first: "
+                f"{', '.join(f'{value:.10g}' for value in shape.rings[0][0])}): name its coordinate system in a member "
+                "'crs', or convert it"
+            )
+
+
+def _transformed(shapes: Sequence[NDArray[np.float64]], own: "CRS", wanted: "CRS") -> list[NDArray[np.float64]]:
+    """Convert the points (n, 2) of each shape; all become NaN if one has no place in the wanted coordinates."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.warp import transform
+
+    if not shapes:
+        return []
+    try:
+        x, y = transform(own, wanted, *np.concatenate(shapes).T)
+    except CPLE_BaseError:  # one point far away is enough
+        if len(shapes) == 1:
+            return [np.full_like(shapes[0], np.nan)]
+        half = len(shapes) // 2
+        return _transformed(shapes[:half], own, wanted) + _transformed(shapes[half:], own, wanted)
+    return np.split(np.stack([x, y], axis=1), np.cumsum([len(points) for points in shapes])[:-1])
 
 
 def classes_of_tile(
@@ -282,4 +311,5 @@ def classes_of_tile(
             area = region.shape.area(box)
             for name in region.classes:
                 covered[name] += area
-    return frozenset(classes | {name for name, area in covered.items() if area >= min_tile_share * box.area})
+    enough = max(min_tile_share * box.area, TOUCHING)
+    return frozenset(classes | {name for name, area in covered.items() if area >= enough})

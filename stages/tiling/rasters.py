@@ -46,13 +46,14 @@ def rasterio_errors(path: Path) -> Iterator[None]:
     """Turn an error of rasterio into one line, limit GDAL's cache, and silence the warning of images without place."""
     check_rasterio()
     import rasterio
+    from rasterio._err import CPLE_BaseError
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES), warnings.catch_warnings():
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES, GDAL_TIFF_INTERNAL_MASK=True), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             yield
-        except (RasterioError, OSError) as error:
+        except (RasterioError, CPLE_BaseError, OSError) as error:
             if not path.exists():
                 raise DataError(f"{path} is missing") from error
             raise DataError(f"{path} cannot be read or written: {reason(error)}") from error
@@ -105,14 +106,23 @@ def has_nodata(raster: "DatasetReader") -> bool:
     return any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
 
 
+def _has_mask(raster: "DatasetReader") -> bool:
+    """Tell whether an image has a mask of its valid pixels beside its bands."""
+    from rasterio.enums import MaskFlags
+
+    return any(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in raster.mask_flag_enums)
+
+
 def tile_suffix(raster: "DatasetReader", path: Path) -> str:
     """Return '.png' if PNG holds everything that the image has, otherwise '.tif'."""
-    fits = raster.count in PNG_BANDS and set(raster.dtypes) <= set(PNG_TYPES) and len(set(raster.dtypes)) == 1
-    return ".png" if fits and suffix_of(path.name) not in TIFF_SUFFIXES and not is_placed(raster) else ".tif"
+    fits = (
+        raster.count in PNG_BANDS and raster.dtypes[0] in PNG_TYPES and not is_placed(raster) and not _has_mask(raster)
+    )
+    return ".png" if fits and suffix_of(path.name) not in TIFF_SUFFIXES else ".tif"
 
 
 def cut_window(raster: "DatasetReader", rows: slice, columns: slice, file: Path) -> bool:
-    """Write a window of an image to a file, with its bands, bits, colours and coordinates.
+    """Write a window of an image to a file, with its bands, bits, colours, coordinates, and what has no data.
 
     Args:
         raster: The image.
@@ -149,6 +159,8 @@ def cut_window(raster: "DatasetReader", rows: slice, columns: slice, file: Path)
             written.write_colormap(1, raster.colormap(1))
         written.descriptions = raster.descriptions
         written.write(pixels)
+        if _has_mask(raster):
+            written.write_mask(raster.dataset_mask(window=window))
     return True
 
 

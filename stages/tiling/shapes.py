@@ -46,28 +46,26 @@ class Box(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """One object or region: polygons of an outer ring and its holes. A ring of one point is a point."""
+    """One object or region: the outer ring of a polygon and its holes. A ring of one point is a point."""
 
-    polygons: tuple[tuple[Ring, ...], ...]
+    rings: tuple[Ring, ...]
 
     def area(self, box: Box | None = None) -> float:
         """Area in square pixels, of the whole or of the part in a box."""
-        total = 0.0
-        for outer, *holes in self.polygons:
-            total += ring_area(outer, box) - sum(ring_area(hole, box) for hole in holes)
-        return total
+        outer, *holes = self.rings
+        return ring_area(outer, box) - sum(ring_area(hole, box) for hole in holes)
 
     def bounds(self) -> Box:
         """Return the smallest box around it."""
-        points = np.concatenate([polygon[0] for polygon in self.polygons])
-        return Box(*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+        outer = self.rings[0]
+        return Box(*outer.min(axis=0).tolist(), *outer.max(axis=0).tolist())
 
     def share_in(self, box: Box) -> float:
-        """Return the share of the shape that lies in a box, 0..1; of points, the share of their number."""
+        """Return the share of the shape that lies in a box, 0..1; of a shape without area, that of its points."""
         whole = self.area()
         if whole > 0:
             return min(1.0, self.area(box) / whole)
-        points = np.concatenate([polygon[0] for polygon in self.polygons])
+        points = self.rings[0]
         inside = (points >= box[:2]).all(axis=1) & (points < box[2:]).all(axis=1)
         return float(inside.mean())
 

@@ -52,14 +52,20 @@ def write_raster(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def polygon(left: float, top: float, right: float, bottom: float, **properties: Any) -> dict[str, Any]:
-    """A feature around pixels of the raster, in degrees."""
+def in_degrees(kind: str, coordinates: Any) -> dict[str, Any]:
+    """A geometry in the raster's coordinates, turned into degrees."""
     from rasterio.warp import transform_geom
 
+    geometry = {"type": kind, "coordinates": coordinates}
+    converted: dict[str, Any] = transform_geom("EPSG:32632", "OGC:CRS84", geometry, precision=9)
+    return converted
+
+
+def polygon(left: float, top: float, right: float, bottom: float, **properties: Any) -> dict[str, Any]:
+    """A feature around pixels of the raster, in degrees."""
     corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
     ring = [(LEFT + 10 * x, TOP - 10 * y) for x, y in corners]
-    geometry = transform_geom("EPSG:32632", "OGC:CRS84", {"type": "Polygon", "coordinates": [ring]}, precision=9)
-    return {"type": "Feature", "properties": properties, "geometry": geometry}
+    return {"type": "Feature", "properties": properties, "geometry": in_degrees("Polygon", [ring])}
 
 
 def write_geojson(path: Path, *features: Any, **more: Any) -> Path:
@@ -154,6 +160,45 @@ def test_labels__from_polygons(write_raster: Callable[..., Path], tmp_path: Path
     assert len(dataset.split("train")) == 16
 
 
+def test_labels__each_polygon_of_a_feature_is_an_object(write_raster: Callable[..., Path], tmp_path: Path) -> None:
+    # As a GIS dissolves a class: each house lies in one tile, and covers less than 1 % of it.
+    squares = [polygon(left, 2, left + 2, 4)["geometry"]["coordinates"] for left in (2, 34, 58, 90)]
+    houses = {"type": "Feature", "properties": {"class": "house"}}
+    path = write_geojson(
+        tmp_path / "a.geojson", {**houses, "geometry": {"type": "MultiPolygon", "coordinates": squares}}
+    )
+    monitor = Listening()
+    made = tile([write_raster()], tmp_path / "tiles", SMALL, monitor, labels=path)
+    assert [name for name, row in labels_of(made).items() if row[0] == "house"] == [
+        f"scene/r0-c{column}.tif" for column in range(4)
+    ]
+    assert monitor.warnings == []
+
+
+def test_labels__a_share_of_0_does_not_label_tiles_beside_a_polygon(
+    write_raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    # Its bounding box touches the tile at 0, 0; the triangle does not.
+    triangle = polygon(30, 30, 90, 90, **{"class": "wood"})
+    del triangle["geometry"]["coordinates"][0][0]  # the upper left corner
+    triangle["geometry"]["coordinates"][0][-1] = triangle["geometry"]["coordinates"][0][0]
+    path = write_geojson(tmp_path / "a.geojson", triangle)
+    config = Tile(size=32, overlap=8, min_tile_share=0.0)
+    found = labels_of(tile([write_raster()], tmp_path / "tiles", config, Listening(), labels=path))
+    assert (found["scene/r0-c0.tif"][0], found["scene/r3-c3.tif"][0]) == ("", "wood")
+
+
+def test_labels__a_feature_on_the_other_side_of_the_world_does_no_harm(
+    write_raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    far = {"type": "Feature", "properties": {"class": "a"}, "geometry": {"type": "Point", "coordinates": [99, 0]}}
+    path = write_geojson(tmp_path / "a.geojson", far, polygon(2, 2, 8, 8, **{"class": "house"}), far)
+    monitor = Listening()
+    made = tile([write_raster()], tmp_path / "tiles", SMALL, monitor, labels=path)
+    assert made.classes == {"house": 1}
+    assert "2 of 3 features" in monitor.warnings[0]
+
+
 def test_labels__from_points_in_the_coordinates_of_the_image(write_raster: Callable[..., Path], tmp_path: Path) -> None:
     point = {"type": "Point", "coordinates": [LEFT + 10 * 70.5, TOP - 10 * 3.5]}
     crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32632"}}
@@ -193,6 +238,10 @@ def test_val__makes_the_validation_split(write_raster: Callable[..., Path], tmp_
     path = write_geojson(tmp_path / "all.geojson", polygon(0, 0, 50, 50, **{"class": "wood"}))
     made = tile(images, tmp_path / "tiles", Tile(size=32, overlap=8, val=("two",)), Listening(), labels=path)
     assert {(name[:3], split) for name, (_, split) in labels_of(made).items()} == {("one", "train"), ("two", "val")}
+    table = tmp_path / "table.csv"
+    table.write_text("image,labels,split\none/r0-c0,a,\ntwo/r0-c0,a,\ntwo/r0-c1,a,train\n")
+    made = tile(images, tmp_path / "again", Tile(size=32, overlap=8, val=("two",)), Listening(), labels=table)
+    assert [split for _, split in labels_of(made).values()] == ["train", "val", "val"]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +298,11 @@ EMPTY = {"type": "Feature", "properties": {"class": "road"}, "geometry": None}
         ),
         (
             json.dumps({**LINE, "geometry": {"type": "Point", "coordinates": [1, 1]}}),
-            "gives none of the 16 tiles a class",
+            r"gives none of the 16 tiles a class: .* \(a GeoJSON has longitude before latitude\)",
+        ),
+        (
+            json.dumps({**LINE, "geometry": {"type": "Point", "coordinates": [LEFT, TOP]}}),
+            "feature 1 has coordinates that are not longitude and latitude .first: 500000, 5300000.: name its coord",
         ),
     ],
 )
@@ -358,3 +411,32 @@ def test_join__refuses_what_is_not_of_the_tiles(
     palette_image(np.zeros((30, 32), dtype=np.uint8)).save(masks / "masks/scene/r0-c0.png")
     with pytest.raises(DataError, match=r"'scene/r0-c0' is 32 x 30 pixels, the tile 32 x 32: it was made from other"):
         join(made.folder, masks, tmp_path / "joined", Listening())
+
+
+def test_join__takes_the_classes_of_the_masks_and_refuses_others(
+    write_raster: Callable[..., Path], masks_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = tile([write_raster()], tmp_path / "tiles", SMALL, SilentMonitor())
+    masks = masks_of(made.folder)  # with the values 0, 1 and 2
+    (made.folder / "classes.txt").write_text("wood\n")
+    with pytest.raises(DataError, match=r"'scene/r0-c0' has the value 2, but there are only 1 classes \('wood'\)"):
+        join(made.folder, masks, tmp_path / "joined", Listening())
+    record = {"class_names": ["lake", "river"], "weights": "", "settings": {}, "images": {}}
+    (masks / "predict.json").write_text(json.dumps(record))
+    (file,) = join(made.folder, masks, tmp_path / "joined", Listening())
+    with rasterio.open(file) as one:
+        assert one.tags(1) == {"class_1": "lake", "class_2": "river"}
+
+
+def test_join__keeps_what_a_mask_in_the_file_hides(
+    write_raster: Callable[..., Path], masks_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    scene = write_raster()
+    valid = np.ones((SIZE, SIZE), dtype=bool)
+    valid[:30, 40:] = False
+    with rasterio.open(scene, "r+") as file:
+        file.write_mask(valid)  # in scene.tif.msk
+    made = tile([scene], tmp_path / "tiles", SMALL, SilentMonitor())
+    assert not list(made.folder.rglob("*.msk"))
+    (file,) = join(made.folder, masks_of(made.folder), tmp_path / "joined", Listening())
+    assert np.array_equal(stored(file)[0], np.where(valid, stored(scene)[0] // 100, 255))
