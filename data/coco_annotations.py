@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,9 @@ class Region(NamedTuple):
 
     def draw(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return the pixels of the object (height, width)."""
-        return np.asarray(run_lengths.decode(self._code(height, width)), bool)
+        with warnings.catch_warnings():  # pycocotools 2.0.11 does not yet follow a change in numpy 2
+            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
+            return np.asarray(run_lengths.decode(self._code(height, width)), bool)
 
     def area(self, height: int, width: int) -> float:
         """Return the number of pixels of the object."""

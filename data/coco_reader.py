@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,10 +52,8 @@ class CocoMask:
         masks used for published results on weak supervision were made by the same rules.
         """
         mask = np.zeros((self.height, self.width), np.uint8)
-        with warnings.catch_warnings():  # pycocotools 2.0.11 does not yet follow a change in numpy 2
-            warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
-            for region in reversed(self.regions):
-                mask[region.draw(self.height, self.width)] = region.class_index
+        for region in reversed(self.regions):
+            mask[region.draw(self.height, self.width)] = region.class_index
         return mask
 
 

@@ -554,7 +554,7 @@ def find_images_and_unread(folder: Path) -> tuple[dict[str, Path], dict[str, Pat
     Raises:
         DataError: A folder cannot be listed.
     """
-    return split_kinds(_find_files(folder, IMAGE_SUFFIXES | PROGRAM_OF.keys()))
+    return split_kinds(find_files(folder, IMAGE_SUFFIXES | PROGRAM_OF.keys()))
 
 
 def find_masks(folder: Path) -> dict[str, MaskFile]:
@@ -565,7 +565,7 @@ def find_masks(folder: Path) -> dict[str, MaskFile]:
     """
     if not folder.is_dir() or written_by_toco(folder):
         return {}
-    return {image_id(name): MaskFile(path) for name, path in _find_files(folder, {".png"}).items()}
+    return {image_id(name): MaskFile(path) for name, path in find_files(folder, {".png"}).items()}
 
 
 def image_id(relative: str) -> str:
@@ -793,7 +793,15 @@ def is_skipped(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
 
 
-def _find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """Return {relative path with '/': file} of all files below a folder with one of these suffixes, sorted.
+
+    Hidden files, folders of operating systems, and the folders in it that toco wrote are skipped.
+
+    Raises:
+        DataError: A folder cannot be listed.
+    """
+
     def fail(error: OSError) -> NoReturn:
         raise DataError(f"{error.filename} cannot be listed: {reason(error)}")
 

@@ -27,6 +27,7 @@ AUGMENTATION = "Augmentation"
 METHOD = "Constants of the method"
 PROGRESS = "Progress and checkpoints"
 RELABELLING = "Relabelling"
+SEGMENTS = "Segments"
 MACHINE = "Hardware and bad files"
 
 UseMasks = Literal["none", "corrected", "all"]
@@ -380,6 +381,30 @@ class MakeLabels(Parallel):
         old_values_of_shorthand=("off", "full", "fast"),
     )
     crf_fast: bool = option(False, "Run the CRF at half the resolution.")
+    segments: str = option(
+        "none",
+        "Let segments without classes vote on the scores before they are refined: slic (superpixels), sam (a Segment "
+        "Anything Model), or a DIR with one file for each image: JSON of SAM, a label image, or .npy.",
+    )
+    segment_weight: float | None = option(
+        None,
+        "Weight of the segments' votes; the pixel's own scores have the rest. By default 0.5 for slic, otherwise 1.",
+        minimum=0,
+        maximum=1,
+        group=SEGMENTS,
+    )
+    slic_segments: int = option(400, "Superpixels per image, about.", minimum=2, group=SEGMENTS)
+    slic_compactness: float = option(
+        30.0, "Weight of distance beside colour: higher values give squarer superpixels.", minimum=0.01, group=SEGMENTS
+    )
+    sam_model: str = option(
+        "facebook/sam-vit-base",
+        "Model of --segments sam: a SAM or SAM 2 of transformers, by its name on the Hugging Face hub or its folder.",
+        group=SEGMENTS,
+    )
+    sam_points: int = option(
+        32, "Points per side of the grid at which the model looks for segments.", minimum=1, group=SEGMENTS
+    )
     crf_backend: CrfBackend = option("auto", CRF_BACKEND_HELP)
     background_threshold: float | Literal["auto"] | None = option(
         None,
@@ -500,6 +525,23 @@ class MakeLabels(Parallel):
     def may_relabel(self) -> bool:
         """Whether the masks are relabelled, or may be."""
         return self.relabel != "none" and not self.ignore_uncertain
+
+    @property
+    def segment_folder(self) -> str | None:
+        """The folder of segment files, if one is given."""
+        return None if self.segments in ("none", "slic", "sam") else self.segments
+
+    @property
+    def vote_weight(self) -> float:
+        """Weight of the segments' votes: superpixels are no objects, so that pixels keep a say."""
+        if self.segment_weight is not None:
+            return self.segment_weight
+        return 0.5 if self.segments == "slic" else 1.0
+
+    @property
+    def refined(self) -> bool:
+        """Whether the masks differ from what the scores alone say."""
+        return self.refine != "none" or self.segments != "none"
 
     @property
     def feature_file(self) -> str | None:

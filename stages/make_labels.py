@@ -37,6 +37,7 @@ from stages.run_folder.run_data import (
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import start
 from stages.runtime.monitor import Monitor
+from stages.segments.image_segments import prepared_segments
 
 SHARD = 16  # images in a shard, or --batch-size if it is larger
 
@@ -97,7 +98,8 @@ def make_labels(
         samples = samples_to_label(given.added_to(dataset, config.split), config, model.backbone.patch_size, monitor)
         if config.may_relabel and fabric.is_global_zero:
             check_encoder(run, feature_spec(config, cam), samples)
-        maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share)
+        files = prepared_segments(run, config, samples, fabric, monitor)
+        maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share, segment_files=files)
         calibration = calibration_samples(samples, dataset.class_names, config, monitor, given.sources)
         background = None
         if fabric.is_global_zero:  # chooses for all ranks
@@ -132,10 +134,10 @@ def _label(
     shards, relabelled = folder / "shards", folder / "shards" / "relabelled"
     attributes = label_attributes(dataset.class_names, asdict(config))
     if config.relabel in ("linear", "mlp"):  # these masks of the CAMs are not used
-        maker = LabelMaker(
-            model=maker.model, fabric=fabric, config=replace(config, refine="none"), monitor=maker.monitor
-        )
-    label_in_shards(shards, samples, maker, "making CAMs" if config.may_relabel else "making labels")
+        first = replace(maker, config=replace(config, refine="none", segments="none"), segment_files={})
+    else:
+        first = maker
+    label_in_shards(shards, samples, first, "making CAMs" if config.may_relabel else "making labels")
     if config.may_relabel:
         if fabric.is_global_zero:
             join_file(

@@ -27,6 +27,7 @@ from stages.preflight.training import (
     check_feature_weights,
     check_label_scales,
     check_learnable,
+    check_segments,
     check_split,
     check_student_splits,
     check_training,
@@ -159,6 +160,8 @@ def complete_settings(config: Run, settings: AllSettings) -> tuple[Run, AllSetti
     """Make paths absolute, and give make-labels the values that it takes from the training."""
     config = replace(config, cache=config.cache and absolute_path(config.cache))
     cam, labels, seg = with_absolute_paths(settings.cam), settings.labels, with_absolute_paths(settings.seg)
+    if labels.segment_folder is not None:
+        labels = replace(labels, segments=absolute_path(labels.segment_folder))
     if labels.feature_file is not None:
         labels = replace(labels, feature_weights=absolute_path(labels.feature_file))
     return config, AllSettings(cam=cam, labels=with_training_defaults(labels, asdict(cam)), seg=seg)
@@ -241,6 +244,7 @@ def check_stages(out: Path, dataset: Dataset, settings: Mapping[str, StageSettin
                 check_student_splits(dataset, one)
             if isinstance(one, MakeLabels):
                 check_calibration(dataset, one, corrected=one.use_masks != "none" and (out / CORRECTIONS).is_file())
+                check_segments(dataset, one)
                 check_feature_weights(one)
 
 

@@ -223,7 +223,9 @@ def feature_training(
     standardise(head, cache, samples)
     fabric.to_device(student.eval())
     patches = -(-STUDENT_PATCHES // config.batch_size)
-    load = LoadFeatures(cache, labels.path, head, patches, refined=labels.settings["refine"] != "none", given=given)
+    load = LoadFeatures(
+        cache, labels.path, head, patches, refined=labels.typed_settings(MakeLabels).refined, given=given
+    )
     stream = student_stream(samples, load, given, config)
     return StudentTraining(student, spec, head, stream, partial(_feature_losses, config, fabric))
 

@@ -8,11 +8,13 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +44,7 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.main_module import hidden_main_module
 from stages.runtime.memory import MemoryBudget, free_memory
 from stages.runtime.monitor import Monitor
+from stages.segments.image_segments import image_segments
 from stages.toco.cam import Cams, PresentClasses, present_classes
 from stages.toco.model import ToCo
 
@@ -73,6 +76,7 @@ class LabelMaker:
     fabric: Fabric
     config: MakeLabels
     monitor: Monitor
+    segment_files: Mapping[str, Path] = field(default_factory=dict)  # by image id
 
     def __post_init__(self) -> None:
         """Share the memory that is free now between the processes that refine masks, on all devices."""
@@ -97,7 +101,9 @@ class LabelMaker:
             ahead = pool is not None and self.fabric.device.type != "cpu"
             waiting: deque[list[Pending]] = deque()
             for samples in groups:
-                waiting.append([one for batch in self._batches(samples, threads) for one in self._submit(batch, pool)])
+                waiting.append(
+                    [one for batch in self._batches(samples, threads) for one in self._submit(batch, pool, threads)]
+                )
                 if len(waiting) > ahead:
                     yield self._collect(waiting.popleft())
             while waiting:
@@ -116,7 +122,7 @@ class LabelMaker:
 
     def _process_pool(self, stack: ExitStack) -> Executor | None:
         """Start processes that refine masks on the CPU; None if masks are made in this process."""
-        refining = self.config.uses_crf or self.config.uses_par
+        refining = self.config.refined
         on_cpu = self.fabric.device.type == "cpu" or self.config.crf_backend == "pydensecrf"
         if not (refining and on_cpu and self.threads > 1):
             return None
@@ -212,18 +218,21 @@ class LabelMaker:
             for sample, classes in zip(samples, predicted, strict=True)
         ]
 
-    def _submit(self, batch: list[Scored], pool: Executor | None) -> list[Pending]:
+    def _submit(self, batch: list[Scored], pool: Executor | None, threads: ThreadPoolExecutor) -> list[Pending]:
         """Make the masks of a batch in this process, or let the pool make them.
 
         Other processes receive the small maps and resize them, so that little is copied.
         """
+        files = [self.segment_files.get(one.sample.id) for one in batch]
         if pool is None:
+            segments = threads.map(image_segments, [one.image for one in batch], repeat(self.config), files)
             # All images at once: on a GPU they share each operation of the CRF.
             made = pixel_labels(
                 [one.maps for one in batch],
                 [one.image for one in batch],
                 self.config,
                 probabilities_given=self.probabilities_given,
+                segments=list(segments),
             )
             futures = [_finished(labels) for labels in made]
         else:
@@ -238,8 +247,9 @@ class LabelMaker:
                         one.image.cpu().numpy(),
                         self.config,
                         self.probabilities_given,
+                        file,
                     )
-                    for one in batch
+                    for one, file in zip(batch, files, strict=True)
                 ]
         return [
             Pending(one.sample, one.maps.half().cpu().numpy(), future)
@@ -303,9 +313,18 @@ def _end_with_parent() -> None:
 
 
 def _pixel_labels_in_process(
-    maps: NDArray[np.float32], image: NDArray[np.uint8], config: MakeLabels, probabilities_given: bool
+    maps: NDArray[np.float32],
+    image: NDArray[np.uint8],
+    config: MakeLabels,
+    probabilities_given: bool,
+    segment_file: Path | None,
 ) -> PixelLabels:
+    pixels = torch.from_numpy(image)
     (labels,) = pixel_labels(
-        [torch.from_numpy(maps)], [torch.from_numpy(image)], config, probabilities_given=probabilities_given
+        [torch.from_numpy(maps)],
+        [pixels],
+        config,
+        probabilities_given=probabilities_given,
+        segments=[image_segments(pixels, config, segment_file)],
     )
     return labels

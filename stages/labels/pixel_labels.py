@@ -25,6 +25,7 @@ from stages.toco.refine import (
     most_likely,
     with_background,
 )
+from stages.toco.segment_vote import Segments, vote
 
 
 def at_image_size(maps: Float[Tensor, "k _h _w"], size: tuple[int, int]) -> Float16[Tensor, "k h w"]:
@@ -48,6 +49,7 @@ def pixel_labels(
     config: MakeLabels,
     *,
     probabilities_given: bool = False,
+    segments: Sequence[Segments | None] | None = None,
 ) -> list[PixelLabels]:
     """Make masks from the score maps of the images' classes.
 
@@ -57,14 +59,18 @@ def pixel_labels(
         config: As `label_settings.resolved` returns it.
         probabilities_given: The scores are probabilities; the background has 1 minus their sum. Otherwise they are
             compared with thresholds.
+        segments: Those of each image, which vote on its scores; None for no vote.
     """
     high, low, threshold = config.high_threshold, config.low_threshold, config.background_threshold
     assert high is not None
     assert low is not None
+    assert threshold != "auto"
     found: dict[int, PseudoLabel] = {}
     probabilities: dict[int, Tensor] = {}  # of the images whose masks are refined together
     for place, (own, image) in enumerate(zip(maps, images, strict=True)):
         scores = at_image_size(own, (image.shape[-2], image.shape[-1])).float()
+        if len(scores) and segments is not None and (voters := segments[place]) is not None:
+            scores = _voted(scores, voters, None if probabilities_given else threshold, config.vote_weight)
         if not len(scores):  # an image without classes is background, with full confidence
             empty = scores.new_zeros(scores.shape[1:])
             found[place] = PseudoLabel(empty.long(), empty + 1)
@@ -75,10 +81,19 @@ def pixel_labels(
         elif config.ignore_uncertain:
             found[place] = by_two_thresholds(scores, high=high, low=low)
         else:
-            assert isinstance(threshold, float | int)
+            assert threshold is not None
             found[place] = by_threshold(scores, threshold)
     found |= _refined(probabilities, images, config)
     return [_as_arrays(found[place], config) for place in range(len(maps))]
+
+
+def _voted(scores: Tensor, segments: Segments, threshold: float | None, weight: float) -> Tensor:
+    """Let segments vote on probabilities (k, h, w), or on CAMs beside the background's constant score."""
+    if threshold is None:
+        planes = with_background(scores)[0]
+    else:
+        planes = torch.cat([torch.full_like(scores[:1], threshold), scores])
+    return vote(planes, segments, weight)[1:]
 
 
 def _refined(probabilities: dict[int, Tensor], images: Sequence[Tensor], config: MakeLabels) -> dict[int, PseudoLabel]:

@@ -19,6 +19,7 @@ from stages.labels.store import LabelFile
 from stages.preflight.training import (
     check_calibration,
     check_learnable,
+    check_segments,
     check_split,
     check_student_splits,
     check_training,
@@ -89,6 +90,7 @@ def before_make_labels(
     check_split(dataset, config.split, "--split")
     corrections = CorrectionFile(run, dataset.class_names) if config.use_masks != "none" else None
     check_calibration(dataset, config, corrected=bool(corrections and corrections.classes))
+    check_segments(dataset, config)
     return dataset
 
 

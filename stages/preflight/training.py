@@ -8,9 +8,11 @@ from data.dataset import Dataset, Sample, list_names
 from data.errors import DataError, SettingsError, UserError
 from data.findings import class_findings, shared_images
 from data.image_cache import open_cache
+from data.segment_files import find_segment_files
 from stages.config import NO_FILES, MakeLabels, TrainCam, TrainSeg
 from stages.features.spec import patch_size_by_name
 from stages.run_folder.saving import check_weights_file
+from stages.runtime.extras import check_segment_packages
 from stages.runtime.monitor import Monitor, SilentMonitor
 
 SILENT = SilentMonitor()
@@ -135,6 +137,18 @@ def check_calibration(dataset: Dataset, config: MakeLabels, *, corrected: bool =
             f"{dataset.root} has no ground-truth masks for --calibration-images: add some to masks/, import "
             "corrected ones with 'toco import', or give --background-threshold"
         )
+
+
+def check_segments(dataset: Dataset, config: MakeLabels) -> None:
+    """Check that there are segments, or what makes them, if `config` asks for them.
+
+    Raises:
+        SettingsError: A package is missing.
+        DataError: The folder does not exist, or has no file for any image of the split.
+    """
+    check_segment_packages(config.segments)
+    if config.segment_folder is not None:
+        find_segment_files(Path(config.segment_folder).expanduser(), dataset.split(config.split))
 
 
 @contextmanager

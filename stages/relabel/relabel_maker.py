@@ -132,6 +132,7 @@ def new_relabel_maker(
         fabric=maker.fabric,
         config=config,
         monitor=maker.monitor,
+        segment_files=maker.segment_files,
         samples=[one for one in samples if one.id in features],
         heads=heads.to(maker.fabric.device).eval(),
         features=features,

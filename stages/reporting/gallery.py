@@ -207,6 +207,8 @@ def pseudo_mask_title(products: RunProducts) -> str:
     """Return a title that says how the pseudo masks were refined."""
     settings = products.label_settings
     steps = []
+    if settings is not None and settings.segments != "none":
+        steps.append({"slic": "SLIC", "sam": "SAM"}.get(settings.segments, "segments"))
     if settings is not None and settings.uses_par:
         steps.append("PAR")
     if settings is not None and settings.uses_crf:

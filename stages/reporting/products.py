@@ -26,6 +26,7 @@ from stages.run_folder.artifacts import StageFolder, current, open_stage
 from stages.runtime.fabric import make_fabric
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
+from stages.segments.image_segments import image_segments
 from stages.toco.cam import labels_at, present_classes, to_class_numbers
 from stages.toco.model import ToCo
 
@@ -159,9 +160,11 @@ class RunProducts:
             stored: Mask = self.masks.read(sample.id)
             return stored
         settings = self.label_settings
-        if settings.source == "decoder" or self.relabelled:  # made only by `toco make-labels`
+        others = settings.source == "decoder" or settings.segments not in ("none", "slic")
+        if others or self.relabelled:  # made only by `toco make-labels`
             return None
-        (labels,) = pixel_labels([maps.cpu()], [to_rgb(pixels)], settings)
+        rgb = to_rgb(pixels)
+        (labels,) = pixel_labels([maps.cpu()], [rgb], settings, segments=[image_segments(rgb, settings)])
         return with_class_numbers(labels.mask, replace(sample, classes=classes))
 
 

@@ -178,7 +178,7 @@ def check_run_place(run: Path, dataset: Dataset) -> None:
         SettingsError: Says what is in the way.
     """
     if not in_use(run / "cam"):  # earlier versions accepted any place
-        check_output_place(run, folders=(*PRODUCERS, "features"), datasets=[dataset.root])
+        check_output_place(run, folders=(*PRODUCERS, "features", "segments"), datasets=[dataset.root])
 
 
 def begin_stage(

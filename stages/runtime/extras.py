@@ -32,6 +32,22 @@ def check_crf_backend(backend: CrfBackend) -> None:
         )
 
 
+def check_segment_packages(segments: str) -> None:
+    """Refuse the segments 'slic' and 'sam' if their packages are missing.
+
+    Raises:
+        SettingsError: Says how to install them.
+    """
+    needed = {"slic": ("segments", {"skimage": "scikit-image"}), "sam": ("sam", {"transformers": "transformers"})}
+    extra, packages = needed.get(segments, ("", {}))
+    for module, package in packages.items():
+        if importlib.util.find_spec(module) is None:
+            raise SettingsError(
+                f"--segments {segments} needs the package '{package}', which is not installed: run "
+                f'"{install_command(extra)}"'
+            )
+
+
 def check_loggers(names: tuple[LoggerName, ...]) -> None:
     """Refuse a logger whose package is missing.
 

@@ -12,6 +12,7 @@ from data.dataset import Sample
 from stages.config import MakeLabels
 from stages.labels.label_settings import resolved
 from stages.labels.pixel_labels import at_image_size, pixel_labels, with_class_numbers
+from stages.toco.segment_vote import Segments
 
 CONFIG = MakeLabels(
     device="cpu", background_threshold=0.5, high_threshold=0.7, low_threshold=0.25, crf_backend="torch", confidence=True
@@ -149,3 +150,28 @@ def test_resolved__high_and_low_go_with_the_score(
     trained = {"background_threshold": 0.5, "high_threshold": 0.7, "low_threshold": 0.25}
     config = resolved(MakeLabels(**asked), trained, background)
     assert (config.background_threshold, config.high_threshold, config.low_threshold) == pytest.approx(bounds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # The scores are 0, 1/4, 3/4, 1. The segments are the left pixel, and the others with a mean of 2/3.
+        ({}, "0111"),
+        ({"background_threshold": 0.7}, "0001"),  # the segment would erase the only objects, so it does not vote
+        ({"ignore_uncertain": True}, "0???"),  # 2/3 is between the thresholds 0.25 and 0.7
+        ({"ignore_uncertain": True, "high_threshold": 0.6}, "0111"),
+        ({"segment_weight": 0.0}, "0011"),
+        ({"source": "decoder", "background_threshold": None}, "0111"),
+    ],
+)
+def test_pixel_labels__segments_vote_before_thresholds(changes: dict[str, Any], expected: str) -> None:
+    segments = Segments.of([np.array([0, 4]), np.array([1, 2, 3, 5, 6, 7])])
+    given = changes.get("source") == "decoder"
+    (made,) = pixel_labels(
+        [torch.tensor([[[0.0, 1.0]]])],
+        [GREY],
+        replace(CONFIG, segments="slic", **{"segment_weight": 1.0, **changes}),
+        probabilities_given=given,
+        segments=[segments],
+    )
+    assert rows(made.mask) == [expected] * 2

@@ -1,0 +1,140 @@
+"""Files of class-agnostic segments, one for each image: what SAM writes, label images, and arrays of NumPy.
+
+    ID.json          as SAM's automatic mask generator and SA-1B have it: a list of {"segmentation": run lengths or
+                     polygons}, or {"annotations": [...]} with such a list
+    ID.npy           integers (h, w), or (n, h, w) if segments overlap; also n masks of True and False
+    ID.png .tif      integers of 8, 16 or 32 bits; each page of a TIFF is one label image
+
+ID is the path of the image below the folder of images; the image's own extension may stand before that of the file. In
+a label image, pixels with the same number are one segment, and 0 and negative numbers are none.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.coco_annotations import Annotation
+from data.dataset import Sample, list_names
+from data.errors import DataError, reason
+from data.images import find_files, image_id
+
+Size = tuple[int, int]  # (height, width)
+
+ADVICE = "write it again, or delete it: the mask of its image is then made without segments"
+
+
+def find_segment_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
+    """Return the segment file of each image that has one, by image id.
+
+    Raises:
+        DataError: The folder does not exist, or has a file for none of the images.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--segments {folder} is not a folder: give the folder of the segment files, slic or sam")
+    images = {one.image.resolve() for one in samples}
+    files = {name: path for name, path in find_files(folder, READERS).items() if path.resolve() not in images}
+    # Of several files of an image, the kind that comes first in READERS.
+    order = sorted(files, key=lambda name: [*READERS].index(Path(name).suffix.lower()), reverse=True)
+    by_id = {image_id(name): files[name] for name in order}
+    found = {}
+    for one in samples:
+        if path := by_id.get(one.id) or by_id.get(one.id + one.image.suffix):
+            found[one.id] = path
+    if not found:
+        example = f"{samples[0].id}.json" if samples else "ID.json"
+        raise DataError(
+            f"--segments {folder} has no file for any of the {len(samples)} images: expected is for example "
+            f"{example!r} (or {', '.join([*READERS][1:])}), found {list_names(files, 1)}"
+        )
+    return found
+
+
+def read_segment_file(path: Path, size: Size) -> list[NDArray[np.int64]]:
+    """Return the pixels of each segment in a file, as row * width + column.
+
+    Args:
+        path: The file.
+        size: Height and width of the image.
+
+    Raises:
+        DataError: The file is unreadable, holds something else, or is of another size.
+    """
+    try:
+        return READERS[path.suffix.lower()](path, size)
+    except DataError as error:
+        raise DataError(f"segments {path}: {error}; {ADVICE}") from error
+    except Exception as error:  # as for images, damaged files raise almost any exception
+        raise DataError(f"segments {path} cannot be read: {reason(error)}; {ADVICE}") from error
+
+
+def pixels_by_number(labels: Integer[np.ndarray, "h w"]) -> list[NDArray[np.int64]]:
+    """Return the pixels of each positive number of a label image, as row * width + column."""
+    flat = labels.ravel()
+    pixel = np.flatnonzero(flat > 0)
+    pixel = pixel[np.argsort(flat[pixel], kind="stable")]
+    return np.split(pixel, np.flatnonzero(np.diff(flat[pixel])) + 1) if len(pixel) else []
+
+
+def _read_json(path: Path, size: Size) -> list[NDArray[np.int64]]:
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    entries = content.get("annotations") if isinstance(content, Mapping) else content
+    if not isinstance(entries, list):
+        raise DataError('it is neither a list of segments nor has "annotations"')
+    pixels = []
+    for number, entry in enumerate(entries):
+        try:
+            pixels.append(np.flatnonzero(_mask(entry, size)))
+        except DataError as error:
+            raise DataError(f"segment {number}: {error}") from error
+    return [one for one in pixels if len(one)]
+
+
+def _mask(entry: Any, size: Size) -> NDArray[np.bool_]:
+    segmentation = entry.get("segmentation") if isinstance(entry, Mapping) else None
+    if not isinstance(segmentation, (list, Mapping)):
+        raise DataError('it has no "segmentation" with run lengths or polygons')
+    region = Annotation("", "", segmentation, None).region(1, size) if segmentation else None
+    return region.draw(*size) if region else np.zeros(size, np.bool_)
+
+
+def _read_numpy(path: Path, size: Size) -> list[NDArray[np.int64]]:
+    return _of_label_images(np.load(path, allow_pickle=False), size)
+
+
+def _read_tiff(path: Path, size: Size) -> list[NDArray[np.int64]]:
+    import tifffile
+
+    return _of_label_images(tifffile.imread(path), size)
+
+
+def _read_png(path: Path, size: Size) -> list[NDArray[np.int64]]:
+    with Image.open(path, formats=("PNG",)) as image:
+        return _of_label_images(np.asarray(image), size)
+
+
+def _of_label_images(labels: NDArray[Any], size: Size) -> list[NDArray[np.int64]]:
+    if labels.dtype != np.bool_ and not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"it has values of type {labels.dtype}: segments are numbered by integers")
+    colours = labels.ndim == 3 and labels.shape[:2] == size and labels.shape[2] in (2, 3, 4)
+    if labels.ndim not in (2, 3) or colours:
+        raise DataError(f"it has the shape {labels.shape}: a label image is (h, w), or (n, h, w), and has no colours")
+    if labels.shape[-2:] != size:
+        found, expected = (" x ".join(map(str, one)) for one in (labels.shape[-2:], size))
+        raise DataError(f"it is {found} (height x width), its image is {expected}: segment the upright image itself")
+    planes: Iterable[NDArray[Any]] = labels.reshape(-1, *size)
+    return [pixels for plane in planes for pixels in pixels_by_number(plane.astype(np.int64, copy=False))]
+
+
+READERS: Mapping[str, Callable[[Path, Size], list[NDArray[np.int64]]]] = {
+    ".json": _read_json,
+    ".npy": _read_numpy,
+    ".png": _read_png,
+    ".tif": _read_tiff,
+    ".tiff": _read_tiff,
+}
