@@ -157,7 +157,7 @@ def test_resolved__high_and_low_go_with_the_score(
     [
         # The scores are 0, 1/4, 3/4, 1. The segments are the left pixel, and the others with a mean of 2/3.
         ({}, "0111"),
-        ({"background_threshold": 0.7}, "0001"),  # the segment would erase the only objects, so it does not vote
+        ({"background_threshold": 0.7}, "0011"),  # the segment would erase the only objects, so it does not vote
         ({"ignore_uncertain": True}, "0???"),  # 2/3 is between the thresholds 0.25 and 0.7
         ({"ignore_uncertain": True, "high_threshold": 0.6}, "0111"),
         ({"segment_weight": 0.0}, "0011"),
