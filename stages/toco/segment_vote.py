@@ -28,7 +28,7 @@ class Segments(NamedTuple):
 
     pixel: NDArray[np.int64]  # (m,), row * width + column
     segment: NDArray[np.int64]  # (m,), 0..n-1
-    count: int  # n
+    number: int  # n
 
     @classmethod
     def of(cls, pixels: Sequence[NDArray[np.int64]]) -> "Segments":
