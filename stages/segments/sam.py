@@ -69,15 +69,15 @@ def compute_segments(
 
 def _load(config: MakeLabels, fabric: Fabric) -> Any:
     """Load model and image processor, from safetensors only."""
-    from transformers import AutoImageProcessor, AutoModelForMaskGeneration, pipeline
-    from transformers.utils import logging
+    import transformers
 
-    logging.disable_progress_bar()
+    library: Any = transformers  # whose annotations are incomplete
+    library.utils.logging.disable_progress_bar()
     try:
         with failing_at_once():
-            model = AutoModelForMaskGeneration.from_pretrained(config.sam_model, use_safetensors=True)
-            processor = AutoImageProcessor.from_pretrained(config.sam_model)
-        return pipeline("mask-generation", model=model.eval(), image_processor=processor, device=fabric.device)
+            model = library.AutoModelForMaskGeneration.from_pretrained(config.sam_model, use_safetensors=True)
+            processor = library.AutoImageProcessor.from_pretrained(config.sam_model)
+        return library.pipeline("mask-generation", model=model.eval(), image_processor=processor, device=fabric.device)
     except Exception as error:  # failed downloads and other folders raise many kinds of exceptions
         raise SettingsError(
             f"--sam-model {config.sam_model!r} cannot be loaded ({reason(error)}): give a model of SAM or SAM 2 for "
