@@ -46,7 +46,7 @@ WAYS: Mapping[str, MakeLabels] = {
 TRAINED = {"background_threshold": 0.5, "high_threshold": 0.7, "low_threshold": 0.25}
 
 
-class Measured:
+class MeasuredMasks:
     """Figures of one way of making masks."""
 
     def __init__(self, classes: int) -> None:
@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         sources = {"CAM": LabelFile(folder / "cams.h5", "cams")}
         if (folder / "scores.h5").is_file():
             sources["relabelled"] = LabelFile(folder / "scores.h5", "scores")
-        found = {(source, name): Measured(classes) for source in sources for name in ways}
+        found = {(source, name): MeasuredMasks(classes) for source in sources for name in ways}
         for number, sample in enumerate(samples, 1):
             image = read_image(sample.image, rule=sample.pixels)
             truth = torch.from_numpy(read_mask(sample, (image.height, image.width), classes)).long()
@@ -116,7 +116,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def _row(measured: Measured, images: int, names: tuple[str, ...]) -> dict[str, Any]:
+def _row(measured: MeasuredMasks, images: int, names: tuple[str, ...]) -> dict[str, Any]:
     scores = measured.confusion.scores()
     ious = {name: round(100 * float(iou), 1) for name, iou in zip(("background", *names), scores.iou, strict=True)}
     return {"miou": round(100 * scores.miou, 2), "seconds": round(measured.seconds / images, 3), "iou": ious}

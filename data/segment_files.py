@@ -24,9 +24,9 @@ from data.dataset import Sample, list_names
 from data.errors import DataError, reason
 from data.images import find_files, image_id
 
-Size = tuple[int, int]  # (height, width)
+ImageSize = tuple[int, int]  # (height, width)
 
-ADVICE = "write it again, or delete it: the mask of its image is then made without segments"
+REWRITE_OR_DELETE = "write it again, or delete it: the mask of its image is then made without segments"
 
 
 def find_segment_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
@@ -38,9 +38,9 @@ def find_segment_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Pat
     if not folder.is_dir():
         raise DataError(f"--segments {folder} is not a folder: give the folder of the segment files, slic or sam")
     images = {one.image.resolve() for one in samples}
-    files = {name: path for name, path in find_files(folder, READERS).items() if path.resolve() not in images}
-    # Of several files of an image, the kind that comes first in READERS.
-    order = sorted(files, key=lambda name: [*READERS].index(Path(name).suffix.lower()), reverse=True)
+    files = {name: path for name, path in find_files(folder, SEGMENT_READERS).items() if path.resolve() not in images}
+    # Of several files of an image, the kind that comes first in SEGMENT_READERS.
+    order = sorted(files, key=lambda name: [*SEGMENT_READERS].index(Path(name).suffix.lower()), reverse=True)
     by_id = {image_id(name): files[name] for name in order}
     found = {}
     for one in samples:
@@ -50,12 +50,12 @@ def find_segment_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Pat
         example = f"{samples[0].id}.json" if samples else "ID.json"
         raise DataError(
             f"--segments {folder} has no file for any of the {len(samples)} images: expected is for example "
-            f"{example!r} (or {', '.join([*READERS][1:])}), found {list_names(files, 1)}"
+            f"{example!r} (or {', '.join([*SEGMENT_READERS][1:])}), found {list_names(files, 1)}"
         )
     return found
 
 
-def read_segment_file(path: Path, size: Size) -> list[NDArray[np.int64]]:
+def read_segment_file(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     """Return the pixels of each segment in a file, as row * width + column.
 
     Args:
@@ -66,11 +66,11 @@ def read_segment_file(path: Path, size: Size) -> list[NDArray[np.int64]]:
         DataError: The file is unreadable, holds something else, or is of another size.
     """
     try:
-        return READERS[path.suffix.lower()](path, size)
+        return SEGMENT_READERS[path.suffix.lower()](path, size)
     except DataError as error:
-        raise DataError(f"segments {path}: {error}; {ADVICE}") from error
+        raise DataError(f"segments {path}: {error}; {REWRITE_OR_DELETE}") from error
     except Exception as error:  # as for images, damaged files raise almost any exception
-        raise DataError(f"segments {path} cannot be read: {reason(error)}; {ADVICE}") from error
+        raise DataError(f"segments {path} cannot be read: {reason(error)}; {REWRITE_OR_DELETE}") from error
 
 
 def pixels_by_number(labels: Integer[np.ndarray, "h w"]) -> list[NDArray[np.int64]]:
@@ -81,7 +81,7 @@ def pixels_by_number(labels: Integer[np.ndarray, "h w"]) -> list[NDArray[np.int6
     return np.split(pixel, np.flatnonzero(np.diff(flat[pixel])) + 1) if len(pixel) else []
 
 
-def _read_json(path: Path, size: Size) -> list[NDArray[np.int64]]:
+def _read_json(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     entries = content.get("annotations") if isinstance(content, Mapping) else content
     if not isinstance(entries, list):
@@ -95,7 +95,7 @@ def _read_json(path: Path, size: Size) -> list[NDArray[np.int64]]:
     return [one for one in pixels if len(one)]
 
 
-def _mask(entry: Any, size: Size) -> NDArray[np.bool_]:
+def _mask(entry: Any, size: ImageSize) -> NDArray[np.bool_]:
     segmentation = entry.get("segmentation") if isinstance(entry, Mapping) else None
     if not isinstance(segmentation, (list, Mapping)):
         raise DataError('it has no "segmentation" with run lengths or polygons')
@@ -103,22 +103,22 @@ def _mask(entry: Any, size: Size) -> NDArray[np.bool_]:
     return region.draw(*size) if region else np.zeros(size, np.bool_)
 
 
-def _read_numpy(path: Path, size: Size) -> list[NDArray[np.int64]]:
+def _read_numpy(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     return _of_label_images(np.load(path, allow_pickle=False), size)
 
 
-def _read_tiff(path: Path, size: Size) -> list[NDArray[np.int64]]:
+def _read_tiff(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     import tifffile
 
     return _of_label_images(tifffile.imread(path), size)
 
 
-def _read_png(path: Path, size: Size) -> list[NDArray[np.int64]]:
+def _read_png(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     with Image.open(path, formats=("PNG",)) as image:
         return _of_label_images(np.asarray(image), size)
 
 
-def _of_label_images(labels: NDArray[Any], size: Size) -> list[NDArray[np.int64]]:
+def _of_label_images(labels: NDArray[Any], size: ImageSize) -> list[NDArray[np.int64]]:
     if labels.dtype != np.bool_ and not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"it has values of type {labels.dtype}: segments are numbered by integers")
     colours = labels.ndim == 3 and labels.shape[:2] == size and labels.shape[2] in (2, 3, 4)
@@ -131,7 +131,7 @@ def _of_label_images(labels: NDArray[Any], size: Size) -> list[NDArray[np.int64]
     return [pixels for plane in planes for pixels in pixels_by_number(plane.astype(np.int64, copy=False))]
 
 
-READERS: Mapping[str, Callable[[Path, Size], list[NDArray[np.int64]]]] = {
+SEGMENT_READERS: Mapping[str, Callable[[Path, ImageSize], list[NDArray[np.int64]]]] = {
     ".json": _read_json,
     ".npy": _read_numpy,
     ".png": _read_png,
