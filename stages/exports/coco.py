@@ -22,7 +22,7 @@ from pycocotools import mask as run_lengths
 from data.atomic_write import atomic_write
 from stages.exports.components import Component
 from stages.exports.flat_names import flat_name
-from stages.exports.instances import Instance, InstanceFinder
+from stages.exports.instances import InstanceFinder, mean_scores, open_score_maps
 from stages.exports.labelled_images import LabelledImages
 
 ROTATION_ADVICE = (
@@ -41,17 +41,20 @@ def export_coco(images: LabelledImages, out: Path) -> list[Path]:
     """
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    finder = InstanceFinder.of(images)
+    finder, maps = InstanceFinder.of(images), open_score_maps(images)
     for number, image in enumerate(images, start=1):
         height, width = image.mask.shape
         entries.append({"id": number, "file_name": image.file_name, "height": height, "width": width})
-        for one in finder(image):
-            annotations.append({"id": len(annotations) + 1, "image_id": number, **_annotation(one, image.mask.shape)})
+        objects = finder(image)
+        for one, score in zip(objects, mean_scores(maps, image, objects), strict=True):
+            annotation = _annotation(one, score, image.mask.shape)
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
     content = {
         "info": {
             "description": f"pseudo masks made by toco from image labels, split '{images.split}'",
             "instances": finder.summary,
-            "score": finder.score_text,
+            "score": f"mean over the object of the map of its class in {maps.path.name}, 0 to 1; it ranks objects, and "
+            "is no measured probability",
         },
         "licenses": [],
         "categories": [{"id": number, "name": name} for number, name in enumerate(images.class_names, start=1)],
@@ -67,15 +70,15 @@ def export_coco(images: LabelledImages, out: Path) -> list[Path]:
     return [file]
 
 
-def _annotation(one: Instance, shape: tuple[int, ...]) -> Mapping[str, Any]:
-    height, width = one.region.pixels.shape
+def _annotation(one: Component, score: float | None, shape: tuple[int, ...]) -> Mapping[str, Any]:
+    height, width = one.pixels.shape
     return {
         "category_id": one.class_number,
         "iscrowd": 0,
-        "area": one.region.area,
-        "bbox": [one.region.left, one.region.top, width, height],
-        "segmentation": {"size": list(shape), "counts": _counts(one.region, shape)},
-        **({} if one.score is None else {"score": round(one.score, 4)}),
+        "area": one.area,
+        "bbox": [one.left, one.top, width, height],
+        "segmentation": {"size": list(shape), "counts": _counts(one, shape)},
+        **({} if score is None else {"score": round(score, 4)}),
     }
 
 

@@ -1,7 +1,7 @@
 """The connected components of the classes in a mask; instances.py makes objects of them."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +41,12 @@ def components(mask: NDArray[np.uint8]) -> Iterator[Component]:
     """
     for class_number in classes_in_mask(mask):
         numbers, _ = ndimage.label(mask == class_number, structure=NEIGHBOURS)
-        for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
-            yield Component(class_number, rows.start, columns.start, numbers[rows, columns] == number)
+        yield from numbered(numbers, class_number)
 
 
-def cropped(whole: Component, part: NDArray[np.bool_]) -> Component:
-    """Return a part (h, w) of a component's bounding box, not empty, as a component of its own."""
-    rows, columns = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
-    top, left = int(rows[0]), int(columns[0])
-    pixels = part[top : rows[-1] + 1, left : columns[-1] + 1]
-    return Component(whole.class_number, whole.top + top, whole.left + left, pixels)
+def numbered(
+    numbers: NDArray[np.signedinteger[Any]], class_number: int, top: int = 0, left: int = 0
+) -> Iterator[Component]:
+    """Yield regions of one class by their numbers (h, w), 1..n without a gap; 0 is outside. (top, left) is added."""
+    for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
+        yield Component(class_number, top + rows.start, left + columns.start, numbers[rows, columns] == number)

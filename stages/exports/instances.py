@@ -1,4 +1,4 @@
-"""The objects in masks, with their scores: connected components of a class, where touching objects are separated.
+"""The objects in masks, and their scores: connected components of a class, where touching objects are separated.
 
 A component is cut by a watershed that starts at the peaks of a height map:
 
@@ -10,9 +10,9 @@ that is cut in two is as wrong as two that are merged. What each map is worth on
 bench/instances.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
-from stages.exports.components import NEIGHBOURS, Component, components, cropped
+from stages.exports.components import NEIGHBOURS, Component, components, numbered
 from stages.exports.labelled_images import LabelledImage, LabelledImages, Separation
 from stages.labels.store import LabelFile
 
@@ -42,49 +42,29 @@ HOW: Mapping[Separation, str] = {
 Map = NDArray[np.floating[Any]]
 
 
-class Instance(NamedTuple):
-    """One object."""
-
-    region: Component
-    score: float | None  # 0..1; None if the run has no map of its class
-
-    @property
-    def class_number(self) -> int:
-        """The class, 1..C."""
-        return self.region.class_number
-
-
 @dataclass
 class InstanceFinder:
     """Finds the objects of the images' masks, and counts what it separated."""
 
     separation: Separation
-    cams: LabelFile
-    scores: LabelFile | None
+    cams: LabelFile | None  # if objects are separated by them
     found: int = 0
     cut: int = 0  # components that were cut
 
     @classmethod
     def of(cls, images: LabelledImages) -> "InstanceFinder":
-        """Open the maps beside the masks."""
-        folder = images.labels.path.parent
-        scores = folder / "scores.h5"
-        return cls(
-            separation=images.separation,
-            cams=LabelFile(folder / "cams.h5", "cams"),
-            scores=LabelFile(scores, "scores") if scores.is_file() else None,
-        )
+        """Open the CAMs beside the masks, if they are needed."""
+        cams = LabelFile(images.labels.path.parent / "cams.h5", "cams") if images.separation == "cam" else None
+        return cls(separation=images.separation, cams=cams)
 
-    def __call__(self, image: LabelledImage) -> list[Instance]:
+    def __call__(self, image: LabelledImage) -> list[Component]:
         """Return the objects of one mask, sorted by class."""
-        evidence = class_maps(self.cams if self.scores is None else self.scores, image)
-        cams = class_maps(self.cams, image) if self.separation == "cam" else {}
-        objects: list[Instance] = []
+        cams = class_maps(self.cams, image) if self.cams else {}
+        objects: list[Component] = []
         for whole in components(image.mask):
             parts = separate(whole, self.separation, cams.get(whole.class_number))
             self.cut += len(parts) > 1
-            of_class = evidence.get(whole.class_number)
-            objects += [Instance(one, None if of_class is None else mean_inside(of_class, one)) for one in parts]
+            objects += parts
         self.found += len(objects)
         return objects
 
@@ -94,13 +74,21 @@ class InstanceFinder:
         cut = "" if self.separation == "components" else f", {self.cut} components cut"
         return f"{self.found} objects: {HOW[self.separation]}{cut}"
 
-    @property
-    def score_text(self) -> str:
-        """What the score of an object is."""
-        return (
-            f"mean {'CAM' if self.scores is None else 'probability'} of the class in the object, 0 to 1; it ranks "
-            "objects, and is no measured probability"
-        )
+
+def open_score_maps(images: LabelledImages) -> LabelFile:
+    """Open the maps that the masks were made from: relabelled scores if there are any, else CAMs."""
+    folder = images.labels.path.parent
+    relabelled = folder / "scores.h5"
+    return LabelFile(relabelled, "scores") if relabelled.is_file() else LabelFile(folder / "cams.h5", "cams")
+
+
+def mean_scores(file: LabelFile, image: LabelledImage, objects: Sequence[Component]) -> list[float | None]:
+    """Average the map of its class over each object, 0..1; None if the file has no map of the class for the image."""
+    maps = class_maps(file, image)
+    return [
+        float(maps[one.class_number][one.window][one.pixels].mean()) if one.class_number in maps else None
+        for one in objects
+    ]
 
 
 def class_maps(file: LabelFile, image: LabelledImage) -> dict[int, Map]:
@@ -111,11 +99,6 @@ def class_maps(file: LabelFile, image: LabelledImage) -> dict[int, Map]:
 
     maps = read_cam(file, image.id, image.mask.shape).numpy()
     return dict(zip(file.classes(image.id), maps, strict=True))
-
-
-def mean_inside(values: Map, region: Component) -> float:
-    """Average a map (h, w) of the image over the pixels of a region."""
-    return float(values[region.window][region.pixels].mean())
 
 
 def separate(whole: Component, separation: Separation, cam: Map | None = None) -> list[Component]:
@@ -135,17 +118,18 @@ def separate(whole: Component, separation: Separation, cam: Map | None = None) -
         # Nobody knows what the border of the image cuts off: it counts as a border of the object.
         heights = ndimage.distance_transform_edt(np.pad(whole.pixels, 1))[1:-1, 1:-1]
         parts = cut_at_saddles(whole.pixels, heights, PERSISTENCE, DISTANCE_ERROR)
-        if not all(part.sum() <= LARGEST_SPREAD * np.pi * heights[part].max() ** 2 for part in parts):
+        radii = ndimage.maximum(heights, parts, np.arange(1, parts.max() + 1))
+        if (np.bincount(parts.ravel())[1:] > LARGEST_SPREAD * np.pi * radii**2).any():
             return [whole]
     else:
         heights = np.where(whole.pixels, cam[whole.window], 0)
         parts = cut_at_saddles(whole.pixels, heights, PERSISTENCE)
-    return [cropped(whole, part) for part in parts] if len(parts) > 1 else [whole]
+    return list(numbered(parts, whole.class_number, whole.top, whole.left))
 
 
 def cut_at_saddles(
     pixels: NDArray[np.bool_], heights: Map, persistence: float, error: float = 0.0
-) -> list[NDArray[np.bool_]]:
+) -> NDArray[np.int32]:
     """Cut a region into one part for each clear peak of a height map.
 
     Args:
@@ -155,16 +139,20 @@ def cut_at_saddles(
         error: And by this much more.
 
     Returns:
-        Disjoint parts (h, w) that cover the region.
+        The number of each pixel's part (h, w), from 1; 0 outside the region.
     """
     # Lowered and rebuilt under the map, a peak that is not clear becomes part of the slope or plateau of another.
-    lowered = reconstruction(np.maximum(heights * (1 - persistence) - error, 0), heights, footprint=NEIGHBOURS)
+    lowered = np.maximum(heights * (1 - persistence) - error, 0)
+    alone = pixels.astype(np.int32)
+    if lowered.max() <= heights[pixels].min():  # no saddle is low enough; spares specks the work
+        return alone
+    lowered = reconstruction(lowered, heights, footprint=NEIGHBOURS)
     peaks, count = ndimage.label(local_maxima(lowered, connectivity=2) & pixels, NEIGHBOURS)
     while count > 1:
-        parts = watershed(-heights, peaks, mask=pixels, connectivity=2)
+        parts: NDArray[np.int32] = watershed(-heights, peaks, mask=pixels, connectivity=2)
         areas = np.bincount(parts.ravel(), minlength=count + 1)[1:]
         large = 1 + np.flatnonzero(areas >= SMALLEST_PART * areas.max())
         if len(large) == count:
-            return [parts == number for number in range(1, count + 1)]
+            return parts
         peaks, count = ndimage.label(np.where(np.isin(peaks, large), peaks, 0) > 0, NEIGHBOURS)
-    return [pixels]
+    return alone

@@ -17,12 +17,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from data.atomic_write import atomic_write
-from data.dataset import IGNORE_INDEX
 from data.images import is_upright_jpeg
-from data.palette import colour_map, palette_image
+from data.palette import palette_image
 from stages.exports.components import Component
 from stages.exports.flat_names import flat_name
-from stages.exports.instances import Instance, InstanceFinder
+from stages.exports.instances import InstanceFinder
+from stages.exports.label_map import label_map_lines
 from stages.exports.labelled_images import LabelledImage, LabelledImages
 from stages.exports.upright_images import JPEG_QUALITY, save_upright
 from stages.exports.xml_names import xml_name
@@ -59,20 +59,12 @@ def export_voc(images: LabelledImages, out: Path) -> list[Path]:
     lists = {
         out / "ImageSets" / "Segmentation" / f"{flat_name(images.split)}.txt": names,
         out / "classes.txt": class_names,
-        out / "labelmap.txt": _label_map(class_names),
+        out / "labelmap.txt": label_map_lines(class_names, ignored=True),
     }
     for path, lines in lists.items():
         with atomic_write(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return [*files, *lists]
-
-
-def _label_map(class_names: Sequence[str]) -> list[str]:
-    """Return one line 'name:red,green,blue:parts:actions' for each colour of the masks."""
-    colours = colour_map().tolist()
-    numbered = [(0, "background"), *enumerate(class_names, start=1), (IGNORE_INDEX, "ignored")]
-    lines = [f"{name.replace(':', '_')}:{','.join(map(str, colours[number]))}::" for number, name in numbered]
-    return ["# label:color_rgb:parts:actions", *lines]
 
 
 def _write_jpeg(source: LabelledImage, target: Path) -> bool:
@@ -87,7 +79,7 @@ def _write_jpeg(source: LabelledImage, target: Path) -> bool:
 
 
 def _annotation(
-    file_name: str, image: LabelledImage, objects: Sequence[Instance], class_names: Sequence[str]
+    file_name: str, image: LabelledImage, objects: Sequence[Component], class_names: Sequence[str]
 ) -> ElementTree.ElementTree:
     root = ElementTree.Element("annotation")
     _add(root, "folder", "JPEGImages")
@@ -98,7 +90,7 @@ def _annotation(
         _add(size, key, number)
     _add(root, "segmented", 1)
     for one in objects:
-        root.append(_object(one.region, class_names[one.class_number - 1]))
+        root.append(_object(one, class_names[one.class_number - 1]))
     ElementTree.indent(root)
     return ElementTree.ElementTree(root)
 

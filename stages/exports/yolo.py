@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from supervision.dataset.utils import approximate_mask_with_polygons
 
 from stages.exports.components import Component, components
-from stages.exports.instances import Instance
 from stages.exports.labelled_images import LabelledImage, LabelledImages
 from stages.exports.yolo_folder import write_yolo_folder
 
@@ -54,9 +53,9 @@ def export_yolo(images: LabelledImages, out: Path) -> list[Path]:
     """
     lost = 0
 
-    def lines(image: LabelledImage, objects: list[Instance]) -> list[str]:
+    def lines(image: LabelledImage, objects: list[Component]) -> list[str]:
         nonlocal lost
-        polygons = region_polygons(one.region for one in objects)
+        polygons = region_polygons(objects)
         lost += polygons.lost
         return [polygon.line(image.mask.shape) for polygon in polygons.drawn]
 

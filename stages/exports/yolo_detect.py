@@ -17,9 +17,7 @@ def export_yolo_detect(images: LabelledImages, out: Path) -> list[Path]:
     Raises:
         DataError: An image is missing or unreadable, or its size differs from the size of its mask.
     """
-    return write_yolo_folder(
-        images, out, lambda image, objects: [box_line(one.region, image.mask.shape) for one in objects]
-    )
+    return write_yolo_folder(images, out, lambda image, objects: [box_line(one, image.mask.shape) for one in objects])
 
 
 def box_line(region: Component, shape: tuple[int, ...]) -> str:

@@ -15,8 +15,9 @@ import yaml
 
 from data.atomic_write import atomic_write
 from data.images import is_rotated
+from stages.exports.components import Component
 from stages.exports.flat_names import flat_name
-from stages.exports.instances import Instance, InstanceFinder
+from stages.exports.instances import InstanceFinder
 from stages.exports.labelled_images import LabelledImage, LabelledImages
 from stages.exports.upright_images import JPEG_QUALITY, save_upright
 
@@ -24,7 +25,7 @@ VAL_COMMENT = "# 'val' is required, so it repeats 'train': replace it by images 
 
 
 def write_yolo_folder(
-    images: LabelledImages, out: Path, lines: Callable[[LabelledImage, list[Instance]], Iterable[str]]
+    images: LabelledImages, out: Path, lines: Callable[[LabelledImage, list[Component]], Iterable[str]]
 ) -> list[Path]:
     """Write the labels, copies of the images, and data.yaml; return the files.
 

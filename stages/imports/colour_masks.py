@@ -7,6 +7,7 @@
 See https://docs.cvat.ai/docs/dataset_management/formats/format-smask.
 """
 
+import re
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from data.dataset import Mask
 from data.errors import DataError, reason
 from stages.imports.drawn_masks import ClassNumbers, DrawnMask, FoundMasks, Size, by_colour, open_png
 
+LABEL_LINE = re.compile(r"(.*?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(?::.*)?")  # a name may have ':'
 MASK_FOLDER, LABEL_MAP = "SegmentationClass", "labelmap.txt"
 Colour = tuple[int, int, int]
 InArchive = Path | zipfile.Path
@@ -62,14 +64,13 @@ def _read_label_map(content: bytes, path: Path) -> dict[Colour, str]:
     for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        name, _, rest = line.strip().partition(":")
-        try:
-            red, green, blue = (int(value) for value in rest.partition(":")[0].split(","))
-        except ValueError as error:
+        found = LABEL_LINE.fullmatch(line.strip())
+        if not found:
             raise DataError(
                 f"{path}, {LABEL_MAP} line {number}: '{line.strip()}' is not 'name:red,green,blue::': export again"
-            ) from error
-        labels[red, green, blue] = name
+            )
+        red, green, blue = (int(value) for value in found.group(2, 3, 4))
+        labels[red, green, blue] = found[1]
     return labels
 
 

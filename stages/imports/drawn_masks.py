@@ -11,6 +11,7 @@ from PIL import Image
 from data.class_names import NO_CLASSES, canonical_name
 from data.dataset import IGNORE_INDEX, Mask, list_names
 from data.errors import DataError, reason
+from stages.exports.label_map import label_map_name
 from stages.exports.xml_names import xml_name
 
 BACKGROUND_NAMES = NO_CLASSES - {"ignored", "void"}
@@ -44,7 +45,9 @@ class ClassNumbers:
     def __init__(self, class_names: Sequence[str]) -> None:
         """Remember the names; class c is class_names[c - 1]."""
         self.class_names = class_names
-        self._numbers = {form(name): number for number, name in enumerate(class_names, 1) for form in (xml_name, str)}
+        numbered = list(enumerate(class_names, 1))
+        # The names of the data set come last, so that they have priority over the names in files.
+        self._numbers = {form(name): number for form in (label_map_name, xml_name, str) for number, name in numbered}
 
     def of(self, name: str) -> int:
         """Return the number of a class; 0 for 'background', 255 for 'ignored'.

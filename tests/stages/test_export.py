@@ -86,6 +86,7 @@ def test_formats__are_those_of_the_folder() -> None:
         "components",
         "flat_names",
         "instances",
+        "label_map",
         "labelled_images",
         "upright_images",
         "xml_names",

@@ -24,7 +24,10 @@ def exported(export_run: Any, make_export_run: Callable[..., Any]) -> Any:
     """Without the masks that say nothing of the image's labels, which an import refuses."""
     shutil.rmtree(export_run.run)
     shutil.rmtree(export_run.data)
-    return make_export_run({key: one for key, one in export_run.masks.items() if key not in ("empty", "ignored")})
+    return make_export_run(
+        {key: one for key, one in export_run.masks.items() if key not in ("empty", "ignored")},
+        ("dent", "Kratzer: 1 & 2", "錆"),  # CVAT's labelmap.txt cannot hold a ':'
+    )
 
 
 def annotated(tasks: Path) -> Path:
