@@ -21,6 +21,7 @@ from data.palette import palette_image
 from data.written_folders import mark_as_written
 from stages.labels.store import LabelFile
 from stages.prediction.output_folder import read_record
+from stages.run_folder.artifacts import open_stage
 from stages.run_folder.lock import output_lock
 from stages.runtime.monitor import Monitor
 from stages.tiling.mosaic import mosaic
@@ -94,10 +95,9 @@ def join(tiles: Path, masks: Path, out: Path, monitor: Monitor, *, overwrite: bo
 
 
 def _masks_in(folder: Path) -> TileMasks:
-    for run in (folder, folder / "labels"):
-        if (run / "labels.h5").is_file():
-            labels = LabelFile(run / "labels.h5", "masks")
-            return TileMasks(frozenset(labels.ids), labels.read, labels.class_names)
+    if (folder / "cam" / "config.json").is_file():  # a run
+        labels = LabelFile(open_stage(folder, "labels").path / "labels.h5", "masks")
+        return TileMasks(frozenset(labels.ids), labels.read, labels.class_names)
     root = folder / "masks" if (folder / "masks").is_dir() else folder
     if not root.is_dir():
         raise DataError(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stages.import_masks import ImportedMasks
     from stages.pick import Picks
     from stages.prediction.predictor import Predictor
+    from stages.tile import Tiles
 
 StageOptions = Mapping[str, Any]
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -86,6 +87,70 @@ def check(data: str | Path, *, progress: bool = False, monitor: Monitor | None =
 
     with _shown(progress, monitor) as shown:
         return stage(Path(data), shown, config)
+
+
+@with_options_of("tile")
+def tile(
+    paths: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    progress: bool = False,
+    monitor: Monitor | None = None,
+    **options: Any,
+) -> "Tiles":
+    """Cut large images into a data set of overlapping tiles; see `toco tile`.
+
+    Args:
+        paths: A file, folder or pattern, or several.
+        out: Folder of the new data set.
+        labels: CSV or GeoJSON with the labels.
+        progress: Show progress on stderr, as the command does.
+        monitor: Receives progress and warnings instead of the terminal.
+        options: Options of `toco tile`.
+
+    Returns:
+        The folder, and numbers of tiles.
+
+    Raises:
+        UserError: An option, an image or the labels cannot work.
+    """
+    config = _settings("tile", options)["config"]
+    from stages.tile import tile as stage
+
+    with _shown(progress, monitor) as shown:
+        return stage(_paths(paths), Path(out), config, shown, labels=_path(labels))
+
+
+def join(
+    tiles: str | Path,
+    masks: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+    monitor: Monitor | None = None,
+) -> list[Path]:
+    """Put masks of tiles together, one mask for each large image; see `toco join`.
+
+    Args:
+        tiles: The folder that `tile` wrote.
+        masks: The folder of `predict` or of `export` with `format="png"`, or a run folder for its pseudo masks.
+        out: Folder for the results.
+        overwrite: Replace results that exist.
+        progress: Show progress on stderr, as the command does.
+        monitor: Receives progress and warnings instead of the terminal.
+
+    Returns:
+        The written files.
+
+    Raises:
+        UserError: The masks are not those of the tiles, or a file cannot be used.
+    """
+    from stages.join import join as stage
+
+    with _shown(progress, monitor) as shown:
+        return stage(Path(tiles), Path(masks), Path(out), shown, overwrite=overwrite)
 
 
 @with_options_of("run")
@@ -350,13 +415,10 @@ def predict(
         UserError: An option, an image or a file cannot work.
     """
     config = _settings("predict", options)["config"]
-    inputs = [paths] if isinstance(paths, str | Path) else paths
     from stages.predict import predict as stage
 
     with _shown(progress, monitor) as shown:
-        return stage(
-            Path(run), [Path(one) for one in inputs], Path(out), config, shown, resume=resume, overwrite=overwrite
-        )
+        return stage(Path(run), _paths(paths), Path(out), config, shown, resume=resume, overwrite=overwrite)
 
 
 def export(
@@ -555,6 +617,10 @@ def _fields(command: str, kind: type, given: StageOptions, beside: Mapping[str, 
             wanted = inspect.formatannotation(hints[name]).replace("typing.", "")
             raise SettingsError(f"toco.{command} got {name}={value!r}: it must be {wanted}") from error
     return values
+
+
+def _paths(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(one) for one in ([paths] if isinstance(paths, str | Path) else paths)]
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -24,9 +24,9 @@ from toco_cli.commands import app
 COMMANDS: dict[str, Any] = dict(getattr(get_command(app), "commands", {}))
 FUNCTIONS = {  # and the command of each, where that has another name
     **dict.fromkeys(
-        ("check", "run", "train_cam", "make_labels", "train_seg", "evaluate", "report", "predict", "export")
+        ("check", "run", "train_cam", "make_labels", "train_seg", "evaluate", "report", "predict", "export", "tile")
     ),
-    **{"pick": None, "import_masks": "import"},
+    **{"pick": None, "join": None, "import_masks": "import"},
 }
 # What only the terminal has: how results are printed, other forms of an argument, and commands within a command.
 OF_THE_TERMINAL = {"quiet", "json", "settings_file", "write_labels", "sweep"}
