@@ -1,6 +1,6 @@
 """Objects that are too small for the network: they cover few of its patches, so that its maps hardly show them.
 
-How large the objects of a class are is known from ground-truth masks, or from the masks of a finished run.
+Ground-truth masks tell how large the objects of a class are.
 """
 
 from collections import defaultdict

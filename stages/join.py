@@ -86,7 +86,8 @@ def join(tiles: Path, masks: Path, out: Path, monitor: Monitor, *, overwrite: bo
                 lacking = sum(1 for _ in index.tiles(image)) - len(known) - len(image.left_out)
                 if lacking:
                     monitor.warn(
-                        f"{masks} lacks {lacking} tiles of {image.id}: pixels that lie in no other tile are 255"
+                        f"{masks} lacks the masks of {lacking} of {lacking + len(known)} tiles of {image.id}: pixels "
+                        "that lie in no other tile are 255"
                     )
             else:
                 monitor.warn(f"{masks} has no masks of {image.id}: it is left out")

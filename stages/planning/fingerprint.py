@@ -1,4 +1,4 @@
-"""What the planner knows about a data set: what `toco check` counts, without decoding images."""
+"""What the planner knows about a data set: what `toco check` counts. Some masks are decoded, but no image."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

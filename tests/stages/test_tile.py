@@ -386,7 +386,7 @@ def test_join__gives_a_png_of_other_images_and_tells_what_lacks(
     monitor = Listening()
     assert join(made.folder, masks, tmp_path / "joined", monitor) == [tmp_path / "joined/one.png"]
     assert monitor.warnings == [
-        f"{masks} lacks 1 tiles of one: pixels that lie in no other tile are 255",
+        f"{masks} lacks the masks of 1 of 16 tiles of one: pixels that lie in no other tile are 255",
         f"{masks} has no masks of two: it is left out",
     ]
     expected = stored(images[0])[0] // 100
