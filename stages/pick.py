@@ -94,7 +94,7 @@ def pick(
         judged = read_verdict(run) or judge_run(run, monitor, data=dataset).verdict
         picked = choose_images(candidates(run, labels, samples, monitor), count, judged.weak_classes)
         wanted = {one.id for one in picked}
-        images = open_labelled_images(labels, masks, monitor, data=data)
+        images = open_labelled_images(labels, masks, monitor, data=dataset)
         images = replace(images, samples=tuple(one for one in images.samples if one.id in wanted), split="default")
         write_masks(images, target, format=format)
     return Picks(

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from data.findings import split_images
 from stages.check import Check
+from stages.option import as_command
 
 SHOWN_ITEMS = 8  # per finding; --json has all
 SHOWN_CHARACTERS = 240  # per item
@@ -61,7 +62,7 @@ def _shortened(items: tuple[str, ...]) -> str:
 
 def closing_line(found: Check, data: Path) -> str:
     """Return the next step for the data set in the folder `data`."""
-    next_command = f"toco run {data} --out RUN"
+    next_command = as_command("run", data, "--out", "RUN")
     if not found.errors:
         return f"The data set is ready for training. Next: {next_command}"
     if all(finding.skippable for finding in found.errors):

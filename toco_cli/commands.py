@@ -25,7 +25,7 @@ from stages.config import (
     TrainSeg,
     View,
 )
-from stages.option import Given
+from stages.option import Given, as_command
 from stages.planning.recipes import CAM_FIELDS, STUDENT_FIELDS
 from stages.runtime.launch import is_rank_zero
 from toco_cli.options import command
@@ -133,7 +133,7 @@ def init(
     else:
         typer.echo(f"Put images into {folder / 'images'}, and write the labels of each image into {table}.")
     if not quiet:
-        typer.echo(f"Next: toco check {folder}")
+        typer.echo(f"Next: {as_command('check', folder)}")
 
 
 @command(app)
@@ -212,7 +212,7 @@ def tile(
     if labels:
         unlabelled = f"; {made.unlabelled} without labels" if made.unlabelled else ""
         typer.echo(f"Tiles of each class: {', '.join(f'{n} {name}' for name, n in made.classes.items())}{unlabelled}.")
-        typer.echo(f"Next: toco check {out}")
+        typer.echo(f"Next: {as_command('check', out)}")
     else:
         typer.echo(f"Next: write the labels of each tile into {out / 'labels.csv'} and remove the '#'.")
 
@@ -293,7 +293,7 @@ def plan(
         if not json:
             typer.echo(f"The plan is in {written}: change it there, or give options.")
     if not json:
-        typer.echo(f"Next: toco run {data} --out {out or default_run(data)}")
+        typer.echo(f"Next: {as_command('run', data, '--out', out or default_run(data))}")
 
 
 @command(app, recipes=RECIPE_CHOICES, recipes_of="train_cam", planned=PLANNED_FIELDS)
@@ -350,7 +350,7 @@ def run(
     _conclude(
         f"The result is in {out}, the report is {page}.",
         {"folder": str(out), "report": str(page)},
-        f"toco predict {out} PATHS... --out DIR",
+        _predict_with(out),
         read_verdict(out),
         json,
     )
@@ -375,7 +375,7 @@ def train_cam(
     """
     with _monitor(quiet) as monitor:
         folder = run_train_cam(data, out, config, given, monitor, resume=resume, overwrite=overwrite)
-    _done(folder, f"toco make-labels {out} --crf", json)
+    _done(folder, as_command("make-labels", out, "--crf"), json)
 
 
 @command(app)
@@ -401,7 +401,7 @@ def make_labels(
     with _monitor(quiet) as monitor:
         folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
         verdict = _judged(run, dataset, monitor)
-    following = f"toco report {run} or toco train-seg {run}"
+    following = f"{as_command('report', run)} or {as_command('train-seg', run)}"
     _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)
 
 
@@ -425,7 +425,7 @@ def train_seg(
     with _monitor(quiet) as monitor:
         trained = run_train_seg(run, config, given, monitor, data=data, resume=resume, overwrite=overwrite)
         verdict = _judged(run, trained.dataset, monitor, student=trained.config)
-    following = f"toco report {run} or toco predict {run} PATHS... --out DIR"
+    following = f"{as_command('report', run)} or {_predict_with(run)}"
     _conclude(f"The result is in {trained.folder}.", {"folder": str(trained.folder)}, following, verdict, json)
 
 
@@ -465,7 +465,8 @@ def predict(
         count = len(next(iter(written.values())))
         images = "1 image" if count == 1 else f"{count} images"
         folders = " and ".join(str(out / kind) for kind in written)
-        _say(f"The results of {images} are in {folders}. Next: toco export {run} --format onnx --out DIR")
+        following = as_command("export", run, "--format", "onnx", "--out", "DIR")
+        _say(f"The results of {images} are in {folders}. Next: {following}")
 
 
 @command(app)
@@ -504,7 +505,7 @@ def evaluate(
             from toco_cli.tables import sweep_table
 
             _console().print(sweep_table(curve))
-            typer.echo(f"Next: toco make-labels {run} --overwrite --background-threshold THRESHOLD")
+            typer.echo(f"Next: {as_command('make-labels', run, '--overwrite', '--background-threshold', 'THRESHOLD')}")
         return
     dataset = before_evaluate(run, config, data=data)
     from stages.evaluate import NoGroundTruthError
@@ -524,7 +525,9 @@ def evaluate(
     if result is not None and not json:
         _show(result, json)
     values = {"columns": [], "nothing_measured": nothing} if result is None else result.as_dict()
-    _conclude(f"{nothing[0].upper()}{nothing[1:]}." if nothing else "", values, f"toco report {run}", verdict, json)
+    _conclude(
+        f"{nothing[0].upper()}{nothing[1:]}." if nothing else "", values, as_command("report", run), verdict, json
+    )
 
 
 @command(app)
@@ -550,7 +553,7 @@ def report(
     if json:
         typer.echo(json_module.dumps({"report": str(page)}))
     else:
-        typer.echo(f"The report is {page}: open it in a browser. Next: toco predict {run} PATHS... --out DIR")
+        typer.echo(f"The report is {page}: open it in a browser. Next: {_predict_with(run)}")
 
 
 @command(app)
@@ -592,7 +595,7 @@ def view(
         typer.echo(json_module.dumps({"view": str(picture), "files": [str(path) for path in written]}))
     else:
         found = f"The picture is {picture}" if written == [picture] else f"{len(written)} pictures are in {picture}"
-        typer.echo(f"{found}. Next: toco report {run}")
+        typer.echo(f"{found}. Next: {as_command('report', run)}")
 
 
 @command(app)
@@ -668,8 +671,8 @@ def pick(
 
     _console().print(pick_table(found))
     typer.echo(
-        f"Their masks are in {found.out}: correct them, and export from the tool. Next: toco import {run} PATH "
-        f"--from {format}"
+        f"Their masks are in {found.out}: correct them, and export from the tool. Next: "
+        f"{as_command('import', run, 'PATH', '--from', format)}"
     )
 
 
@@ -709,13 +712,15 @@ def import_masks(
         counts = {"masks": done.masks, "replaced": done.replaced, "left_out": done.left_out}
         typer.echo(json_module.dumps({"file": str(done.file), **counts}))
         return
-    from stages.run_folder.artifacts import finished, options_to_repeat
+    from stages.run_folder.artifacts import finished, repeating_command
 
     settings = run / "config.toml"
-    following = f"toco run --config {settings}"
-    if not settings.is_file():
-        options = ["--overwrite", *options_to_repeat(run, "labels")] if finished(run, "labels") else ["--crf"]
-        following = " ".join([f"toco make-labels {run}", *options])
+    if settings.is_file():
+        following = as_command("run", "--config", settings)
+    elif finished(run, "labels"):
+        following = repeating_command(run, "labels")
+    else:
+        following = as_command("make-labels", run, "--crf")
     masks = "1 corrected mask was" if done.masks == 1 else f"{done.masks} corrected masks were"
     typer.echo(f"{masks} imported into {done.file} ({done.replaced} replaced). Next: {following}")
 
@@ -769,7 +774,7 @@ def import_checkpoint(
             num_heads=num_heads,
             overwrite=overwrite,
         )
-    _done(folder, f"toco make-labels {run} --crf" + (" --data DATA" if data is None else ""), json)
+    _done(folder, as_command("make-labels", run, "--crf", *(("--data", "DATA") if data is None else ())), json)
 
 
 @command(app)
@@ -798,8 +803,9 @@ def demo(
     if not json:
         run = out / "run"
         typer.echo(
-            f"The report is {run / 'report.html'}: open it in a browser. Next: toco predict {run} "
-            f"{out / 'data' / 'images'} --out DIR, or 'toco demo --overwrite' to start again"
+            f"The report is {run / 'report.html'}: open it in a browser. Next: "
+            f"{as_command('predict', run, out / 'data' / 'images', '--out', 'DIR')}, or 'toco demo --overwrite' to "
+            "start again"
         )
 
 
@@ -869,6 +875,10 @@ def _conclude(result: str, values: dict[str, Any], following: str, verdict: "Ver
         f"Next: {verdict.advice.command}  # {verdict.advice.why}" if verdict.advice else f"Next: {following}",
         soft_wrap=True,
     )
+
+
+def _predict_with(run: Path) -> str:
+    return as_command("predict", run, "PATHS...", "--out", "DIR")
 
 
 def _done(folder: Path, following: str, json: bool) -> None:

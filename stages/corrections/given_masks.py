@@ -14,7 +14,7 @@ from data.images import image_size
 from data.readers import fitting_mask, read_mask
 from stages.config import MakeLabels, TrainSeg
 from stages.corrections.correction_file import CORRECTIONS, CorrectionFile, classes_shown
-from stages.run_folder.artifacts import PRODUCERS, StageFolder, read_config
+from stages.run_folder.artifacts import StageFolder, read_config, repeating_command
 from stages.run_folder.run_data import check_masks, skipping
 from stages.runtime.monitor import Monitor
 
@@ -167,7 +167,7 @@ def other_corrections(run: Path, stage: str) -> str | None:
         return None
     return (
         f"{run / stage} was made with {before.get('corrected', 0)} corrected masks; {run / CORRECTIONS} has "
-        f"{len(now.classes)} now, or others: run 'toco {PRODUCERS[stage]} {run} --overwrite' to use them"
+        f"{len(now.classes)} now, or others: to use them, run {repeating_command(run, stage)}"
     )
 
 

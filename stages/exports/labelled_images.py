@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from data.dataset import IGNORE_INDEX, Mask, Sample, checked_mask
+from data.dataset import IGNORE_INDEX, Dataset, Mask, Sample, checked_mask
 from data.errors import ArtifactError, DataError
 from data.images import AS_STORED, PixelRule, image_size, is_rotated
 from stages.labels.store import LabelFile
@@ -93,7 +93,7 @@ def open_labelled_images(
     labels: LabelFile,
     monitor: Monitor,
     *,
-    data: Path | None = None,
+    data: Path | Dataset | None = None,
     separation: Separation = DEFAULT_SEPARATION,
 ) -> LabelledImages:
     """Find the image of every mask.
@@ -102,7 +102,7 @@ def open_labelled_images(
         folder: RUN/labels.
         labels: The label file in `folder`.
         monitor: Receives the progress.
-        data: The present folder of the data set, if it was moved.
+        data: The data set, or its present folder if it was moved.
         separation: How touching objects are separated, for formats with objects.
 
     Raises:

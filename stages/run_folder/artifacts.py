@@ -20,7 +20,7 @@ from data.images import PixelRule
 from data.output_place import check_folder, check_output_place, first_other_image
 from data.written_folders import mark_as_written
 from stages.config import RECIPE_OF_DEFAULTS, MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
-from stages.option import as_option
+from stages.option import as_command, as_option
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 
@@ -299,7 +299,7 @@ def check_up_to_date(run: Path, stage: str) -> None:
         ArtifactError: The stage is outdated.
     """
     if outdated(run, stage):
-        raise ArtifactError(f"{outdated_message(run, stage)}: run 'toco {PRODUCERS[stage]} --overwrite' again")
+        raise ArtifactError(f"{outdated_message(run, stage)}: run {repeating_command(run, stage)}")
 
 
 def outdated_message(run: Path, stage: str) -> str:
@@ -443,6 +443,13 @@ def options_to_repeat(run: Path, stage: str) -> list[str]:
     # All other settings had their defaults, in place of which a new plan might choose others.
     unplanned = [] if stage == "labels" else [as_option("recipe", RECIPE_OF_DEFAULTS)]
     return [*unplanned, *(as_option(name, value) for name, value in changed.items())]
+
+
+def repeating_command(run: Path, stage: str) -> str:
+    """Return the command, as typed, that makes labels or a student again; with its options if it finished."""
+    again = as_command(PRODUCERS[stage], run, "--overwrite")
+    complete = finished(run, stage) and finished(run, "cam")
+    return " ".join([again, *(options_to_repeat(run, stage) if complete else ())])
 
 
 def finished(run: Path, stage: str) -> bool:

@@ -81,5 +81,5 @@ def test_closing_line__what_to_do_next() -> None:
         closing_line(found(finding()), Path("pets"))
         == "The data set is ready for training. Next: toco run pets --out RUN"
     )
-    assert closing_line(found(skippable), Path("pets")).endswith(": toco run pets --out RUN --skip-bad")
+    assert closing_line(found(skippable), Path("my pets")).endswith(": toco run 'my pets' --out RUN --skip-bad")
     assert closing_line(found(skippable, other), Path("pets")).startswith("Fix the errors first. --skip-bad skips the")

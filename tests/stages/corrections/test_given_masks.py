@@ -147,7 +147,7 @@ def test_make_labels__notices_other_corrections(
     with pytest.raises(KeyboardInterrupt):
         make_labels(cam_run, LABELS, monitor)
     correct(cam_run, {"a": np.ones((64, 48), np.uint8)})
-    message = r"labels was made with 0 corrected masks; .*corrections.h5 has 1 now, or others: run 'toco make-labels"
+    message = r"labels was made with 0 corrected masks; .* has 1 now, or others: to use them, run toco make-labels "
     with pytest.raises(ArtifactError, match=message):
         make_labels(cam_run, LABELS, SilentMonitor(), resume=True)
     make_labels(cam_run, LABELS, SilentMonitor(), overwrite=True)

@@ -272,7 +272,7 @@ def test_check_classes__names_the_difference(
 
 def test_outdated__when_the_stage_before_has_changed(tmp_path: Path, dataset: Dataset) -> None:
     model = tmp_path / "cam" / "model.safetensors"
-    model.parent.mkdir()
+    begin(tmp_path, dataset, stage="cam")
     model.write_text("first")
     begin(tmp_path, dataset, stage="labels")
     for name in PRODUCTS["labels"]:
@@ -286,7 +286,7 @@ def test_outdated__when_the_stage_before_has_changed(tmp_path: Path, dataset: Da
     assert_one_line(
         caught,
         "was made from a cam/model.safetensors that has been replaced since",
-        "run 'toco make-labels --overwrite' again",
+        f"run toco make-labels {tmp_path} --overwrite",
     )
     with pytest.raises(ArtifactError) as caught:
         begin(tmp_path, dataset, stage="labels", resume=True)
