@@ -84,12 +84,14 @@ def shape_of(backbone: Backbone) -> EncoderShape:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             backbone(image)
         return MapShape(operations_per_pixel=counter.get_total_flops() / side**2, patch_size=backbone.patch_size)
+    # A gated MLP has three matrices, a plain one two: count the weights, not the width of one matrix.
+    mlp_weights = sum(weight.numel() for weight in backbone.vit.blocks[0].mlp.parameters() if weight.ndim == 2)
     return VitShape(
         width=backbone.embed_dim,
         depth=len(backbone.vit.blocks),
         patch_size=backbone.patch_size,
         prefix_tokens=backbone.prefix_tokens,
-        mlp_width=backbone.vit.blocks[0].mlp.fc1.out_features,
+        mlp_width=mlp_weights // (2 * backbone.embed_dim),
     )
 
 

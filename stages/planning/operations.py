@@ -22,7 +22,7 @@ class VitShape:
     depth: int
     patch_size: int
     prefix_tokens: int = 1
-    mlp_width: int
+    mlp_width: int  # hidden width; of a gated MLP, that of a plain MLP with as many weights
 
     def encode(self, height: int, width: int | None = None) -> float:
         """Operations of one pass over an image of this size in pixels; a multiply-add counts as two."""
