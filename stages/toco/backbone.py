@@ -111,11 +111,11 @@ class Backbone(nn.Module, ABC):
             self.positions = self.positions.new_zeros(1, tokens, self.positions.shape[-1])
 
     def converted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename what a file of timm's weights calls otherwise than timm's network."""
+        """Rename keys of a file of timm's weights that differ from those of timm's network."""
         return state
 
     def weights_loaded(self) -> None:
-        """Learn that the weights are those of a pretraining."""
+        """Called after pretrained weights were loaded."""
 
 
 def _names(layers: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -47,7 +48,7 @@ def build_backbone(
         if values is not None and len(values) != channels:
             raise ValueError(f"the {what} has {len(values)} values, but the images have {channels} channels")
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*vit*")[:3]) or "deit_base_patch16_224"
+        near = ", ".join(get_close_matches(name, timm.list_models())) or "deit_base_patch16_224"
         raise ValueError(f"--backbone {name!r} is not a model of timm {timm.__version__}; try one like {near}")
     # Wanted, but not known to every network. The method has no dropout in the encoder (METHOD section 5).
     wishes: dict[str, Any] = {"dynamic_img_size": True, "drop_path_rate": 0.0}
@@ -106,7 +107,10 @@ def load_backbone_weights(backbone: Backbone, state: dict[str, Tensor]) -> None:
     Raises:
         ValueError: Keys are missing or have other shapes: the file is of another model.
     """
-    state = backbone.converted({key: value.float() for key, value in state.items()})
+    try:
+        state = backbone.converted({key: value.float() for key, value in state.items()})
+    except Exception as error:  # timm's functions expect certain keys, each in its own way
+        raise ValueError(f"is of another model than --backbone {backbone.name!r}: timm cannot convert it") from error
     positions = None if backbone.positions is None else state.pop("pos_embed", None)
     wanted = backbone.network.state_dict()
     for key in (f"{layer}.weight" for layer in backbone.first_layers):

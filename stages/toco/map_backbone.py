@@ -112,14 +112,14 @@ class MapBackbone(Backbone):
         return [*maps.values(), maps[len(self._dims) - 1]]
 
     def converted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename what a file of timm's weights calls otherwise than timm's network, by timm's own function."""
+        """Rename keys of a file of timm's weights that differ from those of timm's network, by timm's own function."""
         convert = getattr(sys.modules[type(self.stages).__module__], "checkpoint_filter_fn", None)
         return state if convert is None else dict(convert(state, self.stages))
 
     def weights_loaded(self) -> None:
-        """Keep the statistics of batch normalisation from now on.
+        """Freeze the statistics of batch normalisation.
 
-        The views of a training step are too different, and too few, to replace those of the pretraining.
+        A training step has too few images, and too different views of them, to replace those of the pretraining.
         """
         self._keep_statistics = True
         self.train(self.training)

@@ -118,10 +118,17 @@ def test_batch_norm__keeps_the_statistics_of_a_pretraining(pretrained: bool, gen
     assert all(same) == pretrained
 
 
-def test_weights__of_another_network() -> None:
-    state = timm.create_model("resnet10t").state_dict()
-    with pytest.raises(ValueError, match=r"another model than --backbone 'resnet18': it has no 'conv1.weight'"):
-        load_backbone_weights(build("ResNet, batch norm"), state)
+@pytest.mark.parametrize(
+    ("kind", "key", "message"),
+    [
+        ("ResNet, batch norm", "stem.weight", "it has no 'bn1.bias'"),
+        ("ConvNeXt, norm in the head", "blocks.0.attn.qkv.weight", "timm cannot convert it"),
+        ("Swin", "layers.2.blocks.6.attn.relative_position_bias_table", "timm cannot convert it"),  # of a deeper one
+    ],
+)
+def test_weights__of_another_network(kind: str, key: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^is of another model than --backbone '{KINDS[kind][0]}': {message}$"):
+        load_backbone_weights(build(kind), {key: torch.zeros(169, 1)})
 
 
 def test_weights__of_other_channels() -> None:
