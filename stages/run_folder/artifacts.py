@@ -42,6 +42,7 @@ MAY_CHANGE = {
     "labels": ("device", "devices", "nodes", "workers", "skip_bad", "batch_size", "crf_backend"),
     "seg": TRAINING_MAY_CHANGE,
 }
+EARLIER_DEFAULTS = {"auxiliary_block": -3}  # of settings whose default now is None, which means the same here
 UNFINISHED = ("checkpoint.pt", "shards")  # what a stage resumes from; deleted when it is finished
 
 
@@ -275,7 +276,7 @@ def check_same_settings(
     """
     for name, value in settings.items():
         before = old["settings"].get(name)
-        if before != value and name not in may_change:
+        if before != value and name not in may_change and (value, before) != (None, EARLIER_DEFAULTS.get(name)):
             raise ArtifactError(
                 f"{path} was started with --{name.replace('_', '-')} {_shown(before)} and cannot be resumed with "
                 f"{_shown(value)}: {advice}"

@@ -186,6 +186,15 @@ def test_already_finished__resume_with_other_settings(tmp_path: Path, dataset: D
     assert read_config(tmp_path, "cam")["settings"]["workers"] == 3
 
 
+def test_already_finished__resume_when_the_auxiliary_block_was_a_number_by_default(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    begin(tmp_path, dataset, settings=TrainCam(weights="none", auxiliary_block=-3))
+    with pytest.raises(ArtifactError, match="--auxiliary-block -3 and cannot be resumed with -2"):
+        begin(tmp_path, dataset, settings=TrainCam(weights="none", auxiliary_block=-2), resume=True)
+    begin(tmp_path, dataset, settings=TrainCam(weights="none"), resume=True)
+
+
 def test_begin_stage__resume_with_other_classes(tmp_path: Path, dataset: Dataset) -> None:
     begin(tmp_path, dataset)
     with pytest.raises(ArtifactError, match=r"has the classes in another order .* train again with --overwrite"):
