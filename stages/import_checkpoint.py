@@ -39,6 +39,7 @@ PATCH_KERNEL = "encoder.patch_embed.proj.weight"  # a key of every checkpoint
 # The published program normalises images so, whatever the network.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 SHOWN_KEYS = 3
+DEEPEST = 3  # dicts around the state dict
 
 
 def import_checkpoint(
@@ -133,7 +134,7 @@ def published_state(path: Path) -> dict[str, Tensor]:
 
 def _find_state(value: Any, depth: int = 0) -> dict[str, Tensor] | None:
     """Find the dict that holds the encoder, in dicts of dicts; also remove the prefix of its keys."""
-    if not isinstance(value, Mapping) or depth > SHOWN_KEYS:
+    if not isinstance(value, Mapping) or depth > DEEPEST:
         return None
     for key in value:
         if isinstance(key, str) and key.endswith(PATCH_KERNEL):
@@ -151,6 +152,9 @@ def published_network(
     Raises:
         DataError: Keys are missing or have shapes that do not fit each other.
     """
+    infinite = [key for key, one in state.items() if not one.isfinite().all()]
+    if infinite:
+        raise DataError(f"{path} has NaN or infinite values in {_listed(infinite)}: its training diverged")
     missing = sorted(set(_HEADS) - state.keys())
     if missing:
         raise DataError(f"{path} lacks {_listed(missing)}: it is not a complete checkpoint of ToCo")
@@ -172,8 +176,8 @@ def published_network(
         )
         model = build_cam_model(spec, mean=MEAN, std=STD)
         load_backbone_weights(model.backbone, encoder)
-    except (ValueError, KeyError, IndexError, AssertionError) as error:
-        raise DataError(f"{path}: the encoder does not fit ({reason(error)})") from error
+    except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+        raise DataError(f"{path}: the network does not fit ({reason(error)})") from error
     own = model.state_dict()
     shapes = [key for key, ours in _HEADS.items() if state[key].shape != own[ours].shape]
     if shapes:
@@ -189,6 +193,8 @@ def published_network(
         for key in sorted(state.keys() - _HEADS.keys())
         if key.removeprefix("encoder.") not in {*network, "pos_embed"} and not key.startswith(_WITHOUT_USE)
     ]
+    if other := [key for key in unused if key.startswith("encoder.blocks.")]:  # they would change its results
+        raise DataError(f"{path}: the encoder is not a plain ViT, but has {_listed(other)}")
     if unused:
         monitor.warn(f"{path}: not used: {_listed(unused)}")
     grid = model.backbone.position_grid

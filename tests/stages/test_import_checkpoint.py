@@ -99,6 +99,22 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda state: {**state, "encoder.pos_embed": state["encoder.pos_embed"][:, :-1]},
         "position embeddings for 15 patches, which is not a square number",
     ),
+    "NaN": (
+        lambda state: {**state, "encoder.norm.bias": state["encoder.norm.bias"] * float("nan")},
+        "has NaN or infinite values in 'encoder.norm.bias': its training diverged",
+    ),
+    "blocks with LayerScale": (
+        lambda state: {**state, "encoder.blocks.0.ls1.gamma": torch.ones(48)},
+        "the encoder is not a plain ViT, but has 'encoder.blocks.0.ls1.gamma'",
+    ),
+    "a classifier without classes": (
+        lambda state: {**state, "classifier.weight": torch.tensor(1.0)},
+        "the network does not fit (",
+    ),
+    "a transposed classifier": (
+        lambda state: {**state, "classifier.weight": state["classifier.weight"].transpose(0, 1)},
+        "wrong shapes of 'classifier.weight', 'aux_classifier.weight', 'decoder.conv8.weight', for example (48, 4,",
+    ),
     "another network": (lambda state: {"fc.weight": torch.ones(1)}, "is not a checkpoint of the published program"),
     "no dict": (lambda state: torch.ones(2), "is not a checkpoint of the published program"),
 }
