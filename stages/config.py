@@ -186,7 +186,7 @@ class TrainingSettings(Logging):
 
 @dataclass(frozen=True, kw_only=True)
 class PixelValues:
-    """How networks get the values in image files; settings of `toco check`, and of training."""
+    """How networks get the values in image files; settings of `toco check`, `toco run` and `toco train-cam`."""
 
     bands: str = option(
         "auto",
@@ -782,7 +782,7 @@ STAGES = ("train-cam", "make-labels", "train-seg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Logging):
+class Run(PixelValues, Logging):
     """Settings of `toco run`; a stage that has the same option takes its value from here."""
 
     seed: int = option(0, "Random seed of all stages.", minimum=0)
@@ -794,12 +794,13 @@ class Run(Logging):
     )
 
     def __post_init__(self) -> None:
-        """Refuse values outside the limits.
+        """Refuse values outside the limits, and contradictions.
 
         Raises:
-            SettingsError: Names the option.
+            SettingsError: Names the options.
         """
         check_limits(self)
+        PixelValues.__post_init__(self)
 
 
 def upgraded(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

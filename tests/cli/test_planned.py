@@ -19,8 +19,9 @@ from stages.option import Given
 from stages.planning.fingerprint import fingerprint_of
 from stages.planning.hardware import Hardware
 from stages.planning.planner import Plan, make_plan
-from stages.run_folder.run_config import CONFIG, PLAN, AllSettings, write_config
+from stages.run_folder.run_config import CONFIG, PLAN, AllSettings, stored_settings, write_config
 from toco_cli.main import main
+from toco_cli.options import SETTINGS_OF_COMMANDS
 from toco_cli.planned import with_plan, with_planned_cam, with_planned_seg
 
 CPU = Hardware(kind="cpu", name="2 CPU cores", cores=2, memory=8e9)
@@ -63,6 +64,22 @@ def test_with_plan__a_new_run_is_planned_and_the_plan_is_stored_with_its_reasons
     assert "freeze-encoder-until = 0.4 # lets the classifiers learn first" in text
     assert 'arch = "mlp" # a head on the same frozen features' in text
     assert "weight-decay" not in text  # has its default
+
+
+@pytest.mark.parametrize("name", ["run", "plan"])
+def test_run__options_of_pixel_values_reach_train_cam_and_the_plan(name: str, tmp_path: Path) -> None:
+    settings = SETTINGS_OF_COMMANDS[getattr(toco_cli.commands, name)]
+    both = settings.combined(None, {}, {"config": {"bands": "4,3,2"}, "train_cam": {"alpha": "ignore"}})
+    assert (both["train_cam"].bands, both["train_cam"].alpha) == ("4,3,2", "ignore")
+    own = settings.combined(None, {}, {"config": {"bands": "4,3,2"}, "train_cam": {"bands": "all"}})
+    assert own["train_cam"].bands == "all"
+    with pytest.raises(SettingsError, match=r"--bands '4,x': give different numbers"):
+        settings.combined(None, {}, {"config": {"bands": "4,x"}})
+    for made, bands in ((both, "4,3,2"), (own, "all")):
+        write_config(tmp_path / PLAN, tmp_path, made["config"], AllSettings(cam=made["train_cam"]).by_stage(), {}, {})
+        stored = stored_settings(tmp_path / PLAN)
+        assert stored is not None
+        assert stored.stages["train-cam"]["bands"] == bands
 
 
 def test_with_plan__a_stored_plan_may_be_edited_and_given_values_win(
