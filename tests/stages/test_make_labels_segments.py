@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -170,12 +171,11 @@ def test_make_labels__segments_of_sam(
     for one, mask in first.items():
         np.testing.assert_array_equal(mask, copied[one])
 
-    loaded: list[Any] = []
-    load = sam._load
-    monkeypatch.setattr(sam, "_load", lambda *given: loaded.append(given) or load(*given))
+    load = Mock(wraps=sam._load)
+    monkeypatch.setattr(sam, "_load", load)
     files[0].unlink()
     masks_of(cam_run, config)
-    assert len(loaded) == 1
+    load.assert_called_once()
     assert files[0].is_file()
 
 
