@@ -230,6 +230,14 @@ def _values(facts: Facts) -> Iterator[Finding]:
             text=missing,
             advice="no change is needed if these pixels show nothing, such as the border of a scene",
         )
+    if pixels.empty:
+        yield Finding(
+            level="warning",
+            topic="no_values",
+            text=f"{_count(len(pixels.empty), 'image')} of which all values are missing",
+            advice="remove them: the network gets the mean everywhere, and learns from their labels all the same",
+            items=_names(pixels.empty, dataset),
+        )
     if constant := [str(band.number) for band in pixels.bands if band.std == 1.0]:
         yield Finding(
             level="warning",

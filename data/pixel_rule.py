@@ -69,6 +69,7 @@ class PixelFacts:
         layout: Bands and values of most files, if there are `bands`.
         depth: Bits and type of their values, for example '16 bits (uint16)'.
         without_value: Share of the measured values, 0..1, that are NaN, infinite, nodata or transparent.
+        empty: Measured images in which no value was found.
     """
 
     deep: tuple[Path, ...] = ()
@@ -79,6 +80,7 @@ class PixelFacts:
     layout: Layout = PLAIN
     depth: str = "8 bits (uint8)"
     without_value: float = 0.0
+    empty: tuple[Path, ...] = ()
 
     @property
     def rule(self) -> PixelRule:
@@ -153,10 +155,10 @@ def pixel_facts(
                 numbers = _numbers(bands, fitting, transparent)
                 measured = [one.image for one in (samples if training is None else training) if one.image in fitting]
                 rule = PixelRule(alpha=transparent)
-                ranges, missing = measure_bands(_spread(measured, RANGE_IMAGES), numbers, rule, threads)
+                ranges, missing, empty = measure_bands(_spread(measured, RANGE_IMAGES), numbers, rule, threads)
                 example = next(iter(fitting.values()))
                 depth = f"{example.bits} bits ({example.kind})"
-                return replace(facts, bands=ranges, layout=usual, depth=depth, without_value=missing)
+                return replace(facts, bands=ranges, layout=usual, depth=depth, without_value=missing, empty=empty)
         depth_used = _bits_of_all(threads, _spread(deep, DEEP_IMAGES)) if bits == "auto" else int(bits)
         return replace(facts, deep=deep, bits=depth_used)
 
@@ -201,14 +203,16 @@ def _numbers(bands: str, headers: Mapping[Path, BandLayout], transparent: bool) 
 
 def measure_bands(
     paths: Sequence[Path], numbers: Sequence[int], rule: PixelRule, threads: ThreadPoolExecutor
-) -> tuple[tuple[BandRange, ...], float]:
+) -> tuple[tuple[BandRange, ...], float, tuple[Path, ...]]:
     """Measure bands on random pixels of images; bad images are passed over.
 
     Returns:
-        The bands, and the share of their values that are missing.
+        The bands, the share of their values that are missing, and the images in which all are missing.
     """
-    found = [one for one in threads.map(lambda path: _some_values(path, numbers, rule), paths) if one is not None]
-    values = np.concatenate(found) if found else np.full((1, len(numbers)), np.nan)
+    read = zip(paths, threads.map(lambda path: _some_values(path, numbers, rule), paths), strict=True)
+    found = {path: one for path, one in read if one is not None}
+    empty = tuple(path for path, one in found.items() if np.isnan(one).all())
+    values = np.concatenate(list(found.values())) if found else np.full((1, len(numbers)), np.nan)
     bands = []
     for number, column in zip(numbers, values.T, strict=True):
         present = column[~np.isnan(column)]
@@ -221,7 +225,7 @@ def measure_bands(
         bands.append(
             BandRange(number=number, low=low, high=high, mean=float(scaled.mean()), std=float(scaled.std()) or 1.0)
         )
-    return tuple(bands), float(np.isnan(values).mean()) if found else 0.0
+    return tuple(bands), float(np.isnan(values).mean()) if found else 0.0, empty
 
 
 def _some_values(path: Path, numbers: Sequence[int], rule: PixelRule) -> NDArray[np.float64] | None:

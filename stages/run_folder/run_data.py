@@ -167,6 +167,10 @@ def choose_pixels(dataset: Dataset, config: TrainCam, run: Path, monitor: Monito
     rule = facts.rule
     for text in filter(None, (facts.describe(), facts.describe_missing())):
         monitor.note(text)
+    if facts.empty:
+        monitor.warn(
+            f"all values are missing in {list_names([str(path) for path in facts.empty])}: remove these images"
+        )
     if rule.bits < 16:
         monitor.note(f"values in 16-bit images are read as {rule.bits} bits; --image-bits sets another number")
     if not rule.alpha and not rule.bands:

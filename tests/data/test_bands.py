@@ -142,6 +142,16 @@ def test_missing_values__get_the_mean(tmp_path: Path, kind: str, missing: float,
     np.testing.assert_allclose(image.values[:10, :20, 1], 255 * found.bands[1].mean)
 
 
+@pytest.mark.parametrize(("kind", "missing", "nodata"), [("float32", np.nan, None), ("uint16", 0, "0")])
+def test_missing_values__an_image_without_any_is_named(
+    tmp_path: Path, kind: str, missing: float, nodata: str | None
+) -> None:
+    good = write(tmp_path / "good.tif", 5 + ramp(2, kind), nodata)
+    empty = write(tmp_path / "empty.tif", np.full_like(ramp(2, kind), missing), nodata)
+    assert facts(good, empty).empty == (empty,)
+    assert facts(good).empty == ()
+
+
 def test_clipped__values_far_outside_are_told(tmp_path: Path) -> None:
     rule = facts(write(tmp_path / "a.tif", ramp(1)[..., 0])).rule
     bright = read_pixels(write(tmp_path / "b.tif", 30 * ramp(1)[..., 0]), rule=rule)
