@@ -10,12 +10,12 @@ a label image, pixels with the same number are one segment, and 0 and negative n
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -73,7 +73,7 @@ def read_segment_file(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
         raise DataError(f"segments {path} cannot be read: {reason(error)}; {REWRITE_OR_DELETE}") from error
 
 
-def pixels_by_number(labels: Integer[np.ndarray, "h w"]) -> list[NDArray[np.int64]]:
+def pixels_by_number(labels: Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]) -> list[NDArray[np.int64]]:
     """Return the pixels of each positive number of a label image, as row * width + column."""
     flat = labels.ravel()
     pixel = np.flatnonzero(flat > 0)
@@ -83,7 +83,13 @@ def pixels_by_number(labels: Integer[np.ndarray, "h w"]) -> list[NDArray[np.int6
 
 def _read_json(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
-    entries = content.get("annotations") if isinstance(content, Mapping) else content
+    entries = content
+    if isinstance(content, Mapping):
+        entries, about = content.get("annotations"), content.get("image")
+        if "images" in content:
+            raise DataError("it is a COCO file of many images, not the segments of one image")
+        if isinstance(about, Mapping) and {"height", "width"} <= about.keys():
+            _check_size([about["height"], about["width"]], size)
     if not isinstance(entries, list):
         raise DataError('it is neither a list of segments nor has "annotations"')
     pixels = []
@@ -110,7 +116,8 @@ def _read_numpy(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
 def _read_tiff(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     import tifffile
 
-    return _of_label_images(tifffile.imread(path), size)
+    with tifffile.TiffFile(path) as file:
+        return [pixels for series in file.series for pixels in _of_label_images(series.asarray(), size)]
 
 
 def _read_png(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
@@ -121,14 +128,18 @@ def _read_png(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
 def _of_label_images(labels: NDArray[Any], size: ImageSize) -> list[NDArray[np.int64]]:
     if labels.dtype != np.bool_ and not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"it has values of type {labels.dtype}: segments are numbered by integers")
-    colours = labels.ndim == 3 and labels.shape[:2] == size and labels.shape[2] in (2, 3, 4)
-    if labels.ndim not in (2, 3) or colours:
-        raise DataError(f"it has the shape {labels.shape}: a label image is (h, w), or (n, h, w), and has no colours")
-    if labels.shape[-2:] != size:
-        found, expected = (" x ".join(map(str, one)) for one in (labels.shape[-2:], size))
-        raise DataError(f"it is {found} (height x width), its image is {expected}: segment the upright image itself")
-    planes: Iterable[NDArray[Any]] = labels.reshape(-1, *size)
-    return [pixels for plane in planes for pixels in pixels_by_number(plane.astype(np.int64, copy=False))]
+    if labels.ndim not in (2, 3):
+        raise DataError(f"it has the shape {labels.shape}: label images are (h, w) or (n, h, w)")
+    if labels.ndim == 3 and labels.shape[:2] == size:
+        raise DataError(f"it has the shape {labels.shape}: several label images are (n, h, w), and have no colours")
+    _check_size(labels.shape[-2:], size)
+    return [pixels for plane in labels.reshape(-1, *size) for pixels in pixels_by_number(plane)]
+
+
+def _check_size(found: Sequence[Any], size: ImageSize) -> None:
+    if tuple(found) != size:
+        first, expected = (" x ".join(map(str, one)) for one in (found, size))
+        raise DataError(f"it is {first} (height x width), its image is {expected}: segment the upright image itself")
 
 
 SEGMENT_READERS: Mapping[str, Callable[[Path, ImageSize], list[NDArray[np.int64]]]] = {

@@ -49,6 +49,10 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "TIFF of 16 bits": ("a.tif", lambda path: tifffile.imwrite(path, LABELS.astype(np.uint16))),
     "TIFF of 32 bits": ("a.TIFF", lambda path: tifffile.imwrite(path, LABELS.astype(np.uint32), compression="lzw")),
     "NumPy, int64": ("a.npy", lambda path: np.save(path, LABELS)),
+    "NumPy, large unsigned numbers": (
+        "a.npy",
+        lambda path: np.save(path, np.uint64(2**63) * (LABELS > 0) + LABELS.astype(np.uint64)),
+    ),
     "NumPy, negative for none": ("a.npy", lambda path: np.save(path, np.where(LABELS == 0, -1, LABELS))),
     "NumPy, masks": ("a.npy", lambda path: np.save(path, np.stack([number == LABELS for number in (2, 7, 300)]))),
 }
@@ -82,6 +86,13 @@ def test_read_segment_file__polygons_overlaps_and_empty_segments(tmp_path: Path)
     assert found(path) == []
 
 
+def test_read_segment_file__all_pages_of_a_tiff(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(LABELS.astype(np.uint16))
+        file.write(np.ones(SIZE, np.uint16))
+    assert found(tmp_path / "a.tif") == [*EXPECTED, list(range(12))]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -91,6 +102,8 @@ def test_read_segment_file__polygons_overlaps_and_empty_segments(tmp_path: Path)
         ("a.json", b'[{"segmentation": {"size": [3, 4], "counts": [5]}}]', "segment 0: its run lengths add up to 5"),
         ("a.json", b'[{"segmentation": {"size": [4, 3], "counts": [12]}}]', "an image of [4, 3], not of [3, 4]"),
         ("a.json", b'[{"segmentation": {"size": [3, 4], "counts": "~~"}}]', "run lengths are damaged"),
+        ("a.json", b'{"images": [], "annotations": []}', "a COCO file of many images"),
+        ("a.json", b'{"image": {"height": 30, "width": 40}, "annotations": []}', "it is 30 x 40 (height x width)"),
         ("a.png", b"", "cannot be read"),
         ("a.npy", b"\x93NUMPY", "cannot be read"),
         ("a.tif", b"II*\0", "cannot be read"),
@@ -109,7 +122,8 @@ def test_read_segment_file__damaged(name: str, content: bytes, message: str, tmp
     ("values", "message"),
     [
         (LABELS.astype(float), "values of type float64: segments are numbered by integers"),
-        (np.zeros((3, 4, 3), np.uint8), "has no colours"),
+        (np.zeros((3, 4, 3), np.uint8), "have no colours"),
+        (np.zeros((3, 4, 7), np.bool_), "several label images are (n, h, w)"),
         (np.zeros((4, 3), np.uint8), "it is 4 x 3 (height x width), its image is 3 x 4"),
         (np.zeros(12, np.uint8), "it has the shape (12,)"),
         (np.array([{"a": 1}]), "cannot be read"),  # would have to be unpickled
