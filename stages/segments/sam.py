@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from data.atomic_write import atomic_write
+from data.band_image import as_picture
 from data.dataset import Sample
 from data.errors import FIX_OR_SKIP, DataError, SettingsError, reason
 from data.images import read_image
@@ -53,7 +54,7 @@ def compute_segments(
     monitor.start("segmenting images", len(samples), done=len(samples) - len(left))
     for sample in left:
         try:
-            image = read_image(sample.image, rule=sample.pixels)
+            image = as_picture(read_image(sample.image, rule=sample.pixels))
         except DataError as error:
             if not config.skip_bad:
                 raise DataError(f"{error}; {FIX_OR_SKIP}") from error
