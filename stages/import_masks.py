@@ -57,6 +57,7 @@ def import_masks(
     data: Path | None = None,
     skip_bad: bool = False,
     allow_new_labels: bool = False,
+    confirm_unchanged: bool = False,
 ) -> ImportedMasks:
     """Read corrected masks, check them, and write them into RUN/corrections.h5.
 
@@ -68,6 +69,8 @@ def import_masks(
         data: The data set's present folder if it was moved.
         skip_bad: Import the masks that fit, although others do not.
         allow_new_labels: Accept classes in a mask that the labels of its image do not have.
+        confirm_unchanged: Also import masks that equal the pseudo masks. Those of Label Studio always are imported,
+            because a person submitted each of them.
 
     Raises:
         SettingsError: The tool is not known.
@@ -104,6 +107,8 @@ def import_masks(
         )
         if not new:
             raise DataError(f"{path} has no annotated image: annotate some, export again, and import that")
+        if not confirm_unchanged and tool != "labelstudio":
+            new = changed_masks(new, monitor)
         images.tell_of(new, monitor)
         corrections.add(new)
     replaced = sum(one.id in corrections.classes for one in new)
@@ -128,6 +133,22 @@ def newest(
         )
     # Of annotations without a time, or with the same one, the last in the file.
     return {image_id: max(reversed(own), key=lambda one: one.annotated) for image_id, own in by_image.items()}
+
+
+def changed_masks(masks: list[Correction], monitor: Monitor) -> list[Correction]:
+    """Leave out masks that equal the pseudo masks: most likely they are picked masks that no person has looked at.
+
+    Raises:
+        DataError: No other mask is left.
+    """
+    changed = [one for one in masks if one.before is None or not np.array_equal(one.before, one.mask)]
+    unchanged = len(masks) - len(changed)
+    if unchanged:
+        text = f"masks that equal the pseudo masks: {unchanged}; to confirm them as they are, add --confirm-unchanged"
+        if not changed:
+            raise DataError(f"nothing was imported: {text}")
+        monitor.note(f"left out, {text}")
+    return changed
 
 
 def report_problems(problems: list[str], masks: int, path: Path, monitor: Monitor, *, skip_bad: bool) -> None:
@@ -218,12 +239,6 @@ class CorrectableImages:
             monitor.warn(
                 f"masks whose folder is not that of their image: {len(self._in_other_folder)}, first '{name}' for "
                 f"'{image_id}'; check that these are the same images"
-            )
-        same = [one.id for one in new if one.before is not None and np.array_equal(one.before, one.mask)]
-        if same:
-            monitor.note(
-                f"masks that equal the pseudo masks and count as confirmed: {len(same)}, first '{same[0]}'; leave them "
-                "out of the import unless a person has checked them"
             )
         lacking = [one.id for one in new if not {*self.samples[one.id].classes} <= {*classes_shown(one.mask)}]
         if lacking:

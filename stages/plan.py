@@ -106,5 +106,6 @@ def check_fits(found: Plan) -> None:
         hours = ceil(1.1 * found.total / 60)
         raise SettingsError(
             f"even the smallest plan takes about {time_text(found.total)}, more than the limit of "
-            f"{time_text(found.budget)}: allow more with --time {hours}h, or use a GPU or fewer images"
+            f"{time_text(found.budget)}: allow more with --time {hours}h, use a GPU or fewer images, "
+            "or give fewer steps yourself for a trial (--train-cam.iterations 50)"
         )

@@ -511,6 +511,7 @@ def import_masks(
     data: str | Path | None = None,
     skip_bad: bool = False,
     allow_new_labels: bool = False,
+    confirm_unchanged: bool = False,
     progress: bool = False,
     monitor: Monitor | None = None,
 ) -> "ImportedMasks":
@@ -523,6 +524,7 @@ def import_masks(
         data: The data set's present folder, if it was moved.
         skip_bad: Import the masks that fit, although others do not.
         allow_new_labels: Accept classes that the labels of an image do not have.
+        confirm_unchanged: Also import masks that equal the pseudo masks. Those of Label Studio always are imported.
         progress: Show progress on stderr, as the command does.
         monitor: Receives progress and warnings instead of the terminal.
 
@@ -543,6 +545,7 @@ def import_masks(
             data=_path(data),
             skip_bad=skip_bad,
             allow_new_labels=allow_new_labels,
+            confirm_unchanged=confirm_unchanged,
         )
 
 

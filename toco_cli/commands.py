@@ -696,6 +696,14 @@ def import_masks(
         bool,
         typer.Option("--allow-new-labels", help="Accept classes that the labels of an image do not have."),
     ] = False,
+    confirm_unchanged: Annotated[
+        bool,
+        typer.Option(
+            "--confirm-unchanged",
+            help="Also import masks that equal the pseudo masks, because a person has checked them. Those that were "
+            "submitted in Label Studio always are imported.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
@@ -707,7 +715,16 @@ def import_masks(
     from stages.import_masks import import_masks as stage
 
     with _monitor(quiet) as monitor:
-        done = stage(run, path, monitor, tool=tool, data=data, skip_bad=skip_bad, allow_new_labels=allow_new_labels)
+        done = stage(
+            run,
+            path,
+            monitor,
+            tool=tool,
+            data=data,
+            skip_bad=skip_bad,
+            allow_new_labels=allow_new_labels,
+            confirm_unchanged=confirm_unchanged,
+        )
     if json:
         counts = {"masks": done.masks, "replaced": done.replaced, "left_out": done.left_out}
         typer.echo(json_module.dumps({"file": str(done.file), **counts}))

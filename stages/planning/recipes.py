@@ -176,7 +176,7 @@ REASONS: Mapping[str, str] = {
     "seg_start": "needs trained classifiers",
     "rescale_min": "keeps objects large",
     "rescale_max": "keeps objects large",
-    "scales": "image sizes for CAMs; one is twice as fast as three",
+    "scales": "image sizes for CAMs; in training, one is twice as fast",
     "relabel": "heads on frozen features improve the masks",
     "refine": "masks follow the image's edges",
     "encoder": "fits the machine",

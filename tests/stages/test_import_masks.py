@@ -116,10 +116,22 @@ def test_import_masks__says_what_may_be_a_mistake(labelled_run: Any, tmp_path: P
     monitor = listener()
     partly = np.zeros((64, 64), np.uint8)
     partly[:4] = 255
-    path = folder_of({"a": labelled_run.masks["a"], "c": partly}, tmp_path / "in")
+    path = folder_of({"c": partly}, tmp_path / "in")
     import_masks(labelled_run.run, path, monitor, tool="png")
-    assert any("equal the pseudo masks and count as confirmed: 1, first 'a'" in note for note in monitor.notes)
     assert any("lack a class of their image's labels: 1, first 'c'" in note for note in monitor.notes)
+
+
+def test_import_masks__unchanged_masks_only_when_asked(labelled_run: Any, tmp_path: Path, listener: Any) -> None:
+    unchanged = folder_of({"a": labelled_run.masks["a"]}, tmp_path / "unchanged")
+    with pytest.raises(DataError, match="nothing was imported: masks that equal the pseudo masks: 1"):
+        import_masks(labelled_run.run, unchanged, listener(), tool="png")
+    monitor = listener()
+    both = folder_of({"a": labelled_run.masks["a"], "c": corrected(labelled_run, "c")}, tmp_path / "both")
+    assert import_masks(labelled_run.run, both, monitor, tool="png").masks == 1
+    assert CorrectionFile(labelled_run.run, NAMES).classes.keys() == {"c"}
+    assert any("left out, masks that equal the pseudo masks: 1" in note for note in monitor.notes)
+    import_masks(labelled_run.run, unchanged, monitor, tool="png", confirm_unchanged=True)
+    assert CorrectionFile(labelled_run.run, NAMES).classes.keys() == {"a", "c"}
 
 
 def test_import_masks__says_that_a_mask_is_from_another_folder(
