@@ -34,6 +34,8 @@ def plan_lines(plan: Plan) -> Iterator[Text]:
         stages = ", ".join(f"{stage} {time_text(minutes)}" for stage, minutes in plan.minutes.items())
         limit = "no limit" if plan.budget is None else f"limit {time_text(plan.budget)}"
         yield Text(f"Time: about {time_text(plan.total)} ({stages}); {limit}.")
+    else:
+        yield Text("Time: not predicted, because no step was timed; 'toco plan' times some steps.")
     if plan.memory is not None:
         yield Text(f"Memory: {plan.memory / 1e9:.1f} GB in a training step.")
     for line in plan.lost:

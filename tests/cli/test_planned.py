@@ -22,6 +22,7 @@ from stages.planning.planner import Plan, make_plan
 from stages.run_folder.run_config import CONFIG, PLAN, AllSettings, stored_settings, write_config
 from toco_cli.main import main
 from toco_cli.options import SETTINGS_OF_COMMANDS
+from toco_cli.plan_table import plan_lines
 from toco_cli.planned import with_plan, with_planned_cam, with_planned_seg
 
 CPU = Hardware(kind="cpu", name="2 CPU cores", cores=2, memory=8e9)
@@ -64,6 +65,16 @@ def test_with_plan__a_new_run_is_planned_and_the_plan_is_stored_with_its_reasons
     assert "freeze-encoder-until = 0.4 # lets the classifiers learn first" in text
     assert 'arch = "mlp" # a head on the same frozen features' in text
     assert "weight-decay" not in text  # has its default
+
+
+def test_plan_lines__say_when_no_time_is_predicted(
+    plans: list[Plan], settle: Callable[..., Any], tmp_path: Path
+) -> None:
+    settle(tmp_path)
+    untimed = [line.plain for line in plan_lines(replace(plans[0], minutes={})) if line.plain.startswith("Time")]
+    assert untimed == ["Time: not predicted, because no step was timed; 'toco plan' times some steps."]
+    timed = [line.plain for line in plan_lines(replace(plans[0], minutes={"train-cam": 3.0})) if "Time" in line.plain]
+    assert timed[0].startswith("Time: about 3 min (train-cam 3 min)")
 
 
 @pytest.mark.parametrize("name", ["run", "plan"])

@@ -145,7 +145,8 @@ def test_stages__bands_and_depth_reach_the_network(
     backbone = load_cam_model(open_stage(run, "cam")).backbone
     assert backbone.state_dict()["vit.patch_embed.proj.weight"].shape[1] == 2
     assert backbone.mean.flatten().tolist() == pytest.approx([band.mean for band in rule.bands], abs=1e-4)
-    make_labels(run, MakeLabels(relabel="linear", refine="par", device="cpu", workers=1), SilentMonitor())
+    labels = MakeLabels(relabel="linear", relabel_rounds=1, relabel_steps=20, refine="par", device="cpu", workers=1)
+    make_labels(run, labels, SilentMonitor())
     assert open_run_data(open_stage(run, "labels"), None, skip_bad=False).pixels == rule
     image, mask = PseudoMasks(run)[0]
     assert (image.dtype, len(image), image.shape[1:]) == (torch.float32, 2, mask.shape)
