@@ -115,7 +115,7 @@ def separate(whole: Component, separation: Separation, cam: Map | None = None) -
     if separation == "components" or (separation == "cam" and cam is None):
         return [whole]
     if separation == "distance" or cam is None:
-        # Nobody knows what the border of the image cuts off: it counts as a border of the object.
+        # What the border of the image cuts off is not known: it counts as a border of the object.
         heights = ndimage.distance_transform_edt(np.pad(whole.pixels, 1))[1:-1, 1:-1]
         parts = cut_at_saddles(whole.pixels, heights, PERSISTENCE, DISTANCE_ERROR)
         radii = ndimage.maximum(heights, parts, np.arange(1, parts.max() + 1))
