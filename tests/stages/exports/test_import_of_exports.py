@@ -65,7 +65,7 @@ def test_import_masks__exports_come_back(
 ) -> None:
     export(exported.run, tmp_path / "out", SilentMonitor(), format=format)
     path = as_the_tool_exports(tmp_path / "out")
-    done = import_masks(exported.run, path, SilentMonitor(), tool=format, allow_new_labels=True)
+    done = import_masks(exported.run, path, SilentMonitor(), tool=format, allow_new_labels=True, confirm_unchanged=True)
     assert (done.masks, done.replaced, done.left_out) == (len(exported.masks), 0, 0)
     corrections = CorrectionFile(exported.run, exported.class_names)
     for image_id, mask in exported.masks.items():
