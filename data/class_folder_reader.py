@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data.class_list import (
@@ -36,6 +37,11 @@ PART_FOLDER = re.compile(
 # The same, for names that are doubtful only if there is a folder of each kind.
 IMAGE_PART = re.compile(r"originals?|inputs?|sources?|photos?|rgb|leftimg8bit|[ab]", re.IGNORECASE)
 MASK_PART = re.compile(r"masks?|targets?|outputs?|labels?|gt|gt_?(fine|coarse)|depth|seg(mentation)?s?", re.IGNORECASE)
+# Names of masks that are kept beside their images: 1_mask.png beside 1.jpg.
+MASK_NAME = re.compile(
+    r"(?P<image>.+)[ _.-](masks?|labels?|gt|ground[ _-]?truth|seg|segmentation|annotation)|mask[ _.-](?P<same>.+)",
+    re.IGNORECASE,
+)
 OTHER_LAYOUTS = "for image labels in a table, move the images into images/ and run 'toco init'"
 ADVICE = f"merge or rename the folders ('{BACKGROUND_FOLDER}' means none of the classes)"
 
@@ -56,6 +62,7 @@ def read_class_folders(root: Path) -> Dataset:
     images, unread = (
         {name: path for name, path in files.items() if not _is_mask(name, listed)} for files in (found, unread_found)
     )
+    _check_masks_beside_images(images, root)
     folders_of = _folders_above((*images, *unread))
     tops: dict[str, set[str]] = defaultdict(set)  # folder at the top -> folders in it
     for name in images:
@@ -92,6 +99,7 @@ def read_class_folders(root: Path) -> Dataset:
         _check_listed(used, listed, root)
     else:
         _check_folders(counts, root)
+        _check_inner_folders(placed, folders_of, root)
         _check_masks(found.keys() - images.keys(), tops, root)
     if len(counts) < 2:
         few = f"only one folder with images, '{used[0]}'" if used else "no folder with images"
@@ -258,6 +266,44 @@ def _check_folders(counts: Counter[str], root: Path) -> None:
         )
 
 
+def _check_masks_beside_images(images: Collection[str], root: Path) -> None:
+    """Refuse masks that are kept beside their images, since they would be read as photographs of the class."""
+    beside: dict[str, str] = {}  # mask -> its image
+    by_id = {image_id(name): name for name in images}
+    for name in images:
+        folder, stem = posixpath.split(image_id(name))
+        if match := MASK_NAME.fullmatch(stem):
+            partner = by_id.get(posixpath.join(folder, match["image"] or match["same"]))
+            if partner:
+                beside[name] = partner
+    if beside:
+        mask, image = next(iter(beside.items()))
+        raise DataError(
+            f"{root}: {len(beside)} files have the names of masks of the images beside them, for example {mask} beside "
+            f"{image}: move them to {MASKS_FOLDER}/, each as a PNG with the path of its image "
+            f"({MASKS_FOLDER}/{image_id(image)}.png), 0 for background and the number of the class; if they are "
+            "photographs, rename them"
+        )
+
+
+def _check_inner_folders(placed: Collection[str], folders_of: Mapping[str, Sequence[str]], root: Path) -> None:
+    """Refuse classes that hold a folder of masks beside images, such as 01/masks/ beside 01/images/ or 01/a.jpg."""
+    inner: dict[tuple[str, ...], set[str]] = defaultdict(set)  # folders above -> the folders in them, '' for files
+    for name in placed:
+        folders = (*folders_of[name], "")
+        for depth in range(1, len(folders)):
+            inner[folders[:depth]].add(folders[depth])
+    for above, names in inner.items():
+        masks = {one for one in names if MASK_PART.fullmatch(one)}
+        images = {one for one in names - masks if not one or PART_FOLDER.fullmatch(one) or IMAGE_PART.fullmatch(one)}
+        if masks and images:
+            raise DataError(
+                f"{root}: {'/'.join(above)}/ holds the folder {list_names(sorted(masks))} beside images, so that masks "
+                f"would be read as photographs: move masks to {MASKS_FOLDER}/, each as a PNG with the path of its "
+                f"image; if these are photographs, {LIST_ALL}"
+            )
+
+
 def _check_masks(masks: Collection[str], tops: Collection[str], root: Path) -> None:
     """Refuse a folder masks/ whose files cannot belong to the images, since it may be a class."""
     if masks and tops and {name.split("/")[1].lower() for name in masks}.isdisjoint(top.lower() for top in tops):
@@ -273,6 +319,13 @@ def _describe_outside(
     """Count skipped images by their folder at the top, '' for none, and ask for those that may be splits."""
     places = [f"{top}/: {count}" for top, count in sorted(outside.items()) if top][:MOST_TOLD]
     places += [f"in no folder: {outside['']}"] if outside[""] else []
-    splits = [top for top in sorted(outside) if top not in splits_of and {*tops.get(top, ())} & {*classes}]
+    others = [top for top in sorted(outside) if top not in splits_of and {*tops.get(top, ())} & {*classes}]
+    masks = [top for top in others if PART_FOLDER.fullmatch(top) or MASK_PART.fullmatch(top)]
+    splits = [top for top in others if top not in masks]
     hint = f"; if {list_names(splits)} is a split, call it 'val' or 'test'" if splits else ""
+    if masks:
+        hint += (
+            f"; if {list_names(masks)} holds ground-truth masks, call it '{MASKS_FOLDER}', and give each mask the path "
+            "of its image"
+        )
     return f"images outside the class folders, skipped: {outside.total()} ({', '.join(places)}){hint}"

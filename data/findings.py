@@ -24,6 +24,7 @@ PATCH_SIDE = 16  # pixels; patches of the default backbone
 IMAGE_SIDE = 448  # pixels; default of train-cam --image-size
 TINY_SIDE = 32  # pixels; images below it have fewer than two patches per side
 DARK = 20  # nearly black images have grey values (0..255) up to this, nearly white ones from 255 minus this
+MASK_VALUES = 8  # an image with at most so many different grey values looks like a mask, not like a photograph
 ONE_COLOUR = 2  # an image has one colour if its grey values differ by at most this
 LARGE_FACTOR = 4  # an image is large if its longer side is more than this many times the median
 RARE_IMAGES = 20  # a class is rare if fewer training images show it
@@ -284,6 +285,17 @@ def _values(facts: Facts) -> Iterator[Finding]:
             [path for path, (low, high) in brightness.items() if high - low <= ONE_COLOUR],
             "of one colour",
             "check how they were saved, and leave out those that show nothing",
+        ),
+        (
+            "like_masks",
+            [
+                path
+                for path, one in inspected
+                if one.brightness and one.brightness[1] - one.brightness[0] > ONE_COLOUR
+                if 0 < one.grey_values <= MASK_VALUES
+            ],
+            f"with at most {MASK_VALUES} different grey values, as masks have",
+            "if they are ground-truth masks, move them to masks/; otherwise no change is needed",
         ),
         (
             "several_pages",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from data.cores import cores
@@ -41,6 +42,7 @@ class Inspection:
         mask_values: The values in its ground-truth mask as stored; None if there is no mask or it cannot be read.
         mask_covers: Share of the image that each class in its ground-truth mask covers; empty without a usable mask.
         brightness: Grey values (0..255) that 0.1 % of the pixels are below and above; None if it cannot be read.
+        grey_values: Number of different grey values; 0 if it cannot be read.
         contents: What its file has beside the pixels; None if it cannot be read.
     """
 
@@ -52,6 +54,7 @@ class Inspection:
     mask_values: frozenset[int] | None = None
     mask_covers: Mapping[int, float] = field(default_factory=dict)
     brightness: tuple[int, int] | None = None
+    grey_values: int = 0
     contents: FileContents | None = None
 
 
@@ -80,6 +83,7 @@ def inspect_sample(sample: Sample, num_classes: int) -> Inspection:
     except DataError as error:
         return Inspection(image=sample.image, problem=str(error))
     size = (image.height, image.width)
+    histogram = np.asarray(image.convert("L").histogram())
     mask_problem = mask_values = None
     covers: dict[int, float] = {}
     if sample.mask is not None:
@@ -96,7 +100,8 @@ def inspect_sample(sample: Sample, num_classes: int) -> Inspection:
         mask_problem=mask_problem,
         mask_values=mask_values,
         mask_covers=covers,
-        brightness=_brightness(image),
+        brightness=_brightness(histogram),
+        grey_values=int(np.count_nonzero(histogram)),
         contents=contents,
     )
 
@@ -123,8 +128,8 @@ def find_unused_masks(dataset: Dataset) -> UnusedMasks:
     )
 
 
-def _brightness(image: Image.Image) -> tuple[int, int]:
-    counts = np.cumsum(image.convert("L").histogram())
+def _brightness(histogram: NDArray[np.int64]) -> tuple[int, int]:
+    counts = np.cumsum(histogram)
     low, high = np.searchsorted(counts, [counts[-1] / 1000, counts[-1] * 0.999])
     return int(low), int(high)
 

@@ -354,3 +354,31 @@ def test_read_class_folders__split_of_an_unknown_name(tmp_path: Path) -> None:
         "images outside the class folders, skipped: 3 (dev/: 2, docs/: 1); "
         "if 'dev' is a split, call it 'val' or 'test'",
     )
+
+
+@pytest.mark.parametrize("mask", ["cats/1_mask.png", "cats/1-Label.bmp", "cats/1_gt.png", "cats/mask_1.png"])
+def test_read_class_folders__masks_beside_images(tmp_path: Path, mask: str) -> None:
+    build(tmp_path, "cats/1.jpg", mask, "dogs/2.jpg", "dogs/2_mask.png")
+    (tmp_path / "classes.txt").write_text("cats\ndogs\n")
+    with pytest.raises(DataError, match=r"2 files have the names of masks .* move them to masks/.*\(masks/.*/\d.png\)"):
+        read_class_folders(tmp_path)
+
+
+def test_read_class_folders__name_of_a_mask_without_its_image(tmp_path: Path) -> None:
+    found = read_class_folders(build(tmp_path, "cats/face_mask.jpg", "cats/hand.jpg", "dogs/hand_label.jpg"))
+    assert len(found.split()) == 3
+
+
+@pytest.mark.parametrize("image", ["01/images/a.jpg", "01/a.jpg"])
+def test_read_class_folders__masks_in_a_class(tmp_path: Path, image: str) -> None:
+    build(tmp_path, image, "01/masks/b.png", "02/a.jpg")
+    with pytest.raises(DataError, match=r"01/ holds the folder 'masks' beside images.*list all classes in classes.txt"):
+        read_class_folders(tmp_path)
+    (tmp_path / "classes.txt").write_text("01\n02\n")
+    assert len(read_class_folders(tmp_path).split()) == 3
+
+
+def test_read_class_folders__masks_outside_the_splits(tmp_path: Path) -> None:
+    names = ("train/cats/1.jpg", "train/dogs/1.jpg", "test/cats/1.jpg", "test/dogs/1.jpg", "ground_truth/cats/1.png")
+    (warning,) = read_class_folders(build(tmp_path, *names)).warnings
+    assert "if 'ground_truth' holds ground-truth masks, call it 'masks', and give each mask the path of" in warning

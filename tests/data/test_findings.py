@@ -381,6 +381,15 @@ def test_find_all__images_that_look_wrong(
     assert finding.items == ("images/t000.jpg",)
 
 
+def test_find_all__images_that_look_like_masks() -> None:
+    one = Inspection(image=GOOD[0].image, size=(60, 80), digest=b"1", brightness=(0, 255), grey_values=2)
+    finding = only(facts(dataset(), one))
+    assert (finding.level, finding.topic, finding.items) == ("warning", "like_masks", ("images/t000.jpg",))
+    assert "move them to masks/" in finding.advice
+    for usual in (replace(one, grey_values=9), replace(one, brightness=(90, 91))):
+        assert "like_masks" not in [found.topic for found in find_all(facts(dataset(), usual))]
+
+
 def test_find_all__usual_brightness() -> None:
     for brightness in ((0, 255), (0, 60), (200, 255), (100, 110)):
         one = Inspection(
