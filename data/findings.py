@@ -210,7 +210,9 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
 
 def _values(facts: Facts) -> Iterator[Finding]:
     dataset, pixels = facts.dataset, facts.pixels
-    if pixels.deep:
+    if loss := pixels.describe_loss():
+        yield Finding(level="warning", topic="bits", text=loss[0], advice=loss[1])
+    elif pixels.deep:
         yield Finding(
             level="note",
             topic="bits",

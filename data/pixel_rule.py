@@ -63,6 +63,8 @@ class PixelFacts:
     Attributes:
         deep: Images of 16 bits that are read as 8-bit RGB.
         bits: Number of bits that they use, one of DEPTHS; 16 if there are none.
+        bits_given: Whether that was asked for. Otherwise `deep` images lose their depth because of other images.
+        plain: The first image of 8 bits.
         alpha: Images with a band that they call alpha.
         transparent: Whether that band looks like transparency in more than half of them.
         bands: The bands that networks get; empty if all images are read as 8-bit RGB.
@@ -74,6 +76,8 @@ class PixelFacts:
 
     deep: tuple[Path, ...] = ()
     bits: int = 16
+    bits_given: bool = True
+    plain: Path | None = None
     alpha: tuple[Path, ...] = ()
     transparent: bool = True
     bands: tuple[BandRange, ...] = ()
@@ -98,6 +102,21 @@ class PixelFacts:
         return (
             f"images have {self.layout.bands} band{'s'[: self.layout.bands != 1]} of {self.depth}, read at full depth: "
             f"band {', '.join(shown)}{more}"
+        )
+
+    def describe_loss(self) -> tuple[str, str] | None:
+        """Say how many images lose their depth, and what to do; None if none does, or if that was asked for."""
+        if self.bits_given or not self.deep:
+            return None
+        white = (1 << self.bits) - 1
+        if self.plain is None:
+            why, how = "some are grey and others have colours", "all images with the same bands"
+        else:
+            why, how = f"others have 8 bits (first {self.plain})", "all images with 16 bits"
+        return (
+            f"{len(self.deep)} image{'s' if len(self.deep) > 1 else ''} of 16 bits, read as 8-bit RGB ({white} becomes "
+            f"255), since {why}",
+            f"to keep the depth, save {how}; if 8 bits are enough, give --image-bits {self.bits}",
         )
 
     def describe_missing(self) -> str | None:
@@ -160,7 +179,8 @@ def pixel_facts(
                 depth = f"{example.bits} bits ({example.kind})"
                 return replace(facts, bands=ranges, layout=usual, depth=depth, without_value=missing, empty=empty)
         depth_used = _bits_of_all(threads, _spread(deep, DEEP_IMAGES)) if bits == "auto" else int(bits)
-        return replace(facts, deep=deep, bits=depth_used)
+        plain = next((path for path, one in zip(paths, kinds, strict=True) if one.plain), None)
+        return replace(facts, deep=deep, bits=depth_used, bits_given=bits != "auto", plain=plain)
 
 
 MOST_SHOWN = 8  # bands whose ranges a message gives
@@ -347,6 +367,9 @@ def _pages_are_channels(image: Image.Image, path: Path) -> bool:
 def _used_bits(path: Path) -> int:
     """Return how many bits the values of a 16-bit image use, one of DEPTHS, by the high byte of each."""
     try:
+        if is_array(path):
+            largest = int(read_stored(path).values[..., :3].max(initial=0))
+            return next((bits for bits in DEPTHS if largest < 1 << bits), DEPTHS[-1])
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             values = np.asarray(image)  # of bands with 16 bits, Pillow keeps the high byte
             if has_alpha(image):

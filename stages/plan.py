@@ -50,7 +50,8 @@ def plan(
     check_learnable(dataset, dataset.split(settings.cam.split), monitor)
     pixels = training_pixels(dataset, settings.cam)
     dataset = with_pixel_rule(dataset, pixels.rule)
-    fingerprint = replace(fingerprint_of(dataset, settings.cam.split), bands=pixels.describe())
+    about_pixels = pixels.describe() or next(iter(pixels.describe_loss() or ()), None)
+    fingerprint = replace(fingerprint_of(dataset, settings.cam.split), bands=about_pixels)
     as_given = given
     settings, given = with_known_backbone(settings, given)
     recognised = given is not as_given

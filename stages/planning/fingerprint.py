@@ -30,7 +30,7 @@ class Fingerprint:
         sizes: (h, w) of images; None if no header can be read.
         unlabelled: Number of images without labels.
         covers: Median share of an image that each class covers, 0..1, from ground-truth masks; empty without them.
-        bands: What networks get of an image, in one phrase; None for 8-bit RGB.
+        bands: What networks get of an image, in one phrase; None for 8-bit RGB that loses no depth.
     """
 
     root: str
@@ -70,7 +70,7 @@ class Fingerprint:
         else:
             validation = f"{self.splits[self.val_split].images} validation images"
         truth = f"{measured} images with a ground-truth mask" if measured else "no ground truth: nothing is measured"
-        about_bands = [self.bands.capitalize()] if self.bands else []
+        about_bands = [self.bands[0].upper() + self.bands[1:]] if self.bands else []
         return [", ".join(images), f"{validation}; {truth}", *about_bands]
 
     def as_dict(self) -> dict[str, Any]:

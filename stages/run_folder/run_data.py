@@ -171,7 +171,9 @@ def choose_pixels(dataset: Dataset, config: TrainCam, run: Path, monitor: Monito
         monitor.warn(
             f"all values are missing in {list_names([str(path) for path in facts.empty])}: remove these images"
         )
-    if rule.bits < 16:
+    if loss := facts.describe_loss():
+        monitor.warn(": ".join(loss))
+    elif rule.bits < 16:
         monitor.note(f"values in 16-bit images are read as {rule.bits} bits; --image-bits sets another number")
     if not rule.alpha and not rule.bands:
         monitor.note("alpha bands are not read as transparency; --alpha transparency changes this")

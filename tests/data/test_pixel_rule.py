@@ -67,6 +67,12 @@ def test_pixel_facts__bits_that_are_used(tmp_path: Path, largest: int, bits: int
     assert (found.deep, found.bits) == (tuple(paths), bits)
 
 
+def test_pixel_facts__bits_of_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.full((2, 2), 1024, np.uint16))
+    assert pixel_facts(samples(path, photo(tmp_path))).rule == PixelRule(bits=12)
+
+
 def test_pixel_facts__one_image_decides_for_all(tmp_path: Path) -> None:
     paths = [grey_16(tmp_path / f"{number:03d}.png", 4000) for number in range(70)]
     grey_16(paths[66], 9000)
@@ -139,6 +145,23 @@ def test_pixel_facts__options_come_first(tmp_path: Path) -> None:
     assert pixel_facts(all_samples(found), "14").rule == PixelRule(bits=14, alpha=False)
     assert pixel_facts(all_samples(found), alpha="transparency").rule == PixelRule(bits=12, alpha=True)
     assert pixel_facts(all_samples(found), "16", "ignore").rule == PixelRule(bits=16, alpha=False)
+
+
+def test_describe_loss__says_why_images_lose_their_depth(tmp_path: Path) -> None:
+    grey, plain = grey_16(tmp_path / "a.png", 4000), photo(tmp_path)
+    colours = tmp_path / "c.npy"
+    np.save(colours, np.full((2, 2, 3), 9, np.uint16))
+    text, advice = pixel_facts(samples(grey, plain)).describe_loss() or ("", "")
+    assert text == (
+        f"1 image of 16 bits, read as 8-bit RGB (4095 becomes 255), since others have 8 bits (first {plain})"
+    )
+    assert advice == "to keep the depth, save all images with 16 bits; if 8 bits are enough, give --image-bits 12"
+    text, advice = pixel_facts(samples(grey, colours)).describe_loss() or ("", "")
+    assert "2 images of 16 bits" in text
+    assert "since some are grey and others have colours" in text
+    assert advice.startswith("to keep the depth, save all images with the same bands")
+    for kept in (pixel_facts(samples(grey)), pixel_facts(samples(plain)), pixel_facts(samples(grey, plain), "12")):
+        assert kept.describe_loss() is None
 
 
 def test_describe_clipped__counts_the_images_and_gives_the_largest_share() -> None:

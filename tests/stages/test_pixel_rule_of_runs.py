@@ -20,9 +20,12 @@ from stages.labels.pseudo_masks import PseudoMasks
 from stages.labels.store import LabelFile
 from stages.make_labels import make_labels
 from stages.networks.cam_model import load_cam_model
+from stages.option import Given
+from stages.plan import plan
 from stages.predict import predict
 from stages.prediction.predictor import load_predictor
 from stages.run_folder.artifacts import open_stage, read_config
+from stages.run_folder.run_config import AllSettings
 from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import SilentMonitor
 from stages.train_cam import train_cam
@@ -54,9 +57,9 @@ def test_train_cam__12_bits_give_the_network_of_8(
         train_cam(data, runs[depth], cam_settings(cache=str(tmp_path / "cache")), monitor)
         make_labels(runs[depth], MakeLabels(relabel="none", device="cpu", workers=1), SilentMonitor())
         predict(runs[depth], [data / "images" / "v.png"], tmp_path / f"out{depth}", PREDICT, SilentMonitor())
-    assert [note for note in monitor.notes if "bits" in note] == [
-        "values in 16-bit images are read as 12 bits; --image-bits sets another number"
-    ]
+    (text,) = [warning for warning in monitor.warnings if "bits" in warning]
+    assert text.startswith("9 images of 16 bits, read as 8-bit RGB (4095 becomes 255), since others have 8 bits (first ")
+    assert text.endswith("to keep the depth, save all images with 16 bits; if 8 bits are enough, give --image-bits 12")
     weights = [(run / "cam" / "model.safetensors").read_bytes() for run in runs.values()]
     assert weights[0] == weights[1]
     masks = [LabelFile(run / "labels" / "labels.h5", "masks").read("a") for run in runs.values()]
@@ -123,7 +126,10 @@ def test_check__shows_the_rule(draw_pictures: Callable[[Path], Path], tmp_path: 
     found = check(data, SilentMonitor())
     assert found.as_dict()["pixels"] == {"bits": 12, "alpha": True, "clip": False}
     (finding,) = [one for one in found.findings if one.topic == "bits"]
-    assert finding.text == "9 images of 16 bits, whose values are read as 12 bits"
+    assert finding.level == "warning"
+    assert finding.text.startswith("9 images of 16 bits, read as 8-bit RGB (4095 becomes 255), since others have 8 bits")
+    planned = plan(data, AllSettings(), Given(None, {}), SilentMonitor(), timed=False)
+    assert planned.fingerprint.lines()[-1] == finding.text
     assert not {"nearly_black", "one_colour", "duplicate"} & {one.topic for one in found.findings}
     other = check(data, SilentMonitor(), PixelValues(image_bits="16", alpha="ignore"))
     assert other.as_dict()["pixels"] == {"bits": 16, "alpha": False, "clip": False}
