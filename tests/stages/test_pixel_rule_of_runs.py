@@ -58,7 +58,9 @@ def test_train_cam__12_bits_give_the_network_of_8(
         make_labels(runs[depth], MakeLabels(relabel="none", device="cpu", workers=1), SilentMonitor())
         predict(runs[depth], [data / "images" / "v.png"], tmp_path / f"out{depth}", PREDICT, SilentMonitor())
     (text,) = [warning for warning in monitor.warnings if "bits" in warning]
-    assert text.startswith("9 images of 16 bits, read as 8-bit RGB (4095 becomes 255), since others have 8 bits (first ")
+    assert text.startswith(
+        "9 images of 16 bits, read as 8-bit RGB (4095 becomes 255), since others have 8 bits (first "
+    )
     assert text.endswith("to keep the depth, save all images with 16 bits; if 8 bits are enough, give --image-bits 12")
     weights = [(run / "cam" / "model.safetensors").read_bytes() for run in runs.values()]
     assert weights[0] == weights[1]
@@ -127,7 +129,9 @@ def test_check__shows_the_rule(draw_pictures: Callable[[Path], Path], tmp_path: 
     assert found.as_dict()["pixels"] == {"bits": 12, "alpha": True, "clip": False}
     (finding,) = [one for one in found.findings if one.topic == "bits"]
     assert finding.level == "warning"
-    assert finding.text.startswith("9 images of 16 bits, read as 8-bit RGB (4095 becomes 255), since others have 8 bits")
+    assert finding.text.startswith(
+        "9 images of 16 bits, read as 8-bit RGB (4095 becomes 255), since others have 8 bits"
+    )
     planned = plan(data, AllSettings(), Given(None, {}), SilentMonitor(), timed=False)
     assert planned.fingerprint.lines()[-1] == finding.text
     assert not {"nearly_black", "one_colour", "duplicate"} & {one.topic for one in found.findings}
