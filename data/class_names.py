@@ -12,9 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 MISSING_VALUES = frozenset(
     {"nan", "NaN", "NAN", "None", "none", "NONE", "null", "Null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>"}
 )
-# Common names of a class for images that show none of the other classes.
-NO_OBJECT = frozenset({"good", "ok", "okay", "normal", "none", "negative", "negatives", "nothing", "empty", "clean"})
-NO_OBJECT |= {"healthy", "no_defect", "no_defects", "defect_free", "non_defective"}
+# Common last words of the name of a class for images that show none of the other classes.
+NO_OBJECT = frozenset(
+    {"good", "ok", "okay", "normal", "none", "negative", "negatives", "nothing", "empty", "clean", "healthy", "free"}
+    | {"intact", "undamaged", "pass", "passed", "defectfree", "nondefective"}
+)
+WITHOUT = frozenset({"no", "non", "not", "without"})  # as the first word: no_defect, non-defective
 # In lists of classes, what label programs write for pixels without a class.
 NO_CLASSES = frozenset({"background", "_background_", "__background__", "ignored", "void"})
 # In use between labels; only ';' is read. A blank between quotes is one in arrays of NumPy.
@@ -54,6 +57,12 @@ def unusable_name(name: str) -> str | None:
     ):
         return "has no visible character"
     return None
+
+
+def means_no_object(name: str) -> bool:
+    """Whether a name probably stands for images that show none of the other classes."""
+    words = re.split(r"[ _-]+", name.casefold())
+    return words[-1] in NO_OBJECT or (len(words) > 1 and words[0] in WITHOUT)
 
 
 def quoted(name: str) -> str:

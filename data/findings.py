@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.class_names import NO_OBJECT, look_alikes, split_joined
+from data.class_names import look_alikes, means_no_object, split_joined
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
 from data.file_kinds import conversion_advice, count_unread
 from data.inspection import Inspection, UnusedMasks
@@ -618,7 +618,7 @@ def class_findings(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[Find
     alone = [
         name
         for number, name in enumerate(names, 1)
-        if name.casefold().replace("-", "_").replace(" ", "_") in NO_OBJECT
+        if means_no_object(name)
         and all(len(sample.classes) == 1 for sample in samples if number in sample.classes)
     ]
     if alone and len(names) > 1:

@@ -47,7 +47,7 @@ def check_learnable(dataset: Dataset, samples: Sequence[Sample], monitor: Monito
     Args:
         dataset: The data set.
         samples: The images to train on.
-        monitor: Gets a warning about some of several classes that cannot be learnt.
+        monitor: Gets a warning about some of several classes that cannot be learnt, or that probably are none.
 
     Raises:
         DataError: Each class is in all images or in none of them.
@@ -56,7 +56,7 @@ def check_learnable(dataset: Dataset, samples: Sequence[Sample], monitor: Monito
         text = f"{dataset.root}: {finding.text} ({list_names(finding.items, 5)}): {finding.advice}"
         if finding.level == "error":
             raise DataError(text)
-        if finding.topic in ("class_in_no_image", "class_in_every_image"):
+        if finding.topic in ("class_in_no_image", "class_in_every_image", "class_without_object"):
             monitor.warn(text)
 
 

@@ -281,7 +281,7 @@ def test_find_all__one_class_and_few_images_without_it() -> None:
     assert find_all(facts(dataset(train=several((30, (1,)), (20, ())), class_names=("cat",)))) == ()
 
 
-@pytest.mark.parametrize("name", ["good", "OK", "No defect", "defect-free"])
+@pytest.mark.parametrize("name", ["good", "OK", "No defect", "defect-free", "MT_Free", "non-defective"])
 def test_find_all__a_class_for_images_without_objects(name: str) -> None:
     (finding,) = find_all(facts(dataset(class_names=("crack", name))))
     assert (finding.level, finding.topic, finding.items) == ("warning", "class_without_object", (name,))

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from stages.preflight.training import (
 )
 
 
-def check(labels: str, names: str, monitor: Any) -> None:
+def check(labels: str, names: Sequence[str], monitor: Any) -> None:
     """Check images whose classes are the digits of these words; 0 for none."""
     samples = tuple(
         Sample(
@@ -133,3 +134,11 @@ def test_check_student_splits__validation_images_are_missing(val_split: str | No
     )  # fmt: skip
     with pytest.raises(DataError, match="image 'c' is missing"):
         check_student_splits(dataset, TrainSeg(val_split=val_split))
+
+
+def test_check_learnable__warns_of_a_class_that_is_probably_none(listener: Any) -> None:
+    monitor = listener()
+    check("1 2", ("crack", "good"), monitor)
+    (warning,) = monitor.warnings
+    assert "1 class that may stand for images without any object ('good')" in warning
+    assert "call the folder 'background'" in warning
