@@ -618,8 +618,7 @@ def class_findings(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[Find
     alone = [
         name
         for number, name in enumerate(names, 1)
-        if means_no_object(name)
-        and all(len(sample.classes) == 1 for sample in samples if number in sample.classes)
+        if means_no_object(name) and all(len(sample.classes) == 1 for sample in samples if number in sample.classes)
     ]
     if alone and len(names) > 1:
         yield Finding(
