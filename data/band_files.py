@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ ARRAY_SUFFIX = ".npy"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 MOST_VALUES_OF_A_BYTE = 100_000  # constant images reach some 10,000 with deflate and more with zstd
 GDAL_NODATA = 42113  # tag of TIFF
+REDUCED, MASK = 1, 4  # bits of the tag that says what a page of a TIFF is
 EXTRA_SAMPLES, ORIENTATION, ALPHA_KINDS = 338, 274, {1, 2}  # tags of TIFF, and kinds of extra samples that are alpha
 FEW_ROWS = 32  # an array with fewer rows than bands, and at most this many, is most likely (bands, h, w)
 
@@ -39,6 +41,7 @@ class BandLayout:
         bits: Bits of a value in the file: 12 for packed ones, although they are read as uint16.
         alpha: Whether the last band is marked as alpha.
         colours: Whether the values are numbers of colours in a palette.
+        gaps: Whether pixels may have no value: by alpha, a value for nodata, a mask in the file, or NaN.
     """
 
     size: tuple[int, int]
@@ -47,6 +50,7 @@ class BandLayout:
     bits: int
     alpha: bool = False
     colours: bool = False
+    gaps: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +62,14 @@ class StoredBands:
         nodata: The value that stands for no value, if the file names one.
         alpha: Whether the last band is marked as alpha.
         bits: Bits of a value in the file.
+        valid: (h, w), upright: where a mask in the file says that there is a value; None without a mask.
     """
 
     values: NDArray[Any]
     nodata: float | None = None
     alpha: bool = False
     bits: int = 8
+    valid: NDArray[np.bool_] | None = None
 
 
 def is_array(path: Path) -> bool:
@@ -90,7 +96,9 @@ def array_layout(path: Path) -> BandLayout:
     """
     with path.open("rb") as file:
         shape, kind = _array_header(file)
-    return BandLayout(size=(shape[0], shape[1]), count=shape[2], kind=kind.name, bits=8 * kind.itemsize)
+    return BandLayout(
+        size=(shape[0], shape[1]), count=shape[2], kind=kind.name, bits=8 * kind.itemsize, gaps=kind.kind == "f"
+    )
 
 
 def read_array(path: Path) -> StoredBands:
@@ -142,13 +150,15 @@ def tiff_layout(path: Path) -> BandLayout:
         if kind is None:
             raise DataError(f"its values of {page.bitspersample} bits have no type that is known")
         turned = _orientation(page) in (5, 6, 7, 8)
+        alpha = _has_alpha(page, shape[2])
         return BandLayout(
             size=(shape[1], shape[0]) if turned else (shape[0], shape[1]),
             count=shape[2],
             kind=kind.name,
             bits=page.bitspersample,
-            alpha=_has_alpha(page, shape[2]),
+            alpha=alpha,
             colours=page.photometric == 3,
+            gaps=alpha or kind.kind == "f" or GDAL_NODATA in page.tags or _mask_page(tiff, page) is not None,
         )
 
 
@@ -173,11 +183,14 @@ def read_tiff(path: Path) -> StoredBands:
         if page.photometric == 0 and values.dtype.kind == "u":
             most = values.dtype.type((1 << page.bitspersample) - 1)
             values, nodata = most - values, None if nodata is None else float(most) - nodata
+        mask = _mask_page(tiff, page)
+        valid = None if mask is None else mask.asarray().reshape(*shape[:2], 1) > 0
         return StoredBands(
             values=turned_upright(values, _orientation(page)),
             nodata=nodata,
             alpha=_has_alpha(page, shape[2]),
             bits=page.bitspersample,
+            valid=None if valid is None else turned_upright(valid, _orientation(page))[..., 0],
         )
 
 
@@ -216,6 +229,15 @@ def _size_and_count(tiff: Any, page: Any) -> tuple[int, int, int]:
     if _pages_are_channels(series):
         count = int(np.prod([side for axis, side in zip(series.axes, series.shape, strict=True) if axis in "SC"]))
     return int(page.imagelength), int(page.imagewidth), count
+
+
+def _mask_page(tiff: Any, page: Any) -> Any | None:
+    """Return the page that says where the first page has values, as GDAL writes it; None if there is none."""
+    others = (tiff.pages[number].aspage() for number in range(1, len(tiff.pages)))  # read one by one
+    of_image = takewhile(lambda one: one.subfiletype & (REDUCED | MASK), others)
+    size = (page.imagewidth, page.imagelength)
+    masks = (one for one in of_image if one.subfiletype & MASK and (one.imagewidth, one.imagelength) == size)
+    return next(masks, None)
 
 
 def _has_alpha(page: Any, count: int) -> bool:

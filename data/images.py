@@ -346,7 +346,8 @@ def band_layout(path: Path) -> BandLayout:
         bits = 16 if has_16_bits(image) else 8
         plain = {"1": 1, "L": 1, "LA": 2, "La": 2, "RGBA": 4, "RGBa": 4, "I": 1, "F": 1}.get(image.mode, 3)
         count = 1 if image.mode.startswith("I;16") else 2 if _raw_mode(image) == "LA;16B" else plain
-        return BandLayout(size=size, count=count, kind=f"uint{bits}", bits=bits, alpha=count in (2, 4))
+        alpha = count in (2, 4)
+        return BandLayout(size=size, count=count, kind=f"uint{bits}", bits=bits, alpha=alpha, gaps=alpha)
 
 
 def _read_bands(path: Path) -> StoredBands:
@@ -396,12 +397,21 @@ def one_band(stored: StoredBands, number: int, rule: PixelRule) -> tuple[NDArray
     """Return a band as floating-point numbers (h, w), and where it has no value: NaN, infinite, nodata, transparent."""
     plane = stored.values[..., number - 1]
     exact = plane.dtype.itemsize < 4 or plane.dtype == np.float32  # 24 bits of precision are enough
+    missing = lacks_value(stored, number, rule)
+    return np.where(missing, 0, plane).astype(np.float32 if exact else np.float64), missing
+
+
+def lacks_value(stored: StoredBands, number: int, rule: PixelRule) -> NDArray[np.bool_]:
+    """Return where a band has no value, (h, w)."""
+    plane = stored.values[..., number - 1]
     missing = np.zeros(plane.shape, bool) if plane.dtype.kind != "f" else ~np.isfinite(plane)
     if stored.nodata is not None:
         missing = missing | (plane == stored.nodata)
     if stored.alpha and rule.alpha and number < stored.values.shape[2]:
         missing = missing | (stored.values[..., -1] == 0)
-    return np.where(missing, 0, plane).astype(np.float32 if exact else np.float64), missing
+    if stored.valid is not None:
+        missing = missing | ~stored.valid
+    return missing
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
 from data.images import shorter_side, stored_size
+from data.missing_pixels import without_missing_pixels
 from data.voc_reader import find_voc, read_voc
 from data.written_folders import MARK, written_by_toco
 
@@ -79,7 +80,7 @@ def _read(root: Path, *, skip_bad: bool) -> Dataset:
 
 
 def read_mask(sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:
-    """Return the ground-truth mask of a sample, checked.
+    """Return the ground-truth mask of a sample, checked; 255 where the image has no value, so that this does not count.
 
     Args:
         sample: A sample with a mask.
@@ -91,7 +92,8 @@ def read_mask(sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:
     """
     if sample.mask is None:
         raise DataError(f"image '{sample.id}' has no mask")
-    return fitting_mask(sample.mask.read(), sample, size, num_classes)
+    mask = fitting_mask(sample.mask.read(), sample, size, num_classes)
+    return without_missing_pixels(mask, sample.image, sample.pixels)
 
 
 def fitting_mask(mask: Mask, sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:

@@ -14,6 +14,7 @@ import numpy as np
 from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import ArtifactError, DataError
 from data.images import read_image
+from data.missing_pixels import describe_missing_pixels
 from stages.config import MakeLabels
 from stages.corrections.given_masks import ENTRY, GivenMasks, check_same_corrections, given_masks, other_corrections
 from stages.features.cache import check_encoder
@@ -35,7 +36,7 @@ from stages.run_folder.run_data import (
     warn_of_other_data,
 )
 from stages.run_folder.warning_log import WarningLog
-from stages.runtime.fabric import start
+from stages.runtime.fabric import all_ids, start
 from stages.runtime.monitor import Monitor
 from stages.segments.image_segments import prepared_segments
 
@@ -153,6 +154,8 @@ def _label(
         attributes = label_attributes(dataset.class_names, asdict(used))  # what auto chose
         if relabeller is not None:
             label_in_shards(relabelled, relabeller.samples, relabeller, "labelling again")
+    if text := describe_missing_pixels(all_ids(maker.lacking, fabric), "labelled"):
+        maker.monitor.note(text)
     if fabric.is_global_zero:
         again = sorted(relabelled.glob("*.h5"))
         ids = {one.id for one in samples}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data.band_image import as_picture, clipped_share
 from data.errors import FIX_OR_SKIP, DataError
+from data.missing_pixels import describe_missing_pixels, without_missing_pixels
 from data.output_place import check_file_names, check_folder
 from data.pixel_rule import describe_clipped
 from data.readers import check_images
@@ -70,11 +71,13 @@ def predict(
         done = set() if replace else finished_images(out, samples, config.outputs, record, earlier, resume=resume)
         good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
 
+        import torch
+
         from data.read_ahead import batches, read_ahead
         from stages.networks.inference import to_tensor
         from stages.networks.segmenter import open_segmenter
         from stages.prediction.results import write_results
-        from stages.runtime.fabric import start
+        from stages.runtime.fabric import all_ids, start
 
         log = WarningLog(monitor)
         fabric, monitor, share = start(config, log)
@@ -98,18 +101,28 @@ def predict(
             bad = partial(_leave_out, config=config, monitor=share)
             mine = left[fabric.global_rank :: fabric.world_size]
             clipped: list[float] = []
+            lacking: set[str] = set()
             for batch in read_ahead(batches(mine, segmenter.batch_size), threads, bad):
                 results = segmenter.segment([to_tensor(picture) for _, picture in batch])
                 for (sample, picture), result in zip(batch, results, strict=True):
                     clipped.append(clipped_share(picture))
+                    label = result.label.numpy()
+                    mask = without_missing_pixels(label, sample.image, sample.pixels)
+                    if mask is not label:
+                        lacking.add(sample.id)
                     write_results(
-                        files_of(out, sample, config.outputs), as_picture(picture), result, network.class_names
+                        files_of(out, sample, config.outputs),
+                        as_picture(picture),
+                        result._replace(label=torch.from_numpy(mask)),
+                        network.class_names,
                     )
                     monitor.advance(fabric.world_size)  # the other ranks' shares are as large
             fabric.barrier()
             monitor.finish()
             if text := describe_clipped(clipped, rule):
                 share.warn(text)
+            if text := describe_missing_pixels(all_ids(lacking, fabric), "predicted"):
+                monitor.note(text)
         every = [files_of(out, sample, config.outputs) for sample in samples]
         written = [files for files in every if all(file.exists() for file in files.values())]
         return {kind: [files[kind] for files in written] for kind in config.outputs}

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from data.dataset import IGNORE_INDEX, Sample
 from data.errors import FIX_OR_SKIP, DataError, SettingsError
+from data.missing_pixels import without_missing_pixels
 from stages.config import MakeLabels
 from stages.labels.pixel_labels import PixelLabels, pixel_labels, with_class_numbers
 from stages.labels.store import ImageLabels
@@ -77,6 +78,7 @@ class LabelMaker:
     config: MakeLabels
     monitor: Monitor
     segment_files: Mapping[str, Path] = field(default_factory=dict)  # by image id
+    lacking: set[str] = field(default_factory=set)  # ids of the images with pixels that have no value
 
     def __post_init__(self) -> None:
         """Share the memory that is free now between the processes that refine masks, on all devices."""
@@ -279,7 +281,10 @@ class LabelMaker:
                     f"{BYTES_A_PIXEL / 1000:g} GB for each megapixel of an image): use fewer --workers (now "
                     f"{self.threads}) or --refine none; --resume keeps the finished masks"
                 ) from error
-            mask = with_class_numbers(made.mask, sample)
+            numbered = with_class_numbers(made.mask, sample)
+            mask = without_missing_pixels(numbered, sample.image, sample.pixels)
+            if mask is not numbered:
+                self.lacking.add(sample.id)
             confidence = made.confidence
             if confidence is not None:  # nothing is known of an image whose classes are unknown
                 confidence = np.where(mask == IGNORE_INDEX, 0, confidence).astype(np.uint8)

@@ -1,9 +1,9 @@
 """The folder that `toco predict` writes: the results of each image, and a record of how they were made.
 
 DIR/predict.json              the digest of the network's weights, the settings, the class names, and the images
-DIR/masks/NAME.png            palette PNG: 0 background, 1..C classes
+DIR/masks/NAME.png            palette PNG: 0 background, 1..C classes, 255 where the image has no value
 DIR/overlays/NAME.png         the image with the colours of its mask; a legend below names the classes in the mask
-DIR/numpy/NAME.npy            uint8 (h, w): 0 background, 1..C classes
+DIR/numpy/NAME.npy            uint8 (h, w): the labels of masks/
 DIR/probabilities/NAME.npy    float16 (C + 1, h, w): probabilities, background first
 """
 

@@ -16,6 +16,7 @@ from PIL import Image
 from data.band_image import Pixels
 from data.errors import SettingsError
 from data.images import PixelRule, as_pixels, read_pixels
+from data.missing_pixels import without_missing_pixels
 from stages.config import Predict
 from stages.networks.choose_network import rule_for_new_images
 from stages.networks.inference import resize_maps, to_tensor
@@ -55,7 +56,7 @@ class Predictor:
     @overload
     def predict(self, image: Sequence[ImageLike]) -> list[NDArray[np.uint8]]: ...
     def predict(self, image: ImageLike | Sequence[ImageLike]) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
-        """Label each pixel: 0 background, 1..C classes.
+        """Label each pixel: 0 background, 1..C classes, 255 where the image has no value, such as NaN.
 
         Args:
             image: An image, or a list of images of any sizes. Neighbours of equal size share a forward pass.
@@ -67,11 +68,13 @@ class Predictor:
             DataError: An image cannot be read, or has no standard conversion to 8-bit RGB.
         """
         pictures = self._read(image)
-        masks = [
+        labels = [
             result.label.numpy()
             for batch in self._batches(pictures)
             for result in self._segmenter.segment([to_tensor(one) for one in batch])
         ]
+        files = [Path(one) if isinstance(one, str) else one for one in _listed(image)]
+        masks = [without_missing_pixels(label, one, self._pixels) for label, one in zip(labels, files, strict=True)]
         return masks if isinstance(image, Sequence) and not isinstance(image, str) else masks[0]
 
     @overload
@@ -102,17 +105,19 @@ class Predictor:
         return maps if isinstance(image, Sequence) and not isinstance(image, str) else maps[0]
 
     def _read(self, given: ImageLike | Sequence[ImageLike]) -> list[Pixels]:
-        several = isinstance(given, Sequence) and not isinstance(given, str)
-        images: list[Any] = list(given) if several else [given]  # type: ignore[arg-type]
         return [
             read_pixels(Path(one), rule=self._pixels) if isinstance(one, str | Path) else as_pixels(one, self._pixels)
-            for one in images
+            for one in _listed(given)
         ]
 
     def _batches(self, pictures: Sequence[Pixels]) -> list[list[Pixels]]:
         size = self._segmenter.batch_size
         groups = [list(group) for _, group in groupby(pictures, key=lambda picture: picture.size)]
         return [group[first : first + size] for group in groups for first in range(0, len(group), size)]
+
+
+def _listed(given: ImageLike | Sequence[ImageLike]) -> list[Any]:
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
 
 
 def load_predictor(run: Path, config: Predict) -> Predictor:

@@ -133,6 +133,7 @@ def new_relabel_maker(
         config=config,
         monitor=maker.monitor,
         segment_files=maker.segment_files,
+        lacking=maker.lacking,
         samples=[one for one in samples if one.id in features],
         heads=heads.to(maker.fabric.device).eval(),
         features=features,

@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from data.band_image import Pixels, as_picture
 from data.dataset import Dataset, Mask, Sample
 from data.images import read_pixels
+from data.missing_pixels import without_missing_pixels
 from data.readers import read_mask
 from stages.config import Machine, MakeLabels, Precision, Predict
 from stages.labels.label_settings import resolved
@@ -121,9 +121,11 @@ class RunProducts:
         image = read_pixels(sample.image, rule=sample.pixels)
         size, pixels = (image.height, image.width), to_tensor(image)
         cams, classes = self._cams(image, sample)
-        truth = None
+        truth = student = None
         if sample.mask is not None:
             truth = read_mask(sample, size, len(self.dataset.class_names))
+        if self.student:
+            student = without_missing_pixels(self.student(pixels).numpy(), sample.image, sample.pixels)
         # Rounded as for masks, so that the CAM above its threshold is the pseudo mask of the CAM alone.
         cam, auxiliary = (at_image_size(one, size).float().cpu() for one in cams)
         return Products(
@@ -133,7 +135,7 @@ class RunProducts:
             auxiliary_cam=auxiliary,
             source=self.source,
             pseudo_mask=self._pseudo_mask(sample, classes, pixels, cams[self.source == "aux"]),
-            student=self.student(pixels).numpy().astype(np.uint8) if self.student else None,
+            student=student,
             truth=truth,
         )
 
@@ -165,7 +167,8 @@ class RunProducts:
             return None
         rgb = to_rgb(pixels)
         (labels,) = pixel_labels([maps.cpu()], [rgb], settings, segments=[image_segments(rgb, settings)])
-        return with_class_numbers(labels.mask, replace(sample, classes=classes))
+        mask = with_class_numbers(labels.mask, replace(sample, classes=classes))
+        return without_missing_pixels(mask, sample.image, sample.pixels)
 
 
 def open_products(run: Path, dataset: Dataset, config: Machine, monitor: Monitor) -> RunProducts:

@@ -174,6 +174,11 @@ def share_counts(confusion: Confusion, fabric: Fabric) -> Confusion:
     return whole
 
 
+def all_ids(own: set[str], fabric: Fabric) -> set[str]:
+    """Return the ids of images that any rank has."""
+    return set().union(*(fabric.broadcast(own, src=rank) for rank in range(fabric.world_size)))
+
+
 def loader_workers(asked: int | None, device: torch.device, devices: int = 1) -> int:
     """Return the number of processes that load images for one device: as given, or as many as help."""
     if asked is not None:

@@ -156,13 +156,21 @@ def test_stages__bands_and_depth_reach_the_network(
     assert backbone.state_dict()["vit.patch_embed.proj.weight"].shape[1] == 2
     assert backbone.mean.flatten().tolist() == pytest.approx([band.mean for band in rule.bands], abs=1e-4)
     labels = MakeLabels(relabel="linear", relabel_rounds=1, relabel_steps=20, refine="par", device="cpu", workers=1)
-    make_labels(run, labels, SilentMonitor())
+    monitor = listener()
+    make_labels(run, labels, monitor)
+    assert sum("8 of the images labelled now have pixels without a value" in note for note in monitor.notes) == 1
     assert open_run_data(open_stage(run, "labels"), None, skip_bad=False).pixels == rule
     image, mask = PseudoMasks(run)[0]
     assert (image.dtype, len(image), image.shape[1:]) == (torch.float32, 2, mask.shape)
+    assert (np.argwhere(mask.numpy() == 255) < 3).all()
+    assert (mask[:3, :3] == 255).all()
     path = data / "images" / "v.npy"
-    files = predict(run, [path], tmp_path / "out", replace(PREDICT, outputs=("masks", "overlays")), SilentMonitor())
+    monitor = listener()
+    files = predict(run, [path], tmp_path / "out", replace(PREDICT, outputs=("masks", "overlays")), monitor)
+    assert sum("1 of the images predicted now has pixels without a value" in note for note in monitor.notes) == 1
     stored = np.asarray(Image.open(files["masks"][0]))
+    assert (stored[:3, :3] == 255).all()
+    assert (stored[3:] != 255).all()
     predictor = load_predictor(run, PREDICT)
     np.testing.assert_array_equal(predictor.predict(path), stored)
     np.testing.assert_array_equal(predictor.predict(np.load(path)), stored)
