@@ -3,21 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import UInt8
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from data.dataset import Sample
-from data.segment_files import find_segment_files, pixels_by_number, read_segment_file
+from data.segment_files import find_segment_files, read_segment_file
 from stages.config import MakeLabels
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.segments.sam import compute_segments
+from stages.segments.superpixels import superpixels
 from stages.toco.segment_vote import Segments
-
-SLIC_PIXELS = 1_000_000  # superpixels of larger images are made at this size
 
 
 def image_segments(image: UInt8[Tensor, "3 h w"], config: MakeLabels, file: Path | None = None) -> Segments | None:
@@ -35,24 +31,6 @@ def image_segments(image: UInt8[Tensor, "3 h w"], config: MakeLabels, file: Path
         return Segments.of(superpixels(image.permute(1, 2, 0).cpu().numpy(), config))
     size = (image.shape[-2], image.shape[-1])
     return None if file is None else Segments.of(read_segment_file(file, size))
-
-
-def superpixels(image: UInt8[np.ndarray, "h w 3"], config: MakeLabels) -> list[NDArray[np.int64]]:
-    """Return the pixels of each SLIC superpixel (Achanta et al., TPAMI 2012), as row * width + column.
-
-    Those of a large image are made on a reduced one and enlarged: the image's own scores are coarser than that.
-    """
-    from skimage.segmentation import slic
-
-    height, width = image.shape[:2]
-    factor = min(1.0, (SLIC_PIXELS / (height * width)) ** 0.5)
-    small = (max(1, round(factor * width)), max(1, round(factor * height)))
-    reduced = np.asarray(Image.fromarray(image).resize(small, Image.Resampling.BOX)) if factor < 1 else image
-    labels = slic(reduced, n_segments=config.slic_segments, compactness=config.slic_compactness, start_label=1)
-    if factor < 1:
-        enlarged = Image.fromarray(labels.astype(np.int32)).resize((width, height), Image.Resampling.NEAREST)
-        labels = np.asarray(enlarged)
-    return pixels_by_number(labels)
 
 
 def prepared_segments(

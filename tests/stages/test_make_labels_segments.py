@@ -17,7 +17,7 @@ from stages.labels.store import LabelFile
 from stages.make_labels import make_labels
 from stages.preflight.checks import before_make_labels
 from stages.runtime.monitor import SilentMonitor
-from stages.segments.image_segments import superpixels
+from stages.segments.superpixels import superpixels
 
 CONFIG = MakeLabels(relabel="none", device="cpu", workers=1, scales=(1.0,), batch_size=1)
 
@@ -79,7 +79,7 @@ def test_make_labels__segments_that_do_not_fit(cam_run: Path, blocks: Path, tmp_
 def test_superpixels__of_a_large_image_are_made_on_a_reduced_one(monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.full((61, 90, 3), 30, np.uint8)
     image[:, 40:] = (200, 60, 60)
-    monkeypatch.setattr("stages.segments.image_segments.SLIC_PIXELS", 1200)
+    monkeypatch.setattr("stages.segments.superpixels.SLIC_PIXELS", 1200)
     parts = superpixels(image, replace(CONFIG, segments="slic", slic_segments=12, slic_compactness=1.0))
     assert 4 <= len(parts) <= 24
     assert sorted(np.concatenate(parts)) == list(range(61 * 90))  # each pixel once
