@@ -10,9 +10,12 @@ a label image, pixels with the same number are one segment, and 0 and negative n
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Integer
@@ -22,7 +25,7 @@ from PIL import Image
 from data.coco_annotations import Annotation
 from data.dataset import Sample, list_names
 from data.errors import DataError, reason
-from data.images import find_files, image_id
+from data.images import find_files, image_id, image_size
 
 ImageSize = tuple[int, int]  # (height, width)
 
@@ -55,6 +58,46 @@ def find_segment_files(folder: Path, samples: Sequence[Sample]) -> dict[str, Pat
     return found
 
 
+def describe_lacking(files: Mapping[str, Path], samples: Sequence[Sample]) -> str | None:
+    """Say which images have no segment file; None if all have one."""
+    lacking = [one.id for one in samples if one.id not in files]
+    if not lacking:
+        return None
+    return (
+        f"has no file for {len(lacking)} of {len(samples)} images, first '{lacking[0]}': their masks are made without "
+        "segments"
+    )
+
+
+def check_segment_files(files: Mapping[str, Path], samples: Sequence[Sample]) -> None:
+    """Check the format and the size of segment files by their headers, of JSON by its first segment.
+
+    A file that is damaged further on is noticed when it is read. Images that cannot be opened are left out.
+
+    Args:
+        files: The segment files, by image id.
+        samples: The images.
+
+    Raises:
+        DataError: A file cannot be used. The message names the first one and counts the others.
+    """
+
+    def problem(sample: Sample) -> str | None:
+        with suppress(DataError):
+            size = image_size(sample.image)
+            try:
+                _read(files[sample.id], size, header_only=True)
+            except DataError as error:
+                return str(error)
+        return None
+
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads:
+        problems = [one for one in threads.map(problem, [one for one in samples if one.id in files]) if one]
+    if problems:
+        more = f" (and {len(problems) - 1} more of {len(files)} segment files)" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{more}; {REWRITE_OR_DELETE}")
+
+
 def read_segment_file(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     """Return the pixels of each segment in a file, as row * width + column.
 
@@ -66,11 +109,18 @@ def read_segment_file(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
         DataError: The file is unreadable, holds something else, or is of another size.
     """
     try:
-        return SEGMENT_READERS[path.suffix.lower()](path, size)
+        return _read(path, size)
     except DataError as error:
-        raise DataError(f"segments {path}: {error}; {REWRITE_OR_DELETE}") from error
+        raise DataError(f"{error}; {REWRITE_OR_DELETE}") from error
+
+
+def _read(path: Path, size: ImageSize, *, header_only: bool = False) -> list[NDArray[np.int64]]:
+    try:
+        return SEGMENT_READERS[path.suffix.lower()](path, size, header_only=header_only)
+    except DataError as error:
+        raise DataError(f"segments {path}: {error}") from error
     except Exception as error:  # as for images, damaged files raise almost any exception
-        raise DataError(f"segments {path} cannot be read: {reason(error)}; {REWRITE_OR_DELETE}") from error
+        raise DataError(f"segments {path} cannot be read: {reason(error)}") from error
 
 
 def pixels_by_number(labels: Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]) -> list[NDArray[np.int64]]:
@@ -81,7 +131,7 @@ def pixels_by_number(labels: Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"
     return np.split(pixel, np.flatnonzero(np.diff(flat[pixel])) + 1) if len(pixel) else []
 
 
-def _read_json(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
+def _read_json(path: Path, size: ImageSize, *, header_only: bool) -> list[NDArray[np.int64]]:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     entries = content
     if isinstance(content, Mapping):
@@ -93,7 +143,7 @@ def _read_json(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
     if not isinstance(entries, list):
         raise DataError('it is neither a list of segments nor has "annotations"')
     pixels = []
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(entries[:1] if header_only else entries):
         try:
             pixels.append(np.flatnonzero(_mask(entry, size)))
         except DataError as error:
@@ -109,31 +159,40 @@ def _mask(entry: Any, size: ImageSize) -> NDArray[np.bool_]:
     return region.draw(*size) if region else np.zeros(size, np.bool_)
 
 
-def _read_numpy(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
-    return _of_label_images(np.load(path, allow_pickle=False), size)
+def _read_numpy(path: Path, size: ImageSize, *, header_only: bool) -> list[NDArray[np.int64]]:
+    labels = np.load(path, mmap_mode="r" if header_only else None, allow_pickle=False)
+    _check_labels(labels.shape, labels.dtype, size)
+    return [] if header_only else _of_label_images(labels, size)
 
 
-def _read_tiff(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
+def _read_tiff(path: Path, size: ImageSize, *, header_only: bool) -> list[NDArray[np.int64]]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        return [pixels for series in file.series for pixels in _of_label_images(series.asarray(), size)]
+        for series in file.series:
+            _check_labels(series.shape, series.dtype, size)
+        return [] if header_only else [one for series in file.series for one in _of_label_images(series.asarray(), size)]
 
 
-def _read_png(path: Path, size: ImageSize) -> list[NDArray[np.int64]]:
+def _read_png(path: Path, size: ImageSize, *, header_only: bool) -> list[NDArray[np.int64]]:
     with Image.open(path, formats=("PNG",)) as image:
-        return _of_label_images(np.asarray(image), size)
+        bands = len(image.getbands())
+        _check_labels((image.height, image.width, bands)[: 2 if bands == 1 else 3], np.dtype(np.uint8), size)
+        return [] if header_only else _of_label_images(np.asarray(image), size)
 
 
 def _of_label_images(labels: NDArray[Any], size: ImageSize) -> list[NDArray[np.int64]]:
-    if labels.dtype != np.bool_ and not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"it has values of type {labels.dtype}: segments are numbered by integers")
-    if labels.ndim not in (2, 3):
-        raise DataError(f"it has the shape {labels.shape}: label images are (h, w) or (n, h, w)")
-    if labels.ndim == 3 and labels.shape[:2] == size:
-        raise DataError(f"it has the shape {labels.shape}: several label images are (n, h, w), and have no colours")
-    _check_size(labels.shape[-2:], size)
     return [pixels for plane in labels.reshape(-1, *size) for pixels in pixels_by_number(plane)]
+
+
+def _check_labels(shape: tuple[int, ...], kind: np.dtype[Any], size: ImageSize) -> None:
+    if kind != np.bool_ and not np.issubdtype(kind, np.integer):
+        raise DataError(f"it has values of type {kind}: segments are numbered by integers")
+    if len(shape) not in (2, 3):
+        raise DataError(f"it has the shape {shape}: label images are (h, w) or (n, h, w)")
+    if len(shape) == 3 and shape[:2] == size:
+        raise DataError(f"it has the shape {shape}: several label images are (n, h, w), and have no colours")
+    _check_size(shape[-2:], size)
 
 
 def _check_size(found: Sequence[Any], size: ImageSize) -> None:
@@ -142,7 +201,15 @@ def _check_size(found: Sequence[Any], size: ImageSize) -> None:
         raise DataError(f"it is {first} (height x width), its image is {expected}: segment the upright image itself")
 
 
-SEGMENT_READERS: Mapping[str, Callable[[Path, ImageSize], list[NDArray[np.int64]]]] = {
+class SegmentReader(Protocol):
+    """Reads a file; with `header_only`, it is only checked, as far as this needs little time."""
+
+    def __call__(self, path: Path, size: ImageSize, *, header_only: bool) -> list[NDArray[np.int64]]:
+        """Return the pixels of each segment."""
+        ...
+
+
+SEGMENT_READERS: Mapping[str, SegmentReader] = {
     ".json": _read_json,
     ".npy": _read_numpy,
     ".png": _read_png,

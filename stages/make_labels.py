@@ -38,6 +38,7 @@ from stages.run_folder.run_data import (
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import all_ids, start
 from stages.runtime.monitor import Monitor
+from stages.segments.file_stamps import SEGMENT_FILES, check_same_segments, file_stamps
 from stages.segments.image_segments import prepared_segments
 
 SHARD = 16  # images in a shard, or --batch-size if it is larger
@@ -100,6 +101,8 @@ def make_labels(
         if config.may_relabel and fabric.is_global_zero:
             check_encoder(run, feature_spec(config, cam), samples)
         files = prepared_segments(run, config, samples, fabric, monitor)
+        if resume and in_use(folder):
+            check_same_segments(run, files, made_with_segments(folder, config))
         maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share, segment_files=files)
         calibration = calibration_samples(samples, dataset.class_names, config, monitor, given.sources)
         background = None
@@ -113,6 +116,7 @@ def make_labels(
             extra = {
                 "background_threshold": maker.config.background_threshold,  # the number used
                 ENTRY: given.as_entry(config.use_masks),
+                SEGMENT_FILES: file_stamps(files) if config.segment_folder is not None else {},
             }
             begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
             log.write_to(folder)
@@ -134,7 +138,7 @@ def _label(
     fabric, config = maker.fabric, maker.config
     shards, relabelled = folder / "shards", folder / "shards" / "relabelled"
     attributes = label_attributes(dataset.class_names, asdict(config))
-    if config.relabel in ("linear", "mlp"):  # these masks of the CAMs are not used
+    if only_relabelled(config):  # the masks of the CAMs are not used
         first = replace(maker, config=replace(config, refine="none", segments="none"), segment_files={})
     else:
         first = maker
@@ -166,6 +170,19 @@ def _label(
         shutil.rmtree(shards)
     fabric.barrier()
     maker.monitor.finish()
+
+
+def only_relabelled(config: MakeLabels) -> bool:
+    """Whether all masks will be those of the heads, so that those of the CAMs are not refined."""
+    return config.relabel in ("linear", "mlp")
+
+
+def made_with_segments(folder: Path, config: MakeLabels) -> set[str]:
+    """Return the ids of the images for which an interrupted run has used the segment files."""
+    if config.segment_folder is None:
+        return set()
+    shards = folder / "shards" / ("relabelled" if only_relabelled(config) else "")
+    return stored_ids(sorted(shards.glob("*.h5")))
 
 
 def label_in_shards(shards: Path, samples: Sequence[Sample], maker: LabelMaker, title: str) -> None:

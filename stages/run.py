@@ -198,7 +198,7 @@ def check_run(data: Path | Dataset, out: Path, config: Run, settings: AllSetting
     for name in STAGES:
         if name not in again:
             check_same_data(out, FOLDERS[name], dataset, SilentMonitor())
-    check_stages(out, dataset, {name: one for name, one in by_stage.items() if name in to_do})
+    check_stages(out, dataset, {name: one for name, one in by_stage.items() if name in to_do}, monitor)
     return CheckedRun(to_do, again, dataset)
 
 
@@ -217,13 +217,14 @@ def check_options(cam: TrainCam, labels: MakeLabels, seg: TrainSeg) -> None:
         raise SettingsError("--train-seg.confidence-weighting needs --make-labels.confidence: give both")
 
 
-def check_stages(out: Path, dataset: Dataset, settings: Mapping[str, StageSettings]) -> None:
+def check_stages(out: Path, dataset: Dataset, settings: Mapping[str, StageSettings], monitor: Monitor) -> None:
     """Check splits, files of weights and caches of the stages that will run.
 
     Args:
         out: The run folder.
         dataset: The data set.
         settings: Settings of these stages, by command.
+        monitor: Gets warnings.
 
     Raises:
         UserError: Names the option as `toco run` has it.
@@ -244,7 +245,7 @@ def check_stages(out: Path, dataset: Dataset, settings: Mapping[str, StageSettin
                 check_student_splits(dataset, one)
             if isinstance(one, MakeLabels):
                 check_calibration(dataset, one, corrected=one.use_masks != "none" and (out / CORRECTIONS).is_file())
-                check_segments(dataset, one)
+                check_segments(dataset, one, monitor)
                 check_feature_weights(one)
 
 

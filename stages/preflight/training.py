@@ -8,7 +8,7 @@ from data.dataset import Dataset, Sample, list_names
 from data.errors import DataError, SettingsError, UserError
 from data.findings import class_findings, shared_images
 from data.image_cache import open_cache
-from data.segment_files import find_segment_files
+from data.segment_files import check_segment_files, describe_lacking, find_segment_files
 from stages.config import NO_FILES, MakeLabels, TrainCam, TrainSeg
 from stages.features.spec import patch_size_by_name
 from stages.run_folder.saving import check_weights_file
@@ -139,16 +139,26 @@ def check_calibration(dataset: Dataset, config: MakeLabels, *, corrected: bool =
         )
 
 
-def check_segments(dataset: Dataset, config: MakeLabels) -> None:
+def check_segments(dataset: Dataset, config: MakeLabels, monitor: Monitor = SILENT) -> None:
     """Check that there are segments, or what makes them, if `config` asks for them.
+
+    Args:
+        dataset: The data set.
+        config: Settings.
+        monitor: Gets a warning that counts the images without a segment file.
 
     Raises:
         SettingsError: A package is missing.
-        DataError: The folder does not exist, or has no file for any image of the split.
+        DataError: The folder does not exist, has no file for any image, or has files that cannot be used.
     """
     check_segment_packages(config.segments)
     if config.segment_folder is not None:
-        find_segment_files(Path(config.segment_folder).expanduser(), dataset.split(config.split))
+        predicted = dataset.unlabelled if config.image_labels == "predicted" else ()
+        samples = (*dataset.split(config.split), *predicted)
+        files = find_segment_files(Path(config.segment_folder).expanduser(), samples)
+        if lacking := describe_lacking(files, samples):
+            monitor.warn(f"--segments {config.segments} {lacking}")
+        check_segment_files(files, samples)
 
 
 @contextmanager

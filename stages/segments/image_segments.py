@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from data.dataset import Sample
-from data.segment_files import find_segment_files, read_segment_file
+from data.segment_files import describe_lacking, find_segment_files, read_segment_file
 from stages.config import MakeLabels
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
@@ -50,10 +50,6 @@ def prepared_segments(
         fabric.barrier()
         return find_segment_files(run / "segments" / "images", samples)
     files = find_segment_files(Path(config.segments).expanduser(), samples)
-    lacking = [one.id for one in samples if one.id not in files]
-    if lacking:
-        monitor.warn(
-            f"--segments {config.segments} has no file for {len(lacking)} of {len(samples)} images, first "
-            f"'{lacking[0]}': their masks are made without segments"
-        )
+    if lacking := describe_lacking(files, samples):
+        monitor.warn(f"--segments {config.segments} {lacking}")
     return files

@@ -28,6 +28,7 @@ from stages.run_folder.artifacts import file_digest
 from stages.run_folder.saving import write_json
 from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
+from stages.segments.file_stamps import file_stamp
 
 # A segment that the model is less sure of is left out; values of SAM's own automatic mask generator.
 PREDICTED_IOU, STABILITY = 0.88, 0.95
@@ -47,7 +48,7 @@ def compute_segments(
     if _read(folder / "config.json") != spec:
         shutil.rmtree(folder, ignore_errors=True)
         write_json(folder / "config.json", spec)
-    left = [one for one in samples if _stamp_in(folder / "images" / f"{one.id}.json") != _stamp(one.image)]
+    left = [one for one in samples if _stamp_in(folder / "images" / f"{one.id}.json") != file_stamp(one.image)]
     if not left:
         return
     generator = _load(config, fabric)
@@ -61,7 +62,7 @@ def compute_segments(
             monitor.warn(f"skipped: {error}")
         else:
             annotations = _segments(generator, image, config.sam_points)
-            about = {"width": image.width, "height": image.height, **_stamp(sample.image)}
+            about = {"width": image.width, "height": image.height, **file_stamp(sample.image)}
             with atomic_write(folder / "images" / f"{sample.id}.json") as temporary:
                 temporary.write_text(json.dumps({"image": about, "annotations": annotations}), encoding="utf-8")
         monitor.advance()
@@ -111,12 +112,6 @@ def _digest(folder: Path) -> str | None:
     """Checksum of the weights in a local folder; None for a name on the hub."""
     weights = folder.expanduser() / "model.safetensors"
     return file_digest(weights) if weights.is_file() else None
-
-
-def _stamp(path: Path) -> dict[str, int]:
-    """Tells whether an image file has changed."""
-    about = path.stat()
-    return {"bytes": about.st_size, "modified": about.st_mtime_ns}
 
 
 def _stamp_in(file: Path) -> object:

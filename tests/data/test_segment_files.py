@@ -1,3 +1,4 @@
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pycocotools import mask as run_lengths
 
 from data.dataset import Sample
 from data.errors import DataError
-from data.segment_files import find_segment_files, pixels_by_number, read_segment_file
+from data.segment_files import check_segment_files, find_segment_files, pixels_by_number, read_segment_file
 
 SIZE = (3, 4)
 LABELS = np.array([[0, 7, 7, 0], [0, 7, 300, 300], [0, 0, 300, 2]])
@@ -138,6 +139,54 @@ def test_read_segment_file__arrays_that_are_no_segments(values: NDArray[Any], me
 
 def samples(folder: Path, *names: str) -> list[Sample]:
     return [Sample(id=Path(one).with_suffix("").as_posix(), image=folder / one, classes=(), mask=None) for one in names]
+
+
+def test_check_segment_files__accepts_what_can_be_read(tmp_path: Path) -> None:
+    own = samples(tmp_path, "x.png", "y.png", "damaged.png", "other.png")
+    for one in own:
+        Image.new("RGB", (4, 3)).save(one.image)
+    (tmp_path / "damaged.png").write_bytes(b"not an image: left to the check of the images")
+    for name, write in WRITERS.values():
+        path = tmp_path / f"segments-{name}"
+        write(path)
+        check_segment_files({"x": path, "damaged": path}, own)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.png", lambda path: Image.new("L", (3, 4)).save(path), "it is 4 x 3 (height x width), its image is 3 x 4"),
+        ("a.png", lambda path: Image.new("RGB", (4, 3)).save(path), "have no colours"),
+        ("a.npy", lambda path: np.save(path, np.zeros((3, 4))), "values of type float64"),
+        ("a.npy", lambda path: path.write_bytes(as_npy(LABELS)[:-8]), "cannot be read"),
+        ("a.tif", lambda path: tifffile.imwrite(path, np.zeros((5, 4), np.uint16)), "it is 5 x 4"),
+        ("a.json", lambda path: path.write_text(json.dumps([{"segmentation": listed(LABELS, 2)}])[:-9]), "cannot be"),
+        ("a.json", lambda path: path.write_text(json.dumps([{"segmentation": listed(LABELS.T, 2)}])), "of [4, 3]"),
+    ],
+)
+def test_check_segment_files__names_the_first_and_counts_the_others(
+    name: str, write: Callable[[Path], Any], message: str, tmp_path: Path
+) -> None:
+    own = samples(tmp_path, "x.png", "y.png", "z.png")
+    for one in own:
+        Image.new("RGB", (4, 3)).save(one.image)
+    write(tmp_path / name)
+    np.save(tmp_path / "good.npy", LABELS)
+    files = {"x": tmp_path / "good.npy", "y": tmp_path / name}
+    with pytest.raises(DataError) as error:
+        check_segment_files(files, own)
+    assert f"segments {tmp_path / name}" in str(error.value)
+    assert message in str(error.value)
+    assert "; write it again, or delete it" in str(error.value)
+    assert "more of" not in str(error.value)
+    with pytest.raises(DataError, match=r"\(and 1 more of 3 segment files\); write it again, or delete it"):
+        check_segment_files({**files, "z": tmp_path / name}, own)
+
+
+def as_npy(values: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
 
 
 def test_find_segment_files(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`toco make-labels --segments`, from the settings to RUN/labels."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,32 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from data.errors import DataError, SettingsError
+import stages.make_labels
+from data.errors import ArtifactError, DataError, SettingsError
 from data.images import image_size
 from data.readers import open_dataset
-from stages.config import MakeLabels
+from stages.config import MakeLabels, Run, TrainCam
 from stages.labels.store import LabelFile
 from stages.make_labels import make_labels
 from stages.preflight.checks import before_make_labels
+from stages.run import before_run, check_run, complete_settings
+from stages.run_folder.run_config import AllSettings
 from stages.runtime.monitor import SilentMonitor
 from stages.segments.superpixels import superpixels
 
 CONFIG = MakeLabels(relabel="none", device="cpu", workers=1, scales=(1.0,), batch_size=1)
+
+
+class Stops(SilentMonitor):
+    """Stops a command at the nth image."""
+
+    def __init__(self, images: int) -> None:
+        self.left = images
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.left -= steps
+        if self.left <= 0:
+            raise RuntimeError("stopped")
 
 
 class Recorder(SilentMonitor):
@@ -65,15 +81,55 @@ def test_make_labels__segments_of_a_folder_vote(cam_run: Path, blocks: Path) -> 
 
 def test_make_labels__segments_that_do_not_fit(cam_run: Path, blocks: Path, tmp_path: Path) -> None:
     np.save(blocks / "b.npy", np.ones((5, 6), np.int32))
+    (blocks / "deep" / "e.npy").write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"b\.npy: it is 5 x 6 \(height x width\), its image is .*: segment the upright"
+        DataError,
+        match=r"b\.npy: it is 5 x 6 \(height x width\), its image is .*: segment the upright .* \(and 1 more of 7 seg",
     ):
-        masks_of(cam_run, replace(CONFIG, segments=str(blocks)))
+        before_make_labels(cam_run, replace(CONFIG, segments=str(blocks)), overwrite=True)
     with pytest.raises(DataError, match="is not a folder: give the folder of the segment files, slic or sam"):
         before_make_labels(cam_run, replace(CONFIG, segments="slick"), overwrite=True)
     (tmp_path / "others").mkdir()
     with pytest.raises(DataError, match="has no file for any of the 8 images"):
         before_make_labels(cam_run, replace(CONFIG, segments=str(tmp_path / "others")), overwrite=True)
+
+
+def test_run__checks_segments_before_it_trains(
+    blocks: Path, pictures: Path, tmp_path: Path, cam_settings: Callable[..., TrainCam]
+) -> None:
+    labels = replace(CONFIG, segments=str(blocks))
+    settings = AllSettings(cam=cam_settings(), labels=labels)
+    monitor = Recorder()
+    check_run(pictures, tmp_path / "run", *complete_settings(Run(), settings), monitor)
+    assert any("has no file for 1 of 8 images, first 'a'" in one for one in monitor.warnings)
+    np.save(blocks / "b.npy", np.ones((5, 6), np.int32))
+    with pytest.raises(DataError, match=r"b\.npy: it is 5 x 6"):
+        before_run(pictures, tmp_path / "run", Run(), settings)
+
+
+def test_make_labels__resume_notices_changed_segments(
+    cam_run: Path, blocks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, segments=str(blocks))
+    monkeypatch.setattr(stages.make_labels, "SHARD", 2)
+
+    def interrupted() -> None:
+        with pytest.raises(RuntimeError):
+            make_labels(cam_run, config, Stops(5), overwrite=True)  # 'a' to 'd' are made
+
+    interrupted()
+    later = np.load(blocks / "h.npy")
+    np.save(blocks / "h.npy", np.repeat(later[None], 2, axis=0))  # not used yet
+    make_labels(cam_run, config, SilentMonitor(), resume=True)
+    interrupted()
+    np.save(blocks / "h.npy", later)
+    np.save(blocks / "b.npy", np.load(blocks / "b.npy").astype(np.int32))
+    with pytest.raises(ArtifactError, match=r"segment files of 1 images, first 'b', have changed since .*--overwrite"):
+        make_labels(cam_run, config, SilentMonitor(), resume=True)
+    (blocks / "b.npy").unlink()
+    np.save(blocks / "a.npy", np.ones(np.load(blocks / "h.npy").shape, np.int32))
+    with pytest.raises(ArtifactError, match="segment files of 2 images, first 'a', have changed"):
+        make_labels(cam_run, config, SilentMonitor(), resume=True)
 
 
 def test_superpixels__of_a_large_image_are_made_on_a_reduced_one(monkeypatch: pytest.MonkeyPatch) -> None:
