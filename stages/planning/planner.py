@@ -28,10 +28,14 @@ from stages.planning.recipes import (
     RECIPES,
     RELABEL_SECONDS_A_STEP,
     REPORT_IMAGES,
+    SAM_OPERATIONS,
+    SAM_OPERATIONS_A_POINT,
+    SLIC_SECONDS_A_MEGAPIXEL,
     STUDENT_SECONDS_A_STEP,
     PlanRecipe,
 )
 from stages.run_folder.run_config import AllSettings
+from stages.segments.superpixels import SLIC_PIXELS
 
 # Options of a student that is a network for images; one of them asks for such a student.
 IMAGE_STUDENT_OPTIONS = frozenset({"encoder", "weights", "image_size", "long_side", "confidence_weighting"})
@@ -347,7 +351,7 @@ def predicted_minutes(
 ) -> dict[str, float]:
     """Predict the minutes of each stage: counts times measured seconds.
 
-    The CRF, the heads and an image student are not measured; see `stages.planning.recipes`.
+    The CRF, segments, the heads and an image student are not measured; see `stages.planning.recipes`.
     """
     cam, labels, seg = settings.cam, settings.labels, settings.seg
     images = fingerprint.training.images
@@ -363,10 +367,15 @@ def predicted_minutes(
     long_side = labels.feature_size or PATCHES * shape.patch_size
     factor = long_side / max(height, width)
     feature_pass = shape.encode(round(factor * height), round(factor * width)) / times.pass_speed + times.loading
-    crf = CRF_SECONDS_A_MEGAPIXEL * height * width / 1e6 / max(1, hardware.cores) * labels.uses_crf
+    crf = CRF_SECONDS_A_MEGAPIXEL * height * width / 1e6 * labels.uses_crf
+    slic = SLIC_SECONDS_A_MEGAPIXEL * min(SLIC_PIXELS, height * width) / 1e6 * (labels.segments == "slic")
+    refining = (crf + slic) / max(1, hardware.cores)
+    sam = 0.0
+    if labels.segments == "sam":  # computed once
+        sam = (SAM_OPERATIONS + SAM_OPERATIONS_A_POINT * labels.sam_points**2) / times.pass_speed + times.loading
     heads = 4 * labels.relabel_rounds * labels.relabel_steps * RELABEL_SECONDS_A_STEP / faster * labels.may_relabel
-    relabelling = images * (feature_pass + crf + times.loading) * labels.may_relabel + heads
-    making = images * (cam_pass + crf) + relabelling
+    relabelling = images * (feature_pass + refining + times.loading) * labels.may_relabel + heads
+    making = images * (sam + cam_pass + refining) + relabelling
 
     if seg.uses_features:
         first = 0 if labels.may_relabel else images * feature_pass

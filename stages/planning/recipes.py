@@ -185,6 +185,10 @@ REASONS: Mapping[str, str] = {
 
 # Seconds that are not measured before each run. CPU, one core of an AMD EPYC; a GPU is taken as ten times as fast.
 CRF_SECONDS_A_MEGAPIXEL = 3.3  # of one core: both passes, three labels (bench/crf.md)
+SLIC_SECONDS_A_MEGAPIXEL = 1.3  # of one core: SLIC 1.1 at 0.07 to 1 megapixels, the rest to sort the pixels
+# Of facebook/sam-vit-base, counted by torch's FlopCounterMode: the encoder at 1024 pixels, and the decoder for a point.
+SAM_OPERATIONS = 0.97e12
+SAM_OPERATIONS_A_POINT = 3.6e9
 RELABEL_SECONDS_A_STEP = 0.03  # of a head; relabelling trains two heads in each round, and auto compares two results
 STUDENT_SECONDS_A_STEP = 0.5  # of a head on features, batch 16; mostly reading
 GPU_FACTOR = 10

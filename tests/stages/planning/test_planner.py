@@ -246,3 +246,22 @@ def test_predicted_minutes__grow_with_the_windows_of_the_cams() -> None:
 
     assert minutes(320) == minutes(None)
     assert minutes(160) == pytest.approx(9 * minutes(None))  # 0, 120 and 160 along each side
+
+
+def test_predicted_minutes__count_segments() -> None:
+    measured = times(2.0)
+
+    def seconds(segments: str, hardware: Hardware = CPU, **changes: Any) -> float:
+        """Of the segments of 100 images of 500 x 500 pixels."""
+        plain = MakeLabels(relabel="none", **changes)
+        with_segments, without = (
+            predicted_minutes(facts(100, side=500), hardware, AllSettings(labels=one), measured)["make-labels"]
+            for one in (replace(plain, segments=segments), plain)
+        )
+        return 60 * (with_segments - without)
+
+    assert seconds("slic") == pytest.approx(100 * 0.25 * 1.3 / 2)  # on two cores
+    assert seconds("segments") == 0  # files
+    sam = 0.97e12 + 32**2 * 3.6e9
+    assert seconds("sam") == pytest.approx(100 * (sam / 5e10 + 0.01))
+    assert seconds("sam", sam_points=16) < seconds("sam") / 2
