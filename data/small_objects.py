@@ -1,6 +1,6 @@
 """Objects that are too small for the network: they cover few of its patches, so that its maps hardly show them.
 
-Ground-truth masks tell how large the objects of a class are.
+Ground-truth masks tell how large the objects of a class are; without them, pseudo masks tell what was found of them.
 """
 
 from collections import defaultdict
@@ -46,16 +46,19 @@ def patches_covered(cover: float, image_size: int, patch_size: int) -> float:
     return cover * (image_size / patch_size) ** 2
 
 
-def describe_small(covers: Mapping[str, float], image_size: int, patch_size: int) -> list[str]:
+def describe_small(
+    covers: Mapping[str, float], image_size: int, patch_size: int, verb: str = "covers"
+) -> list[str]:
     """Describe the classes that are too small, the smallest first; empty if there are none.
 
     Args:
         covers: The median share of an image that each class covers.
         image_size: Side of the network's square input in pixels.
         patch_size: Side of a patch in pixels.
+        verb: "was found on" for what pseudo masks show.
     """
     return [
-        f"{name} covers {100 * cover:.2g} % of an image in the median, {patches:.2g} patches of {patch_size} pixels at "
+        f"{name} {verb} {100 * cover:.2g} % of an image in the median, {patches:.2g} patches of {patch_size} pixels at "
         f"--image-size {image_size}"
         for name, cover in sorted(covers.items(), key=lambda item: item[1])
         if (patches := patches_covered(cover, image_size, patch_size)) < FEW_PATCHES

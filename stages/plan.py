@@ -3,6 +3,7 @@
 In: the folder of a data set. Out: a plan; RUN/plan.toml if a run folder is given, which `toco run` then uses.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -31,6 +32,7 @@ def plan(
     *,
     budget: float | None = None,
     timed: bool = True,
+    found: Mapping[str, float] | None = None,
 ) -> Plan:
     """Choose the settings that the user did not give.
 
@@ -41,6 +43,8 @@ def plan(
         monitor: Receives progress.
         budget: Minutes that the run may take; by default two hours on a CPU, no limit on a GPU.
         timed: Whether steps are timed. Otherwise nothing is predicted, and nothing is reduced for the budget.
+        found: Median share of an image that each class covers in pseudo masks of an earlier run, 0..1; used for the
+            classes that no ground truth shows.
 
     Raises:
         DataError: The data set cannot be used.
@@ -51,7 +55,9 @@ def plan(
     pixels = training_pixels(dataset, settings.cam)
     dataset = with_pixel_rule(dataset, pixels.rule)
     about_pixels = pixels.describe() or next(iter(pixels.describe_loss() or ()), None)
-    fingerprint = replace(fingerprint_of(dataset, settings.cam.split), bands=about_pixels)
+    facts = fingerprint_of(dataset, settings.cam.split)
+    unmeasured = {name: cover for name, cover in (found or {}).items() if name not in facts.covers}
+    fingerprint = replace(facts, bands=about_pixels, found=unmeasured)
     as_given = given
     settings, given = with_known_backbone(settings, given)
     recognised = given is not as_given

@@ -885,7 +885,7 @@ def _conclude(result: str, values: dict[str, Any], following: str, verdict: "Ver
 
     console = _console()
     console.print(verdict_table(verdict))
-    for line in (result, verdict.basis, f"{verdict.headline}."):
+    for line in (result, verdict.basis, f"{verdict.headline}.", verdict.small_objects):
         if line:
             console.print(line, soft_wrap=True)
     console.print(

@@ -41,6 +41,7 @@ def new_plan(
     *,
     time: str | None = None,
     timed: bool = True,
+    earlier: Path | None = None,
 ) -> "Plan":
     """Make a plan; see `stages.plan.plan`.
 
@@ -51,6 +52,7 @@ def new_plan(
         monitor: Receives progress.
         time: The time that the run may take, as text: '2h'.
         timed: Whether steps are timed.
+        earlier: A run folder; if it has masks, they tell how large objects are where there is no ground truth.
 
     Raises:
         UserError: The data set, the weights or the settings cannot work.
@@ -59,7 +61,16 @@ def new_plan(
     from stages.planning.budget import minutes_of
 
     budget = None if time is None else minutes_of(time)
-    return stage(data, settings, given, monitor, budget=budget, timed=timed)
+    found = {} if earlier is None else found_covers(earlier)
+    return stage(data, settings, given, monitor, budget=budget, timed=timed, found=found)
+
+
+def found_covers(run: Path) -> dict[str, float]:
+    """Return the median share of an image that each class covers in the masks of a run, 0..1, as its verdict says."""
+    from stages.verdict.judged_run import read_verdict
+
+    verdict = read_verdict(run)
+    return {one.name: one.evidence.cover for one in verdict.classes if one.evidence.cover} if verdict else {}
 
 
 def with_plan(
@@ -124,7 +135,7 @@ def with_plan(
     if several and time is not None and is_rank_zero():
         monitor.warn("--time is not used with several processes or machines that start together: nothing is timed")
     timed = (needs_timing(given) or time is not None) and not several
-    found = new_plan(dataset, settings, given, monitor, time=time, timed=timed)
+    found = new_plan(dataset, settings, given, monitor, time=time, timed=timed, earlier=out)
     if not timed and not several:
         check_files(found.settings)
     if show is not None and is_rank_zero():
@@ -159,7 +170,7 @@ def with_planned_cam(
     if isinstance(dataset, Path) or not is_planned(given) or (resume and in_use(run / "cam")):
         return config
     own = Given(given.recipe, {"train_cam": given.of("config")})
-    found = new_plan(dataset, AllSettings(cam=config), own, monitor, timed=False)
+    found = new_plan(dataset, AllSettings(cam=config), own, monitor, timed=False, earlier=run)
     _say_chosen("train-cam", found, monitor)
     return found.settings.cam
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from data.errors import SettingsError
 from data.images import AS_STORED, PixelRule
-from stages.config import NO_FILES, MakeLabels
+from stages.config import NO_FILES, MakeLabels, TrainCam
 from stages.run_folder.artifacts import StageFolder, file_digest
 
 FEATURES = "features"  # the folder in a run
@@ -99,3 +99,12 @@ def patch_size_by_name(backbone: str) -> int | None:
     """
     text = backbone.partition("patch")[2].partition("_")[0]
     return int(text) if text.isdigit() and int(text) >= SMALLEST_PATCH else None
+
+
+def patch_side(cam: TrainCam) -> int:
+    """Pixels per side of the backbone's patches, as its options or its name say; 16 if they do not."""
+    for text in cam.backbone_option:
+        name, _, value = text.partition("=")
+        if name.strip() == "patch_size" and value.strip().isdigit():
+            return int(value)
+    return patch_size_by_name(cam.backbone) or 16

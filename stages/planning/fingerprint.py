@@ -30,6 +30,7 @@ class Fingerprint:
         sizes: (h, w) of images; None if no header can be read.
         unlabelled: Number of images without labels.
         covers: Median share of an image that each class covers, 0..1, from ground-truth masks; empty without them.
+        found: The same of the other classes, as pseudo masks of an earlier run show them.
         bands: What networks get of an image, in one phrase; None for 8-bit RGB that loses no depth.
     """
 
@@ -43,6 +44,7 @@ class Fingerprint:
     sizes: Sizes | None
     unlabelled: int
     covers: Mapping[str, float] = field(default_factory=dict)
+    found: Mapping[str, float] = field(default_factory=dict)
     bands: str | None = None
 
     @property

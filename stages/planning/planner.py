@@ -8,7 +8,7 @@ from typing import Any
 from data.small_objects import LARGER, describe_small
 from data.spans import spans
 from stages.config import TrainCam
-from stages.features.spec import PATCHES, patch_size_by_name
+from stages.features.spec import PATCHES, patch_side, patch_size_by_name
 from stages.option import Given
 from stages.planning.budget import time_text
 from stages.planning.fingerprint import Fingerprint
@@ -197,15 +197,6 @@ def make_plan(
 
 def _asked(given: Given) -> str:
     return given.recipe if given.recipe in ORDER else DEFAULT
-
-
-def patch_side(cam: TrainCam) -> int:
-    """Pixels per side of the backbone's patches, as its options or its name say; 16 if they do not."""
-    for text in cam.backbone_option:
-        name, _, value = text.partition("=")
-        if name.strip() == "patch_size" and value.strip().isdigit():
-            return int(value)
-    return patch_size_by_name(cam.backbone) or 16
 
 
 @dataclass(frozen=True)
@@ -400,7 +391,10 @@ def _notes(fingerprint: Fingerprint, hardware: Hardware, settings: AllSettings, 
             f"a patch of the network covers {round(patch)} x {round(patch)} pixels of the median image: smaller "
             "objects are hardly found; cut large images into tiles, or give a larger --make-labels.feature-size"
         )
-    if small := describe_small(fingerprint.covers, settings.cam.image_size, patch_side(settings.cam)):
+    network = settings.cam.image_size, patch_side(settings.cam)
+    small = describe_small(fingerprint.covers, *network)
+    small += describe_small(fingerprint.found, *network, verb="was found by the earlier run on")
+    if small:
         yield f"small objects, which the network's maps hardly show: {'; '.join(small)}: {LARGER}"
     if times is not None and hardware.kind == "cpu":
         cam = settings.cam

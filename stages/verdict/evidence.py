@@ -22,14 +22,17 @@ from torch import Tensor, nn
 from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import DataError
 from data.readers import read_mask
+from data.small_objects import class_covers, median_covers, patches_covered
+from stages.config import TrainCam
 from stages.corrections.given_masks import used_ids
 from stages.features.cache import stored_features
+from stages.features.spec import patch_side
 from stages.labels.mask_shares import all_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.relabel.choose_heads import held_out_heads, image_scores, probabilities_by_image
 from stages.relabel.rounds import Patches, collect_patches
-from stages.run_folder.artifacts import open_stage
+from stages.run_folder.artifacts import StageFolder, open_stage
 from stages.run_folder.run_data import check_masks, skipping, spread
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
@@ -74,17 +77,18 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
     classes = len(dataset.class_names)
     by_mask, by_cam = Confusion(classes + 1), Confusion(classes + 1)
     shown = torch.zeros(classes + 1, dtype=torch.int64)  # images whose ground truth shows the class
-    measured = 0
+    true_covers: list[Mapping[int, float]] = []
     if with_truth:
         monitor.start("measuring the masks", len(with_truth))
     for one in with_truth:
         with skipping(True, monitor):
             mask = masks.read(one.id)
-            truth = torch.from_numpy(read_mask(one, (mask.shape[0], mask.shape[1]), classes)).long()
+            drawn = read_mask(one, (mask.shape[0], mask.shape[1]), classes)
+            truth = torch.from_numpy(drawn).long()
             by_mask.add(torch.from_numpy(mask).long(), truth)
             by_cam.add(stored_label(cams, one.id, threshold), truth)
             shown[[number for number in torch.unique(truth).tolist() if number != IGNORE_INDEX]] += 1
-            measured += 1
+            true_covers.append(class_covers(drawn))
         monitor.advance()
     covers: dict[int, list[float]] = {number: [] for number in range(1, classes + 1)}
     monitor.start("examining the masks", len(samples))
@@ -96,6 +100,8 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
     heads = _held_out(run, samples, masks, classes)
     monitor.finish()
     iou, cam_iou = by_mask.scores().iou, by_cam.scores().iou
+    found = {number: float(np.median([one for one in own if one >= EMPTY] or [0.0])) for number, own in covers.items()}
+    sizes = _in_patches(run, labels, found, median_covers(true_covers, dataset.class_names), dataset.class_names)
     return Evidence(
         classes=tuple(
             ClassEvidence(
@@ -103,7 +109,8 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
                 images=sum(number in one.classes for one in stored),
                 examined=len(covers[number]),
                 empty=sum(cover < EMPTY for cover in covers[number]),
-                cover=float(np.median([cover for cover in covers[number] if cover >= EMPTY] or [0.0])),
+                cover=found[number],
+                patches=sizes.get(name),
                 iou=float(iou[number]) if shown[number] else None,
                 cam_iou=float(cam_iou[number]) if shown[number] else None,
                 measured=int(shown[number]),
@@ -114,9 +121,28 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
             for number, name in enumerate(dataset.class_names, start=1)
         ),
         examined=len(samples),
-        measured=measured,
+        measured=len(true_covers),
         images=heads.images,
     )
+
+
+def _in_patches(
+    run: Path,
+    labels: StageFolder,
+    found: Mapping[int, float],
+    true_covers: Mapping[str, float],
+    class_names: Sequence[str],
+) -> dict[str, float]:
+    """How many patches of the network's input each class covers: in the ground truth, or else as found in the masks.
+
+    Empty for CAMs of windows, in which objects are larger.
+    """
+    if labels.settings["window"] is not None:
+        return {}
+    cam = open_stage(run, "cam").typed_settings(TrainCam)
+    side = labels.settings["image_size"] or cam.image_size
+    by_name = {class_names[number - 1]: cover for number, cover in found.items() if cover}
+    return {name: patches_covered(cover, side, patch_side(cam)) for name, cover in {**by_name, **true_covers}.items()}
 
 
 def _with_usable_truth(samples: Sequence[Sample], dataset: Dataset, monitor: Monitor) -> list[Sample]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from data.small_objects import FEW_PATCHES, LARGER
 from stages.option import as_option
 
 Quality = Literal["good", "weak", "failed"]
@@ -29,6 +30,7 @@ MOST_COVER = 0.8  # a mask that covers more of most images is hardly an object
 FEW_IMAGES = 10
 ALWAYS_TOGETHER = 0.95  # part of a class's images that show another class, too
 CLEARLY = 0.05  # a difference of IoU
+LARGEST_SIDE = 1024  # pixels; a larger --image-size is not proposed, because time and memory grow with its fourth power
 FEW_STEPS = 2000  # of train-cam: with fewer, and many bad classes, more steps are the first thing to try
 
 
@@ -47,6 +49,7 @@ class ClassEvidence:
     repeated: float | None = None  # IoU with what a head finds that learned the masks of other images, 0..1
     told_apart: float | None = None  # area under the ROC curve with which that head classifies images, 0..1
     together: str | None = None  # a class that (nearly) all images of this class show, too
+    patches: float | None = None  # of the network's input that it covers, in the ground truth or else in the masks
     student_iou: float | None = None  # of the student's masks against the ground truth of other images, 0..1
     student_images: int = 0  # on this many images
 
@@ -54,6 +57,11 @@ class ClassEvidence:
     def empty_part(self) -> float:
         """Part of the examined images whose mask is empty, 0..1."""
         return self.empty / self.examined if self.examined else 1.0
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the network's maps hardly show its objects, as far as their size is known."""
+        return self.patches is not None and self.patches < FEW_PATCHES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +82,7 @@ class MaskSettings:
     run: str
     data: str
     iterations: int  # of train-cam
+    image_size: int  # of train-cam, in pixels
     background_threshold: float | None  # of the masks; None for the decoder
     threshold_chosen: bool  # by toco, on images
     relabelled: bool
@@ -138,6 +147,22 @@ class Verdict:
         return "; ".join(parts)
 
     @property
+    def small_objects(self) -> str | None:
+        """One sentence: the classes of small objects; None if there are none."""
+        small = [one.evidence for one in self.classes if one.evidence.is_small]
+        if not small:
+            return None
+        small.sort(key=lambda one: one.patches or 0.0)
+        listed = [
+            f"{one.name} {'covers' if one.measured else 'was found on'} {one.patches:.2g}" for one in small[:SHOWN]
+        ]
+        more = f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
+        return (
+            "Small objects, which the network's maps hardly show, in patches of the network in the median image: "
+            f"{', '.join(listed)}{more}: {LARGER}."
+        )
+
+    @property
     def basis(self) -> str:
         """One sentence: what the judgement rests on."""
         truth = sum(one.by_ground_truth for one in self.classes)
@@ -158,7 +183,8 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"headline": self.headline, "basis": self.basis, **asdict(self)}
+        sentences = {"headline": self.headline, "basis": self.basis, "small_objects": self.small_objects}
+        return {**sentences, **asdict(self)}
 
 
 SHOWN = 5  # classes that the headline names at most, of each level
@@ -267,6 +293,9 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
             return _other_threshold(settings, 0.6, "most of the bad masks are empty")
         if most(lambda one: one.cover > MOST_COVER):
             return _other_threshold(settings, 1.4, "the bad masks cover nearly everything")
+    if 2 * settings.image_size <= LARGEST_SIDE and most(lambda one: one.is_small):
+        why = "what was found of the bad classes covers few patches of the network"
+        return settings.again("train-cam", "image_size", 2 * settings.image_size, why)
     if settings.iterations < FEW_STEPS and 2 * len(bad) >= len(classes):
         why = f"half of the classes or more are bad after {settings.iterations} steps"
         return settings.again("train-cam", "iterations", 4 * settings.iterations, why)

@@ -1,5 +1,6 @@
 """Where a run's settings come from: given, begun, a stored plan, or a new one. The plans are made without timing."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from stages.planning.fingerprint import fingerprint_of
 from stages.planning.hardware import Hardware
 from stages.planning.planner import Plan, make_plan
 from stages.run_folder.run_config import CONFIG, PLAN, AllSettings, stored_settings, write_config
+from stages.run_folder.saving import write_json
+from stages.verdict.judge import ClassEvidence, ClassVerdict, Verdict
 from toco_cli.main import main
 from toco_cli.options import SETTINGS_OF_COMMANDS
 from toco_cli.plan_table import plan_lines
@@ -187,6 +190,26 @@ def test_with_planned_stages__resume_keeps_begun_settings_and_plans_a_new_stage(
     (cam_run / "seg").mkdir()
     (cam_run / "seg" / "metrics.jsonl").touch()
     assert with_planned_seg(dataset, cam_run, seg, Given(), listener(), resume=True) == seg
+
+
+def test_new_plan__takes_the_sizes_of_objects_from_the_masks_of_an_earlier_run(
+    draw_pictures: Callable[[Path], Path], tmp_path: Path, listener: Callable[[], Any]
+) -> None:
+    data, run = draw_pictures(tmp_path / "data"), tmp_path / "run"
+    evidence = ClassEvidence(name="red", images=5, examined=5, empty=0, cover=0.001)
+    judged = ClassVerdict(name="red", level="good", by_ground_truth=False, reasons=("5 masks",), evidence=evidence)
+    verdict = Verdict(classes=(judged,), examined=5, measured=0, advice=None)
+    (run / "labels").mkdir(parents=True)
+    write_json(run / "labels" / "verdict.json", verdict.as_dict())
+
+    def notes() -> str:
+        dataset = open_dataset(data)
+        plan = toco_cli.planned.new_plan(dataset, AllSettings(), Given(), listener(), timed=False, earlier=run)
+        return "; ".join(plan.notes)
+
+    assert "small objects" not in notes()  # ground truth counts more
+    shutil.rmtree(data / "masks")
+    assert "red was found by the earlier run on 0.1 % of an image in the median, 0.2 patches" in notes()
 
 
 def test_with_planned_seg__is_for_the_device_of_the_student(

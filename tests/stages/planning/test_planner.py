@@ -248,6 +248,14 @@ def test_predicted_minutes__grow_with_the_windows_of_the_cams() -> None:
     assert minutes(160) == pytest.approx(9 * minutes(None))  # 0, 120 and 160 along each side
 
 
+def test_make_plan__tells_of_small_objects_of_ground_truth_and_of_earlier_masks() -> None:
+    notes = planned(data=facts(covers={"dent": 0.001}, found={"scratch": 0.002, "sky": 0.5})).notes
+    (note,) = [one for one in notes if one.startswith("small objects")]
+    assert "dent covers 0.1 % of an image in the median, 0.2 patches of 14 pixels at --image-size 196" in note
+    assert "scratch was found by the earlier run on 0.2 % of an image in the median" in note
+    assert "sky" not in note
+
+
 def test_predicted_minutes__count_segments() -> None:
     measured = times(2.0)
 

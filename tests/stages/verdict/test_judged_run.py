@@ -33,6 +33,13 @@ def without_truth(data: Path, keep: tuple[str, ...] = ()) -> None:
             path.unlink()
 
 
+def change_settings(run: Path, **how: Any) -> None:
+    """As if `toco make-labels` had been given other options."""
+    path = run / "labels" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "settings": {**config["settings"], **how}}))
+
+
 def test_judge_run__right_masks_are_good(judged: Any, listener: Any) -> None:
     made = judged()
     verdict = judge_run(made.run, listener()).verdict
@@ -75,6 +82,21 @@ def test_judge_run__ground_truth_of_some_images(judged: Any, listener: Any) -> N
     assert verdict.measured == 1
 
 
+def test_judge_run__sizes_of_objects_are_those_of_the_ground_truth_or_else_found(judged: Any, listener: Any) -> None:
+    made = judged()
+    assert judge_run(made.run, listener()).verdict.small_objects is None  # 4.4 and 4.9 patches of 16 pixels
+    change_settings(made.run, image_size=32)
+    measured = judge_run(made.run, listener()).verdict.small_objects
+    assert measured is not None
+    assert "red covers 1.1, blue covers 1.2: train with a larger --image-size" in measured
+    without_truth(made.data)
+    found = judge_run(made.run, listener()).verdict
+    assert found.small_objects == measured.replace("covers 1", "was found on 1")
+    assert read_verdict(made.run) == found
+    change_settings(made.run, image_size=32, window=32)  # in which objects are larger
+    assert judge_run(made.run, listener()).verdict.small_objects is None
+
+
 def test_judge_run__bad_ground_truth_does_not_end_the_command(judged: Any, listener: Any) -> None:
     made, monitor = judged(), listener()
     Image.fromarray(np.ones((3, 3), np.uint8)).save(made.data / "masks" / "a.png")
@@ -113,9 +135,7 @@ def test_judge_run__advice_repeats_the_settings_that_were_used(judged: Any, list
 @pytest.mark.parametrize("how", [{"source": "decoder"}, {"calibration_images": 5}])
 def test_judge_run__advises_no_threshold_beside_what_excludes_it(how: dict[str, Any], judged: Any) -> None:
     made = judged(fill=0)
-    path = made.run / "labels" / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "settings": {**config["settings"], **how}}))
+    change_settings(made.run, **how)
     assert _settings(made.run, open_stage(made.run, "labels"), open_dataset(made.data)).threshold_fits
 
 
