@@ -171,7 +171,8 @@ def _read_tiff(path: Path, size: ImageSize, *, header_only: bool) -> list[NDArra
     with tifffile.TiffFile(path) as file:
         for series in file.series:
             _check_labels(series.shape, series.dtype, size)
-        return [] if header_only else [one for series in file.series for one in _of_label_images(series.asarray(), size)]
+        wanted = () if header_only else file.series
+        return [pixels for series in wanted for pixels in _of_label_images(series.asarray(), size)]
 
 
 def _read_png(path: Path, size: ImageSize, *, header_only: bool) -> list[NDArray[np.int64]]:

@@ -46,9 +46,7 @@ def patches_covered(cover: float, image_size: int, patch_size: int) -> float:
     return cover * (image_size / patch_size) ** 2
 
 
-def describe_small(
-    covers: Mapping[str, float], image_size: int, patch_size: int, verb: str = "covers"
-) -> list[str]:
+def describe_small(covers: Mapping[str, float], image_size: int, patch_size: int, verb: str = "covers") -> list[str]:
     """Describe the classes that are too small, the smallest first; empty if there are none.
 
     Args:

@@ -19,7 +19,7 @@ from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import Monitor
 from toco_cli import commands, planned
 from toco_cli.options import SETTINGS_OF_COMMANDS, CommandSettings
-from toco_cli.training_commands import run_train_cam, run_train_seg
+from toco_cli.stage_commands import run_evaluate, run_make_labels, run_train_cam, run_train_seg
 
 if TYPE_CHECKING:
     from stages.check import Check
@@ -252,6 +252,8 @@ def make_labels(
 ) -> Path:
     """Make pseudo masks with the trained CAM network; see `toco make-labels`.
 
+    The verdict on each class is in RUN/labels/verdict.json, as after the command.
+
     Args:
         run: A run folder in which `train_cam` finished.
         data: The data set's present folder, if it was moved.
@@ -268,13 +270,8 @@ def make_labels(
         UserError: An option, the data or a file cannot work.
     """
     config = _settings("make_labels", options)["config"]
-    from stages.preflight.checks import before_make_labels
-
-    dataset = before_make_labels(Path(run), config, data=_path(data), resume=resume, overwrite=overwrite)
-    from stages.make_labels import make_labels as stage
-
     with _shown(progress, monitor) as shown:
-        stage(Path(run), config, shown, data=dataset, resume=resume, overwrite=overwrite)
+        run_make_labels(Path(run), config, shown, data=_path(data), resume=resume, overwrite=overwrite)
     return Path(run)
 
 
@@ -341,13 +338,12 @@ def evaluate(
         UserError: There are no ground-truth masks, or an option, the data or a file cannot work.
     """
     config = _settings("evaluate", options)["config"]
-    from stages.preflight.checks import before_evaluate
-
-    dataset = before_evaluate(Path(run), config, data=_path(data))
-    from stages.evaluate import evaluate as stage
-
     with _shown(progress, monitor) as shown:
-        return stage(Path(run), config, shown, data=dataset)
+        found = run_evaluate(Path(run), config, shown, data=_path(data))
+    if found.scores is None:
+        assert found.problem is not None
+        raise found.problem
+    return found.scores
 
 
 @with_options_of("report")

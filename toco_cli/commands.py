@@ -38,12 +38,11 @@ from toco_cli.planned import (
     with_plan,
 )
 from toco_cli.settings_file import take_settings
-from toco_cli.training_commands import run_train_cam, run_train_seg
+from toco_cli.stage_commands import run_evaluate, run_make_labels, run_train_cam, run_train_seg
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from data.dataset import Dataset
     from stages.check import Check
     from stages.evaluate import Evaluation
     from stages.planning.planner import Plan
@@ -393,16 +392,10 @@ def make_labels(
     Writes cams.h5 (scores of each class, 0 to 1) and labels.h5 (masks: 0 background, 1..C classes, 255 ignored) into
     RUN/labels. Without --crf or --ignore-uncertain, --background-threshold alone labels every pixel.
     """
-    from stages.preflight.checks import before_make_labels
-
-    dataset = before_make_labels(run, config, data=data, resume=resume, overwrite=overwrite)
-    from stages.make_labels import make_labels as stage
-
     with _monitor(quiet) as monitor:
-        folder = stage(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
-        verdict = _judged(run, dataset, monitor)
+        made = run_make_labels(run, config, monitor, data=data, resume=resume, overwrite=overwrite)
     following = f"{as_command('report', run)} or {as_command('train-seg', run)}"
-    _conclude(f"The result is in {folder}.", {"folder": str(folder)}, following, verdict, json)
+    _conclude(f"The result is in {made.folder}.", {"folder": str(made.folder)}, following, made.verdict, json)
 
 
 @command(app, recipes=STUDENT_RECIPES, planned={"config": STUDENT_FIELDS})
@@ -423,10 +416,9 @@ def train_seg(
     interrupted training.
     """
     with _monitor(quiet) as monitor:
-        trained = run_train_seg(run, config, given, monitor, data=data, resume=resume, overwrite=overwrite)
-        verdict = _judged(run, trained.dataset, monitor, student=trained.config)
+        made = run_train_seg(run, config, given, monitor, data=data, resume=resume, overwrite=overwrite)
     following = f"{as_command('report', run)} or {_predict_with(run)}"
-    _conclude(f"The result is in {trained.folder}.", {"folder": str(trained.folder)}, following, verdict, json)
+    _conclude(f"The result is in {made.folder}.", {"folder": str(made.folder)}, following, made.verdict, json)
 
 
 @command(app)
@@ -489,9 +481,9 @@ def evaluate(
     Gives the IoU of each class for CAMs, pseudo masks, decoder and student. CAMs and pseudo masks are evaluated on the
     images that they were made for, the networks on the validation split.
     """
-    from stages.preflight.checks import before_evaluate, before_sweep
-
     if sweep:
+        from stages.preflight.checks import before_sweep
+
         if config.split is not None:
             raise typer.BadParameter("--sweep uses the images of the labels: it does not work with --split")
         dataset = before_sweep(run, config, data=data)
@@ -507,26 +499,14 @@ def evaluate(
             _console().print(sweep_table(curve))
             typer.echo(f"Next: {as_command('make-labels', run, '--overwrite', '--background-threshold', 'THRESHOLD')}")
         return
-    dataset = before_evaluate(run, config, data=data)
-    from stages.evaluate import NoGroundTruthError
-    from stages.evaluate import evaluate as stage
-    from stages.run_folder.artifacts import finished
-
-    nothing = None
     with _monitor(quiet) as monitor:
-        result = None
-        try:
-            result = stage(run, config, monitor, data=dataset)
-        except NoGroundTruthError as error:
-            if not finished(run, "labels"):
-                raise
-            nothing = f"nothing was measured: {error}"
-        verdict = _judged(run, dataset, monitor, result) if finished(run, "labels") else None
-    if result is not None and not json:
-        _show(result, json)
-    values = {"columns": [], "nothing_measured": nothing} if result is None else result.as_dict()
+        found = run_evaluate(run, config, monitor, data=data)
+    nothing = f"nothing was measured: {found.problem}" if found.problem else None
+    if found.scores is not None and not json:
+        _show(found.scores, json)
+    values = {"columns": [], "nothing_measured": nothing} if found.scores is None else found.scores.as_dict()
     _conclude(
-        f"{nothing[0].upper()}{nothing[1:]}." if nothing else "", values, as_command("report", run), verdict, json
+        f"{nothing[0].upper()}{nothing[1:]}." if nothing else "", values, as_command("report", run), found.verdict, json
     )
 
 
@@ -841,26 +821,6 @@ def _monitor(quiet: bool) -> "Iterator[RichMonitor]":
 
     with RichMonitor(quiet=quiet or not is_rank_zero()) as monitor:
         yield monitor
-
-
-def _judged(
-    run: Path,
-    data: "Path | Dataset | None",
-    monitor: "RichMonitor",
-    evaluation: "Evaluation | None" = None,
-    student: TrainSeg | None = None,
-) -> "Verdict | None":
-    """Judge the masks of a run, on rank 0 only; with its settings, the student is measured, too."""
-    if not is_rank_zero():
-        return None
-    from stages.run_folder.artifacts import open_stage
-    from stages.run_folder.run_data import open_run_data
-    from stages.verdict.judged_run import judge_run, measured_student
-
-    if student:
-        data = open_run_data(open_stage(run, "labels"), data, skip_bad=student.skip_bad)
-        evaluation = measured_student(run, data, student, monitor)
-    return judge_run(run, monitor, data=data, evaluation=evaluation).verdict
 
 
 def _conclude(result: str, values: dict[str, Any], following: str, verdict: "Verdict | None", json: bool) -> None:

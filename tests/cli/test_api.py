@@ -1,6 +1,7 @@
 """The Python API: the same options, defaults and errors as the command line, and the same results."""
 
 import inspect
+import json
 import pickle
 import re
 import shutil
@@ -123,8 +124,12 @@ def test_stages__are_run_one_by_one_with_a_monitor(
     assert len(losses) == 4
     same = (run / "cam/model.safetensors").read_bytes() == (trained_run / "cam/model.safetensors").read_bytes()
     assert same  # as the command line's settings give
+    verdict = run / "labels" / "verdict.json"
     toco.make_labels(run, relabel="none", device="cpu", workers=0)
+    assert json.loads(verdict.read_text())["measured"] == 8
+    verdict.unlink()
     scores = toco.evaluate(run, device="cpu")
+    assert verdict.is_file()
     assert [column.name for column in scores.columns] == ["CAM", "pseudo masks", "decoder"]
 
 
@@ -138,6 +143,15 @@ def test_functions__print_nothing_but_warnings(
     out, err = capfd.readouterr()
     assert out == ""
     assert "images" in err
+
+
+def test_train_seg__leaves_a_verdict_on_the_student(whole_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    verdict = run / "labels" / "verdict.json"
+    verdict.unlink()
+    toco.train_seg(run, resume=True)  # finished already
+    assert json.loads(verdict.read_text())["classes"][0]["evidence"]["student_images"] == 2
 
 
 @pytest.mark.parametrize("options", [{}, {"source": "decoder"}, {"window": 40}])
