@@ -189,8 +189,9 @@ SLIC_SECONDS_A_MEGAPIXEL = 1.3  # of one core: SLIC 1.1 at 0.07 to 1 megapixels,
 # Of facebook/sam-vit-base, counted by torch's FlopCounterMode: the encoder at 1024 pixels, and the decoder for a point.
 SAM_OPERATIONS = 0.97e12
 SAM_OPERATIONS_A_POINT = 3.6e9
-RELABEL_SECONDS_A_STEP = 0.03  # of a head; relabelling trains two heads in each round, and auto compares two results
-STUDENT_SECONDS_A_STEP = 0.5  # of a head on features, batch 16; mostly reading
+# Of a head on two cores. Measured in a run on MSRC: 0.006 and 0.125 (bench/recipes.md).
+RELABEL_SECONDS_A_STEP = 0.01  # two heads in each round, and auto compares two results
+STUDENT_SECONDS_A_STEP = 0.15  # batch 16; mostly reading
 GPU_FACTOR = 10
 GPU_SHORTEST_STEP = 0.1  # seconds
 REPORT_IMAGES = 500  # that the report measures the networks on, at most
