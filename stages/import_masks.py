@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data.dataset import Dataset, Mask, Sample, checked_mask, list_names
+from data.dataset import IGNORE_INDEX, Dataset, Mask, Sample, checked_mask, list_names
 from data.errors import DataError, SettingsError
 from data.file_names import FileNames
 from data.images import image_size
+from data.mask_agreement import MaskedImage, compare_masks, distinct_values
 from stages.corrections.correction_file import Correction, CorrectionFile, Provenance, classes_shown
 from stages.corrections.given_masks import used_ids
 from stages.imports.colour_masks import find_colour_masks
@@ -36,6 +37,16 @@ READERS: Mapping[str, Callable[[Path, tuple[str, ...]], FoundMasks]] = {
     "png": find_png_masks,
 }
 SHOWN_PROBLEMS = 20
+SHOWN_NAMES = 3  # of masks that have the same problem
+
+
+class OtherNumbersError(DataError):
+    """A mask has other class numbers than the labels of its image, or than the run."""
+
+    def __init__(self, message: str, unknown: frozenset[int] = frozenset()) -> None:
+        """Keep the numbers that no class of the run has."""
+        super().__init__(message)
+        self.unknown = unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +103,23 @@ def import_masks(
         problems = list(found.problems)
         drawn = newest(found.masks, images, problems, monitor)
         new: list[Correction] = []
+        misnumbered: dict[str, OtherNumbersError] = {}
         monitor.start("reading masks", len(drawn))
         for image_id, one in drawn.items():
             try:
                 new.append(images.correction(image_id, one, path, tool, allow_new_labels=allow_new_labels))
+            except OtherNumbersError as error:
+                misnumbered[one.where] = error
             except DataError as error:
                 problems.append(f"{one.where}: {error}")
             monitor.advance()
         monitor.finish()
         if found.unannotated:
             monitor.note(f"images without an annotation, left out: {found.unannotated}")
-        report_problems(
-            problems, len(found.masks) + len(found.problems), path, monitor, skip_bad=skip_bad and bool(new)
-        )
+        left_out = len(problems) + len(misnumbered)
+        summary = f"{left_out} of {len(found.masks) + len(found.problems)} masks in {path} do not fit"
+        lines = [*images.describe(misnumbered), *problems]
+        report_problems(lines, summary, monitor, skip_bad=skip_bad and bool(new))
         if not new:
             raise DataError(f"{path} has no annotated image: annotate some, export again, and import that")
         if not confirm_unchanged and tool != "labelstudio":
@@ -112,7 +127,7 @@ def import_masks(
         images.tell_of(new, monitor)
         corrections.add(new)
     replaced = sum(one.id in corrections.classes for one in new)
-    return ImportedMasks(file=corrections.path, masks=len(new), replaced=replaced, left_out=len(problems))
+    return ImportedMasks(file=corrections.path, masks=len(new), replaced=replaced, left_out=left_out)
 
 
 def newest(
@@ -151,7 +166,7 @@ def changed_masks(masks: list[Correction], monitor: Monitor) -> list[Correction]
     return changed
 
 
-def report_problems(problems: list[str], masks: int, path: Path, monitor: Monitor, *, skip_bad: bool) -> None:
+def report_problems(problems: list[str], summary: str, monitor: Monitor, *, skip_bad: bool) -> None:
     """Show each problem in one line.
 
     Raises:
@@ -162,9 +177,9 @@ def report_problems(problems: list[str], masks: int, path: Path, monitor: Monito
     if len(problems) > SHOWN_PROBLEMS:
         monitor.warn(f"and {len(problems) - SHOWN_PROBLEMS} more masks that do not fit")
     if problems and not skip_bad:
+        first = ", first" if len(problems) > 1 else ":"
         raise DataError(
-            f"nothing was imported: {len(problems)} of {masks} masks in {path} do not fit, first "
-            f"{problems[0]}; correct them, or import the others with --skip-bad"
+            f"nothing was imported: {summary}{first} {problems[0]}; correct them, or import the others with --skip-bad"
         )
 
 
@@ -188,6 +203,7 @@ class CorrectableImages:
         self._by_last: dict[str, list[str]] = defaultdict(list)  # tools often keep only the last part of a path
         for image_id in self.samples:
             self._by_last[PurePosixPath(image_id).name].append(image_id)
+        self._compared: list[MaskedImage] = []  # the masks that were read
         self._in_other_folder: dict[str, str] = {}  # image ids found by the last part of a path, by that path
 
     def find(self, mask: DrawnMask) -> str:
@@ -217,11 +233,22 @@ class CorrectableImages:
         """Decode and check the mask of an image.
 
         Raises:
-            DataError: It does not fit the image, the classes or the image labels.
+            OtherNumbersError: It has other class numbers than the image labels.
+            DataError: It does not fit the image.
         """
         sample = self.samples[image_id]
         size = image_size(sample.image)
-        mask = checked_mask(drawn.read(size), size, len(self.dataset.class_names), "it")
+        mask = drawn.read(size)
+        if mask.shape == size and sample.labelled:
+            labels = frozenset(sample.classes)
+            self._compared.append(MaskedImage(name=image_id, labels=labels, values=distinct_values(mask)))
+        try:
+            checked_mask(mask, size, len(self.dataset.class_names), "it")
+        except DataError as error:
+            if mask.shape != size:
+                raise
+            unknown = distinct_values(mask) - {*range(len(self.dataset.class_names) + 1), IGNORE_INDEX}
+            raise OtherNumbersError(str(error), unknown) from error
         self._check_labels(sample, mask, allow_new_labels=allow_new_labels)
         provenance = Provenance(
             source=str(path.resolve()),
@@ -231,6 +258,28 @@ class CorrectableImages:
             imported=datetime.now().astimezone().isoformat(timespec="seconds"),
         )
         return Correction(id=image_id, mask=mask, before=self._pseudo_mask(image_id), provenance=provenance)
+
+    def describe(self, misnumbered: Mapping[str, OtherNumbersError]) -> list[str]:
+        """Describe masks with other class numbers: in one line those that have the same cause.
+
+        Args:
+            misnumbered: The problem of each mask, by the mask's place.
+        """
+        agreement = compare_masks(self._compared, self.dataset.class_names)
+        if len(misnumbered) > 1 and agreement.explained:
+            names = list_names(misnumbered, SHOWN_NAMES)
+            return [f"{len(misnumbered)} masks contradict the labels of their images ({names}): {agreement.cause}"]
+        unknown = {where: error.unknown for where, error in misnumbered.items() if error.unknown}
+        if len(unknown) < 2:
+            return [f"{where}: {error}" for where, error in misnumbered.items()]
+        numbers = sorted(frozenset[int]().union(*unknown.values()))
+        listed = ", ".join(map(str, numbers[:SHOWN_PROBLEMS])) + (", ..." if len(numbers) > SHOWN_PROBLEMS else "")
+        return [
+            f"{len(unknown)} masks have values that no class of the run has ({list_names(unknown, SHOWN_NAMES)}; "
+            f"values {listed}): allowed are 0 (background), 1 to {len(self.dataset.class_names)} (classes) and "
+            f"{IGNORE_INDEX} (not judged)",
+            *(f"{where}: {error}" for where, error in misnumbered.items() if not error.unknown),
+        ]
 
     def tell_of(self, new: list[Correction], monitor: Monitor) -> None:
         """Say what may be meant, or may be a mistake."""
@@ -254,7 +303,7 @@ class CorrectableImages:
         labels = list_names(names[number - 1] for number in sample.classes)
         new = [names[number - 1] for number in shown if number not in sample.classes]
         if new and not allow_new_labels:
-            raise DataError(
+            raise OtherNumbersError(
                 f"it shows {list_names(new)}, but the labels of image '{sample.id}' are {labels}: correct its labels "
                 "or its mask, or accept the mask with --allow-new-labels"
             )

@@ -106,6 +106,28 @@ def test_import_masks__refuses_what_does_not_fit_and_writes_nothing(
     assert set(CorrectionFile(labelled_run.run, NAMES).classes) == {"c"}
 
 
+def test_import_masks__other_numberings_are_one_line(labelled_run: Any, tmp_path: Path, listener: Any) -> None:
+    run, ids = labelled_run.run, ("a", "b", "c", "deep/d")
+    monitor = listener()
+    strange = np.array([0, 15, 20, *range(3, 256)], np.uint8)  # as if of Pascal VOC
+    path = folder_of({one: strange[corrected(labelled_run, one)] for one in ids}, tmp_path / "voc")
+    with pytest.raises(DataError) as error:
+        import_masks(run, path, monitor, tool="png")
+    assert monitor.warnings == []
+    assert f"nothing was imported: 4 of 4 masks in {path} do not fit: 4 masks have values that" in str(error.value)
+    names = f"('{path / 'a.png'}', '{path / 'b.png'}', '{path / 'c.png'}' and 1 more; values 15, 20): allowed are 0"
+    assert names in str(error.value)
+    Image.fromarray(corrected(labelled_run)).save(path / "a.png")
+    assert import_masks(run, path, monitor, tool="png", skip_bad=True).left_out == 3
+    assert [one.startswith("3 masks have values") for one in monitor.warnings] == [True]
+
+    swapped = np.array([0, 2, 1, *range(3, 256)], np.uint8)
+    path = folder_of({one: swapped[corrected(labelled_run, one)] for one in ids}, tmp_path / "swapped")
+    with pytest.raises(DataError, match=r"do not fit: 4 masks contradict the labels .*and 1 more.*in another order"):
+        import_masks(run, path, monitor, tool="png")
+    assert len(monitor.warnings) == 1
+
+
 def test_import_masks__new_labels_when_asked(labelled_run: Any, tmp_path: Path) -> None:
     path = folder_of({"a": np.full((64, 64), 2, np.uint8)}, tmp_path / "in")
     import_masks(labelled_run.run, path, SilentMonitor(), tool="png", allow_new_labels=True)
