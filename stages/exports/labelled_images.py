@@ -11,7 +11,7 @@ from data.dataset import IGNORE_INDEX, Dataset, Mask, Sample, checked_mask
 from data.errors import ArtifactError, DataError
 from data.images import AS_STORED, PixelRule, image_size, is_rotated
 from stages.labels.store import LabelFile
-from stages.run_folder.artifacts import StageFolder
+from stages.run_folder.artifacts import StageFolder, command_for
 from stages.run_folder.run_data import open_run_data, warn_of_other_data
 from stages.runtime.monitor import Monitor
 
@@ -110,7 +110,7 @@ def open_labelled_images(
         DataError: There is no data set, or the image of a mask is missing.
     """
     if not labels.ids:
-        raise ArtifactError(f"{labels.path} holds no masks: run 'toco make-labels --overwrite' again")
+        raise ArtifactError(f"{labels.path} holds no masks: run {command_for(labels.path)}")
     # A missing image is an error only if it has a mask; this is checked below.
     dataset = open_run_data(folder, data, skip_bad=True)
     warn_of_other_data(folder, dataset, monitor)
@@ -119,7 +119,7 @@ def open_labelled_images(
     if missing:
         raise DataError(
             f"{dataset.root} lacks {len(missing)} of the {len(labels.ids)} images that have a mask in {labels.path}, "
-            f"first '{missing[0]}': give the data set of that run with --data, or run 'toco make-labels' again"
+            f"first '{missing[0]}': give the data set of that run with --data, or run {command_for(labels.path)}"
         )
     return LabelledImages(
         labels=labels,

@@ -13,6 +13,7 @@ from data.output_place import check_file_names
 from data.palette import palette_image
 from data.written_folders import mark_as_written
 from stages.labels.store import LabelFile
+from stages.run_folder.artifacts import command_for
 from stages.runtime.monitor import Monitor
 
 
@@ -33,8 +34,8 @@ def export_png(labels: LabelFile, out: Path, monitor: Monitor, *, ids: Sequence[
     for image_id in ids:
         if escapes_folder(image_id):
             raise ArtifactError(
-                f"{labels.path} holds the image id {image_id!r}, which leads out of {out}: "
-                "run 'toco make-labels --overwrite' again"
+                f"{labels.path} holds the image id {image_id!r}, which leads out of {out}: run "
+                f"{command_for(labels.path)}"
             )
     files = [out / f"{image_id}.png" for image_id in ids]
     check_file_names(files)

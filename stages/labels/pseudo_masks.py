@@ -19,7 +19,8 @@ from data.errors import ArtifactError, DataError
 from data.images import read_pixels
 from stages.labels.store import LabelFile
 from stages.networks.inference import resize_maps, to_tensor
-from stages.run_folder.artifacts import check_up_to_date, open_stage
+from stages.option import as_command
+from stages.run_folder.artifacts import check_up_to_date, open_stage, repeating_command
 from stages.run_folder.run_data import data_difference, open_run_data
 from stages.runtime.monitor import Monitor
 
@@ -74,9 +75,10 @@ class PseudoMasks(TorchDataset[Any]):
         self._scores: LabelFile | None = None
         if probabilities:
             if not (labels.path / "scores.h5").is_file():
+                again = as_command("make-labels", run, "--overwrite", "--relabel", "linear")
                 raise ArtifactError(
-                    f"{labels.path} has no probabilities, because its masks were not relabelled: run 'toco make-labels "
-                    "--relabel linear --overwrite' again, or leave out probabilities"
+                    f"{labels.path} has no probabilities, because its masks were not relabelled: run {again}, or leave "
+                    "out probabilities"
                 )
             self._scores = LabelFile(labels.path / "scores.h5", "scores")
         known = dataset.by_id() if split is None else {sample.id: sample for sample in dataset.split(split)}
@@ -84,7 +86,7 @@ class PseudoMasks(TorchDataset[Any]):
         if lost:
             raise DataError(
                 f"{labels.path / 'labels.h5'} has masks of {len(lost)} images that {dataset.root} lacks, first "
-                f"'{lost[0]}': use the data set of that run, or run 'toco make-labels --overwrite' again"
+                f"'{lost[0]}': use the data set of that run, or run {repeating_command(Path(run), 'labels')}"
             )
         self._samples = [known[one] for one in self._masks.ids if one in known]
 

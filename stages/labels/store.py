@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from data.atomic_write import atomic_write
 from data.dataset import IGNORE_INDEX
 from data.errors import ArtifactError
+from stages.run_folder.artifacts import command_for
 from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names, open_hdf5
 from stages.run_folder.saving import atomic_stream, unreadable
 
@@ -282,8 +283,7 @@ class LabelFile:
                 file[group]  # raises KeyError if it is missing
         if lacks_group:
             raise ArtifactError(
-                f"{path} has no {group}, because it was made without --{group}: run 'toco make-labels --{group} "
-                "--overwrite' again"
+                f"{path} has no {group}, because it was made without --{group}: run {command_for(path)} --{group}"
             )
 
     @cached_property
@@ -341,5 +341,5 @@ class LabelFile:
         try:
             yield
         except (OSError, KeyError, RuntimeError) as error:
-            advice = "run 'toco make-labels --overwrite' again"
+            advice = f"run {command_for(self.path)}"
             raise unreadable(self.path, error, "a complete label file", advice) from error

@@ -15,6 +15,7 @@ from data.transforms import SegTransform, SegViews
 from stages.config import TrainSeg
 from stages.corrections.given_masks import GivenMasks
 from stages.labels.store import LabelFile
+from stages.run_folder.artifacts import command_for
 from stages.runtime.monitor import Monitor
 
 
@@ -29,14 +30,14 @@ def labelled_images(
     """
     ids = LabelFile(label_file, "masks").ids
     if not ids:
-        raise ArtifactError(f"{label_file} holds no masks: run 'toco make-labels --overwrite' again")
+        raise ArtifactError(f"{label_file} holds no masks: run {command_for(label_file)}")
     known = dataset.by_id()
     lost = [image_id for image_id in ids if image_id not in known]
     if lost:
         message = f"{label_file} has masks of {len(lost)} images that {dataset.root} lacks, first '{lost[0]}'"
         if not config.skip_bad or len(lost) == len(ids):
             raise DataError(
-                f"{message}: use the data set of that run, run 'toco make-labels' again, or skip them with --skip-bad"
+                f"{message}: use the data set of that run, run {command_for(label_file)}, or skip them with --skip-bad"
             )
         monitor.warn(f"skipped: {message}")
     wanted = known if config.split is None else {sample.id for sample in dataset.split(config.split)}
@@ -67,8 +68,8 @@ def check_labelled(
     labels = LabelFile(label_file, "masks")
     if not given and not any((labels.read(sample.id) != IGNORE_INDEX).any() for sample in samples):
         raise ArtifactError(
-            f"{label_file} has no labelled pixel (all are {IGNORE_INDEX}, ignored): run "
-            "'toco make-labels --overwrite' again with a lower --high-threshold or a higher --low-threshold"
+            f"{label_file} has no labelled pixel (all are {IGNORE_INDEX}, ignored): run {command_for(label_file)} "
+            "with a lower --high-threshold or a higher --low-threshold"
         )
 
 

@@ -11,7 +11,7 @@ from data.errors import ArtifactError, SettingsError, reason
 from data.images import AS_STORED, PixelRule
 from stages.config import NO_FILES, TrainCam
 from stages.networks.hub import failing_at_once
-from stages.run_folder.artifacts import StageFolder
+from stages.run_folder.artifacts import StageFolder, command_for
 from stages.run_folder.saving import load_weights
 from stages.toco.backbone import Backbone
 from stages.toco.build_backbone import build_backbone, load_backbone_weights
@@ -110,8 +110,7 @@ def load_cam_model(folder: StageFolder) -> ToCo:
         model.load_state_dict(load_weights(path))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ArtifactError(
-            f"{path} does not fit {folder.path / 'config.json'} ({reason(error)}): "
-            "run 'toco train-cam --overwrite' again"
+            f"{path} does not fit {folder.path / 'config.json'} ({reason(error)}): run {command_for(path)}"
         ) from error
     return model.eval()
 

@@ -31,7 +31,7 @@ from stages.networks.feature_network import FeatureHead, FeatureNetwork
 from stages.networks.frozen_encoder import FrozenEncoder, fitted_sides
 from stages.networks.hub import failing_at_once
 from stages.networks.inference import BatchTensor, ImageTensor, flip_pairs, fuse_logits
-from stages.run_folder.artifacts import StageFolder
+from stages.run_folder.artifacts import StageFolder, command_for
 from stages.run_folder.saving import load_weights
 from stages.toco.build_backbone import build_backbone
 
@@ -190,8 +190,7 @@ def load_student(folder: StageFolder) -> Student:
         student.load_state_dict(load_weights(path))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ArtifactError(
-            f"{path} does not fit {folder.path / 'config.json'} ({reason(error)}): "
-            "run 'toco train-seg --overwrite' again"
+            f"{path} does not fit {folder.path / 'config.json'} ({reason(error)}): run {command_for(path)}"
         ) from error
     return student.eval()
 

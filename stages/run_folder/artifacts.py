@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -106,9 +107,10 @@ class StageFolder:
             return from_values(kind, self.settings)  # type: ignore[no-any-return]
         except (SettingsError, TypeError) as error:
             maker = self.config.get("toco", "another version")
+            again = stage_command(self.path.parent, self.path.name, "--overwrite")
             raise ArtifactError(
                 f"{self.path / 'config.json'} cannot be used: {error} (written by toco {maker}); install that version, "
-                f"or run 'toco {self.config['stage']} --overwrite' again"
+                f"or run {again}"
             ) from error
 
 
@@ -352,11 +354,10 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
         ArtifactError: The file is missing, damaged, or of a newer version of toco.
     """
     path = run / stage / "config.json"
-    producer = PRODUCERS[stage]
     if not run.is_dir():
         raise ArtifactError(f"there is no run folder {run}: check the path, or run 'toco train-cam DATA --out {run}'")
     if not path.is_file():
-        raise ArtifactError(f"{run} has no {stage}/config.json: run 'toco {producer}' first")
+        raise ArtifactError(f"{run} has no {stage}/config.json: run 'toco {PRODUCERS[stage]}' first")
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
@@ -376,8 +377,8 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # also JSON and Unicode errors
         what = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
         raise ArtifactError(
-            f"{path} is damaged ({what}): undo changes that were made by hand, or run 'toco {producer} --overwrite' "
-            "again"
+            f"{path} is damaged ({what}): undo changes that were made by hand, or run "
+            f"{stage_command(run, stage, '--overwrite')} with the options of before"
         ) from error
 
 
@@ -435,22 +436,38 @@ def open_stage(run: Path, stage: str) -> StageFolder:
 
 
 def options_to_repeat(run: Path, stage: str) -> list[str]:
-    """Return the options, as typed, with which the stage's own command repeats a finished stage.
+    """Return the options, as typed, with which the stage's own command repeats a stage.
 
     Raises:
-        ArtifactError: The stage, or train-cam, did not finish.
+        ArtifactError: The stage, or train-cam, was not begun.
     """
-    changed = open_stage(run, stage).changed_settings(open_stage(run, "cam").settings)
+    changed = begun_stage(run, stage).changed_settings(begun_stage(run, "cam").settings)
     # All other settings had their defaults, in place of which a new plan might choose others.
     unplanned = [] if stage == "labels" else [as_option("recipe", RECIPE_OF_DEFAULTS)]
     return [*unplanned, *(as_option(name, value) for name, value in changed.items())]
 
 
+def stage_command(run: Path, stage: str, *options: str, data: object = "DATA") -> str:
+    """Return the command of a stage, as typed."""
+    place = (data, "--out", run) if stage == "cam" else (run,)
+    return as_command(PRODUCERS[stage], *place, *options)
+
+
 def repeating_command(run: Path, stage: str) -> str:
-    """Return the command, as typed, that makes labels or a student again; with its options if it finished."""
-    again = as_command(PRODUCERS[stage], run, "--overwrite")
-    complete = finished(run, stage) and finished(run, "cam")
-    return " ".join([again, *(options_to_repeat(run, stage) if complete else ())])
+    """Return the command, as typed, that makes a stage again; with its options as far as they are known."""
+    data: object = "DATA"
+    options: list[str] = []
+    with suppress(ArtifactError):  # the run is damaged, or its network was made elsewhere
+        data, options = begun_stage(run, stage).dataset_root, options_to_repeat(run, stage)
+    return " ".join([stage_command(run, stage, "--overwrite", data=data), *options])
+
+
+def command_for(file: Path) -> str:
+    """Return the command, as typed, that makes a file in a stage's folder again, such as RUN/labels/labels.h5."""
+    run, stage = file.parent.parent, file.parent.name
+    if stage in PRODUCERS and (run / stage / "config.json").is_file():
+        return repeating_command(run, stage)
+    return as_command("make-labels", "RUN", "--overwrite")
 
 
 def finished(run: Path, stage: str) -> bool:

@@ -205,7 +205,7 @@ def test_train_seg__all_pixels_ignored(labelled_run_in: Callable[..., Any], tmp_
 
 def test_train_seg__no_masks(labelled_run_in: Callable[..., Any], tmp_path: Path) -> None:
     run = labelled_run_in(tmp_path, without=("a", "b", "c", "deep/d")).run
-    with pytest.raises(ArtifactError, match="holds no masks: run 'toco make-labels --overwrite' again"):
+    with pytest.raises(ArtifactError, match=f"holds no masks: run toco make-labels {run} --overwrite"):
         train_seg(run, CONFIG, SilentMonitor())
 
 

@@ -70,7 +70,7 @@ def test_open_labelled_images__no_masks(make_export_run: Any) -> None:
     from stages.labels.store import join_shards, label_attributes
 
     join_shards([], made.run / "labels", label_attributes(made.class_names, {}))
-    with pytest.raises(ArtifactError, match="holds no masks: run 'toco make-labels --overwrite' again"):
+    with pytest.raises(ArtifactError, match=f"holds no masks: run toco make-labels {made.run} --overwrite"):
         open_images(made.run)
 
 

@@ -32,5 +32,5 @@ def test_export_png__needs_no_images(export_run: Any, tmp_path: Path) -> None:
 def test_export_png__an_id_that_leads_out_of_the_folder(export_run: Any, tmp_path: Path) -> None:
     with h5py.File(export_run.run / "labels" / "labels.h5", "a") as file:
         file["masks/../x"] = np.zeros((2, 2), np.uint8)
-    with pytest.raises(ArtifactError, match=r"leads out of .*: run 'toco make-labels --overwrite' again"):
+    with pytest.raises(ArtifactError, match=f"leads out of .*: run toco make-labels {export_run.run} --overwrite"):
         export(export_run.run, tmp_path / "png", SilentMonitor())

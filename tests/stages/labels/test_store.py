@@ -221,7 +221,7 @@ def test_label_file__damaged(tmp_path: Path, damage: str) -> None:
     with pytest.raises(ArtifactError) as caught:
         LabelFile(path, "masks")
     assert str(caught.value).startswith(f"{path} is not a complete label file (")
-    assert str(caught.value).endswith("): run 'toco make-labels --overwrite' again")
+    assert str(caught.value).endswith("): run toco make-labels RUN --overwrite")
     assert "\n" not in str(caught.value)
 
 

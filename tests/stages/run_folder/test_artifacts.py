@@ -244,7 +244,7 @@ def test_read_config__damaged(tmp_path: Path, text: str | bytes) -> None:
     (tmp_path / "cam" / "model.safetensors").write_text("")
     with pytest.raises(ArtifactError) as caught:
         open_stage(tmp_path, "cam")
-    assert_one_line(caught, f"{path} is damaged", "run 'toco train-cam --overwrite' again")
+    assert_one_line(caught, f"{path} is damaged", f"toco train-cam DATA --out {tmp_path} --overwrite")
 
 
 @pytest.mark.parametrize("stage", PRODUCTS)
