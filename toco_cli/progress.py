@@ -158,6 +158,8 @@ def _pace(task: Task) -> str:
 
 
 def _summary(task: Task) -> str:
+    if 0 < task.fields["done_before"] == task.completed:
+        return f"{task.description}: {_counts(task)}, done already"
     rate = _mean_rate(task)
     rate_text = "" if rate is None else f" ({_rate_text(rate)} {task.fields['unit']}/s)"
     duration = timedelta(seconds=round(task.elapsed or 0))

@@ -66,6 +66,17 @@ def test_rich_monitor__what_was_done_before_does_not_count_for_the_rate() -> Non
     assert lines[1].startswith("training: 1030/1040 steps, 1 steps/s, 0:00:10 left")
 
 
+def test_rich_monitor__nothing_left_to_do_has_no_rate() -> None:
+    stream = io.StringIO()
+    monitor = RichMonitor(stream=stream, clock=Clock())
+    monitor.start("making labels", 24, done=24)
+    monitor.finish()
+    assert stream.getvalue().splitlines() == [
+        "making labels: 24 images (24 done already)",
+        "making labels: 24/24 images, done already",
+    ]
+
+
 def test_rich_monitor__the_rate_is_that_of_the_last_minute() -> None:
     stream, clock = io.StringIO(), Clock()
     monitor = RichMonitor(stream=stream, clock=clock)
