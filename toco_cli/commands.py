@@ -457,7 +457,7 @@ def predict(
         count = len(next(iter(written.values())))
         images = "1 image" if count == 1 else f"{count} images"
         folders = " and ".join(str(out / kind) for kind in written)
-        following = as_command("export", run, "--format", "onnx", "--out", "DIR")
+        following = _after_predict(run)
         _say(f"The results of {images} are in {folders}. Next: {following}")
 
 
@@ -852,6 +852,14 @@ def _conclude(result: str, values: dict[str, Any], following: str, verdict: "Ver
         f"Next: {verdict.advice.command}  # {verdict.advice.why}" if verdict.advice else f"Next: {following}",
         soft_wrap=True,
     )
+
+
+def _after_predict(run: Path) -> str:
+    from stages.run_folder.artifacts import finished
+
+    if finished(run, "seg"):
+        return as_command("export", run, "--format", "onnx", "--out", "DIR")
+    return as_command("train-seg", run) if finished(run, "labels") else as_command("make-labels", run, "--crf")
 
 
 def _predict_with(run: Path) -> str:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +25,7 @@ from stages.networks.student import label_map, load_student, student_probabiliti
 from stages.predict import predict
 from stages.run_folder.artifacts import open_stage
 from stages.runtime.monitor import SilentMonitor
+from toco_cli.main import main
 
 CONFIG = Predict(device="cpu")
 
@@ -193,6 +195,19 @@ code = main()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # in kilobytes, on Linux
 sys.exit(code)
 """
+
+
+@pytest.mark.parametrize(("student", "following"), [(True, "export {run} --format onnx"), (False, "train-seg {run}\n")])
+def test_predict__proposes_what_the_run_can_do(
+    student: bool, following: str, whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    if not student:
+        shutil.rmtree(run / "seg")
+    image = picture(tmp_path / "photo.png")
+    assert main(["predict", str(run), str(image), "--out", str(tmp_path / "out"), "--device", "cpu", "--quiet"]) == 0
+    assert f"Next: toco {following.format(run=run)}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
