@@ -146,6 +146,7 @@ def read_class_folders(root: Path) -> Dataset:
                 for top, folder in unknown.items()
             ),
             *dropped,
+            *(() if listed else _inner_folder_warnings(placed, folders_of)),
             *(() if listed else joined_warnings(counts, "sort the images in a table instead (toco init)")),
         ),
         counted=(describe_unread(unread),) if unread else (),
@@ -302,6 +303,30 @@ def _check_inner_folders(placed: Collection[str], folders_of: Mapping[str, Seque
                 f"would be read as photographs: move masks to {MASKS_FOLDER}/, each as a PNG with the path of its "
                 f"image; if these are photographs, {LIST_ALL}"
             )
+
+
+def _inner_folder_warnings(
+    placed: Mapping[str, tuple[str, str]], folders_of: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """Return a warning about classes whose images are all in several inner folders, which may be the classes."""
+    inner: dict[str, set[str]] = defaultdict(set)  # class -> the folders in it, '' for images directly in it
+    for name, (_, folder) in placed.items():
+        folders = [canonical_name(one) for one in folders_of[name]]
+        inner[folder].update((*folders, "")[folders.index(folder) + 1 :][:1])
+    groups = {
+        folder: sorted(inside)
+        for folder, inside in sorted(inner.items())
+        if len(inside) > 1 and "" not in inside and folder.lower() != BACKGROUND_FOLDER
+    }
+    if not groups:
+        return ()
+    told = [f"'{folder}' with {list_names(inside, 3)}" for folder, inside in groups.items()]
+    more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
+    return (
+        f"classes whose images are in several folders, and are read as one class: {'; '.join(told[:3])}{more}. If the "
+        f"inner folders are the classes, put their images into folders at the top, for example "
+        f"{next(iter(groups.values()))[0]}/1.jpg",
+    )
 
 
 def _check_masks(masks: Collection[str], tops: Collection[str], root: Path) -> None:
