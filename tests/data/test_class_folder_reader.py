@@ -385,7 +385,14 @@ def test_read_class_folders__masks_outside_the_splits(tmp_path: Path) -> None:
 
 
 def test_read_class_folders__classes_that_may_be_groups(tmp_path: Path) -> None:
-    names = ("line1/dent/1.jpg", "line1/crack/2.jpg", "line2/dent/3.jpg", "ok/4.jpg", "ok/old/5.jpg", "background/a/6.jpg")
+    names = (
+        "line1/dent/1.jpg",
+        "line1/crack/2.jpg",
+        "line2/dent/3.jpg",
+        "ok/4.jpg",
+        "ok/old/5.jpg",
+        "background/a/6.jpg",
+    )
     (warning,) = read_class_folders(build(tmp_path, *names, "background/b/7.jpg")).warnings
     assert warning.startswith("classes whose images are in several folders, and are read as one class: 'line1' with ")
     assert warning.endswith("folders at the top, for example crack/1.jpg")
