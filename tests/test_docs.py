@@ -9,10 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.main import get_command
 
 import stages.config
+from data.readers import open_dataset, read_mask
 from stages.option import flag, option_text
 from toco_cli.commands import app
 
@@ -138,3 +141,28 @@ def test_options_page__lists_every_option_but_those_of_other_stages(name: str, s
 )
 def test_site_links__cross_the_border_of_docs(page: str, link: str, on_the_site: str, site_pages: ModuleType) -> None:
     assert site_pages.site_links(f"[x{link}", page) == f"[x{on_the_site}"
+
+
+def test_prepare_data__its_code_converts_mvtec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = ("train/good/000", "train/good/001", "test/good/000"), ("crack/000", "hole/000", "hole/001")
+    for name in (*good, *(f"test/{one}" for one in bad)):
+        image = tmp_path / "bottle" / f"{name}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 32), (120, len(name), 90)).save(image)
+    for name in bad:
+        mask = tmp_path / "bottle/ground_truth" / f"{name}_mask.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        drawn = Image.new("L", (40, 32))
+        drawn.paste(255, (5, 5, 20, 20))
+        drawn.save(mask)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/prepare-data.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    made = open_dataset(tmp_path / "photos")
+    classes = {one.id: one.classes for samples in made.splits.values() for one in samples}
+    assert classes == {
+        "test/crack/000": (1,), "test/good/000": (), "test/hole/000": (2,), "test/hole/001": (2,),
+        "train/good/000": (), "train/good/001": (),
+    }  # fmt: skip
+    assert {name: len(samples) for name, samples in made.splits.items()} == {"train": 4, "val": 2}
+    assert set(np.unique(read_mask(made.by_id()["test/hole/001"], (32, 40), 2))) == {0, 2}
