@@ -22,6 +22,7 @@ ARRAY_SUFFIX = ".npy"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 MOST_VALUES_OF_A_BYTE = 100_000  # constant images reach some 10,000 with deflate and more with zstd
 GDAL_NODATA = 42113  # tag of TIFF
+PIXEL_SIZE, TRANSFORM = 33550, 34264  # tags of GeoTIFF, of which each image with coordinates has one
 REDUCED, MASK = 1, 4  # bits of the tag that says what a page of a TIFF is
 EXTRA_SAMPLES, ORIENTATION, ALPHA_KINDS = 338, 274, {1, 2}  # tags of TIFF, and kinds of extra samples that are alpha
 FEW_ROWS = 32  # an array with fewer rows than bands, and at most this many, is most likely (bands, h, w)
@@ -85,6 +86,18 @@ def is_tiff(path: Path) -> bool:
     """
     with path.open("rb") as file:
         return file.read(4) in TIFF_STARTS
+
+
+def has_coordinates(path: Path) -> bool:
+    """Tell whether a file is a GeoTIFF whose pixels have coordinates.
+
+    Raises:
+        Exception: It is missing or damaged; tifffile raises many kinds.
+    """
+    if not is_tiff(path):
+        return False
+    with _opened_tiff(path) as (_, page):
+        return PIXEL_SIZE in page.tags or TRANSFORM in page.tags
 
 
 def array_layout(path: Path) -> BandLayout:

@@ -71,8 +71,10 @@ class BandImage:
 
     def picture(self) -> Image.Image:
         """Return the image in 8-bit RGB, for people and for methods that follow edges."""
-        shown = self.values[..., shown_bands(self.values.shape[2])]
-        picture = Image.fromarray(shown.clip(0, 255).round().astype(np.uint8))
+        shown = np.empty((self.height, self.width, 3), np.uint8)
+        for place, band in enumerate(shown_bands(self.values.shape[2])):  # all at once, a large image needs gigabytes
+            shown[..., place] = self.values[..., band].clip(0, 255).round()
+        picture = Image.fromarray(shown)
         picture.info[CLIPPED] = clipped_share(self)
         return picture
 

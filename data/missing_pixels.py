@@ -12,10 +12,10 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.band_files import StoredBands
+from data.band_files import StoredBands, image_shape
 from data.dataset import IGNORE_INDEX, Mask
 from data.errors import DataError
-from data.images import PixelRule, band_layout, image_shape, lacks_value, read_stored
+from data.images import PixelRule, band_layout, lacks_value, read_stored
 
 
 def missing_pixels(image: Path | Image.Image | NDArray[Any], rule: PixelRule) -> Bool[np.ndarray, "h w"] | None:

@@ -633,10 +633,11 @@ class Predict(Parallel):
         "auto",
         "Network: the student of train-seg, or the decoder of train-cam; auto takes the student if it is trained.",
     )
-    outputs: tuple[Literal["masks", "overlays", "numpy", "probabilities"], ...] = option(
+    outputs: tuple[Literal["masks", "overlays", "numpy", "probabilities", "geotiff"], ...] = option(
         ("masks", "overlays"),
         "Files to write for each image: masks (palette PNG), overlays (the mask's colours on the image), numpy (class "
-        "numbers, uint8), probabilities (of every class, float16).",
+        "numbers, uint8), probabilities (of every class, float16), geotiff (the mask with the image's coordinates; "
+        "needs the extra geo).",
         old_names=("write",),
     )
     window: int | None = option(

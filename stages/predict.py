@@ -5,15 +5,18 @@ In: RUN/seg or RUN/cam, and any images. Out: a folder as stages/prediction/outpu
 torch, and all that needs it, is imported only after the checks, so that a wrong path is reported at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from data.band_files import has_coordinates
 from data.band_image import as_picture, clipped_share
 from data.errors import FIX_OR_SKIP, DataError
+from data.images import PixelRule
 from data.missing_pixels import describe_missing_pixels, without_missing_pixels
 from data.output_place import check_file_names, check_folder
 from data.pixel_rule import describe_clipped
+from data.read_ahead import ImageBatch, batches, read_ahead
 from data.readers import check_images
 from stages.config import Predict
 from stages.networks.choose_network import choose_network, rule_for_new_images
@@ -24,7 +27,11 @@ from stages.run_folder.lock import output_lock
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.extras import check_crf_backend
 from stages.runtime.launch import own_cores
+from stages.runtime.memory import free_memory
 from stages.runtime.monitor import Monitor
+from stages.tiling.rasters import check_rasterio
+
+BYTES_A_PIXEL, BYTES_A_BAND = 20, 6  # that an image needs, measured; the second for each of its bands in float32
 
 
 def predict(
@@ -60,6 +67,8 @@ def predict(
     check_folder(out)
     if config.crf:
         check_crf_backend(config.crf_backend)
+    if "geotiff" in config.outputs:
+        check_rasterio()
     network = choose_network(run, config)
     rule = rule_for_new_images(run, network.pixels)
     samples = find_inputs(paths, monitor, pixels=rule)
@@ -73,7 +82,6 @@ def predict(
 
         import torch
 
-        from data.read_ahead import batches, read_ahead
         from stages.networks.inference import to_tensor
         from stages.networks.segmenter import open_segmenter
         from stages.prediction.results import write_results
@@ -102,7 +110,9 @@ def predict(
             mine = left[fabric.global_rank :: fabric.world_size]
             clipped: list[float] = []
             lacking: set[str] = set()
-            for batch in read_ahead(batches(mine, segmenter.batch_size), threads, bad):
+            placed: set[str] = set()
+            ahead = _telling_of_memory(batches(mine, segmenter.batch_size), rule, share)
+            for batch in read_ahead(ahead, threads, bad):
                 results = segmenter.segment([to_tensor(picture) for _, picture in batch])
                 for (sample, picture), result in zip(batch, results, strict=True):
                     clipped.append(clipped_share(picture))
@@ -115,7 +125,10 @@ def predict(
                         as_picture(picture),
                         result._replace(label=torch.from_numpy(mask)),
                         network.class_names,
+                        sample.image,
                     )
+                    if has_coordinates(sample.image):
+                        placed.add(sample.id)
                     monitor.advance(fabric.world_size)  # the other ranks' shares are as large
             fabric.barrier()
             monitor.finish()
@@ -123,9 +136,29 @@ def predict(
                 share.warn(text)
             if text := describe_missing_pixels(all_ids(lacking, fabric), "predicted"):
                 monitor.note(text)
+            if (count := len(all_ids(placed, fabric))) and "geotiff" not in config.outputs:
+                monitor.note(
+                    f"PNG masks do not keep the coordinates that {count} of the images have: add --outputs geotiff, or "
+                    "put masks of tiles together with 'toco join'"
+                )
         every = [files_of(out, sample, config.outputs) for sample in samples]
         written = [files for files in every if all(file.exists() for file in files.values())]
         return {kind: [files[kind] for files in written] for kind in config.outputs}
+
+
+def _telling_of_memory(groups: Iterable[ImageBatch], rule: PixelRule, monitor: Monitor) -> Iterator[ImageBatch]:
+    """Warn, before it is read, of the first image for which the free memory may not be enough."""
+    told = False
+    for batch in groups:
+        needed, free = batch.pixels * (BYTES_A_PIXEL + BYTES_A_BAND * len(rule.bands)), free_memory()
+        if needed > free and len(batch.samples) == 1 and not told:
+            told = True
+            monitor.warn(
+                f"{batch.samples[0].image} has {batch.pixels / 1e6:.3g} megapixels, which need about "
+                f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: if memory runs out, cut it with "
+                "'toco tile', predict the tiles, and put their masks together with 'toco join'"
+            )
+        yield batch
 
 
 def _leave_out(error: DataError, *, config: Predict, monitor: Monitor) -> None:

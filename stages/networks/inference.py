@@ -51,8 +51,8 @@ def squash(image: Pixels, side: int) -> ImageTensor:
 
 
 def to_tensor(image: Pixels) -> ImageTensor:
-    """Turn an image into a tensor."""
-    values = image.values.copy() if isinstance(image, BandImage) else np.array(image)
+    """Turn an image into a tensor; it shares the memory of bands, which are large."""
+    values = np.ascontiguousarray(image.values) if isinstance(image, BandImage) else np.array(image)
     return torch.from_numpy(values).permute(2, 0, 1)
 
 

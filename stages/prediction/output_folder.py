@@ -5,6 +5,7 @@ DIR/masks/NAME.png            palette PNG: 0 background, 1..C classes, 255 where
 DIR/overlays/NAME.png         the image with the colours of its mask; a legend below names the classes in the mask
 DIR/numpy/NAME.npy            uint8 (h, w): the labels of masks/
 DIR/probabilities/NAME.npy    float16 (C + 1, h, w): probabilities, background first
+DIR/geotiff/NAME.tif          the mask with the place of a GeoTIFF; without a place if the image has none
 """
 
 import json
@@ -27,6 +28,7 @@ SUFFIXES = {
     "overlays": ".png",
     "numpy": ".npy",
     "probabilities": ".npy",
+    "geotiff": ".tif",
 }  # kind, which is also the folder -> extension
 # Settings that may differ on --resume. The network itself is compared by the digest of its weights, not by `source`.
 PREDICT_MAY_CHANGE = (

@@ -12,10 +12,11 @@ from data.atomic_write import atomic_write
 from data.palette import overlay, palette_image
 from stages.networks.inference import resize_maps
 from stages.networks.segmenter import Segmentation
+from stages.tiling.rasters import write_placed_mask
 
 
 def write_results(
-    files: Mapping[str, Path], picture: Image.Image, result: Segmentation, class_names: Sequence[str]
+    files: Mapping[str, Path], picture: Image.Image, result: Segmentation, class_names: Sequence[str], image: Path
 ) -> None:
     """Write the results of an image, each with an atomic write.
 
@@ -24,6 +25,7 @@ def write_results(
         picture: The image, RGB.
         result: Its labels, and its probabilities if they are written.
         class_names: Names of the classes 1..C for the legend of the overlay.
+        image: The file of the image, which tells its coordinates.
     """
     mask = result.label.numpy()
     for kind, file in files.items():
@@ -35,6 +37,8 @@ def write_results(
             elif kind == "numpy":
                 with temporary.open("wb") as opened:
                     np.save(opened, mask)
+            elif kind == "geotiff":
+                write_placed_mask(temporary, mask, image, class_names)
             elif result.probabilities is not None:  # None only with --window, which excludes probabilities
                 _save_probabilities(temporary, result.probabilities, mask.shape)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.band_files import has_coordinates
+from data.dataset import Mask
 from data.errors import DataError, SettingsError, reason
 from data.file_kinds import IMAGE_SUFFIXES, suffix_of
 from data.images import is_rotated, read_image
@@ -37,7 +39,8 @@ def check_rasterio() -> None:
     """
     if importlib.util.find_spec("rasterio") is None:
         raise SettingsError(
-            f"large images need the package 'rasterio', which is not installed: run {install_command('geo')}"
+            "large images and GeoTIFF need the package 'rasterio', which is not installed: run "
+            f"{install_command('geo')}"
         )
 
 
@@ -174,14 +177,14 @@ def _moved(transform: "Affine", x: int, y: int) -> "Affine":
 
 @contextmanager
 def new_mask_raster(
-    file: Path, size: tuple[int, int], transform: Sequence[float], crs: str | None, class_names: Sequence[str]
+    file: Path, size: tuple[int, int], transform: Sequence[float] | None, crs: str | None, class_names: Sequence[str]
 ) -> "Iterator[DatasetWriter]":
     """Create a GeoTIFF for a mask: blocks, compressed, with the colours and the names of the classes.
 
     Args:
         file: The file.
         size: Height and width in pixels.
-        transform: From pixels to coordinates, as in `LargeImage`.
+        transform: From pixels to coordinates, as in `LargeImage`; None if the image has no coordinates.
         crs: The coordinate system as WKT, if it is known.
         class_names: Names of the classes 1..C; they become metadata of the band.
     """
@@ -199,7 +202,7 @@ def new_mask_raster(
             height=size[0],
             width=size[1],
             crs=crs,
-            transform=rasterio.Affine(*transform),
+            transform=rasterio.Affine(*transform) if transform else None,
             nodata=255,
             tiled=True,
             blockxsize=BLOCK,
@@ -211,6 +214,20 @@ def new_mask_raster(
         written.write_colormap(1, colours)
         written.update_tags(1, **{f"class_{number}": name for number, name in enumerate(class_names, start=1)})
         yield written
+
+
+def write_placed_mask(file: Path, mask: Mask, image: Path, class_names: Sequence[str]) -> None:
+    """Write the mask of an image to a GeoTIFF with the image's place.
+
+    Raises:
+        DataError: The image cannot be read.
+    """
+    transform = crs = None
+    if has_coordinates(image):
+        with open_raster(image) as raster:
+            transform, crs = tuple(raster.transform)[:6], raster.crs.to_wkt() if raster.crs else None
+    with new_mask_raster(file, (mask.shape[0], mask.shape[1]), transform, crs, class_names) as written:
+        written.write(mask, 1)
 
 
 def valid_pixels(path: Path) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.errors import ArtifactError, DataError
+from data.errors import ArtifactError, DataError, SettingsError
 from data.images import find_images
 from data.palette import colour_map
 from data.readers import open_dataset
@@ -78,6 +79,35 @@ def test_predict__decoder(decoder_run: Any, tmp_path: Path) -> None:
     probabilities = decoder_probabilities(model, square.permute(2, 0, 1)[None], (1.0,))[0]
     expected = label_map(probabilities, (50, 90)).numpy()
     assert (pixels(file) == expected).mean() > 0.99  # torchvision's resize is Pillow's up to rounding
+
+
+def test_predict__tells_what_png_loses_and_when_memory_may_not_suffice(
+    student_run: Any, tmp_path: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    scene = tmp_path / "scene.tif"
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5300000), "nodata": 0}
+    with rasterio.open(scene, "w", "GTiff", width=50, height=40, count=3, dtype="uint8", **place) as file:
+        file.write(np.pad(np.full((3, 40, 40), 7, np.uint8), ((0, 0), (0, 0), (10, 0))))
+    monkeypatch.setattr("stages.predict.free_memory", lambda: 10_000.0)
+    monitor = listener()
+    predict(student_run.run, [scene], tmp_path / "png", CONFIG, monitor)
+    (warning,) = monitor.warnings
+    assert re.match(r".*scene\.tif has 0\.002 megapixels, which need about .* cut it with 'toco tile'", warning)
+    assert [note for note in monitor.notes if "do not keep the coordinates that 1 of the images" in note]
+    monkeypatch.undo()
+    monitor = listener()
+    config = replace(CONFIG, outputs=("masks", "geotiff"))
+    files = predict(student_run.run, [scene], tmp_path / "geotiff", config, monitor)
+    assert not [note for note in monitor.notes if "coordinates" in note]
+    with rasterio.open(files["geotiff"][0]) as made:
+        assert (made.crs.to_epsg(), made.transform) == (32632, place["transform"])
+        np.testing.assert_array_equal(made.read(1), pixels(files["masks"][0]))
+        assert (made.read(1) == 255).sum() == 400
+        assert (made.read(1)[:, :10] == 255).all()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match="large images and GeoTIFF need the package 'rasterio'"):
+        predict(student_run.run, [scene], tmp_path / "other", config, SilentMonitor())
 
 
 def test_predict__folders_keep_their_tree_and_names_stay_unique(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data.band_files import has_coordinates
 from data.dataset import Sample
 from data.errors import ArtifactError, SettingsError
 from data.palette import palette_image
@@ -45,7 +46,8 @@ def test_write_results__content_of_each_kind(tmp_path: Path) -> None:
     probabilities = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
     files = files_of(tmp_path, Sample(id="deep/a", image=Path("a.tif"), classes=(), mask=None), EVERYTHING.outputs)
     assert files["numpy"] == tmp_path / "numpy" / "deep" / "a.npy"
-    write_results(files, Image.new("RGB", (3, 2), "white"), Segmentation(label, probabilities), ("cat", "dog"))
+    picture = Image.new("RGB", (3, 2), "white")
+    write_results(files, picture, Segmentation(label, probabilities), ("cat", "dog"), tmp_path / "a.tif")
     assert all(file.is_file() for file in files.values())
     with Image.open(files["masks"]) as mask:
         assert mask.getpalette() == palette_image(label.numpy()).getpalette()
@@ -61,8 +63,27 @@ def test_write_results__content_of_each_kind(tmp_path: Path) -> None:
 def test_write_results__probabilities_at_the_image_s_size(tmp_path: Path) -> None:
     label, probabilities = torch.zeros(4, 6, dtype=torch.uint8), torch.ones(3, 2, 3)
     file = tmp_path / "a.npy"
-    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities), ())
+    write_results({"probabilities": file}, Image.new("RGB", (6, 4)), Segmentation(label, probabilities), (), file)
     assert np.load(file).shape == (3, 4, 6)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_write_results__geotiff_with_the_place_of_the_image(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    label = torch.tensor([[0, 1, 2], [2, 0, 255]], dtype=torch.uint8)
+    placed, plain = tmp_path / "placed.tif", tmp_path / "plain.png"
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5300000)}
+    with rasterio.open(placed, "w", "GTiff", width=3, height=2, count=4, dtype="uint16", **place):
+        pass
+    Image.new("RGB", (3, 2)).save(plain)
+    for image in (placed, plain):
+        file = tmp_path / f"{image.stem}.mask.tif"
+        write_results({"geotiff": file}, Image.new("RGB", (3, 2)), Segmentation(label, None), ("wood", "lake"), image)
+        with rasterio.open(file) as made, rasterio.open(image) as source:
+            np.testing.assert_array_equal(made.read(1), label)
+            assert (made.crs, made.transform, made.nodata) == (source.crs, source.transform, 255)
+            assert made.tags(1) == {"class_1": "wood", "class_2": "lake"}
+        assert has_coordinates(image) == (image == placed)
 
 
 def test_resume__after_an_interruption_gives_the_results_of_an_undisturbed_run(
