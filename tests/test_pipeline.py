@@ -281,3 +281,79 @@ def test_predict__json_names_the_files_of_each_kind(walk: Walk, tmp_path: Path) 
     assert (label.dtype, label.shape) == (np.uint8, (48, 48))
     assert (probabilities.dtype, probabilities.shape[1:]) == (np.float16, (48, 48))
     assert (label == probabilities.argmax(axis=0)).mean() > 0.99  # rounding to float16 makes ties
+
+
+@pytest.mark.slow
+def test_satellite__bands_and_place_from_scenes_to_maps(tmp_path: Path) -> None:
+    """The walk-through, with four bands of 16 bits and a corner without data."""
+    draw_bands(tmp_path / "scenes")
+    small = shlex.split(f"{SMALL['run']} {ALONE['run']}")
+    told = {}
+    for words in (
+        "tile scenes/north.tif scenes/south.tif --labels scenes/landcover.geojson --val south.tif --size 64 --overlap "
+        "16 --out landcover",
+        "check landcover",
+        "run landcover --out runs/landcover",
+        "predict runs/landcover landcover --out predicted",
+        "join landcover predicted --out maps",
+        "join landcover runs/landcover --out pseudo_maps",
+        "tile scenes/south.tif --size 64 --overlap 16 --out new",
+        "predict runs/landcover new --out new_predicted",
+        "join new new_predicted --out new_maps",
+        "predict runs/landcover scenes/south.tif --out whole --outputs geotiff --window 64",
+    ):
+        name, *others = words.split()
+        done = toco(name, *others, *(small if name == "run" else ()), folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        told[name] = done.stdout + done.stderr
+    assert "images have 4 bands of 16 bits (uint16), read at full depth" in " ".join(told["check"].split())
+    assert "of the images labelled now have pixels without a value" in " ".join(told["run"].split())
+    with (
+        rasterio.open(tmp_path / "landcover/images/north/r1-c2.tif") as tile,
+        rasterio.open(tmp_path / "scenes/north.tif") as scene,
+    ):
+        assert (tile.dtypes, tile.crs, tile.nodata) == (("uint16",) * 4, scene.crs, 0)
+        assert tile.transform == scene.transform @ rasterio.Affine.translation(96, 48)
+        np.testing.assert_array_equal(tile.read(), scene.read()[:, 48:112, 96:160])
+    for name, folder in (
+        ("north", "maps"),
+        ("south", "maps"),
+        ("north", "pseudo_maps"),
+        ("south", "new_maps"),
+        ("south", "whole/geotiff"),
+    ):
+        with (
+            rasterio.open(tmp_path / folder / f"{name}.tif") as made,
+            rasterio.open(tmp_path / f"scenes/{name}.tif") as scene,
+        ):
+            assert (made.shape, made.crs, made.transform) == (scene.shape, scene.crs, scene.transform)
+            assert made.tags(1) == {"class_1": "forest", "class_2": "water"}
+            labels, valid = made.read(1), scene.dataset_mask() > 0
+        assert (labels[~valid] == 255).all()
+        assert (labels[valid] <= 2).all()
+    predicted = {
+        file.stem: np.asarray(Image.open(file)) for file in (tmp_path / "predicted/masks/images/north").iterdir()
+    }
+    assert (predicted["r1-c1"][:8, :8] == 255).all()
+    assert (predicted["r1-c2"] != 255).all()
+
+
+def draw_bands(folder: Path) -> None:
+    """Write two scenes of four bands, with forest in the upper half and water in the right half, and their polygons."""
+    folder.mkdir()
+    features = []
+    for number, name in enumerate(("north", "south")):
+        left, top = 10.0, 50.0 - number
+        pixels = np.random.default_rng(number).integers(900, 1100, (4, 160, 160))
+        pixels[3, :64] += 2000
+        pixels[:3, :, 96:] //= 3
+        pixels[:, :56, :56] = 0
+        placed = {"crs": "EPSG:4326", "transform": rasterio.Affine(0.001, 0, left, 0, -0.001, top), "nodata": 0}
+        shape = {"width": 160, "height": 160, "count": 4, "dtype": "uint16"}
+        with rasterio.open(folder / f"{name}.tif", "w", driver="GTiff", **shape, **placed) as file:
+            file.write(pixels.astype(np.uint16))
+        for kind, (x0, y0, x1, y1) in (("forest", (0, 0, 160, 64)), ("water", (96, 0, 160, 160))):
+            ring = [[left + x / 1000, top - y / 1000] for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0))]
+            geometry = {"type": "Polygon", "coordinates": [ring]}
+            features.append({"type": "Feature", "properties": {"class": kind}, "geometry": geometry})
+    (folder / "landcover.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
