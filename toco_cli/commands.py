@@ -845,7 +845,7 @@ def _conclude(result: str, values: dict[str, Any], following: str, verdict: "Ver
 
     console = _console()
     console.print(verdict_table(verdict))
-    for line in (result, verdict.basis, f"{verdict.headline}.", verdict.small_objects):
+    for line in (result, verdict.basis, verdict.small_objects, f"{verdict.headline}."):
         if line:
             console.print(line, soft_wrap=True)
     console.print(
