@@ -31,6 +31,7 @@ from stages.runtime.memory import free_memory
 from stages.runtime.monitor import Monitor
 from stages.tiling.rasters import check_rasterio
 
+FAR_LARGER = 16  # than the network's input: photographs of 4032 pixels are 9 times as large as 448
 BYTES_A_PIXEL, BYTES_A_BAND = 20, 6  # that an image needs, measured; the second for each of its bands in float32
 
 
@@ -111,11 +112,15 @@ def predict(
             clipped: list[float] = []
             lacking: set[str] = set()
             placed: set[str] = set()
+            network_side = network.config["model"].get("long_side") or network.settings["image_size"]
+            reduced: dict[Path, int] = {}  # the longer side of each image that is far larger
             ahead = _telling_of_memory(batches(mine, segmenter.batch_size), rule, share)
             for batch in read_ahead(ahead, threads, bad):
                 results = segmenter.segment([to_tensor(picture) for _, picture in batch])
                 for (sample, picture), result in zip(batch, results, strict=True):
                     clipped.append(clipped_share(picture))
+                    if config.window is None and max(picture.size) >= FAR_LARGER * network_side:
+                        reduced[sample.image] = max(picture.size)
                     label = result.label.numpy()
                     mask = without_missing_pixels(label, sample.image, sample.pixels)
                     if mask is not label:
@@ -134,6 +139,13 @@ def predict(
             monitor.finish()
             if text := describe_clipped(clipped, rule):
                 share.warn(text)
+            if reduced:
+                path, side = next(iter(reduced.items()))
+                share.warn(
+                    f"{len(reduced)} image{'s are' if len(reduced) > 1 else ' is'} reduced to a {FAR_LARGER}th of the "
+                    f"size or less (first {path}: from {side} to {network_side} pixels), where small objects vanish: "
+                    "if there are any, give --window with the size of the training images"
+                )
             if text := describe_missing_pixels(all_ids(lacking, fabric), "predicted"):
                 monitor.note(text)
             if (count := len(all_ids(placed, fabric))) and "geotiff" not in config.outputs:

@@ -110,6 +110,19 @@ def test_predict__tells_what_png_loses_and_when_memory_may_not_suffice(
         predict(student_run.run, [scene], tmp_path / "other", config, SilentMonitor())
 
 
+def test_predict__tells_of_images_that_are_far_reduced(student_run: Any, tmp_path: Path, listener: Any) -> None:
+    photos = [picture(tmp_path / "photo.png", width=1000), picture(tmp_path / "scene.png", width=1030)]
+    monitor = listener()
+    predict(student_run.run, photos, tmp_path / "out", replace(CONFIG, outputs=("masks",)), monitor)
+    (warning,) = monitor.warnings  # the network sees 64 pixels
+    assert warning.startswith(
+        f"1 image is reduced to a 16th of the size or less (first {photos[1]}: from 1030 to 64 pi"
+    )
+    monitor = listener()
+    predict(student_run.run, photos, tmp_path / "two", replace(CONFIG, outputs=("masks",), window=512), monitor)
+    assert monitor.warnings == []
+
+
 def test_predict__folders_keep_their_tree_and_names_stay_unique(
     student_run: Any, tmp_path: Path, listener: Any
 ) -> None:
