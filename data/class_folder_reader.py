@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data.class_list import (
@@ -37,11 +37,13 @@ PART_FOLDER = re.compile(
 # The same, for names that are doubtful only if there is a folder of each kind.
 IMAGE_PART = re.compile(r"originals?|inputs?|sources?|photos?|rgb|leftimg8bit|[ab]", re.IGNORECASE)
 MASK_PART = re.compile(r"masks?|targets?|outputs?|labels?|gt|gt_?(fine|coarse)|depth|seg(mentation)?s?", re.IGNORECASE)
-# Names of masks that are kept beside their images: 1_mask.png beside 1.jpg.
+# Names of masks beside their images: 1_mask.png or 1_mask_1.png beside 1.jpg, mask_1.png beside image_1.jpg.
 MASK_NAME = re.compile(
-    r"(?P<image>.+)[ _.-](masks?|labels?|gt|ground[ _-]?truth|seg|segmentation|annotation)|mask[ _.-](?P<same>.+)",
+    r"(?P<image>.+?)[ _.-](seg(mentation)?[ _-])?(masks?|labels?|gt|ground[ _-]?truth|seg|segmentation|annotations?)"
+    r"([ _.-]\d+)?|masks?[ _.-](?P<same>.+)",
     re.IGNORECASE,
 )
+IMAGE_NAME = re.compile(r"^(images?|img|rgb)[ _.-]|[ _.-](images?|img|rgb)$", re.IGNORECASE)  # the rest is its own name
 OTHER_LAYOUTS = "for image labels in a table, move the images into images/ and run 'toco init'"
 ADVICE = f"merge or rename the folders ('{BACKGROUND_FOLDER}' means none of the classes)"
 
@@ -62,7 +64,6 @@ def read_class_folders(root: Path) -> Dataset:
     images, unread = (
         {name: path for name, path in files.items() if not _is_mask(name, listed)} for files in (found, unread_found)
     )
-    _check_masks_beside_images(images, root)
     folders_of = _folders_above((*images, *unread))
     tops: dict[str, set[str]] = defaultdict(set)  # folder at the top -> folders in it
     for name in images:
@@ -99,7 +100,10 @@ def read_class_folders(root: Path) -> Dataset:
         _check_listed(used, listed, root)
     else:
         _check_folders(counts, root)
-        _check_inner_folders(placed, folders_of, root)
+    masks_among_images = [*_masks_beside_images(placed), *_masks_in_classes(placed, folders_of)]
+    if masks_among_images and not listed:
+        raise DataError(f"{root}: {masks_among_images[0]}; if these are photographs, {LIST_ALL}")
+    if not listed:
         _check_masks(found.keys() - images.keys(), tops, root)
     if len(counts) < 2:
         few = f"only one folder with images, '{used[0]}'" if used else "no folder with images"
@@ -146,6 +150,7 @@ def read_class_folders(root: Path) -> Dataset:
                 for top, folder in unknown.items()
             ),
             *dropped,
+            *masks_among_images[:1],
             *(() if listed else _inner_folder_warnings(placed, folders_of)),
             *(() if listed else joined_warnings(counts, "sort the images in a table instead (toco init)")),
         ),
@@ -267,28 +272,29 @@ def _check_folders(counts: Counter[str], root: Path) -> None:
         )
 
 
-def _check_masks_beside_images(images: Collection[str], root: Path) -> None:
-    """Refuse masks that are kept beside their images, since they would be read as photographs of the class."""
-    beside: dict[str, str] = {}  # mask -> its image
-    by_id = {image_id(name): name for name in images}
+def _masks_beside_images(images: Iterable[str]) -> Iterator[str]:
+    """Describe files that have the names of masks of the images beside them: they are read as photographs."""
+    masks: dict[str, tuple[str, str]] = {}  # file -> its folder, and the own name of its image
+    others: dict[tuple[str, str], str] = {}
     for name in images:
         folder, stem = posixpath.split(image_id(name))
-        if match := MASK_NAME.fullmatch(stem):
-            partner = by_id.get(posixpath.join(folder, match["image"] or match["same"]))
-            if partner:
-                beside[name] = partner
+        match = MASK_NAME.fullmatch(stem)
+        own = IMAGE_NAME.sub("", (match["image"] or match["same"]) if match else stem).lower()
+        if match:
+            masks[name] = folder, own
+        others[folder, IMAGE_NAME.sub("", stem).lower()] = name
+    beside = {name: others[place] for name, place in masks.items() if others.get(place, name) != name}
     if beside:
         mask, image = next(iter(beside.items()))
-        raise DataError(
-            f"{root}: {len(beside)} files have the names of masks of the images beside them, for example {mask} beside "
-            f"{image}: move them to {MASKS_FOLDER}/, each as a PNG with the path of its image "
-            f"({MASKS_FOLDER}/{image_id(image)}.png), 0 for background and the number of the class; if they are "
-            "photographs, rename them"
+        yield (
+            f"files with the names of masks, beside images: {len(beside)} (first {mask} beside {image}); masks would "
+            f"be read as photographs: move them to {MASKS_FOLDER}/, as PNGs with the path of their image "
+            f"({MASKS_FOLDER}/{image_id(image)}.png), 0 for background and the number of the class"
         )
 
 
-def _check_inner_folders(placed: Collection[str], folders_of: Mapping[str, Sequence[str]], root: Path) -> None:
-    """Refuse classes that hold a folder of masks beside images, such as 01/masks/ beside 01/images/ or 01/a.jpg."""
+def _masks_in_classes(placed: Iterable[str], folders_of: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Describe classes that hold a folder of masks beside images, such as 01/masks/ beside 01/images/ or 01/a.jpg."""
     inner: dict[tuple[str, ...], set[str]] = defaultdict(set)  # folders above -> the folders in them, '' for files
     for name in placed:
         folders = (*folders_of[name], "")
@@ -298,10 +304,9 @@ def _check_inner_folders(placed: Collection[str], folders_of: Mapping[str, Seque
         masks = {one for one in names if MASK_PART.fullmatch(one)}
         images = {one for one in names - masks if not one or PART_FOLDER.fullmatch(one) or IMAGE_PART.fullmatch(one)}
         if masks and images:
-            raise DataError(
-                f"{root}: {'/'.join(above)}/ holds the folder {list_names(sorted(masks))} beside images, so that masks "
-                f"would be read as photographs: move masks to {MASKS_FOLDER}/, each as a PNG with the path of its "
-                f"image; if these are photographs, {LIST_ALL}"
+            yield (
+                f"{'/'.join(above)}/ holds the folder {list_names(sorted(masks))} beside images; masks would be read "
+                f"as photographs: move them to {MASKS_FOLDER}/, as PNGs with the path of their image"
             )
 
 
@@ -320,12 +325,11 @@ def _inner_folder_warnings(
     }
     if not groups:
         return ()
-    told = [f"'{folder}' with {list_names(inside, 3)}" for folder, inside in groups.items()]
+    told = [f"'{folder}' of {list_names(inside, 3)}" for folder, inside in groups.items()]
     more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
     return (
         f"classes whose images are in several folders, and are read as one class: {'; '.join(told[:3])}{more}. If the "
-        f"inner folders are the classes, put their images into folders at the top, for example "
-        f"{next(iter(groups.values()))[0]}/1.jpg",
+        f"inner folders are the classes, move each of them up, beside '{next(iter(groups))}'",
     )
 
 

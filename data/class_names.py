@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 MISSING_VALUES = frozenset(
     {"nan", "NaN", "NAN", "None", "none", "NONE", "null", "Null", "NULL", "NA", "N/A", "n/a", "#N/A", "<NA>"}
 )
-# Common last words of the name of a class for images that show none of the other classes.
-NO_OBJECT = frozenset(
-    {"good", "ok", "okay", "normal", "none", "negative", "negatives", "nothing", "empty", "clean", "healthy", "free"}
-    | {"intact", "undamaged", "pass", "passed", "defectfree", "nondefective"}
+# Common names, or last words of the name, of a class for images that show none of the other classes.
+NO_OBJECT = frozenset({"good", "ok", "okay", "normal", "clean", "healthy", "intact", "undamaged", "defectfree"})
+NO_OBJECT_ALONE = frozenset({"none", "negative", "negatives", "nothing", "empty", "pass", "passed", "free"})
+FAULTS = frozenset(
+    {"defect", "defects", "defective", "damage", "damaged", "fault", "faults", "anomaly", "crack", "cracks"}
 )
-WITHOUT = frozenset({"no", "non", "not", "without"})  # as the first word: no_defect, non-defective
 # In lists of classes, what label programs write for pixels without a class.
 NO_CLASSES = frozenset({"background", "_background_", "__background__", "ignored", "void"})
 # In use between labels; only ';' is read. A blank between quotes is one in arrays of NumPy.
@@ -61,8 +61,11 @@ def unusable_name(name: str) -> str | None:
 
 def means_no_object(name: str) -> bool:
     """Whether a name probably stands for images that show none of the other classes."""
-    words = re.split(r"[ _-]+", name.casefold())
-    return words[-1] in NO_OBJECT or (len(words) > 1 and words[0] in WITHOUT)
+    words = re.split(r"[ _-]+", name.casefold().rstrip("0123456789 _-"))
+    if len(words) == 1:
+        return words[0] in NO_OBJECT | NO_OBJECT_ALONE
+    without_fault = words[0] in ("no", "non", "not", "without") and words[1] in FAULTS
+    return words[-1] in NO_OBJECT or without_fault or (words[-1] == "free" and words[-2] in FAULTS)
 
 
 def quoted(name: str) -> str:

@@ -285,8 +285,8 @@ def _check_unique_ids(samples: Iterable[Sample], images: dict[str, Path], root: 
         if first != sample.image or sample.id in seen:
             both = list_names(str(path).removeprefix(f"{root}{os.sep}") for path in (first, sample.image))
             raise DataError(
-                f"{root}: two images have the id '{sample.id}' ({both}): rename or remove one, "
-                "and move ground-truth masks to masks/"
+                f"{root}: two images have the id '{sample.id}' ({both}): rename or remove one; if "
+                "one is a mask, move it to masks/"
             )
         seen.add(sample.id)
 

@@ -166,3 +166,4 @@ def test_prepare_data__its_code_converts_mvtec(tmp_path: Path, monkeypatch: pyte
     }  # fmt: skip
     assert {name: len(samples) for name, samples in made.splits.items()} == {"train": 4, "val": 2}
     assert set(np.unique(read_mask(made.by_id()["test/hole/001"], (32, 40), 2))) == {0, 2}
+    assert not read_mask(made.by_id()["train/good/001"], (32, 40), 2).any()

@@ -281,11 +281,16 @@ def test_find_all__one_class_and_few_images_without_it() -> None:
     assert find_all(facts(dataset(train=several((30, (1,)), (20, ())), class_names=("cat",)))) == ()
 
 
-@pytest.mark.parametrize("name", ["good", "OK", "No defect", "defect-free", "MT_Free", "non-defective"])
+@pytest.mark.parametrize("name", ["good", "OK_1", "No defect", "defect-free", "bottle good", "non-defective"])
 def test_find_all__a_class_for_images_without_objects(name: str) -> None:
     (finding,) = find_all(facts(dataset(class_names=("crack", name))))
     assert (finding.level, finding.topic, finding.items) == ("warning", "class_without_object", (name,))
     assert "folder 'background'" in finding.advice
+
+
+@pytest.mark.parametrize("name", ["no entry", "mountain_pass", "sugar free", "without_helmet", "goodies"])
+def test_find_all__a_class_whose_name_only_resembles_none(name: str) -> None:
+    assert find_all(facts(dataset(class_names=("crack", name)))) == ()
 
 
 def test_find_all__a_class_called_clean_beside_others_in_an_image() -> None:
