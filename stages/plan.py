@@ -56,7 +56,9 @@ def plan(
     dataset = with_pixel_rule(dataset, pixels.rule)
     about_pixels = pixels.describe() or next(iter(pixels.describe_loss() or ()), None)
     facts = fingerprint_of(dataset, settings.cam.split)
-    unmeasured = {name: cover for name, cover in (found or {}).items() if name not in facts.covers}
+    unmeasured = {
+        name: cover for name, cover in (found or {}).items() if name in dataset.class_names and name not in facts.covers
+    }
     fingerprint = replace(facts, bands=about_pixels, found=unmeasured)
     as_given = given
     settings, given = with_known_backbone(settings, given)

@@ -30,7 +30,6 @@ MOST_COVER = 0.8  # a mask that covers more of most images is hardly an object
 FEW_IMAGES = 10
 ALWAYS_TOGETHER = 0.95  # part of a class's images that show another class, too
 CLEARLY = 0.05  # a difference of IoU
-LARGEST_SIDE = 1024  # pixels; a larger --image-size is not proposed, because time and memory grow with its fourth power
 FEW_STEPS = 2000  # of train-cam: with fewer, and many bad classes, more steps are the first thing to try
 
 
@@ -82,7 +81,6 @@ class MaskSettings:
     run: str
     data: str
     iterations: int  # of train-cam
-    image_size: int  # of train-cam, in pixels
     background_threshold: float | None  # of the masks; None for the decoder
     threshold_chosen: bool  # by toco, on images
     relabelled: bool
@@ -153,9 +151,7 @@ class Verdict:
         if not small:
             return None
         small.sort(key=lambda one: one.patches or 0.0)
-        listed = [
-            f"{one.name} {'covers' if one.measured else 'was found on'} {one.patches:.2g}" for one in small[:SHOWN]
-        ]
+        listed = [f"{one.name} {one.patches:.2g}{'' if one.measured else ' (as found)'}" for one in small[:SHOWN]]
         more = f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
         return (
             "Small objects, which the network's maps hardly show, in patches of the network in the median image: "
@@ -293,9 +289,6 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
             return _other_threshold(settings, 0.6, "most of the bad masks are empty")
         if most(lambda one: one.cover > MOST_COVER):
             return _other_threshold(settings, 1.4, "the bad masks cover nearly everything")
-    if 2 * settings.image_size <= LARGEST_SIDE and most(lambda one: one.is_small):
-        why = "what was found of the bad classes covers few patches of the network"
-        return settings.again("train-cam", "image_size", 2 * settings.image_size, why)
     if settings.iterations < FEW_STEPS and 2 * len(bad) >= len(classes):
         why = f"half of the classes or more are bad after {settings.iterations} steps"
         return settings.again("train-cam", "iterations", 4 * settings.iterations, why)

@@ -115,7 +115,6 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
         run=shlex.quote(str(run)),
         data=shlex.quote(str(dataset.root)),
         iterations=trained["iterations"],
-        image_size=trained["image_size"],
         background_threshold=labels.config.get("background_threshold"),
         threshold_chosen=labels.settings["background_threshold"] == "auto",
         relabelled=(labels.path / "scores.h5").is_file(),

@@ -88,10 +88,10 @@ def test_judge_run__sizes_of_objects_are_those_of_the_ground_truth_or_else_found
     change_settings(made.run, image_size=32)
     measured = judge_run(made.run, listener()).verdict.small_objects
     assert measured is not None
-    assert "red covers 1.1, blue covers 1.2: train with a larger --image-size" in measured
+    assert "red 1.1, blue 1.2: train with a larger --image-size" in measured
     without_truth(made.data)
     found = judge_run(made.run, listener()).verdict
-    assert found.small_objects == measured.replace("covers 1", "was found on 1")
+    assert found.small_objects == measured.replace("1.1", "1.1 (as found)").replace("1.2", "1.2 (as found)")
     assert read_verdict(made.run) == found
     change_settings(made.run, image_size=32, window=32)  # in which objects are larger
     assert judge_run(made.run, listener()).verdict.small_objects is None
