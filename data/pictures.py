@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -19,6 +18,8 @@ STRENGTH = 0.65  # fraction of the class's colour; the rest is the grey photogra
 
 def heat(image: Image.Image, score: NDArray[np.floating[Any]]) -> Image.Image:
     """Show scores (h, w), 0 to 1, on an image of their size: dark for low scores, bright for high ones."""
+    import matplotlib  # late: a training may draw no picture
+
     glow = np.asarray(matplotlib.colormaps["inferno"](score.clip(0, 1)))[..., :3]
     return _mixed(image, 255 * glow, np.full(score.shape, STRENGTH))
 

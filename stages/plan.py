@@ -22,6 +22,7 @@ from stages.preflight.training import check_learnable
 from stages.run_folder.run_config import PLAN, AllSettings, write_config
 from stages.run_folder.run_data import open_data, training_pixels
 from stages.runtime.monitor import Monitor
+from stages.runtime.quick_imports import quick_imports
 
 
 def plan(
@@ -68,7 +69,8 @@ def plan(
     if not timed:
         return make_plan(fingerprint, hardware, settings, given, recognised=recognised)
     check_files(first)
-    from stages.planning.measured_times import measure_times  # imported late: needs all of the training
+    with quick_imports():  # late: needs all of the training
+        from stages.planning.measured_times import measure_times
 
     times = measure_times(dataset, first.cam, monitor)
     if budget is None and hardware.kind == "cpu":

@@ -29,6 +29,7 @@ from stages.runtime.extras import check_crf_backend
 from stages.runtime.launch import own_cores
 from stages.runtime.memory import free_memory
 from stages.runtime.monitor import Monitor
+from stages.runtime.quick_imports import quick_imports
 from stages.tiling.rasters import check_rasterio
 
 FAR_LARGER = 16  # than the network's input: photographs of 4032 pixels are 9 times as large as 448
@@ -81,12 +82,13 @@ def predict(
         done = set() if replace else finished_images(out, samples, config.outputs, record, earlier, resume=resume)
         good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
 
-        import torch
+        with quick_imports():
+            import torch
 
-        from stages.networks.inference import to_tensor
-        from stages.networks.segmenter import open_segmenter
-        from stages.prediction.results import write_results
-        from stages.runtime.fabric import all_ids, start
+            from stages.networks.inference import to_tensor
+            from stages.networks.segmenter import open_segmenter
+            from stages.prediction.results import write_results
+            from stages.runtime.fabric import all_ids, start
 
         log = WarningLog(monitor)
         fabric, monitor, share = start(config, log)

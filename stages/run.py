@@ -58,6 +58,7 @@ from stages.run_folder.run_config import (
 from stages.run_folder.run_data import check_same_data, open_data
 from stages.runtime.extras import check_crf_backend, check_loggers
 from stages.runtime.monitor import Monitor, SilentMonitor, Titled
+from stages.runtime.quick_imports import quick_imports
 
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
 
@@ -97,12 +98,13 @@ def run(
     with stage_lock(out, *FOLDERS.values(), FEATURES, monitor=monitor):
         to_do, again, dataset = check_run(data, out, config, settings, monitor)
 
-        from stages.make_labels import make_labels
-        from stages.report import report
-        from stages.reporting.live_report import REPORT, LiveReport
-        from stages.runtime.fabric import start
-        from stages.train_cam import train_cam
-        from stages.train_seg import train_seg
+        with quick_imports():
+            from stages.make_labels import make_labels
+            from stages.report import report
+            from stages.reporting.live_report import REPORT, LiveReport
+            from stages.runtime.fabric import start
+            from stages.train_cam import train_cam
+            from stages.train_seg import train_seg
 
         fabric, monitor, _ = start(config, monitor)
         if fabric.is_global_zero:

@@ -28,6 +28,7 @@ from stages.config import (
 from stages.option import Given, as_command
 from stages.planning.recipes import CAM_FIELDS, STUDENT_FIELDS
 from stages.runtime.launch import is_rank_zero
+from stages.runtime.quick_imports import quick_imports
 from toco_cli.options import command
 from toco_cli.planned import (
     RECIPE_CHOICES,
@@ -487,7 +488,8 @@ def evaluate(
         if config.split is not None:
             raise typer.BadParameter("--sweep uses the images of the labels: it does not work with --split")
         dataset = before_sweep(run, config, data=data)
-        from stages.sweep import sweep as measure
+        with quick_imports():
+            from stages.sweep import sweep as measure
 
         with _monitor(quiet) as monitor:
             curve = measure(run, config, monitor, data=dataset)
@@ -526,7 +528,8 @@ def report(
     from stages.preflight.checks import before_report
 
     dataset = before_report(run, config, data=data)
-    from stages.report import report as stage
+    with quick_imports():
+        from stages.report import report as stage
 
     with _monitor(quiet) as monitor:
         page = stage(run, config, monitor, data=dataset)
@@ -605,7 +608,8 @@ def export(
     json: AsJson = False,
 ) -> None:
     """Write the masks, or the student, in a format of other programs."""
-    from stages.export import export as stage
+    with quick_imports():
+        from stages.export import export as stage
 
     with _monitor(quiet) as monitor:
         written = stage(run, out, monitor, format=format, instances=instances, data=data, overwrite=overwrite)
@@ -639,7 +643,8 @@ def pick(
     The images are those whose masks are doubtful, spread over the classes and over what the images look like. Correct
     their masks and bring them back with 'toco import'.
     """
-    from stages.pick import pick as stage
+    with quick_imports():
+        from stages.pick import pick as stage
 
     with _monitor(quiet) as monitor:
         found = stage(run, monitor, count=count, format=format, out=out, data=data, overwrite=overwrite)
@@ -757,7 +762,8 @@ def import_checkpoint(
         raise SettingsError("give the classes of the checkpoint: either --data DATA, or --classes FILE")
     if not path.is_file():
         raise DataError(f"there is no file {path}: check the path")
-    from stages.import_checkpoint import import_checkpoint as stage
+    with quick_imports():
+        from stages.import_checkpoint import import_checkpoint as stage
 
     with _monitor(quiet) as monitor:
         folder = stage(
@@ -792,7 +798,8 @@ def demo(
     from stages.preflight.checks import before_demo
 
     before_demo(out, seed=seed, overwrite=overwrite)
-    from stages.demo import demo as stage
+    with quick_imports():
+        from stages.demo import demo as stage
 
     with _monitor(quiet) as monitor:
         result = stage(out, monitor, seed=seed, overwrite=overwrite)

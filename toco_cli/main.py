@@ -21,6 +21,7 @@ from typer.main import get_command
 
 from data.errors import UserError
 from stages.runtime.launch import is_local_child, is_rank_zero
+from stages.runtime.quick_imports import begin_command
 from stages.runtime.shared_memory import SHARED_MEMORY_FULL, is_shared_memory_full
 from toco_cli.commands import app
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 1 for an error, 2 for bad options, 130 if stopped by Ctrl-C.
     """
     set_environment(os.environ)
+    begin_command()
     for stream in (sys.stdout, sys.stderr):
         write_every_character(stream)
     if is_local_child():  # the process that started this one handles Ctrl-C and ends it

@@ -7,6 +7,7 @@ from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.option import Given
 from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import Monitor
+from stages.runtime.quick_imports import quick_imports
 from toco_cli.planned import with_planned_cam, with_planned_seg
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ def run_train_cam(
         config = with_stored_stage(out, "cam", config, given.of("config"))
     dataset = before_train_cam(data, out, config, resume=resume, overwrite=overwrite)
     config = with_planned_cam(dataset, out, config, given, monitor, resume=resume)
-    from stages.reporting.live_report import LiveReport
-    from stages.train_cam import train_cam
+    with quick_imports():
+        from stages.reporting.live_report import LiveReport
+        from stages.train_cam import train_cam
 
     return train_cam(dataset, out, config, LiveReport(monitor, out), resume=resume, overwrite=overwrite)
 
@@ -74,7 +76,8 @@ def run_make_labels(
     from stages.preflight.checks import before_make_labels
 
     dataset = before_make_labels(run, config, data=data, resume=resume, overwrite=overwrite)
-    from stages.make_labels import make_labels
+    with quick_imports():
+        from stages.make_labels import make_labels
 
     folder = make_labels(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
     return Judged(folder, _judged(run, dataset, monitor))
@@ -102,8 +105,9 @@ def run_train_seg(
         config = with_stored_stage(run, "seg", config, given.of("config"))
     dataset = before_train_seg(run, config, data=data, resume=resume, overwrite=overwrite)
     config = with_planned_seg(dataset, run, config, given, monitor, resume=resume)
-    from stages.reporting.live_report import LiveReport
-    from stages.train_seg import train_seg
+    with quick_imports():
+        from stages.reporting.live_report import LiveReport
+        from stages.train_seg import train_seg
 
     folder = train_seg(run, config, LiveReport(monitor, run), data=dataset, resume=resume, overwrite=overwrite)
     return Judged(folder, _judged(run, dataset, monitor, student=config))
@@ -126,7 +130,8 @@ def run_evaluate(run: Path, config: Evaluate, monitor: Monitor, *, data: Path | 
     from stages.preflight.checks import before_evaluate
 
     dataset = before_evaluate(run, config, data=data)
-    from stages.evaluate import NoGroundTruthError, evaluate
+    with quick_imports():
+        from stages.evaluate import NoGroundTruthError, evaluate
     from stages.run_folder.artifacts import finished
 
     scores, problem = None, None

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from data.cores import cores
 from stages.runtime.memory import free_memory
+from stages.runtime.quick_imports import quick_imports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,10 @@ def hardware_of(device: str) -> Hardware:
     Raises:
         SettingsError: This machine lacks the device.
     """
-    import torch
+    with quick_imports():
+        import torch
 
-    from stages.runtime.fabric import make_fabric
+        from stages.runtime.fabric import make_fabric
 
     chosen = make_fabric(device).device
     if chosen.type == "cpu":

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from stages.reporting.oversmoothing import Smoothness
@@ -206,6 +205,8 @@ def confusion_matrix(counts: Tensor, class_names: Sequence[str], *, title: str, 
 
 def _round_numbers(low: float, high: float) -> list[float]:
     """Return a few round numbers, ascending, the first at most `low` and the last at least `high`."""
+    from matplotlib.ticker import MaxNLocator  # late: a training imports this file first
+
     if high - low <= 1e-5 * max(abs(low), abs(high)):  # equal, but for rounding
         low, high = low - (abs(low) or 1) / 10, high + (abs(high) or 1) / 10
     return [round(float(one), 12) for one in np.unique(MaxNLocator(MOST_TICKS).tick_values(low, high))]

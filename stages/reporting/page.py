@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.dataset import Dataset
 from data.palette import class_colours
@@ -21,6 +19,9 @@ from stages.reporting.gallery import Entry
 from stages.run_folder.provenance import Session
 from stages.sweep import Sweep
 from stages.verdict.judge import Verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FOLDER = Path(__file__).parent
 RANKS_BY_GROUND_TRUTH = {"worst": "worst", "median": "median", "best": "best"}
@@ -93,7 +94,9 @@ def render_training(page: TrainingPage, refresh: int) -> str:
     )
 
 
-def _environment() -> Environment:
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # late: a training imports this file first
+
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
