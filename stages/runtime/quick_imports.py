@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from stages.runtime.without_compiler import without_compiler
+
 _in_command = False  # not in a notebook, whose objects the collector must not forget
 
 
@@ -27,7 +29,8 @@ def quick_imports() -> Iterator[None]:
         return
     gc.disable()
     try:
-        yield
+        with without_compiler():
+            yield
     finally:
         gc.freeze()
         atexit.register(gc.unfreeze)  # packages of C++ report objects that are left at the end

@@ -25,6 +25,7 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.runtime.shared_memory import SHARED_MEMORY_FULL, is_shared_memory_full
 from stages.toco.schedule import learning_rate_factor
+from stages.training.eager_adamw import EagerAdamW
 from stages.training.loggers import Loggers, open_loggers
 from stages.training.metrics_log import MetricsLog
 from stages.training.panel import PANELS_OF_A_TRAINING, PanelWriter
@@ -103,7 +104,7 @@ def fit(
 def new_optimizer(learner: nn.Module, encoder: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """AdamW over the encoder and, at a higher rate, the rest. Fused: one pass over the weights instead of ten."""
     groups = parameter_groups(learner, encoder, settings.learning_rate, settings.head_lr_multiplier)
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+    return EagerAdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
 def parameter_groups(

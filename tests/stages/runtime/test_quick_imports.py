@@ -56,7 +56,7 @@ import gc, sys
 from toco_cli.main import main
 from toco_cli.progress import RichMonitor
 def start(self, title, total, done=0, unit="images"):
-    heavy = {"jinja2", "matplotlib", "scipy", "skimage", "transformers"} & set(sys.modules)
+    heavy = {"torch._dynamo", "sympy", "triton", "jinja2", "matplotlib", "scipy", "transformers"} & set(sys.modules)
     sys.exit(f"{title}: {sorted(heavy)}, {gc.isenabled()}, {gc.get_freeze_count() > 100_000}")
 RichMonitor.start = start
 main(sys.argv[1:])
