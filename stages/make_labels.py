@@ -38,7 +38,7 @@ from stages.run_folder.run_data import (
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import all_ids, start
 from stages.runtime.monitor import Monitor
-from stages.segments.file_stamps import SEGMENT_FILES, check_same_segments, file_stamps
+from stages.segments.file_stamps import SEGMENT_FILES, check_same_segments, file_digests
 from stages.segments.image_segments import prepared_segments
 
 SHARD = 16  # images in a shard, or --batch-size if it is larger
@@ -116,7 +116,7 @@ def make_labels(
             extra = {
                 "background_threshold": maker.config.background_threshold,  # the number used
                 ENTRY: given.as_entry(config.use_masks),
-                SEGMENT_FILES: file_stamps(files) if config.segment_folder is not None else {},
+                SEGMENT_FILES: file_digests(files) if config.segment_folder is not None else {},
             }
             begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
             log.write_to(folder)

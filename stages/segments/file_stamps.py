@@ -1,23 +1,23 @@
-"""Notice that a file has changed since it was used, by its size and the time of its last change."""
+"""Notice that a file has changed since it was used."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from data.errors import ArtifactError
-from stages.run_folder.artifacts import read_config
+from stages.run_folder.artifacts import file_digest, read_config
 
 SEGMENT_FILES = "segment_files"  # of RUN/labels/config.json
 
 
 def file_stamp(path: Path) -> dict[str, int]:
-    """Tells whether a file has changed."""
+    """Size and time of the last change: where a wrong alarm only costs time."""
     about = path.stat()
     return {"bytes": about.st_size, "modified": about.st_mtime_ns}
 
 
-def file_stamps(files: Mapping[str, Path]) -> dict[str, dict[str, int]]:
-    """Return the stamps of files, by the ids of their images."""
-    return {image_id: file_stamp(path) for image_id, path in files.items()}
+def file_digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the digests of files, by the ids of their images. Copies of the files have the same."""
+    return {image_id: file_digest(path) for image_id, path in files.items()}
 
 
 def check_same_segments(run: Path, files: Mapping[str, Path], made: Collection[str]) -> None:
@@ -34,7 +34,7 @@ def check_same_segments(run: Path, files: Mapping[str, Path], made: Collection[s
     before = read_config(run, "labels").get(SEGMENT_FILES)
     if before is None:  # begun by an earlier version
         return
-    now = file_stamps({one: path for one, path in files.items() if one in made})
+    now = file_digests({one: path for one, path in files.items() if one in made})
     changed = sorted(one for one in made if before.get(one) != now.get(one))
     if changed:
         raise ArtifactError(

@@ -1,6 +1,7 @@
 """`toco make-labels --segments`, from the settings to RUN/labels."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_make_labels__resume_notices_changed_segments(
     interrupted()
     later = np.load(blocks / "h.npy")
     np.save(blocks / "h.npy", np.repeat(later[None], 2, axis=0))  # not used yet
+    os.utime(blocks / "b.npy")  # as after copying the folder
     make_labels(cam_run, config, SilentMonitor(), resume=True)
     interrupted()
     np.save(blocks / "h.npy", later)
