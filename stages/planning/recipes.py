@@ -65,7 +65,7 @@ SHORT_TRAINING: Values = {
 LONG_TRAINING: Values = {"batch_size": 8, "freeze_encoder_until": 0.1, "contrast_start": 0.1, "seg_start": 0.15}
 # CAMs of several scales, also after a training with one: masks are made once, so that it costs little.
 MASKS: Values = {"relabel": "auto", "refine": "crf", "scales": (1.0, 0.5, 1.5)}
-# After a training on small images, CAMs of images twice as large are better: 2 points on MSRC, 1 on the tiles, one seed
+# After a training on small images, CAMs of images twice as large are better: a point on MSRC and on the tiles, one seed
 # each (bench/quality.md).
 CPU_MASKS: Values = {**MASKS, "scales": (1.0, 2.0)}
 HEAD: Values = {"arch": "mlp", "iterations": 1500}
