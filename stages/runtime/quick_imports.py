@@ -19,7 +19,7 @@ def begin_command() -> None:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import packages in this block without Python's garbage collector, which would take a quarter of the time.
+    """Import packages in this block without Python's garbage collector, which would take a fifth of the time.
 
     Imports create half a million objects that live as long as the process, and the collector would search them again
     and again. It leaves them out later, too. Nothing changes outside of commands, or if timm is imported already.
