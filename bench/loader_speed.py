@@ -19,7 +19,6 @@ import PIL
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
 from bench.timing import Parts, Rows, medians, print_table
 from data.cores import cores
@@ -122,16 +121,13 @@ def cost_of_a_sample(samples: Sequence[Sample], size: int, seed: int) -> Rows:
             crop, _ = transform._training_crop(image)
         with parts.part("geometric: second view"):
             second = transform.second_crop(image)
-        views = []
         for name, change, picture in (
             ("first view", transform.first, crop),
             ("second view", transform.second, second),
             ("local view", transform.local, crop),
         ):
             with parts.part(f"photometric: {name}"):
-                views.append(change(picture))
-        with parts.part("to tensors"):
-            torch.stack([v2.functional.pil_to_tensor(view) for view in views])
+                change(picture)
         spent.append(parts.end())
     median = medians(spent)
     total = sum(statistics.mean(one.values()) * len(one) for one in spent) / len(spent)
