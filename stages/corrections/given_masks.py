@@ -11,7 +11,7 @@ from typing import Any
 from data.dataset import Dataset, Mask, MaskSource, Sample
 from data.errors import ArtifactError, DataError
 from data.images import image_size
-from data.readers import fitting_mask, read_mask
+from data.readers import read_mask
 from stages.config import MakeLabels, TrainSeg
 from stages.corrections.correction_file import CORRECTIONS, CorrectionFile, classes_shown
 from stages.run_folder.artifacts import StageFolder, read_config, repeating_command
@@ -45,13 +45,12 @@ class GivenMasks:
         return len(self.sources)
 
     def read(self, sample: Sample) -> Mask:
-        """Return the mask of an image, checked.
+        """Return the mask of an image, checked; 255 where the image has no value.
 
         Raises:
             DataError: It is unreadable, or has another size or other values.
         """
-        source = self.sources[sample.id]
-        return fitting_mask(source.read(), replace(sample, mask=source), image_size(sample.image), self.num_classes)
+        return read_mask(replace(sample, mask=self.sources[sample.id]), image_size(sample.image), self.num_classes)
 
     def added_to(self, dataset: Dataset, split: str | None) -> Dataset:
         """Return a data set whose samples of a split have the given masks and their classes.

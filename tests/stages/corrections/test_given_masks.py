@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.dataset import Sample
 from data.errors import ArtifactError, DataError
+from data.images import BandRange, MaskFile, PixelRule
 from data.readers import open_dataset
 from stages.config import MakeLabels, TrainSeg
 from stages.corrections.correction_file import CORRECTIONS, CorrectionFile
-from stages.corrections.given_masks import every_nth, given_masks, given_share, other_corrections
+from stages.corrections.given_masks import GivenMasks, every_nth, given_masks, given_share, other_corrections
 from stages.labels.choose_background import calibration_samples
 from stages.labels.store import LabelFile
 from stages.labels.training_pairs import LoadLabelled
@@ -79,6 +81,17 @@ def test_given_masks__by_option(labelled_run: Any, correct: Callable[..., Correc
     (sample,) = (one for one in given.added_to(dataset, None).split() if one.id == "a")
     assert sample.classes == (1, 2)  # the label, and what the mask shows
     assert dataset.by_id()["a"].classes == (1,)
+
+
+def test_given_masks__do_not_count_where_the_image_has_no_value(tmp_path: Path) -> None:
+    values, mask = np.zeros((4, 6), np.float32), np.ones((4, 6), np.uint8)
+    values[:2, :3] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    rule = PixelRule(bands=(BandRange(number=1, low=0, high=1, mean=0.5, std=1),), count=1)
+    sample = Sample(id="a", image=tmp_path / "a.npy", classes=(1,), mask=None, pixels=rule)
+    given = GivenMasks(num_classes=1, sources={"a": MaskFile(tmp_path / "a.png")})
+    np.testing.assert_array_equal(given.read(sample), np.where(np.isnan(values), 255, mask))
 
 
 def test_given_masks__refusals(labelled_run: Any, correct: Callable[..., CorrectionFile], listener: Any) -> None:
