@@ -1,12 +1,13 @@
-"""How much of each patch of a grid the labels of a mask cover."""
+"""How much of each patch of a grid the labels of a mask cover, and which patches have a value."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from data.dataset import IGNORE_INDEX, Mask
+from data.dataset import IGNORE_INDEX, Mask, Sample
 from data.mask_agreement import distinct_values
+from data.missing_pixels import missing_pixels
 
 
 def mask_shares(mask: Mask, grid: tuple[int, int]) -> tuple[list[int], Float[Tensor, "own h w"]]:
@@ -29,3 +30,15 @@ def all_shares(mask: Mask, classes: int, grid: tuple[int, int]) -> Float[Tensor,
     shares = torch.zeros(classes + 1, *grid)
     shares[numbers] = own
     return shares
+
+
+def patches_with_values(sample: Sample, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """Return which patches of an image have a value in at least half of their pixels.
+
+    Raises:
+        DataError: The image is missing or damaged.
+    """
+    missing = missing_pixels(sample.image, sample.pixels)
+    if missing is None:
+        return torch.ones(grid, dtype=torch.bool)
+    return F.adaptive_avg_pool2d(torch.from_numpy(missing)[None].float(), grid)[0] <= 0.5

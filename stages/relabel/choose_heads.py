@@ -184,11 +184,12 @@ def held_out_heads(patches: Patches) -> Iterator[tuple[Int[Tensor, " half"], nn.
 def probabilities_by_image(
     head: nn.Module, patches: Patches, images: Int[Tensor, " half"]
 ) -> Iterator[tuple[int, Float[Tensor, "n c1"]]]:
-    """Yield the number of each image, and the probabilities that a head gives its patches."""
+    """Yield the number of each image that has patches, and the probabilities that a head gives these."""
     features = torch.split(patches.features, patches.image.bincount(minlength=len(patches.allowed)).tolist())
     for image in images.tolist():
-        with torch.inference_mode():
-            yield image, head(features[image].float()).softmax(dim=1)
+        if len(features[image]):
+            with torch.inference_mode():
+                yield image, head(features[image].float()).softmax(dim=1)
 
 
 def image_scores(probabilities: Float[Tensor, "n c1"]) -> Float[Tensor, " c1"]:

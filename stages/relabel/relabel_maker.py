@@ -23,7 +23,7 @@ from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.spec import feature_spec
 from stages.labels.maker import LabelMaker, Scored
-from stages.labels.mask_shares import all_shares
+from stages.labels.mask_shares import all_shares, patches_with_values
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage, to_rgb
@@ -162,7 +162,7 @@ class SeedTraining:
             The heads; None if --relabel auto keeps the masks of the CAMs.
 
         Raises:
-            DataError: No image has known classes, or a ground-truth mask is bad.
+            DataError: No image has known classes, no pixel has a value, or a ground-truth mask is bad.
         """
         # Images whose classes are unknown say nothing, not even what is background.
         usable = [one for one in samples if one.labelled or one.classes]
@@ -184,20 +184,23 @@ class SeedTraining:
         return chosen_heads(self.patches(usable, config, drawn), labelled, config, monitor, measure)
 
     def patches(self, samples: Sequence[Sample], config: MakeLabels, drawn: Sequence[Sample]) -> Patches:
-        """Load the patches of images with the labels of their CAMs, and with the masks that people drew of `drawn`."""
+        """Load the patches of images with the labels of their CAMs, and with the masks that people drew of `drawn`.
+
+        Patches without a value are left out: the heads would learn them as background.
+        """
         threshold = None if config.source == "decoder" else config.background_threshold
         assert threshold != "auto"
         classes = self.maker.model.num_classes
-        by_id = {one.id: one for one in drawn}
+        by_id, ids = {one.id: one for one in samples}, {one.id for one in drawn}
 
         def seed_shares(image_id: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
             size = (FINER * grid[0], FINER * grid[1])
             return patch_shares(stored_label(self.cams, image_id, threshold, size), classes, grid)
 
         def given_shares(image_id: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"] | None:
-            return all_shares(self.given.read(by_id[image_id]), classes, grid) if image_id in by_id else None
+            return all_shares(self.given.read(by_id[image_id]), classes, grid) if image_id in ids else None
 
-        return collect_patches(
+        found = collect_patches(
             self.features.read,
             seed_shares,
             [(one.id, one.classes) for one in samples],
@@ -205,7 +208,11 @@ class SeedTraining:
             seed=0,
             device=self.maker.fabric.device,
             given=given_shares,
+            usable=lambda image_id, grid: patches_with_values(by_id[image_id], grid),
         )
+        if not len(found.features):
+            raise DataError("no image has pixels with a value (all are NaN, nodata or transparent): use --relabel none")
+        return found
 
     def measured(self, heads: TwoHeads | None, samples: Sequence[Sample], config: MakeLabels) -> float:
         """Return the mIoU, 0..1, of the masks that would be stored: those of these heads, or of the CAMs (None)."""

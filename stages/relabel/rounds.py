@@ -58,6 +58,7 @@ def collect_patches(
     seed: int,
     device: torch.device | str = "cpu",
     given: Callable[[str, tuple[int, int]], Float[Tensor, "c1 h w"] | None] = lambda image_id, grid: None,
+    usable: Callable[[str, tuple[int, int]], Bool[Tensor, "h w"]] = lambda image_id, grid: torch.ones(grid).bool(),
     limit: int = BYTES,
 ) -> Patches:
     """Load features and seed labels of all images; of large data sets, a random part of each image's patches.
@@ -72,6 +73,7 @@ def collect_patches(
         given: Returns the labels that people drew of an image, as shares of patches; they sum to less than 1 where
             something was not judged. None for an image without drawn labels. They replace the seeds where half of a
             patch was judged.
+        usable: Returns which patches of an image to load; the others are left out.
         limit: Bytes of the features, at most.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -93,6 +95,7 @@ def collect_patches(
         chosen = torch.arange(grid[0] * grid[1])
         if fraction < 1:
             chosen = torch.randperm(len(chosen), generator=generator)[: max(1, round(fraction * len(chosen)))]
+        chosen = chosen[usable(image_id, grid).flatten()[chosen]]
         features.append(values.flatten(1).T[chosen])
         shares.append(label.flatten(1).T[chosen].half())
         owners.append(torch.full((len(chosen),), number, dtype=torch.int32))

@@ -16,7 +16,7 @@ from data.dataset import Sample
 from data.errors import ArtifactError, DataError
 from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache, mean_and_deviation
-from stages.labels.mask_shares import mask_shares
+from stages.labels.mask_shares import mask_shares, patches_with_values
 from stages.labels.store import LabelFile
 from stages.networks.feature_network import FeatureHead
 from stages.run_folder.run_data import spread
@@ -105,7 +105,8 @@ class LoadFeatures:
         if self.scores is not None and not given and self.scores.classes(sample.id):
             own = F.adaptive_avg_pool2d(torch.from_numpy(self.scores.read(sample.id)).float(), grid)
             background = (1 - own.sum(dim=0, keepdim=True)).clamp_min(0)
-            return [0, *self.scores.classes(sample.id)], torch.cat([background, own]).half()
+            shares = torch.cat([background, own]) * patches_with_values(sample, grid)  # as 255 in the masks
+            return [0, *self.scores.classes(sample.id)], shares.half()
         numbers, shares = mask_shares(self.given.read(sample) if given else self.masks.read(sample.id), grid)
         if any(number > self.num_classes for number in numbers):
             raise DataError(f"the mask of '{sample.id}' has the value {max(numbers)}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -151,6 +152,16 @@ def test_mean_average_precision__by_hand() -> None:
     # Class 1: right at ranks 1 and 3; class 2: at rank 3 of the reverse order; class 3 is in all images.
     assert mean_average_precision(scores, present) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2)
     assert math.isnan(mean_average_precision(scores[:, 2:], present[:, 2:]))
+
+
+def test_head_classification__of_images_without_patches() -> None:
+    """As those in which no pixel has a value."""
+    patches = data_set(right)
+    kept = patches.image > 1
+    few = replace(patches, features=patches.features[kept], shares=patches.shares[kept], image=patches.image[kept])
+    labelled = ALL.clone()
+    labelled[:2] = False
+    assert head_classification(few, labelled) > 0.9
 
 
 def test_objects_share() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX, Sample
 from data.errors import DataError
+from data.images import BandRange, PixelRule
 from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache
 from stages.networks.feature_network import FeatureHead
@@ -84,6 +86,29 @@ def test_load_features__shares_are_those_of_the_drawn_patches(
     expected = {0: [0.25, 0.5, 0.25], 1: [0, 0.25, 0], 2: [1, 0, 0], 19: [1, 0, 0]}
     places = views.features[:, 0, 0, 0].long().tolist()
     for place, shares in expected.items():
+        assert views.shares[places.index(place)].tolist() == shares
+
+
+def test_load_features__nothing_is_known_where_an_image_has_no_value(
+    features: NDArray[np.float16], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The probabilities of relabelling go on there; masks are 255."""
+    values = np.zeros((8, 10), np.float32)
+    values[:2, :2], values[0, 3] = np.nan, np.nan  # the first patch, and a quarter of the second
+    np.save(tmp_path / "a.npy", values)
+    (tmp_path / "scores.h5").touch()
+    rule = PixelRule(bands=(BandRange(number=1, low=0, high=1, mean=0.5, std=1),), count=1)
+    scores = Stored({"a": np.full((1, 4, 5), 0.75, np.float16)})
+    scores.classes = lambda image_id: (2,)  # type: ignore[attr-defined]
+    monkeypatch.setattr(feature_student, "LabelFile", lambda *_: scores)
+    head = FeatureHead("linear", WIDTH, CLASSES + 1)
+    given = GivenMasks(num_classes=CLASSES + 1)
+    load = LoadFeatures(Stored({"a": features}), tmp_path, head, 400, refined=False, given=given)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        views = load(replace(SAMPLE, image=tmp_path / "a.npy", pixels=rule))
+    places = views.features[:, 0, 0, 0].long().tolist()
+    for place, shares in {0: [0, 0, 0], 1: [0.25, 0, 0.75], 19: [0.25, 0, 0.75]}.items():
         assert views.shares[places.index(place)].tolist() == shares
 
 

@@ -1,0 +1,72 @@
+"""What the heads of relabelling learn from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from data.dataset import Sample
+from data.errors import DataError
+from data.images import BandRange, PixelRule
+from stages.config import MakeLabels
+from stages.labels.store import LabelFile
+from stages.relabel.relabel_maker import SeedTraining
+from stages.relabel.rounds import Patches
+
+RULE = PixelRule(bands=(BandRange(number=1, low=0, high=1, mean=0.5, std=1),), count=1)
+CONFIG = MakeLabels(background_threshold=0.5)
+
+
+class OneClass(LabelFile):
+    """The same CAM for each image, which shows one class everywhere."""
+
+    def __init__(self) -> None:
+        pass
+
+    def read(self, image_id: str) -> NDArray[Any]:
+        return np.ones((1, 2, 3), np.float16)
+
+    def classes(self, image_id: str) -> tuple[int, ...]:
+        return (1,)
+
+
+@pytest.fixture
+def patches(tmp_path: Path) -> Callable[..., Patches]:
+    """Load the patches, two by three in each image, of images that have no value in the given rows and columns."""
+
+    def load(*missing: tuple[slice, slice]) -> Patches:
+        samples = []
+        for number, place in enumerate(missing):
+            values = np.zeros((8, 12), np.float32)
+            values[place] = np.nan
+            path = tmp_path / f"{number}.npy"
+            np.save(path, values)
+            samples.append(Sample(id=path.stem, image=path, classes=(1,), mask=None, pixels=RULE))
+        training: Any = SimpleNamespace(
+            cams=OneClass(),
+            features=SimpleNamespace(read=lambda _: np.arange(6, dtype=np.float16).reshape(1, 2, 3)),
+            maker=SimpleNamespace(model=SimpleNamespace(num_classes=1), fabric=SimpleNamespace(device="cpu")),
+        )
+        return SeedTraining.patches(training, samples, CONFIG, ())
+
+    return load
+
+
+def test_patches__without_a_value_are_left_out(patches: Callable[..., Patches]) -> None:
+    whole = patches((slice(0), slice(0)), (slice(0), slice(0)))
+    assert len(whole.features) == 12
+    found = patches((slice(4), slice(7)), (slice(8), slice(12)))  # two patches and some pixels of a third; all
+    assert found.image.tolist() == [0, 0, 0, 0]
+    numbers = found.features.float() * found.deviation + found.mean
+    torch.testing.assert_close(numbers[:, 0], torch.tensor([2.0, 3.0, 4.0, 5.0]), rtol=0, atol=0.01)
+    assert found.allowed.shape == (2, 1)
+
+
+def test_patches__no_image_has_a_value(patches: Callable[..., Patches]) -> None:
+    with pytest.raises(DataError, match=r"no image has pixels with a value .*: use --relabel none"):
+        patches((slice(8), slice(12)))
