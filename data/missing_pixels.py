@@ -12,9 +12,9 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.band_files import StoredBands, image_shape
+from data.band_files import StoredBands, image_shape, is_tiff
 from data.dataset import IGNORE_INDEX, Mask
-from data.errors import DataError
+from data.errors import DataError, reason
 from data.images import PixelRule, band_layout, lacks_value, read_stored
 
 
@@ -30,8 +30,7 @@ def missing_pixels(image: Path | Image.Image | NDArray[Any], rule: PixelRule) ->
     """
     if isinstance(image, Path):
         # The header tells in most files that each pixel has a value, so that no pixels are decoded.
-        tiff = image.suffix.lower() in (".tif", ".tiff")
-        if not (rule.bands or tiff) or not band_layout(image).gaps:
+        if not (rule.bands or _has_tiff_contents(image)) or not band_layout(image).gaps:
             return None
         stored = read_stored(image)
     elif rule.bands and isinstance(image, np.ndarray):
@@ -42,6 +41,13 @@ def missing_pixels(image: Path | Image.Image | NDArray[Any], rule: PixelRule) ->
     numbers = [band.number for band in rule.bands] or colours
     missing = np.logical_and.reduce([lacks_value(stored, number, rule) for number in numbers])
     return missing if missing.any() else None
+
+
+def _has_tiff_contents(image: Path) -> bool:
+    try:
+        return is_tiff(image)
+    except OSError as error:
+        raise DataError(f"{image} cannot be read: {reason(error)}") from error
 
 
 def without_missing_pixels(mask: Mask, image: Path | Image.Image | NDArray[Any], rule: PixelRule) -> Mask:

@@ -100,6 +100,16 @@ def test_missing_pixels__of_files(tmp_path: Path, write: Any, options: dict[str,
         without_missing_pixels(labels[1:], path, rule)
 
 
+def test_missing_pixels__by_contents_not_by_name(tmp_path: Path) -> None:
+    tiff = alpha_of_a_tiff(tmp_path).rename(tmp_path / "tiff.png")
+    png = tmp_path / "png.tif"
+    Image.fromarray(np.dstack([values(3), np.where(GAP, 0, 255).astype(np.uint8)])).save(png, "PNG")
+    np.testing.assert_array_equal(missing_pixels(tiff, AS_STORED), GAP)
+    assert missing_pixels(png, AS_STORED) is None
+    with pytest.raises(DataError, match=r"gone\.jpg cannot be read: No such file"):
+        missing_pixels(tmp_path / "gone.jpg", AS_STORED)
+
+
 def test_missing_pixels__none(tmp_path: Path) -> None:
     shown_on_white = tmp_path / "cut_out.png"
     Image.fromarray(np.dstack([values(3), np.where(GAP, 0, 255).astype(np.uint8)])).save(shown_on_white)
