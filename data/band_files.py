@@ -21,7 +21,7 @@ from data.errors import DataError
 ARRAY_SUFFIX = ".npy"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 MOST_VALUES_OF_A_BYTE = 100_000  # constant images reach some 10,000 with deflate and more with zstd
-GDAL_NODATA = 42113  # tag of TIFF
+GDAL_METADATA, GDAL_NODATA = 42112, 42113  # tags of TIFF
 PIXEL_SIZE, TRANSFORM = 33550, 34264  # tags of GeoTIFF, of which each image with coordinates has one
 REDUCED, MASK = 1, 4  # bits of the tag that says what a page of a TIFF is
 EXTRA_SAMPLES, ORIENTATION, ALPHA_KINDS = 338, 274, {1, 2}  # tags of TIFF, and kinds of extra samples that are alpha
@@ -42,7 +42,7 @@ class BandLayout:
         bits: Bits of a value in the file: 12 for packed ones, although they are read as uint16.
         alpha: Whether the last band is marked as alpha.
         colours: Whether the values are numbers of colours in a palette.
-        gaps: Whether pixels may have no value: by alpha, a value for nodata, a mask in the file, or NaN.
+        gaps: Whether pixels may have no value: by alpha, a value for nodata, a mask in the file or beside it, or NaN.
     """
 
     size: tuple[int, int]
@@ -63,7 +63,7 @@ class StoredBands:
         nodata: The value that stands for no value, if the file names one.
         alpha: Whether the last band is marked as alpha.
         bits: Bits of a value in the file.
-        valid: (h, w), upright: where a mask in the file says that there is a value; None without a mask.
+        valid: (h, w), upright: where a mask, in the file or beside it, says that there is a value; None without a mask.
     """
 
     values: NDArray[Any]
@@ -171,7 +171,11 @@ def tiff_layout(path: Path) -> BandLayout:
             bits=page.bitspersample,
             alpha=alpha,
             colours=page.photometric == 3,
-            gaps=alpha or kind.kind == "f" or GDAL_NODATA in page.tags or _mask_page(tiff, page) is not None,
+            gaps=alpha
+            or kind.kind == "f"
+            or GDAL_NODATA in page.tags
+            or _mask_page(tiff, page) is not None
+            or _mask_beside(path) is not None,
         )
 
 
@@ -198,6 +202,10 @@ def read_tiff(path: Path) -> StoredBands:
             values, nodata = most - values, None if nodata is None else float(most) - nodata
         mask = _mask_page(tiff, page)
         valid = None if mask is None else mask.asarray().reshape(*shape[:2], 1) > 0
+        if mask is None and (beside := _mask_beside(path)):
+            valid = read_tiff(beside).values.any(axis=2, keepdims=True)
+            if valid.shape[:2] != shape[:2]:
+                raise DataError(f"{beside.name}, the mask beside it, has another size")
         return StoredBands(
             values=turned_upright(values, _orientation(page)),
             nodata=nodata,
@@ -251,6 +259,15 @@ def _mask_page(tiff: Any, page: Any) -> Any | None:
     size = (page.imagewidth, page.imagelength)
     masks = (one for one in of_image if one.subfiletype & MASK and (one.imagewidth, one.imagelength) == size)
     return next(masks, None)
+
+
+def _mask_beside(path: Path) -> Path | None:
+    """Return the file with the mask of a TIFF that GDAL writes beside it; None if there is none."""
+    beside = path.with_name(f"{path.name}.msk")
+    if not beside.is_file() or not is_tiff(beside):
+        return None
+    with _opened_tiff(beside) as (_, page):  # without this entry, GDAL ignores the file, too
+        return beside if "INTERNAL_MASK_FLAGS_" in str(page.tags.valueof(GDAL_METADATA)) else None
 
 
 def _has_alpha(page: Any, count: int) -> bool:

@@ -1,4 +1,4 @@
-"""Pixels without a value: what a file names as nodata, NaN, or hides by alpha. In masks they are 255, ignored.
+"""Pixels without a value: what a file names as nodata, NaN, or hides by a mask or alpha. Masks are 255 there, ignored.
 
 Transparent pixels of other pictures than TIFF have a value: they are shown on white.
 """

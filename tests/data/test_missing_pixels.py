@@ -56,6 +56,14 @@ def mask_in_a_tiff(folder: Path) -> Path:
     return folder / "a.tif"
 
 
+def mask_beside_a_tiff(folder: Path) -> Path:
+    """As GDAL writes it without GDAL_TIFF_INTERNAL_MASK."""
+    flags = '<GDALMetadata><Item name="INTERNAL_MASK_FLAGS_1">2</Item></GDALMetadata>'
+    mask = np.where(GAP, 0, 255).astype(np.uint8)
+    write_tiff(folder / "a.tif.msk", mask, photometric="minisblack", extratags=[(42112, "s", 0, flags, True)])
+    return write_tiff(folder / "a.tif", values(3))
+
+
 def nodata_in_16_bits(folder: Path) -> Path:
     pixels = values(5, "uint16")
     pixels[GAP] = 0
@@ -82,6 +90,7 @@ def alpha_beside_16_bits(folder: Path) -> Path:
         (nodata_in_rgb, {"bands": "3,1"}),
         (alpha_of_a_tiff, {}),
         (mask_in_a_tiff, {}),
+        (mask_beside_a_tiff, {}),
         (nodata_in_16_bits, {}),
         (nan_in_an_array, {}),
         (alpha_beside_16_bits, {"bands": "1"}),
@@ -98,6 +107,28 @@ def test_missing_pixels__of_files(tmp_path: Path, write: Any, options: dict[str,
     np.testing.assert_array_equal(without_missing_pixels(labels, path, rule), np.where(GAP, 255, 2))
     with pytest.raises(DataError, match=r"has 8 x 6 pixels, its mask 8 x 5: the image was replaced"):
         without_missing_pixels(labels[1:], path, rule)
+
+
+@pytest.mark.parametrize(
+    "write", [nodata_in_rgb, alpha_of_a_tiff, mask_in_a_tiff, mask_beside_a_tiff, nodata_in_16_bits]
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_missing_pixels__gdal_finds_the_same(tmp_path: Path, write: Any) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(write(tmp_path)) as raster:
+        np.testing.assert_array_equal(raster.dataset_mask() == 0, GAP)
+
+
+def test_missing_pixels__mask_beside_a_tiff(tmp_path: Path) -> None:
+    """A mask of another size is an error; a file of this name that GDAL did not write is another mask."""
+    path = mask_beside_a_tiff(tmp_path)
+    write_tiff(path, values(3)[1:])
+    with pytest.raises(DataError, match=r"a\.tif cannot be read: a\.tif\.msk, the mask beside it, has another size"):
+        missing_pixels(path, AS_STORED)
+    write_tiff(tmp_path / "a.tif.msk", np.zeros(GAP.shape, np.uint8), photometric="minisblack")
+    assert missing_pixels(path, AS_STORED) is None
+    (tmp_path / "a.tif.msk").write_bytes(b"another")
+    assert missing_pixels(path, AS_STORED) is None
 
 
 def test_missing_pixels__by_contents_not_by_name(tmp_path: Path) -> None:
