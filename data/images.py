@@ -332,6 +332,7 @@ def band_layout(path: Path) -> BandLayout:
     Raises:
         DataError: The file is missing or damaged.
     """
+    gaps = False
     try:
         if is_array(path):
             return array_layout(path)
@@ -339,6 +340,7 @@ def band_layout(path: Path) -> BandLayout:
             layout = tiff_layout(path)
             if not layout.colours:
                 return layout
+            gaps = layout.gaps
     except Exception as error:  # as in `_read_picture`
         raise _unreadable(path, error) from error
     with _opened(path) as image:
@@ -347,14 +349,19 @@ def band_layout(path: Path) -> BandLayout:
         plain = {"1": 1, "L": 1, "LA": 2, "La": 2, "RGBA": 4, "RGBa": 4, "I": 1, "F": 1}.get(image.mode, 3)
         count = 1 if image.mode.startswith("I;16") else 2 if _raw_mode(image) == "LA;16B" else plain
         alpha = count in (2, 4)
-        return BandLayout(size=size, count=count, kind=f"uint{bits}", bits=bits, alpha=alpha, gaps=alpha)
+        return BandLayout(size=size, count=count, kind=f"uint{bits}", bits=bits, alpha=alpha, gaps=alpha or gaps)
 
 
 def _read_bands(path: Path) -> StoredBands:
     if is_array(path):
         return read_array(path)
-    if is_tiff(path) and not tiff_layout(path).colours:
-        return read_tiff(path)
+    valid = None
+    if is_tiff(path):
+        layout = tiff_layout(path)
+        if not layout.colours:
+            return read_tiff(path)
+        if layout.gaps:  # nodata is the number of a colour
+            valid = ~lacks_value(read_tiff(path), 1, AS_STORED)
     with Image.open(path, formats=IMAGE_FORMATS) as image:
         _check_size(image, path.stat().st_size)
         turn = _transposition(image)
@@ -365,7 +372,7 @@ def _read_bands(path: Path) -> StoredBands:
             plain = _plain_bands(image)
             values = np.asarray(plain if turn is None else plain.transpose(turn))
     values = values.reshape(*values.shape[:2], -1)
-    return StoredBands(values=values, alpha=values.shape[2] in (2, 4), bits=8 * values.dtype.itemsize)
+    return StoredBands(values=values, alpha=values.shape[2] in (2, 4), bits=8 * values.dtype.itemsize, valid=valid)
 
 
 def _scaled_bands(stored: StoredBands, rule: PixelRule) -> BandImage:

@@ -64,6 +64,15 @@ def mask_beside_a_tiff(folder: Path) -> Path:
     return write_tiff(folder / "a.tif", values(3))
 
 
+def nodata_in_a_palette(folder: Path) -> Path:
+    """The number of a colour that another number has, too."""
+    numbers = np.where(GAP, 200, values(1)[..., 0]).astype(np.uint8)
+    colours = np.zeros((3, 256), np.uint16)
+    return write_tiff(
+        folder / "a.tif", numbers, photometric="palette", colormap=colours, extratags=[(42113, "s", 4, "200", True)]
+    )
+
+
 def nodata_in_16_bits(folder: Path) -> Path:
     pixels = values(5, "uint16")
     pixels[GAP] = 0
@@ -91,6 +100,8 @@ def alpha_beside_16_bits(folder: Path) -> Path:
         (alpha_of_a_tiff, {}),
         (mask_in_a_tiff, {}),
         (mask_beside_a_tiff, {}),
+        (nodata_in_a_palette, {}),
+        (nodata_in_a_palette, {"bands": "2"}),
         (nodata_in_16_bits, {}),
         (nan_in_an_array, {}),
         (alpha_beside_16_bits, {"bands": "1"}),
@@ -110,7 +121,8 @@ def test_missing_pixels__of_files(tmp_path: Path, write: Any, options: dict[str,
 
 
 @pytest.mark.parametrize(
-    "write", [nodata_in_rgb, alpha_of_a_tiff, mask_in_a_tiff, mask_beside_a_tiff, nodata_in_16_bits]
+    "write",
+    [nodata_in_rgb, alpha_of_a_tiff, mask_in_a_tiff, mask_beside_a_tiff, nodata_in_a_palette, nodata_in_16_bits],
 )
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_missing_pixels__gdal_finds_the_same(tmp_path: Path, write: Any) -> None:
