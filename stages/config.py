@@ -443,12 +443,14 @@ class MakeLabels(Parallel):
         group=METHOD,
         old_names=("background_low",),
     )
-    relabel: Literal["auto", "none", "linear", "mlp"] = option(
+    relabel: Literal["auto", "none", "linear", "mlp", "mil"] = option(
         "auto",
         "Improve the masks: heads on frozen features learn from the CAMs' labels of all images, and label them again. "
-        "linear suits photographs, mlp (a hidden layer) textures. auto takes linear heads, unless a classifier that "
-        "learns from their masks is worse than one that learns from the masks of the CAMs; with --calibration-images "
-        "it takes what is best on these. --ignore-uncertain implies none.",
+        "linear suits photographs, mlp (a hidden layer) textures. mil (multiple-instance learning) does not use the "
+        "CAMs: its head learns the image labels from single patches, which suits small defects. auto takes mil where "
+        "the CAM network has not learned the image labels; otherwise linear heads, unless a classifier that learns "
+        "from their masks is worse than one that learns from the masks of the CAMs; with --calibration-images it "
+        "takes none, linear or mlp, whichever is best on these. --ignore-uncertain implies none.",
     )
     relabel_rounds: int = option(6, "How often all images are labelled again.", minimum=1, group=RELABELLING)
     relabel_steps: int = option(300, "Training steps of each head in a round.", minimum=20, group=RELABELLING)
@@ -467,8 +469,11 @@ class MakeLabels(Parallel):
         minimum=16,
         group=RELABELLING,
     )
-    feature_blocks: tuple[int, ...] = option(
-        (-1,), "Blocks whose tokens are joined; negative numbers count from the last.", group=RELABELLING
+    feature_blocks: tuple[int, ...] | None = option(
+        None,
+        "Blocks whose tokens are joined; negative numbers count from the last. By default the last block (-1); for "
+        "--relabel mil the one in the middle, which still shows small parts.",
+        group=RELABELLING,
     )
     image_labels: Literal["given", "predicted"] = option(
         "given",

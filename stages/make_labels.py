@@ -24,6 +24,7 @@ from stages.labels.label_settings import resolved, with_training_defaults
 from stages.labels.maker import LabelMaker
 from stages.labels.store import ImageLabels, join_file, join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
+from stages.relabel.choose_instances import learns_from_instances
 from stages.relabel.relabel_maker import new_relabeller
 from stages.run_folder.artifacts import already_finished, begin_stage, in_use, open_stage, read_config
 from stages.run_folder.lock import stage_lock
@@ -105,16 +106,23 @@ def make_labels(
             check_same_segments(run, files, made_with_segments(folder, config))
         maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share, segment_files=files)
         calibration = calibration_samples(samples, dataset.class_names, config, monitor, given.sources)
-        background = None
+        background, relabel = None, config.relabel
         if fabric.is_global_zero:  # chooses for all ranks
-            background = read_config(run, "labels").get("background_threshold") if resume and in_use(folder) else None
+            earlier = read_config(run, "labels") if resume and in_use(folder) else {}
+            background = earlier.get("background_threshold")
             if background is None and (config.background_threshold == "auto" or config.calibration_images):
                 chosen = calibration if config.calibration_images else samples
                 background = choose_background(maker.scores, chosen, len(dataset.class_names), config, monitor)
-        maker.config = resolved(config, trained, fabric.broadcast(background))
+            if "relabel" in earlier:
+                relabel = earlier["relabel"]
+            elif relabel == "auto" and config.may_relabel and not config.calibration_images:
+                relabel = "mil" if learns_from_instances(run, samples, maker, config) else "auto"
+        used = replace(config, relabel=fabric.broadcast(relabel))
+        maker.config = resolved(used, trained, fabric.broadcast(background))
         if fabric.is_global_zero:
             extra = {
                 "background_threshold": maker.config.background_threshold,  # the number used
+                "relabel": maker.config.relabel,  # mil if 'auto' chose it
                 ENTRY: given.as_entry(config.use_masks),
                 SEGMENT_FILES: file_digests(files) if config.segment_folder is not None else {},
             }
@@ -174,7 +182,7 @@ def _label(
 
 def only_relabelled(config: MakeLabels) -> bool:
     """Whether all masks will be those of the heads, so that those of the CAMs are not refined."""
-    return config.relabel in ("linear", "mlp")
+    return config.relabel in ("linear", "mlp", "mil")
 
 
 def made_with_segments(folder: Path, config: MakeLabels) -> set[str]:

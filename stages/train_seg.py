@@ -35,7 +35,7 @@ from stages.corrections.given_masks import (
 )
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.encoder import load_encoder
-from stages.features.spec import FEATURES, feature_spec
+from stages.features.spec import FEATURES, spec_of_labels
 from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
 from stages.networks.inference import to_tensor
 from stages.networks.student import (
@@ -209,7 +209,7 @@ def feature_training(
         DataError: An image is bad, and bad images are not to be skipped.
         SettingsError: The network of the features is not available.
     """
-    features = feature_spec(labels.typed_settings(MakeLabels), open_stage(run, "cam"))
+    features = spec_of_labels(labels, open_stage(run, "cam"))
     if fabric.is_global_zero:
         compute_features(run, features, samples, config, fabric, monitor).close()
     fabric.barrier()

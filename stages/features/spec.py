@@ -1,7 +1,7 @@
 """Which frozen features a run uses: network, weights and image size. This file does not import torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class FeatureSpec:
     weights: str  # 'pretrained', 'trained' (those of RUN/cam), or a file
     digest: str | None  # SHA-256 of the file
     long_side: int  # the longer side of the images, in pixels
-    blocks: tuple[int, ...]  # whose tokens are joined; -1 is the last
+    blocks: tuple[int, ...]  # whose tokens are joined; -1 is the last; none for the block in the middle
     pixels: PixelRule = AS_STORED
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,9 +80,21 @@ def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
         weights=weights,
         digest=digest,
         long_side=config.feature_size or PATCHES * _patch_size(model, other, config),
-        blocks=tuple(config.feature_blocks),
+        blocks=_blocks(config),
         pixels=cam.pixels,
     )
+
+
+def spec_of_labels(labels: StageFolder, cam: StageFolder) -> FeatureSpec:
+    """Return which features the labels of a run were made with: `auto` may have chosen others than it usually does."""
+    settings = labels.typed_settings(MakeLabels)
+    return feature_spec(replace(settings, relabel=labels.config.get("relabel", settings.relabel)), cam)
+
+
+def _blocks(config: MakeLabels) -> tuple[int, ...]:
+    if config.feature_blocks is not None:
+        return tuple(config.feature_blocks)
+    return () if config.relabel == "mil" else (-1,)
 
 
 def _patch_size(model: Mapping[str, Any], other: bool, config: MakeLabels) -> int:

@@ -32,6 +32,7 @@ from stages.labels.store import ImageLabels
 from stages.networks.inference import (
     LoadedImage,
     class_label_matrix,
+    class_probabilities,
     decoder_probabilities,
     load_image,
     patch_tokens,
@@ -117,6 +118,15 @@ class LabelMaker:
             for batch in self._batches(samples, threads, tokens=tokens):
                 yield from batch
 
+    def classified(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Float[Tensor, " c"]]]:
+        """Yield the images with the probabilities that the network gives their classes."""
+        with ThreadPoolExecutor(self.threads) as threads:
+            for batch in self._loaded(samples, threads):
+                squares = torch.stack([image.squashed for _, image in batch]).to(self.fabric.device)
+                with self.fabric.autocast():
+                    found = class_probabilities(self.model, squares).float().cpu()
+                yield from zip([sample for sample, _ in batch], found, strict=True)
+
     @property
     def threads(self) -> int:
         """Number of CPU cores that this process may use."""
@@ -139,12 +149,17 @@ class LabelMaker:
     def _batches(
         self, samples: Sequence[Sample], threads: ThreadPoolExecutor, *, tokens: bool = False
     ) -> Iterator[list[Scored]]:
+        for batch in self._loaded(samples, threads):
+            yield self.score([sample for sample, _ in batch], [image for _, image in batch], tokens)
+
+    def _loaded(
+        self, samples: Sequence[Sample], threads: ThreadPoolExecutor
+    ) -> Iterator[list[tuple[Sample, LoadedImage]]]:
         for first in range(0, len(samples), self.config.batch_size):
             batch = samples[first : first + self.config.batch_size]
             loaded = list(threads.map(self._load, batch))
-            good = [(sample, image) for sample, image in zip(batch, loaded, strict=True) if image is not None]
-            if good:
-                yield self.score([sample for sample, _ in good], [image for _, image in good], tokens)
+            if good := [(sample, image) for sample, image in zip(batch, loaded, strict=True) if image is not None]:
+                yield good
 
     def _load(self, sample: Sample) -> LoadedImage | None:
         """Read an image; None if it is bad and bad images are skipped."""

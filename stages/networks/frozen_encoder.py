@@ -22,11 +22,16 @@ class FrozenEncoder(nn.Module):
     def __init__(self, backbone: Backbone, blocks: tuple[int, ...]) -> None:
         """Use a backbone; it is put into evaluation mode and its weights are frozen.
 
+        Args:
+            backbone: The network.
+            blocks: Numbers of the blocks; negative ones count from the last. None at all: the block in the middle.
+
         Raises:
             SettingsError: It does not have such a block.
         """
         super().__init__()
         depth = len(backbone.block_dims)
+        blocks = blocks or ((depth - 1) // 2,)
         for block in blocks:
             if not -depth <= block < depth:
                 raise SettingsError(f"--feature-blocks {block}: {backbone.name!r} has {depth} blocks, 0..{depth - 1}")
@@ -54,6 +59,8 @@ class FrozenEncoder(nn.Module):
         """Encode normalised images, whose sides are multiples of the patch size."""
         if self.indices == [len(self.backbone.block_dims)]:
             return self.backbone(normalised).final.float()  # type: ignore[no-any-return]
+        if len(self.indices) == 1:
+            return self.backbone.tokens_after(self.indices[0], normalised).float()
         tokens = self.backbone.block_tokens(normalised)
         return torch.cat([tokens[index] for index in self.indices], dim=1).float()
 

@@ -96,16 +96,18 @@ def patch_tokens(model: CamNetwork, images: BatchTensor) -> Float[Tensor, "b d h
 
 @torch.inference_mode()
 def predicted_classes(model: CamNetwork, images: BatchTensor, threshold: float = 0.5) -> list[tuple[int, ...]]:
-    """Predict the classes (1-based) of each image: those with a probability above `threshold`.
+    """Predict the classes (1-based) of each image: those with a probability above `threshold`."""
+    probabilities = class_probabilities(model, images)
+    return [tuple((one > threshold).nonzero().flatten().add(1).tolist()) for one in probabilities]
 
-    The probability is the sigmoid of the logit, averaged over both classifiers and over the image and its horizontal
-    flip.
-    """
+
+@torch.inference_mode()
+def class_probabilities(model: CamNetwork, images: BatchTensor) -> Float[Tensor, "b c"]:
+    """Probability of each class: the sigmoid of the logits' mean over both classifiers, image and horizontal flip."""
     normalised = model.backbone.normalise(images.float())
     outputs = model(torch.cat([normalised, normalised.flip(-1)]), decode=False)
     logits = (outputs.class_logits + outputs.auxiliary_class_logits).float() / 2
-    probabilities = torch.stack(logits.chunk(2)).mean(dim=0).sigmoid()
-    return [tuple((one > threshold).nonzero().flatten().add(1).tolist()) for one in probabilities]
+    return torch.stack(logits.chunk(2)).mean(dim=0).sigmoid()
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from data.images import shorter_side
 from data.output_place import check_file_names, check_output_place
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
 from stages.corrections.correction_file import CorrectionFile
-from stages.features.spec import FEATURES, feature_spec
+from stages.features.spec import FEATURES, feature_spec, spec_of_labels
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.labels.store import LabelFile
 from stages.preflight.training import (
@@ -114,7 +114,7 @@ def before_train_seg(
         return data
     check_loggers(config.logger)
     if config.uses_features:
-        feature_spec(labels.typed_settings(MakeLabels), open_stage(run, "cam"))
+        spec_of_labels(labels, open_stage(run, "cam"))
     else:
         check_training(config)
     if config.confidence_weighting:

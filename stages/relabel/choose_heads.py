@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from stages.config import MakeLabels
-from stages.relabel.heads import Loss, TwoHeads, train_head
-from stages.relabel.rounds import Patches, relabel_rounds
+from stages.relabel.heads import Loss, PatchHeads, train_head
+from stages.relabel.instances import train_instance_head
+from stages.relabel.rounds import Patches, predicted_shares, relabel_rounds
 from stages.runtime.monitor import Monitor
 
 HIDDEN = {"linear": 0, "mlp": 64}  # width of the heads' hidden layer
@@ -39,8 +40,8 @@ WEAK = "This is weak evidence: look at the masks, or choose by ground truth with
 class Chosen(NamedTuple):
     """Heads, and of which kind they are."""
 
-    kind: str  # linear or mlp
-    heads: TwoHeads
+    kind: str  # linear, mlp or mil
+    heads: PatchHeads
 
 
 def chosen_heads(
@@ -48,7 +49,7 @@ def chosen_heads(
     labelled: Bool[Tensor, " images"],
     config: MakeLabels,
     monitor: Monitor,
-    measure: Callable[[TwoHeads | None], float] | None = None,
+    measure: Callable[[PatchHeads | None], float] | None = None,
 ) -> Chosen | None:
     """Run all rounds and return the heads, or None if the CAMs' masks are to stay.
 
@@ -62,9 +63,9 @@ def chosen_heads(
     before = objects_share(patches)
     chosen: Chosen | None
     if config.relabel != "auto":
-        chosen = _relabelled(patches, config.relabel, config, monitor)
+        chosen = _relabelled(patches, config.relabel, labelled, config, monitor)
     elif measure:
-        chosen = _best_measured(patches, config, monitor, measure)
+        chosen = _best_measured(patches, labelled, config, monitor, measure)
     else:
         chosen = _linear_or_none(patches, labelled, config, monitor)
     if chosen is None:
@@ -89,7 +90,7 @@ def _linear_or_none(
             f"class is in some of the images only. {ASK}"
         )
         return None
-    chosen = _relabelled(patches, "linear", config, monitor)
+    chosen = _relabelled(patches, "linear", labelled, config, monitor)
     after = head_classification(patches, labelled)
     better = after > before - TOLERANCE
     advice = "" if better else f". {ASK}"
@@ -104,10 +105,14 @@ def _linear_or_none(
 
 
 def _best_measured(
-    patches: Patches, config: MakeLabels, monitor: Monitor, measure: Callable[[TwoHeads | None], float]
+    patches: Patches,
+    labelled: Bool[Tensor, " images"],
+    config: MakeLabels,
+    monitor: Monitor,
+    measure: Callable[[PatchHeads | None], float],
 ) -> Chosen | None:
     tried = {kind: replace(patches) for kind in HIDDEN}  # each with labels of its own
-    chosen = {kind: _relabelled(own, kind, config, monitor) for kind, own in tried.items()}
+    chosen = {kind: _relabelled(own, kind, labelled, config, monitor) for kind, own in tried.items()}
     figures = {"none": measure(None), **{kind: measure(one.heads) for kind, one in chosen.items()}}
     best = max(figures, key=figures.__getitem__)  # the first, none, if several are best
     table = ", ".join(f"{kind} {100 * value:.1f}" for kind, value in figures.items())
@@ -118,8 +123,14 @@ def _best_measured(
     return chosen[best]
 
 
-def _relabelled(patches: Patches, kind: str, config: MakeLabels, monitor: Monitor) -> Chosen:
-    """Run all rounds; `patches` have the new labels afterwards."""
+def _relabelled(
+    patches: Patches, kind: str, labelled: Bool[Tensor, " images"], config: MakeLabels, monitor: Monitor
+) -> Chosen:
+    """Train heads of one kind; `patches` have the new labels afterwards."""
+    if kind == "mil":
+        head = train_instance_head(patches, labelled)
+        patches.shares = predicted_shares(head, patches)
+        return Chosen(kind, head)
     monitor.start(f"relabelling ({kind})", config.relabel_rounds, unit="rounds")
     heads = relabel_rounds(
         patches,

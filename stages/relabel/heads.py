@@ -6,6 +6,7 @@ images of all classes, so that a class whose own seeds failed is found by what t
 Letters: n patches, d width of the features, c classes (without background), h w patches down and across.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal
 
@@ -23,31 +24,23 @@ LEARNING_RATE = 3e-4
 Q = 0.7  # of the generalised cross-entropy: 0 is cross-entropy, 1 the mean absolute error
 
 
-class TwoHeads(nn.Module):
+class PatchHeads(nn.Module, ABC):
     """Class probabilities of patches, from standardised features."""
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, mean: Float[Tensor, " d"], deviation: Float[Tensor, " d"], classes: int, hidden: int = 0):
-        """Begin with random weights.
-
-        Args:
-            mean: Mean of each feature over the data set.
-            deviation: Its standard deviation.
-            classes: Number of classes without background.
-            hidden: Width of a hidden layer; 0 for linear heads.
-        """
+    def __init__(self, mean: Float[Tensor, " d"], deviation: Float[Tensor, " d"]):
+        """Keep the mean and the standard deviation of each feature over the data set."""
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
-        self.foreground = _head(len(mean), 2, hidden)
-        self.classes = _head(len(mean), classes, hidden)
 
     def standardised(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Bring each feature to mean 0 and deviation 1."""
         return (features - self.mean) / self.deviation
 
+    @abstractmethod
     def forward(
         self, features: Float[Tensor, "n d"], allowed: Bool[Tensor, "n c"] | Bool[Tensor, "1 c"] | None = None
     ) -> Float[Tensor, "n c1"]:
@@ -58,6 +51,28 @@ class TwoHeads(nn.Module):
             allowed: The classes that the patch's image is known to have; by default all. Where none is allowed, the
                 patch is background.
         """
+
+
+class TwoHeads(PatchHeads):
+    """One head separates objects from background, the other names their class."""
+
+    def __init__(self, mean: Float[Tensor, " d"], deviation: Float[Tensor, " d"], classes: int, hidden: int = 0):
+        """Begin with random weights.
+
+        Args:
+            mean: Mean of each feature over the data set.
+            deviation: Its standard deviation.
+            classes: Number of classes without background.
+            hidden: Width of a hidden layer; 0 for linear heads.
+        """
+        super().__init__(mean, deviation)
+        self.foreground = _head(len(mean), 2, hidden)
+        self.classes = _head(len(mean), classes, hidden)
+
+    def forward(
+        self, features: Float[Tensor, "n d"], allowed: Bool[Tensor, "n c"] | Bool[Tensor, "1 c"] | None = None
+    ) -> Float[Tensor, "n c1"]:
+        """Probabilities of background and classes."""
         foreground = self.foreground(features).softmax(dim=1)
         logits = self.classes(features)
         if allowed is not None:
@@ -127,7 +142,7 @@ def _batches(count: int, steps: int, generator: torch.Generator) -> Iterator[Ten
 
 
 def probabilities_map(
-    heads: TwoHeads, features: Float[Tensor, "d h w"], allowed: Bool[Tensor, " c"] | None = None
+    heads: PatchHeads, features: Float[Tensor, "d h w"], allowed: Bool[Tensor, " c"] | None = None
 ) -> Float[Tensor, "c1 h w"]:
     """Probabilities of the patches of one image, from its features as the encoder gives them."""
     patches = heads.standardised(features.flatten(1).T)

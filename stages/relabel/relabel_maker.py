@@ -28,7 +28,8 @@ from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage, to_rgb
 from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads
-from stages.relabel.heads import TwoHeads, probabilities_map
+from stages.relabel.heads import PatchHeads, TwoHeads, probabilities_map
+from stages.relabel.instances import InstanceHead, images_in_memory
 from stages.relabel.rounds import Patches, collect_patches, patch_shares
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import load_weights, save_weights, write_json
@@ -42,7 +43,7 @@ class RelabelMaker(LabelMaker):
     """Makes the masks of images from the probabilities of heads on frozen features."""
 
     samples: Sequence[Sample]  # those that have a CAM, with their known or predicted classes
-    heads: TwoHeads
+    heads: PatchHeads
     features: FeatureCache
 
     @property
@@ -103,7 +104,7 @@ def new_relabeller(
     known = [replace(one, classes=cams.classes(one.id)) for one in samples if one.id in cams]
     spec = feature_spec(config, open_stage(run, "cam"))
     kept, path = seeds / "choice.json", seeds / "heads.safetensors"
-    kind: Literal["none", "linear", "mlp"] = "none"
+    kind: Literal["none", "linear", "mlp", "mil"] = "none"
     if fabric.is_global_zero:
         features = compute_features(run, spec, known, config, fabric, monitor)
         if not kept.is_file():
@@ -118,13 +119,14 @@ def new_relabeller(
     if kind == "none":
         return None
     weights = load_weights(path)
-    heads = TwoHeads(weights["mean"], weights["deviation"], maker.model.num_classes, HIDDEN[kind])
+    statistics, classes = (weights["mean"], weights["deviation"]), maker.model.num_classes
+    heads = InstanceHead(*statistics, classes) if kind == "mil" else TwoHeads(*statistics, classes, HIDDEN[kind])
     heads.load_state_dict(weights)
     return new_relabel_maker(maker, replace(config, relabel=kind), known, heads, FeatureCache(run, spec))
 
 
 def new_relabel_maker(
-    maker: LabelMaker, config: MakeLabels, samples: Sequence[Sample], heads: TwoHeads, features: FeatureCache
+    maker: LabelMaker, config: MakeLabels, samples: Sequence[Sample], heads: PatchHeads, features: FeatureCache
 ) -> RelabelMaker:
     """Prepare to make masks with trained heads, on the device of `maker`; samples without features are left out."""
     return RelabelMaker(
@@ -172,8 +174,10 @@ class SeedTraining:
         ids = {one.id for one in calibration}
         judges = [one for one in samples if one.id in ids]
         measure = (lambda heads: self.measured(heads, judges, config)) if judges else None
-        labelled = torch.tensor([one.labelled for one in usable])
         monitor = self.maker.monitor
+        if config.relabel == "mil":
+            usable = list(images_in_memory(usable, self.features))
+        labelled = torch.tensor([one.labelled for one in usable])
         drawn = [one for one in usable if one.id in self.given]
         if measure and drawn and config.relabel == "auto":
             # Heads that learned the masks that they are measured on would always win, so they are chosen without these.
@@ -214,7 +218,7 @@ class SeedTraining:
             raise DataError("no image has pixels with a value (all are NaN, nodata or transparent): use --relabel none")
         return found
 
-    def measured(self, heads: TwoHeads | None, samples: Sequence[Sample], config: MakeLabels) -> float:
+    def measured(self, heads: PatchHeads | None, samples: Sequence[Sample], config: MakeLabels) -> float:
         """Return the mIoU, 0..1, of the masks that would be stored: those of these heads, or of the CAMs (None)."""
         masks: Iterable[tuple[str, NDArray[np.uint8]]]
         if heads is None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stages.corrections.given_masks import given_share
 from stages.features.cache import mean_and_deviation
-from stages.relabel.heads import Loss, TwoHeads, decided, one_hot, train_head
+from stages.relabel.heads import Loss, PatchHeads, TwoHeads, decided, one_hot, train_head
 
 JUDGED = 0.5  # part of a patch that people must have judged
 BYTES = 2**31  # of the features in memory; of larger data sets, some patches of each image are used
@@ -180,7 +180,7 @@ def train_heads(patches: Patches, *, steps: int, foreground_loss: Loss, hidden: 
 
 
 @torch.inference_mode()
-def predicted_shares(heads: TwoHeads, patches: Patches) -> Float[Tensor, "n c1"]:
+def predicted_shares(heads: PatchHeads, patches: Patches) -> Float[Tensor, "n c1"]:
     """Label each patch by the heads, among the classes of its image."""
     classes = patches.allowed.shape[1]
     parts = []

@@ -78,9 +78,13 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Float[Tensor, "b c _h _w"]) -> Tokens:
         """Encode normalised images; pixels at the right and bottom that do not fill a patch are dropped."""
 
-    @abstractmethod
     def auxiliary_tokens(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b a h w"]:
         """Compute only the auxiliary tokens of normalised images; later blocks are not run."""
+        return self.tokens_after(self.auxiliary_block, images)
+
+    @abstractmethod
+    def tokens_after(self, block: int, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b _d h w"]:
+        """Compute only the patch tokens after one block or stage (its number, from 0); later ones are not run."""
 
     @abstractmethod
     def class_token(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d"]:

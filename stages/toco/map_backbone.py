@@ -97,9 +97,9 @@ class MapBackbone(Backbone):
         final = maps[last]
         return Tokens(final=final, auxiliary=maps[self.auxiliary_block], class_token=final.mean(dim=(-2, -1)))
 
-    def auxiliary_tokens(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b a h w"]:
-        """Compute only the auxiliary tokens of normalised images; later stages are not run."""
-        return self._maps(images, {self.auxiliary_block})[self.auxiliary_block]
+    def tokens_after(self, block: int, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b _d h w"]:
+        """Compute only the tokens after one stage; later stages are not run."""
+        return self._maps(images, {block})[block]
 
     def class_token(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d"]:
         """Compute only the mean of the final tokens of normalised images."""

@@ -93,13 +93,11 @@ class VitBackbone(Backbone):
         final, patches, (auxiliary,) = self._encode(images, [self.auxiliary_block])
         return Tokens(final=patches, auxiliary=auxiliary, class_token=self._class_token(final))
 
-    def auxiliary_tokens(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d h w"]:
-        """Compute only the auxiliary tokens of normalised images; later blocks are not run."""
+    def tokens_after(self, block: int, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d h w"]:
+        """Compute only the patch tokens after one block; later blocks are not run."""
         images, _ = self._fit_grid(images)
         tokens: Tensor
-        (tokens,) = self.vit.forward_intermediates(
-            images, indices=[self.auxiliary_block], stop_early=True, intermediates_only=True
-        )
+        (tokens,) = self.vit.forward_intermediates(images, indices=[block], stop_early=True, intermediates_only=True)
         return tokens
 
     def class_token(self, images: Float[Tensor, "b c _h _w"]) -> Float[Tensor, "b d"]:

@@ -1,0 +1,103 @@
+"""Decide whether the CAM network or a head that learns from single patches shows where the classes are.
+
+A network that cannot tell apart the images that it was trained on does not show where their classes are. Then a head
+on frozen features may do better. Its figure is that of images that it did not learn from, so that the comparison
+favours the network. No ground truth is needed. bench/quality.md has the cases.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.dataset import Sample
+from stages.config import MakeLabels
+from stages.features.cache import FeatureCache, compute_features
+from stages.features.spec import feature_spec
+from stages.labels.maker import LabelMaker
+from stages.networks.inference import class_label_matrix
+from stages.relabel.choose_heads import mean_average_precision
+from stages.relabel.instances import image_scores_of, images_in_memory, scoring_head
+from stages.relabel.rounds import Patches, collect_patches
+from stages.run_folder.artifacts import open_stage
+
+SOUND = 0.8  # mean average precision of a network that has learned the image labels
+IMAGES = 500  # that are classified, at most
+
+
+def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMaker, config: MakeLabels) -> bool:
+    """Whether a head that learns from single patches makes the masks.
+
+    Args:
+        run: The run folder; features that are computed for the comparison are kept there.
+        samples: The images to label.
+        maker: The CAM network.
+        config: Settings, with --relabel auto.
+
+    Raises:
+        DataError: An image is bad, and bad images are not to be skipped.
+        SettingsError: The network of the features is not available.
+    """
+    known = [one for one in samples if one.labelled]
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:IMAGES].sort().values
+    some = [known[place] for place in order.tolist()]
+    network = network_classification(some, maker)
+    if not network < SOUND:  # also if no class tells images apart
+        return False
+    classes = maker.model.num_classes
+    if any(all(number in one.classes for one in known) for number in range(1, classes + 1)):
+        return False
+    spec = feature_spec(replace(config, relabel="mil"), open_stage(run, "cam"))
+    with closing(compute_features(run, spec, some, config, maker.fabric, maker.monitor)) as features:
+        patches = unlabelled_patches([one for one in some if one.id in features], features, maker)
+    found = instance_classification(patches)
+    better = found > network
+    maker.monitor.warn(
+        "the CAM network has hardly learned the image labels: its mean average precision is "
+        f"{network:.2f} on images that it was trained on. A head that learns them from single patches of frozen "
+        f"features has {found:.2f} on images that it was not trained on, so "
+        + (
+            "it makes the masks instead of the CAMs (--relabel mil)"
+            if better
+            else "it does not help: train the network longer, or with a larger --image-size"
+        )
+    )
+    return better
+
+
+def network_classification(samples: Sequence[Sample], maker: LabelMaker) -> float:
+    """Mean average precision, 0..1, with which the CAM network classifies images; NaN if all have the same classes."""
+    maker.monitor.start("classifying training images", len(samples))
+    found = []
+    for one in maker.classified(samples):
+        found.append(one)
+        maker.monitor.advance()
+    maker.monitor.finish()
+    present = class_label_matrix([sample for sample, _ in found], maker.model.num_classes)
+    return mean_average_precision(torch.stack([scores for _, scores in found]), present > 0)
+
+
+def instance_classification(patches: Patches) -> float:
+    """Mean average precision, 0..1, of heads that learned from one half of the images, on the other half."""
+    order = torch.randperm(len(patches.allowed), generator=torch.Generator().manual_seed(0))
+    present = patches.allowed.cpu()
+    found = []
+    for learned, judged in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+        scores = image_scores_of(scoring_head(patches, learned), patches)
+        found.append(mean_average_precision(scores[judged], present[judged]))
+    return sum(found) / len(found)
+
+
+def unlabelled_patches(samples: Sequence[Sample], features: FeatureCache, maker: LabelMaker) -> Patches:
+    """All patches of images, with all labels background."""
+    classes = maker.model.num_classes
+
+    def background(_: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
+        return torch.eye(classes + 1)[0][:, None, None].expand(-1, *grid)
+
+    images = [(one.id, one.classes) for one in images_in_memory(samples, features)]
+    return collect_patches(features.read, background, images, classes, seed=0, device=maker.fabric.device)

@@ -1,0 +1,141 @@
+"""Multiple-instance learning: a head on frozen features that learns from the image labels alone, without CAMs.
+
+An image is a bag of patches. The head gives each patch a score of each class; the mean of an image's largest scores is
+its score of the class, and learns the image label (Dietterich et al. 1997). A patch is object where its
+score is above those of images that do not have the class.
+
+CAMs come from the last block of a network that saw small images. Small defects are lost there, and where all images
+look alike, the network may not even learn the image labels. The block in the middle still shows such parts
+(bench/quality.md).
+
+Letters: n patches, d width of the features, c classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from data.dataset import Sample
+from data.errors import DataError
+from stages.features.cache import FeatureCache
+from stages.relabel.heads import PatchHeads
+from stages.relabel.rounds import BYTES, Patches
+
+TOP = 5  # patches whose mean score is that of the image
+STEPS = 1000
+IMAGES_PER_STEP = 8
+LEARNING_RATE = 1e-3
+FALSE_ALARMS = 0.05  # part of the images without a class that may have a patch above its threshold
+
+
+class InstanceHead(PatchHeads):
+    """A linear score of each class, and the threshold above which a patch is object."""
+
+    threshold: Tensor
+
+    def __init__(self, mean: Float[Tensor, " d"], deviation: Float[Tensor, " d"], classes: int):
+        """Begin with random weights.
+
+        Args:
+            mean: Mean of each feature over the data set.
+            deviation: Its standard deviation.
+            classes: Number of classes without background.
+        """
+        super().__init__(mean, deviation)
+        self.register_buffer("threshold", torch.zeros(classes))
+        self.scores = nn.Linear(len(mean), classes)
+
+    def forward(
+        self, features: Float[Tensor, "n d"], allowed: Bool[Tensor, "n c"] | Bool[Tensor, "1 c"] | None = None
+    ) -> Float[Tensor, "n c1"]:
+        """Probabilities of background and classes: 0.5 for a class whose score is its threshold."""
+        above = self.scores(features) - self.threshold
+        if allowed is not None:
+            above = above.masked_fill(~allowed, -torch.inf)
+        return F.pad(above, (1, 0)).softmax(dim=1)
+
+
+def images_in_memory(samples: Sequence[Sample], features: FeatureCache) -> Sequence[Sample]:
+    """Return as many images, drawn at random, as memory holds with all their patches: one of them is the object."""
+    most = max(1, BYTES // features.read(samples[0].id).nbytes)
+    if len(samples) <= most:
+        return samples
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+    return [samples[place] for place in order[:most].sort().values.tolist()]
+
+
+def train_instance_head(patches: Patches, labelled: Bool[Tensor, " images"]) -> InstanceHead:
+    """Learn the image labels of the images whose classes are given, and find the threshold of each class.
+
+    Patches whose labels people drew learn these as well.
+
+    Raises:
+        DataError: All images have a class, so that nothing tells where it is.
+    """
+    everywhere = patches.allowed[labelled.to(patches.allowed.device)].all(dim=0)
+    if everywhere.any():
+        raise DataError(
+            f"class {int(everywhere.nonzero()[0]) + 1} is in all images, and --relabel mil learns from the difference "
+            "to images without it: use --relabel linear, or add images without the class"
+        )
+    head = scoring_head(patches, labelled.nonzero().flatten())
+    head.threshold.copy_(_thresholds(head, patches, labelled))
+    return head
+
+
+def scoring_head(patches: Patches, images: Int[Tensor, " some"]) -> InstanceHead:
+    """Learn the labels of some images, without thresholds."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = InstanceHead(patches.mean, patches.deviation, patches.allowed.shape[1]).to(patches.features.device)
+    _learn(head, patches, images, torch.Generator().manual_seed(0))
+    return head.eval().requires_grad_(False)
+
+
+def _learn(head: InstanceHead, patches: Patches, images: Int[Tensor, " some"], generator: torch.Generator) -> None:
+    optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    ends = patches.image.bincount(minlength=len(patches.allowed)).cumsum(0).tolist()
+    order: list[int] = []
+    for _ in range(STEPS):
+        while len(order) < IMAGES_PER_STEP:
+            order += images[torch.randperm(len(images), generator=generator)].tolist()
+        chosen, order = order[:IMAGES_PER_STEP], order[IMAGES_PER_STEP:]
+        losses = []
+        for image in chosen:
+            own = slice(ends[image - 1] if image else 0, ends[image])
+            scores = head.scores(patches.features[own].float())  # (n, c)
+            losses.append(F.binary_cross_entropy_with_logits(image_score(scores), patches.allowed[image].float()))
+            if patches.fixed is not None and (drawn := patches.fixed[own]).any():
+                shares = patches.shares[own][drawn, 1:].float()
+                losses.append(F.binary_cross_entropy_with_logits(scores[drawn], shares))
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+@torch.inference_mode()
+def _thresholds(head: InstanceHead, patches: Patches, labelled: Bool[Tensor, " images"]) -> Float[Tensor, " c"]:
+    """Score of each class that few of the images without it reach anywhere."""
+    largest = torch.stack([scores.amax(dim=0) for scores in _scores_by_image(head, patches)])  # (images, c)
+    without = ~patches.allowed & labelled.to(patches.allowed.device)[:, None]
+    columns = zip(largest.T, without.T, strict=True)
+    return torch.stack([scores[those].quantile(1 - FALSE_ALARMS) for scores, those in columns])
+
+
+def image_score(scores: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
+    """Scores of an image's classes: means over the patches with the highest scores."""
+    return scores.topk(min(TOP, len(scores)), dim=0).values.mean(dim=0)
+
+
+@torch.inference_mode()
+def image_scores_of(head: InstanceHead, patches: Patches) -> Float[Tensor, "images c"]:
+    """Scores of all images."""
+    return torch.stack([image_score(scores) for scores in _scores_by_image(head, patches)]).cpu()
+
+
+def _scores_by_image(head: InstanceHead, patches: Patches) -> list[Float[Tensor, "_n c"]]:
+    counts = patches.image.bincount(minlength=len(patches.allowed)).tolist()
+    return [head.scores(own.float()) for own in torch.split(patches.features, counts)]
