@@ -31,6 +31,7 @@ from stages.config import MakeLabels, TrainSeg
 from stages.corrections.correction_file import Correction, CorrectionFile, Provenance
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.spec import feature_spec
+from stages.labels.label_settings import used_settings
 from stages.labels.mask_shares import mask_shares
 from stages.labels.store import ImageLabels, LabelFile, join_shards, label_attributes, write_shard
 from stages.labels.stored_cams import stored_label
@@ -234,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(options.data)
-    stored = open_stage(options.run, "labels").typed_settings(MakeLabels)
+    stored = used_settings(open_stage(options.run, "labels"))
     spec = feature_spec(stored, open_stage(options.run, "cam"))
     student = TrainSeg(
         arch="mlp",

@@ -5,9 +5,10 @@ scores.h5 if the masks were relabelled.
 """
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from stages.corrections.given_masks import ENTRY, GivenMasks, check_same_correct
 from stages.features.cache import check_encoder
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.choose_background import calibration_samples, choose_background
-from stages.labels.label_settings import resolved, with_training_defaults
+from stages.labels.label_settings import CHOSEN, INSTANCES, resolved, with_chosen, with_training_defaults
 from stages.labels.maker import LabelMaker
 from stages.labels.store import ImageLabels, join_file, join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
@@ -106,23 +107,23 @@ def make_labels(
             check_same_segments(run, files, made_with_segments(folder, config))
         maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share, segment_files=files)
         calibration = calibration_samples(samples, dataset.class_names, config, monitor, given.sources)
-        background, relabel = None, config.relabel
+        background = None
+        chosen: Mapping[str, Any] = {}
         if fabric.is_global_zero:  # chooses for all ranks
             earlier = read_config(run, "labels") if resume and in_use(folder) else {}
             background = earlier.get("background_threshold")
             if background is None and (config.background_threshold == "auto" or config.calibration_images):
-                chosen = calibration if config.calibration_images else samples
-                background = choose_background(maker.scores, chosen, len(dataset.class_names), config, monitor)
-            if "relabel" in earlier:
-                relabel = earlier["relabel"]
-            elif relabel == "auto" and config.may_relabel and not config.calibration_images:
-                relabel = "mil" if learns_from_instances(run, samples, maker, config) else "auto"
-        used = replace(config, relabel=fabric.broadcast(relabel))
-        maker.config = resolved(used, trained, fabric.broadcast(background))
+                judges = calibration if config.calibration_images else samples
+                background = choose_background(maker.scores, judges, len(dataset.class_names), config, monitor)
+            if earlier:
+                chosen = earlier.get(CHOSEN, {})
+            elif config.relabel == "auto" and config.may_relabel and not config.calibration_images:
+                chosen = INSTANCES if learns_from_instances(run, samples, maker, config) else {}
+        maker.config = with_chosen(resolved(config, trained, fabric.broadcast(background)), fabric.broadcast(chosen))
         if fabric.is_global_zero:
             extra = {
                 "background_threshold": maker.config.background_threshold,  # the number used
-                "relabel": maker.config.relabel,  # mil if 'auto' chose it
+                CHOSEN: chosen,
                 ENTRY: given.as_entry(config.use_masks),
                 SEGMENT_FILES: file_digests(files) if config.segment_folder is not None else {},
             }

@@ -25,6 +25,7 @@ from stages.option import flag
 from stages.preflight.training import (
     check_calibration,
     check_feature_weights,
+    check_instances,
     check_label_scales,
     check_learnable,
     check_segments,
@@ -247,6 +248,7 @@ def check_stages(out: Path, dataset: Dataset, settings: Mapping[str, StageSettin
                 check_student_splits(dataset, one)
             if isinstance(one, MakeLabels):
                 check_calibration(dataset, one, corrected=one.use_masks != "none" and (out / CORRECTIONS).is_file())
+                check_instances(dataset, one)
                 check_segments(dataset, one, monitor)
                 check_feature_weights(one)
 

@@ -23,7 +23,7 @@ from data.images import read_pixels
 from data.readers import check_images, read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import SegViews
-from stages.config import MakeLabels, TrainSeg
+from stages.config import TrainSeg
 from stages.corrections.given_masks import (
     ENTRY,
     GivenMasks,
@@ -35,7 +35,8 @@ from stages.corrections.given_masks import (
 )
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.encoder import load_encoder
-from stages.features.spec import FEATURES, spec_of_labels
+from stages.features.spec import FEATURES, feature_spec
+from stages.labels.label_settings import used_settings
 from stages.labels.training_pairs import LoadLabelled, check_labelled, labelled_images
 from stages.networks.inference import to_tensor
 from stages.networks.student import (
@@ -209,7 +210,7 @@ def feature_training(
         DataError: An image is bad, and bad images are not to be skipped.
         SettingsError: The network of the features is not available.
     """
-    features = spec_of_labels(labels, open_stage(run, "cam"))
+    features = feature_spec(used_settings(labels), open_stage(run, "cam"))
     if fabric.is_global_zero:
         compute_features(run, features, samples, config, fabric, monitor).close()
     fabric.barrier()
@@ -223,9 +224,7 @@ def feature_training(
     standardise(head, cache, samples)
     fabric.to_device(student.eval())
     patches = -(-STUDENT_PATCHES // config.batch_size)
-    load = LoadFeatures(
-        cache, labels.path, head, patches, refined=labels.typed_settings(MakeLabels).refined, given=given
-    )
+    load = LoadFeatures(cache, labels.path, head, patches, refined=used_settings(labels).refined, given=given)
     stream = student_stream(samples, load, given, config)
     return StudentTraining(student, spec, head, stream, partial(_feature_losses, config, fabric))
 

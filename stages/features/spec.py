@@ -1,7 +1,7 @@
 """Which frozen features a run uses: network, weights and image size. This file does not import torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,6 @@ def feature_spec(config: MakeLabels, cam: StageFolder) -> FeatureSpec:
         blocks=_blocks(config),
         pixels=cam.pixels,
     )
-
-
-def spec_of_labels(labels: StageFolder, cam: StageFolder) -> FeatureSpec:
-    """Return which features the labels of a run were made with: `auto` may have chosen others than it usually does."""
-    settings = labels.typed_settings(MakeLabels)
-    return feature_spec(replace(settings, relabel=labels.config.get("relabel", settings.relabel)), cam)
 
 
 def _blocks(config: MakeLabels) -> tuple[int, ...]:

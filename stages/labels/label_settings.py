@@ -9,6 +9,7 @@ from typing import Any
 
 from data.errors import SettingsError
 from stages.config import MakeLabels
+from stages.run_folder.artifacts import StageFolder
 
 
 def with_training_defaults(config: MakeLabels, trained: Mapping[str, Any]) -> MakeLabels:
@@ -19,6 +20,24 @@ def with_training_defaults(config: MakeLabels, trained: Mapping[str, Any]) -> Ma
         image_size=config.image_size or trained["image_size"],
         scales=config.scales or tuple(trained["scales"]),
     )
+
+
+CHOSEN = "chosen"  # in config.json: the settings that --relabel auto changed
+
+# Where --relabel auto chooses a head that learns from single patches. No mask comes from the CAMs, so that one scale of
+# them is enough. A CRF removes objects of few patches (bench/quality.md).
+INSTANCES: Mapping[str, Any] = {"relabel": "mil", "refine": "none", "scales": [1.0]}
+
+
+def with_chosen(config: MakeLabels, chosen: Mapping[str, Any]) -> MakeLabels:
+    """Put in what --relabel auto chose, as it is stored in config.json."""
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in chosen.items()}
+    return replace(config, **values)
+
+
+def used_settings(labels: StageFolder) -> MakeLabels:
+    """Return the settings that the labels of a run were made with."""
+    return with_chosen(labels.typed_settings(MakeLabels), labels.config.get(CHOSEN, {}))
 
 
 def resolved(config: MakeLabels, trained: Mapping[str, Any], background: float | None = None) -> MakeLabels:

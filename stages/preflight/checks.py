@@ -13,11 +13,12 @@ from data.images import shorter_side
 from data.output_place import check_file_names, check_output_place
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg, View
 from stages.corrections.correction_file import CorrectionFile
-from stages.features.spec import FEATURES, feature_spec, spec_of_labels
-from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
+from stages.features.spec import FEATURES, feature_spec
+from stages.labels.label_settings import check_thresholds_in_order, used_settings, with_training_defaults
 from stages.labels.store import LabelFile
 from stages.preflight.training import (
     check_calibration,
+    check_instances,
     check_learnable,
     check_segments,
     check_split,
@@ -90,6 +91,7 @@ def before_make_labels(
     check_split(dataset, config.split, "--split")
     corrections = CorrectionFile(run, dataset.class_names) if config.use_masks != "none" else None
     check_calibration(dataset, config, corrected=bool(corrections and corrections.classes))
+    check_instances(dataset, config)
     check_segments(dataset, config)
     return dataset
 
@@ -114,7 +116,7 @@ def before_train_seg(
         return data
     check_loggers(config.logger)
     if config.uses_features:
-        spec_of_labels(labels, open_stage(run, "cam"))
+        feature_spec(used_settings(labels), open_stage(run, "cam"))
     else:
         check_training(config)
     if config.confidence_weighting:

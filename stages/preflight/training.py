@@ -139,6 +139,21 @@ def check_calibration(dataset: Dataset, config: MakeLabels, *, corrected: bool =
         )
 
 
+def check_instances(dataset: Dataset, config: MakeLabels) -> None:
+    """Check that --relabel mil has images without each class.
+
+    Raises:
+        DataError: All labelled images of the split have a class.
+    """
+    labelled = [sample for sample in dataset.split(config.split) if sample.labelled]
+    for number, name in enumerate(dataset.class_names if config.relabel == "mil" and labelled else (), start=1):
+        if all(number in sample.classes for sample in labelled):
+            raise DataError(
+                f"all images of the split '{config.split}' have the class '{name}', and --relabel mil learns from the "
+                "difference to images without it: use --relabel linear, or add images without the class"
+            )
+
+
 def check_segments(dataset: Dataset, config: MakeLabels, monitor: Monitor = SILENT) -> None:
     """Check that there are segments, or what makes them, if `config` asks for them.
 

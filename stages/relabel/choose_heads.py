@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stages.config import MakeLabels
 from stages.relabel.heads import Loss, PatchHeads, train_head
-from stages.relabel.instances import train_instance_head
+from stages.relabel.instance_head import train_instance_head
 from stages.relabel.rounds import Patches, predicted_shares, relabel_rounds
 from stages.runtime.monitor import Monitor
 

@@ -21,12 +21,12 @@ from stages.features.spec import feature_spec
 from stages.labels.maker import LabelMaker
 from stages.networks.inference import class_label_matrix
 from stages.relabel.choose_heads import mean_average_precision
-from stages.relabel.instances import image_scores_of, images_in_memory, scoring_head
+from stages.relabel.instance_head import image_scores_of, images_in_memory, scoring_head
 from stages.relabel.rounds import Patches, collect_patches
 from stages.run_folder.artifacts import open_stage
 
 SOUND = 0.8  # mean average precision of a network that has learned the image labels
-IMAGES = 500  # that are classified, at most
+CLASSIFIED_IMAGES = 500  # that are classified, at most
 
 
 def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMaker, config: MakeLabels) -> bool:
@@ -43,7 +43,7 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
         SettingsError: The network of the features is not available.
     """
     known = [one for one in samples if one.labelled]
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:IMAGES].sort().values
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CLASSIFIED_IMAGES].sort().values
     some = [known[place] for place in order.tolist()]
     network = network_classification(some, maker)
     if not network < SOUND:  # also if no class tells images apart
@@ -61,7 +61,7 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
         f"{network:.2f} on images that it was trained on. A head that learns them from single patches of frozen "
         f"features has {found:.2f} on images that it was not trained on, so "
         + (
-            "it makes the masks instead of the CAMs (--relabel mil)"
+            "it makes the masks instead of the CAMs, without a CRF (--relabel mil --refine none)"
             if better
             else "it does not help: train the network longer, or with a larger --image-size"
         )

@@ -29,7 +29,7 @@ from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage, to_rgb
 from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads
 from stages.relabel.heads import PatchHeads, TwoHeads, probabilities_map
-from stages.relabel.instances import InstanceHead, images_in_memory
+from stages.relabel.instance_head import InstanceHead, images_in_memory
 from stages.relabel.rounds import Patches, collect_patches, patch_shares
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import load_weights, save_weights, write_json

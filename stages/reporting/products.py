@@ -15,7 +15,7 @@ from data.images import read_pixels
 from data.missing_pixels import without_missing_pixels
 from data.readers import read_mask
 from stages.config import Machine, MakeLabels, Precision, Predict
-from stages.labels.label_settings import resolved
+from stages.labels.label_settings import resolved, used_settings
 from stages.labels.pixel_labels import at_image_size, pixel_labels, with_class_numbers
 from stages.labels.store import LabelFile
 from stages.networks.cam_model import load_cam_model
@@ -97,7 +97,7 @@ class RunProducts:
         """The settings of the pseudo masks, with all thresholds filled in."""
         if self.labels_folder is None:
             return None
-        asked = self.labels_folder.typed_settings(MakeLabels)
+        asked = used_settings(self.labels_folder)
         # Both back ends give the same result, and the one of the labels may be missing on this machine.
         used = replace(asked, crf_backend="auto")
         return resolved(used, self.cam_folder.settings, self.labels_folder.config["background_threshold"])

@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 import stages.labels.maker
 import stages.make_labels
 import stages.relabel.choose_heads
+import stages.relabel.choose_instances
+import stages.relabel.instance_head
 from data.dataset import Sample
 from data.errors import ArtifactError, DataError
 from data.readers import open_dataset, read_mask
 from stages.config import MakeLabels
+from stages.features.cache import stored_features
+from stages.features.spec import feature_spec
 from stages.labels.choose_background import GRID, calibration_samples
+from stages.labels.label_settings import used_settings
 from stages.labels.store import ImageLabels, LabelFile, write_shard
 from stages.labels.stored_cams import read_cam
 from stages.make_labels import make_labels
@@ -631,8 +636,9 @@ AUTO = replace(RELABEL, relabel="auto")
 
 
 def judge(monkeypatch: pytest.MonkeyPatch, *figures: float) -> None:
-    """Let the image labels say this of the CAMs' labels and of the new ones."""
+    """Let the image labels say this of the CAMs' labels and of the new ones; the CAM network has learned them."""
     found = iter(figures)
+    monkeypatch.setattr(stages.relabel.choose_instances, "network_classification", lambda samples, maker: 1.0)
     monkeypatch.setattr(stages.relabel.choose_heads, "head_classification", lambda patches, labelled: next(found))
 
 
@@ -667,6 +673,51 @@ def test_make_labels__auto_keeps_its_choice(
         make_labels(cam_run, AUTO, listener(("start", 4)))
     folder = make_labels(cam_run, AUTO, SilentMonitor(), resume=True)
     assert (folder / "scores.h5").read_bytes() == (relabelled / "scores.h5").read_bytes()
+
+
+def instances_judge(monkeypatch: pytest.MonkeyPatch, network: float, head: float) -> None:
+    """Let the mean average precision of the CAM network, and of heads on single patches, be this."""
+    monkeypatch.setattr(stages.relabel.choose_instances, "network_classification", lambda samples, maker: network)
+    monkeypatch.setattr(stages.relabel.choose_instances, "instance_classification", lambda patches: head)
+    monkeypatch.setattr(stages.relabel.instance_head, "STEPS", 20)
+
+
+@pytest.mark.parametrize(("network", "head", "said"), [(0.4, 0.7, True), (0.7, 0.6, True), (0.8, 0.9, False)])
+def test_make_labels__auto_compares_network_and_instances(
+    cam_run: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, network: float, head: float, said: bool
+) -> None:
+    """A network that has learned the image labels makes the masks, even if heads on single patches do better."""
+    judge(monkeypatch, 0.5, 0.4)
+    instances_judge(monkeypatch, network, head)
+    warnings: list[str] = []
+    monitor = SilentMonitor()
+    monkeypatch.setattr(monitor, "warn", warnings.append)
+    folder = make_labels(cam_run, AUTO, monitor)
+    assert any("has hardly learned the image labels" in text for text in warnings) == said
+    taken = network < head and said
+    assert (made_by(folder), used_settings(open_stage(cam_run, "labels")).relabel) == (
+        ("mil", "mil") if taken else ("none", "auto")
+    )
+    if not taken:
+        assert_same(folder, labels)
+
+
+def test_make_labels__auto_keeps_its_choice_of_instances(
+    cam_run: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while it makes CAMs, and resumed without judging again; students then learn from the same features."""
+    instances_judge(monkeypatch, 0.4, 0.7)
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(cam_run, AUTO, listener(("start", 3)))
+    instances_judge(monkeypatch, 0.9, 0.1)
+    folder = make_labels(cam_run, AUTO, SilentMonitor(), resume=True)
+    assert made_by(folder) == "mil"
+    scores = LabelFile(folder / "scores.h5", "scores")
+    assert set(scores.ids) == set(LabelFile(folder / "labels.h5", "masks").ids)
+    features = stored_features(cam_run)
+    assert features is not None
+    assert features.spec == feature_spec(used_settings(open_stage(cam_run, "labels")), open_stage(cam_run, "cam"))
+    assert features.spec.blocks == ()
 
 
 def test_make_labels__auto_measures_the_masks_that_it_would_store(

@@ -142,8 +142,9 @@ def test_chosen_heads__given_heads_are_not_judged() -> None:
     patches = data_set(misplaced)
     chosen = chosen_heads(patches, ALL, MakeLabels(relabel="mlp", relabel_rounds=1, relabel_steps=20), SilentMonitor())
     assert chosen is not None
-    assert chosen[0] == "mlp"
-    assert chosen[1].foreground[0].out_features == 64  # type: ignore[index]
+    assert chosen.kind == "mlp"
+    assert isinstance(chosen.heads, TwoHeads)
+    assert chosen.heads.foreground[0].out_features == 64  # type: ignore[index]
 
 
 def test_mean_average_precision__by_hand() -> None:

@@ -24,10 +24,10 @@ from stages.features.cache import FeatureCache
 from stages.relabel.heads import PatchHeads
 from stages.relabel.rounds import BYTES, Patches
 
-TOP = 5  # patches whose mean score is that of the image
+TOP_PATCHES = 5  # patches whose mean score is that of the image
 STEPS = 1000
 IMAGES_PER_STEP = 8
-LEARNING_RATE = 1e-3
+INSTANCE_LEARNING_RATE = 1e-3
 FALSE_ALARMS = 0.05  # part of the images without a class that may have a patch above its threshold
 
 
@@ -75,7 +75,9 @@ def train_instance_head(patches: Patches, labelled: Bool[Tensor, " images"]) -> 
     Raises:
         DataError: All images have a class, so that nothing tells where it is.
     """
-    everywhere = patches.allowed[labelled.to(patches.allowed.device)].all(dim=0)
+    counts = patches.image.bincount(minlength=len(patches.allowed))
+    labelled = labelled.to(counts.device) & (counts > 0)  # of some images no pixel has a value
+    everywhere = patches.allowed[labelled].all(dim=0)
     if everywhere.any():
         raise DataError(
             f"class {int(everywhere.nonzero()[0]) + 1} is in all images, and --relabel mil learns from the difference "
@@ -96,7 +98,7 @@ def scoring_head(patches: Patches, images: Int[Tensor, " some"]) -> InstanceHead
 
 
 def _learn(head: InstanceHead, patches: Patches, images: Int[Tensor, " some"], generator: torch.Generator) -> None:
-    optimizer = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=INSTANCE_LEARNING_RATE, weight_decay=0.01)
     ends = patches.image.bincount(minlength=len(patches.allowed)).cumsum(0).tolist()
     order: list[int] = []
     for _ in range(STEPS):
@@ -119,15 +121,15 @@ def _learn(head: InstanceHead, patches: Patches, images: Int[Tensor, " some"], g
 @torch.inference_mode()
 def _thresholds(head: InstanceHead, patches: Patches, labelled: Bool[Tensor, " images"]) -> Float[Tensor, " c"]:
     """Score of each class that few of the images without it reach anywhere."""
-    largest = torch.stack([scores.amax(dim=0) for scores in _scores_by_image(head, patches)])  # (images, c)
-    without = ~patches.allowed & labelled.to(patches.allowed.device)[:, None]
-    columns = zip(largest.T, without.T, strict=True)
-    return torch.stack([scores[those].quantile(1 - FALSE_ALARMS) for scores, those in columns])
+    scores = _scores_by_image(head, patches)
+    largest = torch.stack([scores[image].amax(dim=0) for image in labelled.nonzero().flatten().tolist()])
+    columns = zip(largest.T, ~patches.allowed[labelled].T, strict=True)
+    return torch.stack([found[without].quantile(1 - FALSE_ALARMS) for found, without in columns])
 
 
 def image_score(scores: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
     """Scores of an image's classes: means over the patches with the highest scores."""
-    return scores.topk(min(TOP, len(scores)), dim=0).values.mean(dim=0)
+    return scores.topk(min(TOP_PATCHES, len(scores)), dim=0).values.mean(dim=0)
 
 
 @torch.inference_mode()

@@ -1,0 +1,119 @@
+"""A data set whose objects are single patches: of an image, only one of 64 patches tells its class."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.errors import DataError
+from stages.relabel import instance_head
+from stages.relabel.choose_instances import instance_classification
+from stages.relabel.instance_head import InstanceHead, image_score, train_instance_head
+from stages.relabel.rounds import Patches
+
+CLASSES, IMAGES, PATCHES, WIDTH = 2, 60, 64, 16
+ALL = torch.ones(IMAGES, dtype=torch.bool)
+
+
+def data_set(*, strength: float = 6.0) -> tuple[Patches, Tensor]:
+    """A third of the images has each class, a third none. Returns where the objects are, too: (images, patches)."""
+    generator = torch.Generator().manual_seed(0)
+    own = torch.arange(IMAGES) % (CLASSES + 1)  # 0 is none
+    where = torch.zeros(IMAGES, PATCHES, dtype=torch.long)
+    where[torch.arange(IMAGES), torch.randint(PATCHES, (IMAGES,), generator=generator)] = own
+    centres = torch.randn(CLASSES + 1, WIDTH, generator=generator)
+    centres[0] = 0
+    features = torch.randn(IMAGES, PATCHES, WIDTH, generator=generator) + strength * centres[where]
+    shares = torch.zeros(IMAGES * PATCHES, CLASSES + 1, dtype=torch.float16)
+    shares[:, 0] = 1
+    return Patches(
+        features=features.flatten(0, 1).half(),
+        mean=torch.zeros(WIDTH),
+        deviation=torch.ones(WIDTH),
+        shares=shares,
+        image=torch.arange(IMAGES, dtype=torch.int32).repeat_interleave(PATCHES),
+        allowed=torch.nn.functional.one_hot(own, CLASSES + 1)[:, 1:].bool(),
+    ), where.flatten()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patches of these tests have few features."""
+    monkeypatch.setattr(instance_head, "STEPS", 150)
+    monkeypatch.setattr(instance_head, "INSTANCE_LEARNING_RATE", 1e-2)
+    monkeypatch.setattr(instance_head, "TOP_PATCHES", 1)
+
+
+def test_train_instance_head__finds_single_patches() -> None:
+    """The labels do not say where the objects are, and they are on 1 of 64 patches."""
+    patches, where = data_set()
+    found = train_instance_head(patches, ALL)(patches.features.float()).argmax(dim=1)
+    assert (found[where > 0] == where[where > 0]).float().mean() > 0.9
+    assert (found[where == 0] > 0).float().mean() < 0.01
+
+
+def test_train_instance_head__few_images_without_a_class_show_it() -> None:
+    """The threshold of a class is reached in 5 % of the 40 images without it: in 2 of them."""
+    patches, _ = data_set(strength=0.0)  # nothing to find
+    head = train_instance_head(patches, ALL)
+    above = (head.scores(patches.features.float()) > head.threshold).unflatten(0, (IMAGES, PATCHES)).any(dim=1)
+    for number in range(CLASSES):
+        assert int(above[~patches.allowed[:, number], number].sum()) == 2
+
+
+def test_train_instance_head__only_images_with_known_classes_teach() -> None:
+    patches, where = data_set()
+    wrong = torch.arange(IMAGES) % 4 == 0
+    patches.allowed[wrong] = ~patches.allowed[wrong]
+    found = train_instance_head(patches, ~wrong)(patches.features.float()).argmax(dim=1)
+    assert (found[where > 0] == where[where > 0]).float().mean() > 0.9
+
+
+def test_train_instance_head__drawn_patches_teach() -> None:
+    """The class is nowhere to be seen, but people drew it where the last feature is large."""
+    patches, _ = data_set(strength=0.0)
+    drawn = patches.features[:, -1] > 1.5
+    patches.shares[drawn] = torch.tensor([0.0, 1.0, 0.0]).half()
+    patches.fixed = torch.ones(len(drawn), dtype=torch.bool)
+    assert train_instance_head(patches, ALL).scores.weight[0].argmax() == WIDTH - 1
+
+
+def test_train_instance_head__images_without_patches() -> None:
+    """No pixel of the first and the last image has a value."""
+    patches, where = data_set()
+    left = (patches.image > 0) & (patches.image < IMAGES - 1)
+    patches.features, patches.image, patches.shares = patches.features[left], patches.image[left], patches.shares[left]
+    found = train_instance_head(patches, ALL)(patches.features.float()).argmax(dim=1)
+    assert (found == where[left]).float().mean() > 0.97
+
+
+def test_train_instance_head__a_class_in_all_images() -> None:
+    patches, _ = data_set()
+    patches.allowed[:, 1] = True
+    with pytest.raises(DataError, match="class 2 is in all images, and --relabel mil learns from the difference"):
+        train_instance_head(patches, ALL)
+
+
+def test_InstanceHead__probabilities() -> None:
+    """By hand: a score at its threshold has 0.5, and classes that the image does not have have none."""
+    head = InstanceHead(torch.zeros(2), torch.ones(2), classes=2)
+    head.scores.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    head.scores.bias.data.zero_()
+    head.threshold.copy_(torch.tensor([1.0, 0.0]))
+    first, second = head(torch.tensor([[1.0, 5.0], [3.0, -2.0]]), torch.tensor([[True, False]]))
+    torch.testing.assert_close(first, torch.tensor([0.5, 0.5, 0.0]))
+    torch.testing.assert_close(second, torch.tensor([0.1192, 0.8808, 0.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(head(torch.zeros(1, 2), torch.tensor([[False, False]])), torch.tensor([[1.0, 0.0, 0.0]]))
+
+
+def test_image_score__mean_of_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instance_head, "TOP_PATCHES", 2)
+    torch.testing.assert_close(
+        image_score(torch.tensor([[1.0, 0.0], [5.0, -1.0], [3.0, -3.0]])), torch.tensor([4.0, -0.5])
+    )
+    torch.testing.assert_close(image_score(torch.tensor([[1.0, 7.0]])), torch.tensor([1.0, 7.0]))
+
+
+def test_instance_classification__judges_images_that_were_not_learned() -> None:
+    """With objects nearly all images are right; without, as good as chance, although each half is learned by heart."""
+    assert instance_classification(data_set()[0]) > 0.9
+    assert instance_classification(data_set(strength=0.0)[0]) < 0.6
