@@ -26,7 +26,7 @@ from stages.relabel.rounds import Patches, collect_patches
 from stages.run_folder.artifacts import open_stage
 
 SOUND = 0.8  # mean average precision of a network that has learned the image labels
-CLASSIFIED_IMAGES = 500  # that are classified, at most
+CLASSIFIED_IMAGES = 300  # that are classified, at most
 
 
 def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMaker, config: MakeLabels) -> bool:

@@ -83,7 +83,8 @@ class MaskSettings:
     iterations: int  # of train-cam
     background_threshold: float | None  # of the masks; None for the decoder
     threshold_chosen: bool  # by toco, on images
-    relabelled: bool
+    relabelled: bool  # from the labels of the CAMs
+    larger_features: int | None = None  # --feature-size that would show smaller objects; None if it is large already
     threshold_fits: bool = False  # no other one can help: ground truth chose it, or the decoder needs none
     student_iterations: int | None = None  # None without a student
     config: str | None = None  # config.toml, if `toco run` made the run
@@ -284,6 +285,9 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
     ):
         steps = 2 * settings.student_iterations
         return settings.again("train-seg", "iterations", steps, "the student is worse than the masks that it learned")
+    if settings.larger_features and most(lambda one: one.empty_part > WEAK_EMPTY):
+        why = "most of the bad masks are empty; larger images show smaller objects"
+        return settings.again("make-labels", "feature_size", settings.larger_features, why)
     if settings.relabelled or not settings.threshold_fits:
         if most(lambda one: one.empty_part > WEAK_EMPTY):
             return _other_threshold(settings, 0.6, "most of the bad masks are empty")

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from data.dataset import Dataset
 from data.errors import DataError, reason
-from stages.config import Evaluate, TrainSeg
+from stages.config import Evaluate, TrainCam, TrainSeg
 from stages.evaluate import Column, Evaluation, network_columns
+from stages.features.spec import PATCHES, patch_side
+from stages.labels.label_settings import used_settings
 from stages.run_folder.artifacts import PRODUCERS, StageFolder, finished, open_stage, options_to_repeat
 from stages.run_folder.run_config import CONFIG
 from stages.run_folder.run_data import open_run_data
@@ -111,14 +113,18 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
     trained = open_stage(run, "cam").settings
     student = open_stage(run, "seg") if finished(run, "seg") else None
     config = run / CONFIG
+    used = used_settings(labels)
+    instances = used.relabel == "mil"
+    larger = 3 * PATCHES // 2 * patch_side(open_stage(run, "cam").typed_settings(TrainCam))
     return MaskSettings(
         run=shlex.quote(str(run)),
         data=shlex.quote(str(dataset.root)),
         iterations=trained["iterations"],
         background_threshold=labels.config.get("background_threshold"),
         threshold_chosen=labels.settings["background_threshold"] == "auto",
-        relabelled=(labels.path / "scores.h5").is_file(),
-        threshold_fits=labels.settings["source"] == "decoder" or labels.settings["calibration_images"] > 0,
+        relabelled=(labels.path / "scores.h5").is_file() and not instances,
+        larger_features=larger if instances and used.feature_size is None else None,
+        threshold_fits=instances or used.source == "decoder" or used.calibration_images > 0,
         student_iterations=student.settings["iterations"] if student else None,
         config=shlex.quote(str(config)) if config.is_file() else None,
         options={

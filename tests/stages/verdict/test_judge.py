@@ -69,6 +69,11 @@ def test_judge_class__the_worst_reason_comes_first() -> None:
         ({"cover": 0.95}, {"threshold_chosen": True}, "--background-threshold 0.7"),
         ({"empty": 30}, {"relabelled": True}, "--relabel none"),
         ({"empty": 30}, {"relabelled": True, "threshold_fits": True}, "--relabel none"),
+        (
+            {"empty": 30},
+            {"larger_features": 672, "threshold_fits": True},
+            "toco make-labels runs/c --overwrite --refine crf --background-threshold 0.5 --feature-size 672",
+        ),
         ({"empty": 30}, {"threshold_fits": True}, "toco pick runs/c --count 10"),  # and not options that exclude others
         (
             {"empty": 30},
