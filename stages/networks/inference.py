@@ -94,7 +94,6 @@ def patch_tokens(model: CamNetwork, images: BatchTensor) -> Float[Tensor, "b d h
     return tokens.float()
 
 
-@torch.inference_mode()
 def predicted_classes(model: CamNetwork, images: BatchTensor, threshold: float = 0.5) -> list[tuple[int, ...]]:
     """Predict the classes (1-based) of each image: those with a probability above `threshold`."""
     probabilities = class_probabilities(model, images)

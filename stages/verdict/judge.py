@@ -285,8 +285,8 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
     ):
         steps = 2 * settings.student_iterations
         return settings.again("train-seg", "iterations", steps, "the student is worse than the masks that it learned")
-    if settings.larger_features and most(lambda one: one.empty_part > WEAK_EMPTY):
-        why = "most of the bad masks are empty; larger images show smaller objects"
+    if settings.larger_features and most(lambda one: one.empty_part > WEAK_EMPTY or one.is_small):
+        why = "larger images show smaller objects"
         return settings.again("make-labels", "feature_size", settings.larger_features, why)
     if settings.relabelled or not settings.threshold_fits:
         if most(lambda one: one.empty_part > WEAK_EMPTY):

@@ -99,7 +99,7 @@ def test_InstanceHead__probabilities() -> None:
     head.scores.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     head.scores.bias.data.zero_()
     head.threshold.copy_(torch.tensor([1.0, 0.0]))
-    first, second = head(torch.tensor([[1.0, 5.0], [3.0, -2.0]]), torch.tensor([[True, False]]))
+    first, second = head(torch.tensor([[1.0, 5.0], [1.1, -2.0]]), torch.tensor([[True, False]]))
     torch.testing.assert_close(first, torch.tensor([0.5, 0.5, 0.0]))
     torch.testing.assert_close(second, torch.tensor([0.1192, 0.8808, 0.0]), atol=1e-4, rtol=0)
     torch.testing.assert_close(head(torch.zeros(1, 2), torch.tensor([[False, False]])), torch.tensor([[1.0, 0.0, 0.0]]))

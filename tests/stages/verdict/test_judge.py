@@ -74,6 +74,7 @@ def test_judge_class__the_worst_reason_comes_first() -> None:
             {"larger_features": 672, "threshold_fits": True},
             "toco make-labels runs/c --overwrite --refine crf --background-threshold 0.5 --feature-size 672",
         ),
+        ({"repeated": 0.1, "patches": 0.6}, {"larger_features": 672}, "--background-threshold 0.5 --feature-size 672"),
         ({"empty": 30}, {"threshold_fits": True}, "toco pick runs/c --count 10"),  # and not options that exclude others
         (
             {"empty": 30},
