@@ -15,8 +15,8 @@ from data.dataset import IGNORE_INDEX, Mask
 # an inside; a map is bilinear between the patches.
 FEW_PATCHES = 4.0
 LARGER = (
-    "train with a larger --image-size, or cut large images with 'toco tile' first; windows for the CAMs alone "
-    "(make-labels --window) seldom help"
+    "train with a larger --image-size, cut large images with 'toco tile' first, or make masks without CAMs "
+    "(make-labels --relabel mil)"
 )
 
 

@@ -26,7 +26,7 @@ CHOSEN = "chosen"  # in config.json: the settings that --relabel auto changed
 
 # Where --relabel auto chooses a head that learns from single patches. No mask comes from the CAMs, so that one scale of
 # them is enough. A CRF removes objects of few patches (bench/quality.md).
-INSTANCES: Mapping[str, Any] = {"relabel": "mil", "refine": "none", "scales": [1.0]}
+INSTANCES: Mapping[str, Any] = {"relabel": "mil", "refine": "none", "crf_fast": False, "scales": [1.0]}
 
 
 def with_chosen(config: MakeLabels, chosen: Mapping[str, Any]) -> MakeLabels:

@@ -90,8 +90,7 @@ RECIPES: Mapping[tuple[str, DeviceKind], PlanRecipe] = {
         iterations=500,
         fewest_iterations=150,
         passes=0.0,
-        # Contrast is most of a step. On MSRC it brings nothing after relabelling, on the tiles 6 points of the CAMs
-        # (bench/recipes.md).
+        # Contrast is most of a step. On MSRC it brings nothing after relabelling (bench/recipes.md).
         cam={**SHORT_TRAINING, "ptc_weight": 0.0, "ctc_weight": 0.0, "scales": (1.0,)},
         labels=CPU_MASKS,
         student={**HEAD, "iterations": 600},
@@ -105,7 +104,7 @@ RECIPES: Mapping[tuple[str, DeviceKind], PlanRecipe] = {
         iterations=500,
         fewest_iterations=300,
         passes=0.0,
-        # With one scale, contrast loses 13 points on the tiles, 31 to 18 (bench/recipes.md).
+        # Three scales as in the paper. With one scale, two networks of the tiles learned nothing (bench/recipes.md).
         cam={**SHORT_TRAINING, "scales": (1.0, 0.5, 1.5)},
         labels=CPU_MASKS,
         student=HEAD,

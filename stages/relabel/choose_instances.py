@@ -5,6 +5,7 @@ on frozen features may do better. Its figure is that of images that it did not l
 favours the network. No ground truth is needed. bench/quality.md has the cases.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -43,28 +44,30 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
         SettingsError: The network of the features is not available.
     """
     known = [one for one in samples if one.labelled]
+    classes = range(1, maker.model.num_classes + 1)
+    if not known or any(all(number in one.classes for one in known) for number in classes):
+        return False
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CLASSIFIED_IMAGES].sort().values
     some = [known[place] for place in order.tolist()]
     network = network_classification(some, maker)
-    if not network < SOUND:  # also if no class tells images apart
-        return False
-    classes = maker.model.num_classes
-    if any(all(number in one.classes for one in known) for number in range(1, classes + 1)):
+    if not network < SOUND:  # also if it cannot be told
         return False
     spec = feature_spec(replace(config, relabel="mil"), open_stage(run, "cam"))
     with closing(compute_features(run, spec, some, config, maker.fabric, maker.monitor)) as features:
         patches = unlabelled_patches([one for one in some if one.id in features], features, maker)
     found = instance_classification(patches)
+    if math.isnan(found):  # too few images
+        return False
     better = found > network
+    what_follows = (
+        "so this head makes the masks instead of the CAMs, without a CRF (--relabel mil --refine none)"
+        if better
+        else "which is not better: train the network longer, or with a larger --image-size"
+    )
     maker.monitor.warn(
-        "the CAM network has hardly learned the image labels: its mean average precision is "
-        f"{network:.2f} on images that it was trained on. A head that learns them from single patches of frozen "
-        f"features has {found:.2f} on images that it was not trained on, so "
-        + (
-            "it makes the masks instead of the CAMs, without a CRF (--relabel mil --refine none)"
-            if better
-            else "it does not help: train the network longer, or with a larger --image-size"
-        )
+        f"the CAM network has not learned the image labels well: its mean average precision is {network:.2f} on images "
+        "that it was trained on. A head that learns them from single patches of frozen features has "
+        f"{found:.2f} on images that it was not trained on, {what_follows}"
     )
     return better
 
