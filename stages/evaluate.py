@@ -17,7 +17,7 @@ from data.errors import DataError
 from data.images import read_pixels
 from data.readers import read_mask
 from stages.config import Evaluate, Predict
-from stages.corrections.given_masks import other_corrections, used_ids
+from stages.corrections.given_masks import other_given_masks, used_ids
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.networks.inference import to_tensor
@@ -150,7 +150,7 @@ def evaluate(
     dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
     warn_of_other_data(cam, dataset, monitor)
     for stage in ("labels", "seg"):
-        if finished(run, stage) and (difference := other_corrections(run, stage)):
+        if finished(run, stage) and (difference := other_given_masks(run, stage, dataset)):
             monitor.warn(difference)
     split = config.split or _network_split(dataset, cam)
     check_masks(dataset, (split, cam.settings["split"] or dataset.train_split), monitor)

@@ -17,7 +17,7 @@ from data.errors import ArtifactError, DataError
 from data.images import read_image
 from data.missing_pixels import describe_missing_pixels
 from stages.config import MakeLabels
-from stages.corrections.given_masks import ENTRY, GivenMasks, check_same_corrections, given_masks, other_corrections
+from stages.corrections.given_masks import ENTRY, GivenMasks, check_same_given_masks, given_masks, other_given_masks
 from stages.features.cache import check_encoder
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.choose_background import calibration_samples, choose_background
@@ -82,7 +82,7 @@ def make_labels(
         # Before there are several processes, because rank 0 soon writes to this folder.
         if already_finished(run, "labels", config, resume=resume, overwrite=overwrite):
             finish_again(run, "labels", data, monitor, skip_bad=config.skip_bad)
-            if difference := other_corrections(run, "labels"):
+            if difference := other_given_masks(run, "labels", data):
                 monitor.warn(difference)
             return folder
         log = WarningLog(monitor)
@@ -90,7 +90,7 @@ def make_labels(
         dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
         if resume and in_use(folder):
             check_same_data(run, "labels", dataset, monitor)
-            check_same_corrections(run, "labels")
+            check_same_given_masks(run, "labels", dataset)
         else:
             warn_of_other_data(cam, dataset, monitor)
         given = given_masks(run, dataset, config, config.split, monitor)

@@ -18,7 +18,7 @@ from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, UserError
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
 from stages.corrections.correction_file import CORRECTIONS
-from stages.corrections.given_masks import other_corrections
+from stages.corrections.given_masks import other_given_masks
 from stages.features.spec import FEATURES
 from stages.labels.label_settings import check_thresholds_in_order, with_training_defaults
 from stages.option import flag
@@ -138,10 +138,10 @@ def run(
         return out / REPORT
 
 
-def stages_of_other_corrections(out: Path) -> tuple[str, ...]:
-    """List the stages to run again because corrected masks were imported, replaced or removed since they were made."""
+def stages_of_other_given_masks(out: Path, data: Path | Dataset) -> tuple[str, ...]:
+    """List the stages to run again because corrected or ground-truth masks that they use have changed."""
     made = [name for name in STAGES[1:] if in_use(out / FOLDERS[name])]
-    first = next((STAGES.index(name) for name in made if other_corrections(out, FOLDERS[name])), len(STAGES))
+    first = next((STAGES.index(name) for name in made if other_given_masks(out, FOLDERS[name], data)), len(STAGES))
     return STAGES[first:]
 
 
@@ -190,9 +190,9 @@ def check_run(data: Path | Dataset, out: Path, config: Run, settings: AllSetting
         refuse_other_devices(config, name, one)
         if name not in again:
             refuse_other_settings(out, name, one)
-    if changed := stages_of_other_corrections(out):
+    if changed := stages_of_other_given_masks(out, data):
         again = (*again, *(name for name in changed if name not in again))
-        monitor.note(f"the corrected masks have changed: {' and '.join(changed)} start again")
+        monitor.note(f"masks drawn by people have changed: {' and '.join(changed)} start again")
     to_do = {name for name in STAGES if name in again or not finished(out, FOLDERS[name])}
     if to_do:
         check_options(settings.cam, settings.labels, settings.seg)

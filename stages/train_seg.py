@@ -27,10 +27,10 @@ from stages.config import TrainSeg
 from stages.corrections.given_masks import (
     ENTRY,
     GivenMasks,
-    check_same_corrections,
+    check_same_given_masks,
     every_nth,
     given_masks,
-    other_corrections,
+    other_given_masks,
     used_ids,
 )
 from stages.features.cache import FeatureCache, compute_features
@@ -106,7 +106,7 @@ def train_seg(
         # First, before other processes start and rank 0 writes.
         if already_finished(run, "seg", config, resume=resume, overwrite=overwrite):
             finish_again(run, "seg", data, monitor, skip_bad=config.skip_bad)
-            if difference := other_corrections(run, "seg"):
+            if difference := other_given_masks(run, "seg", data):
                 monitor.warn(difference)
             return folder
         log = WarningLog(monitor)
@@ -114,11 +114,11 @@ def train_seg(
         dataset = open_run_data(labels, data, skip_bad=config.skip_bad)
         if resume and in_use(folder):
             check_same_data(run, "seg", dataset, monitor)
-            check_same_corrections(run, "seg")
+            check_same_given_masks(run, "seg", dataset)
         else:
             warn_of_other_data(labels, dataset, monitor)
         given = given_masks(run, dataset, config, config.split or labels.settings["split"], monitor)
-        if config.use_masks != "none" and (difference := other_corrections(run, "labels")):
+        if config.use_masks != "none" and (difference := other_given_masks(run, "labels", dataset)):
             monitor.warn(difference)
         label_file = labels.path / "labels.h5"
         labelled = labelled_images(dataset, label_file, config, monitor, given.sources)

@@ -157,12 +157,17 @@ class CorrectionFile:
                 )
                 stored.attrs.update(asdict(one.provenance))
                 stored.attrs["classes"] = np.array(classes_shown(one.mask), dtype=np.uint8)
-                stored.attrs["sha256"] = hashlib.sha256(repr(one.mask.shape).encode() + one.mask.tobytes()).hexdigest()
+                stored.attrs["sha256"] = mask_digest(one.mask)
                 if one.before is not None and f"{BEFORE}/{one.id}" not in product:
                     product.create_dataset(
                         f"{BEFORE}/{one.id}", data=one.before, compression="gzip", chunks=one.before.shape
                     )
             stream.check()
+
+
+def mask_digest(mask: Mask) -> str:
+    """SHA-256 of the shape and values of a mask."""
+    return hashlib.sha256(repr(mask.shape).encode() + mask.tobytes()).hexdigest()
 
 
 def classes_shown(mask: Mask) -> tuple[int, ...]:

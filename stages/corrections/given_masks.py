@@ -3,7 +3,8 @@
 This file does not import torch, so that commands can check the settings at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from data.errors import ArtifactError, DataError
 from data.images import image_size
 from data.readers import read_mask
 from stages.config import MakeLabels, TrainSeg
-from stages.corrections.correction_file import CORRECTIONS, CorrectionFile, classes_shown
-from stages.run_folder.artifacts import StageFolder, read_config, repeating_command
-from stages.run_folder.run_data import check_masks, skipping
+from stages.corrections.correction_file import CORRECTIONS, CorrectionFile, classes_shown, mask_digest
+from stages.run_folder.artifacts import StageFolder, begun_stage, repeating_command
+from stages.run_folder.run_data import check_masks, open_run_data, skipping
 from stages.runtime.monitor import Monitor
 
 ENTRY = "given_masks"  # of a stage's config.json
+TRUTH = "truth"  # of ENTRY; missing in stages of earlier versions
 
 # Masks that people drew count more than pseudo masks, because they are right; but a few images, repeated too often, are
 # learnt by heart. They are a quarter of all samples at most, and each is repeated ten times at most.
@@ -35,6 +37,7 @@ class GivenMasks:
     classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # that each mask shows, by image id
     corrected: int = 0  # number of masks from corrections.h5; the others are ground truth
     digest: str = ""  # of corrections.h5
+    truth: Mapping[str, str] = field(default_factory=dict)  # digests of the ground-truth masks, by image id
 
     def __contains__(self, image_id: str) -> bool:
         """Whether the mask of an image is given."""
@@ -74,7 +77,8 @@ class GivenMasks:
 
     def as_entry(self, use: str) -> Mapping[str, Any]:
         """What a stage's config.json keeps under ENTRY."""
-        return {"use": use, "corrected": self.corrected, "digest": self.digest, "ids": sorted(self.sources)}
+        ids = sorted(self.sources)
+        return {"use": use, "corrected": self.corrected, "digest": self.digest, "ids": ids, TRUTH: self.truth}
 
 
 def given_masks(
@@ -104,9 +108,11 @@ def given_masks(
     classes = {one: shown for one, shown in corrections.classes.items() if one in known}
     sources: dict[str, MaskSource] = {one: corrections.mask(one) for one in classes}
     corrected = len(sources)
+    truth: Mapping[str, str] = {}
     if config.use_masks == "all":
         split = split or dataset.train_split
         check_masks(dataset, (split,), monitor)
+        truth = _truth_digests(dataset, split, without=corrections.classes)
         for sample in dataset.split(split):
             if sample.mask is not None and sample.id not in sources:
                 with skipping(config.skip_bad, monitor):
@@ -121,7 +127,12 @@ def given_masks(
         others = f", {len(sources) - corrected} of ground truth" if len(sources) > corrected else ""
         monitor.note(f"masks drawn by people that are used as they are: {corrected} corrected{others}")
     return GivenMasks(
-        num_classes=count, sources=sources, classes=classes, corrected=corrected, digest=corrections.digest
+        num_classes=count,
+        sources=sources,
+        classes=classes,
+        corrected=corrected,
+        digest=corrections.digest,
+        truth=truth,
     )
 
 
@@ -151,30 +162,61 @@ def used_ids(folder: StageFolder) -> frozenset[str]:
     return frozenset(folder.config.get(ENTRY, {}).get("ids", ()))
 
 
-def other_corrections(run: Path, stage: str) -> str | None:
-    """Say that the corrected masks have changed since a stage was made; None if they have not, or are not used.
+def other_given_masks(run: Path, stage: str, data: Path | Dataset | None = None) -> str | None:
+    """Say that corrected or ground-truth masks have changed since a stage was made with them; None if they have not.
+
+    Args:
+        run: The run folder.
+        stage: labels or seg, begun.
+        data: The data set's present folder if it was moved, or the open data set.
 
     Raises:
-        ArtifactError: A file of the run is damaged.
+        ArtifactError: A file of the run is damaged, or the data set has other classes.
+        DataError: There is no data set with these masks.
     """
-    config = read_config(run, stage)
-    if config["settings"]["use_masks"] == "none":
+    folder = begun_stage(run, stage)
+    use = folder.settings["use_masks"]
+    if use == "none":
         return None
-    before = config.get(ENTRY, {})
-    now = CorrectionFile(run, config["dataset"]["class_names"])
-    if before.get("digest", "") == now.digest:
-        return None
-    return (
-        f"{run / stage} was made with {before.get('corrected', 0)} corrected masks; {run / CORRECTIONS} has "
-        f"{len(now.classes)} now, or others: to use them, run {repeating_command(run, stage)}"
-    )
+    before = folder.config.get(ENTRY, {})
+    now = CorrectionFile(run, folder.class_names)
+    advice = f"to use them, run {repeating_command(run, stage)}"
+    if before.get("digest", "") != now.digest:
+        return (
+            f"{folder.path} was made with {before.get('corrected', 0)} corrected masks; {run / CORRECTIONS} has "
+            f"{len(now.classes)} now, or others: {advice}"
+        )
+    if use == "all" and TRUTH in before:
+        dataset = open_run_data(folder, data, skip_bad=True)  # only masks are compared
+        split = folder.settings["split"] or begun_stage(run, "labels").settings["split"]
+        truth = _truth_digests(dataset, split, without=now.classes)
+        changed = sorted(one for one in {*before[TRUTH], *truth} if before[TRUTH].get(one) != truth.get(one))
+        if changed:
+            return (
+                f"{folder.path} was made with other ground-truth masks than {dataset.root} has now, of {len(changed)} "
+                f"images, first '{changed[0]}': {advice}"
+            )
+    return None
 
 
-def check_same_corrections(run: Path, stage: str) -> None:
-    """Refuse to resume a stage that was begun with other corrected masks.
+def check_same_given_masks(run: Path, stage: str, data: Path | Dataset | None = None) -> None:
+    """Refuse to resume a stage that was begun with other corrected or ground-truth masks; see `other_given_masks`.
 
     Raises:
         ArtifactError: Says what to do.
     """
-    if difference := other_corrections(run, stage):
+    if difference := other_given_masks(run, stage, data):
         raise ArtifactError(difference)
+
+
+def _truth_digests(dataset: Dataset, split: str | None, without: Collection[str]) -> dict[str, str]:
+    """Digests of the ground-truth masks of a split, by image id, without those of some images.
+
+    They are of the values in the masks, because some layouts keep many masks in one file. Unreadable masks have none.
+    """
+    digests = {}
+    for sample in dataset.split(split):
+        if sample.mask is not None and sample.id not in without:
+            with suppress(DataError):
+                digests[sample.id] = mask_digest(sample.mask.read())
+    return digests

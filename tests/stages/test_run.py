@@ -101,7 +101,7 @@ def test_run__again_after_masks_were_corrected(
     correct(own_run, {"a": mask})
     heard = listener()
     run(pictures, own_run, Run(), heard, cam=cam_settings(), labels=LABELS, seg=seg_settings())
-    assert "the corrected masks have changed: make-labels and train-seg start again" in heard.notes
+    assert "masks drawn by people have changed: make-labels and train-seg start again" in heard.notes
     changed = {name for name, content in contents(own_run).items() if content != before[name]}
     assert changed == {"labels/labels.h5", "seg/model.safetensors"}
     np.testing.assert_array_equal(LabelFile(own_run / "labels/labels.h5", "masks").read("a"), mask)

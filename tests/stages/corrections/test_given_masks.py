@@ -14,11 +14,12 @@ from data.images import BandRange, MaskFile, PixelRule
 from data.readers import open_dataset
 from stages.config import MakeLabels, TrainSeg
 from stages.corrections.correction_file import CORRECTIONS, CorrectionFile
-from stages.corrections.given_masks import GivenMasks, every_nth, given_masks, given_share, other_corrections
+from stages.corrections.given_masks import GivenMasks, every_nth, given_masks, given_share, other_given_masks
 from stages.labels.choose_background import calibration_samples
 from stages.labels.store import LabelFile
 from stages.labels.training_pairs import LoadLabelled
 from stages.make_labels import make_labels
+from stages.run import stages_of_other_given_masks
 from stages.run_folder.artifacts import read_config
 from stages.runtime.monitor import SilentMonitor
 from stages.train_seg import student_stream, train_seg, validation_images
@@ -153,7 +154,7 @@ def test_make_labels__corrected_masks_are_the_labels(
         np.testing.assert_array_equal(masks.read(one), mask)
 
 
-def test_make_labels__notices_other_corrections(
+def test_make_labels__notices_other_given_masks(
     cam_run: Path, correct: Callable[..., CorrectionFile], listener: Any
 ) -> None:
     monitor = listener(stop=("advance", 3))
@@ -164,13 +165,52 @@ def test_make_labels__notices_other_corrections(
     with pytest.raises(ArtifactError, match=message):
         make_labels(cam_run, LABELS, SilentMonitor(), resume=True)
     make_labels(cam_run, LABELS, SilentMonitor(), overwrite=True)
-    assert other_corrections(cam_run, "labels") is None
+    assert other_given_masks(cam_run, "labels") is None
     correct(cam_run, {"a": np.full((64, 48), 255, np.uint8)})
     monitor = listener()
     make_labels(cam_run, LABELS, monitor, resume=True)
     assert "was made with 1 corrected masks" in monitor.warnings[0]
     (cam_run / CORRECTIONS).unlink()
-    assert other_corrections(cam_run, "labels") is not None
+    assert other_given_masks(cam_run, "labels") is not None
+
+
+def test_make_labels__notices_other_ground_truth(
+    cam_run: Path, draw_pictures: Callable[[Path], Path], tmp_path: Path, listener: Any
+) -> None:
+    data = draw_pictures(tmp_path / "data")
+    config = replace(LABELS, use_masks="all")
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(cam_run, config, listener(stop=("advance", 3)), data=data)
+    Image.fromarray(np.ones((64, 48), np.uint8)).save(data / "masks" / "a.png")
+    message = (
+        r"labels was made with other ground-truth masks than .* has now, of 1 images, first 'a': to use them, run "
+    )
+    with pytest.raises(ArtifactError, match=message):
+        make_labels(cam_run, config, SilentMonitor(), data=data, resume=True)
+    make_labels(cam_run, config, SilentMonitor(), data=data, overwrite=True)
+    monitor = listener()
+    make_labels(cam_run, config, monitor, data=data, resume=True)
+    assert not monitor.warnings
+    (data / "masks" / "b.png").unlink()
+    make_labels(cam_run, config, monitor, data=data, resume=True)
+    assert "with other ground-truth masks" in monitor.warnings[0]
+    assert "first 'b'" in monitor.warnings[0]
+
+
+def test_train_seg__notices_other_ground_truth(labelled_run: Any, listener: Any) -> None:
+    config = replace(SEG, use_masks="all")
+    train_seg(labelled_run.run, config, SilentMonitor())
+    assert other_given_masks(labelled_run.run, "seg") is None
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(labelled_run.data / "masks" / "v1.png")  # not of the split
+    assert other_given_masks(labelled_run.run, "seg") is None
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(labelled_run.data / "masks" / "c.png")
+    monitor = listener()
+    train_seg(labelled_run.run, config, monitor, resume=True)
+    assert "seg was made with other ground-truth masks" in monitor.warnings[0]
+    assert stages_of_other_given_masks(labelled_run.run, labelled_run.data) == ("train-seg",)
+    entry = labelled_run.run / "seg" / "config.json"
+    entry.write_text(entry.read_text().replace('"truth"', '"unknown"'))  # as earlier versions wrote it
+    assert other_given_masks(labelled_run.run, "seg") is None
 
 
 def test_train_seg__learns_corrected_masks(
@@ -184,7 +224,7 @@ def test_train_seg__learns_corrected_masks(
     assert monitor.notes[0] == "masks drawn by people that are used as they are: 1 corrected"
     assert "labels was made with 0 corrected masks" in monitor.warnings[0]
     assert read_config(labelled_run.run, "seg")["given_masks"]["ids"] == ["a"]
-    assert other_corrections(labelled_run.run, "seg") is None
+    assert other_given_masks(labelled_run.run, "seg") is None
     given = given_masks(labelled_run.run, open_dataset(labelled_run.data), SEG, None, SilentMonitor())
     load = LoadLabelled(labelled_run.run / "labels/labels.h5", 2, 64, SEG, given)
     sample = open_dataset(labelled_run.data).by_id()["a"]
