@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.config import MakeLabels
 from stages.relabel import choose_heads, heads
-from stages.relabel.choose_heads import chosen_heads, head_classification, mean_average_precision, objects_share
+from stages.relabel.choose_heads import Chosen, chosen_heads, head_classification, mean_average_precision, objects_share
 from stages.relabel.heads import TwoHeads, one_hot
 from stages.relabel.rounds import Patches
 from stages.runtime.monitor import SilentMonitor
@@ -136,6 +136,25 @@ def test_chosen_heads__by_ground_truth(linear: float, mlp: float, expected: str 
     chosen = chosen_heads(data_set(misplaced), ALL, CONFIG, monitor, lambda _: next(measured))
     assert (chosen[0] if chosen else None) == expected
     assert f"none 50.0, linear {100 * linear:.1f}, mlp {100 * mlp:.1f}" in "".join(monitor.notes)
+
+
+@pytest.mark.parametrize(("kind", "warns"), [("linear", True), ("mil", False)])
+def test_chosen_heads__warns_if_the_objects_grow(kind: Any, warns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From no object to a quarter of the images; mil does not begin with the labels of the CAMs."""
+    patches = data_set(lambda truth, _: torch.zeros_like(truth))
+
+    def relabel(patches: Patches, *_: Any) -> Chosen:
+        patches.shares = data_set(right).shares
+        return Chosen(kind, TwoHeads(patches.mean, patches.deviation, CLASSES))
+
+    monkeypatch.setattr(choose_heads, "_relabelled", relabel)
+    warnings: list[str] = []
+    monitor = Notes()
+    monkeypatch.setattr(monitor, "warn", warnings.append)
+    chosen_heads(patches, ALL, replace(CONFIG, relabel=kind), monitor)
+    assert [text.startswith("relabelling changed the share of the objects from 0% to 25%") for text in warnings] == (
+        [True] if warns else []
+    )
 
 
 def test_chosen_heads__given_heads_are_not_judged() -> None:
