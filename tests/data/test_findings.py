@@ -417,7 +417,7 @@ def test_small_objects__are_named_by_the_masks_that_show_them() -> None:
     assert finding.items == (
         "cat covers 0.2 % of an image in the median, 1.6 patches of 16 pixels at --image-size 448",
     )
-    assert "make-labels --window" in finding.advice
+    assert "make-labels --relabel mil" in finding.advice
     assert not [one for one in find_all(facts(found, *shown[2:])) if one.topic == "small_objects"]
 
 
