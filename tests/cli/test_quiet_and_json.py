@@ -11,7 +11,9 @@ import pytest
 import torch
 from typer.main import get_command
 
-from stages.runtime.monitor import Monitor
+from stages.config import Tile
+from stages.runtime.monitor import Monitor, SilentMonitor
+from stages.tile import tile
 from toco_cli.commands import app
 from toco_cli.main import main
 
@@ -34,16 +36,16 @@ def prefixed(stage: str, options: str) -> str:
 
 TRAIN = " ".join((prefixed("train-cam", CAM), prefixed("make-labels", LABELS), prefixed("train-seg", SEG)))
 CASES = {
-    "run": f"run photos --out run --device cpu {TRAIN}",  # first: the others read its folder
+    "run": f"run photos --out new-run --device cpu {TRAIN}",
     "init": "init started",
     "check": "check photos",
     "tile": "tile photos/masks --out mask_tiles --size 32 --overlap 8",
-    "join": "join mask_tiles mask_tiles/images --out joined",
+    "join": "join tiles tiles/images --out joined",
     "plan": f"plan photos --device cpu --time 9h {TRAIN}",
     "import-checkpoint": "import-checkpoint released.pth imported --classes names.txt --num-heads 3",
-    "train-cam": f"train-cam photos --out stages --device cpu {CAM}",
-    "make-labels": f"make-labels stages --device cpu {LABELS}",
-    "train-seg": f"train-seg stages --device cpu {SEG}",
+    "train-cam": f"train-cam photos --out new-cam --device cpu {CAM}",
+    "make-labels": f"make-labels with-cam --device cpu {LABELS}",
+    "train-seg": f"train-seg with-labels --device cpu {SEG}",
     "evaluate": "evaluate run --device cpu --images 2",
     "evaluate --sweep": "evaluate run --sweep --device cpu --images 2",
     "report": "report run --device cpu --images 2 --gallery 3",
@@ -75,11 +77,17 @@ def refuse(text: str) -> NoReturn:
 def folder(
     draw_pictures: Callable[[Path], Path],
     golden: Callable[[str], dict[str, Any]],
-    small_heads: None,
+    whole_run: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
+    """What the cases read; what they write has other names, so that each can run alone."""
     root = tmp_path_factory.mktemp("quiet")
     draw_pictures(root / "photos")
+    shutil.copytree(whole_run, root / "run")
+    for name, stages in {"with-cam": ("cam",), "with-labels": ("cam", "labels")}.items():
+        for stage in stages:
+            shutil.copytree(whole_run / stage, root / name / stage)
+    tile([root / "photos/masks"], root / "tiles", Tile(size=32, overlap=8), SilentMonitor())
     state = {name.removeprefix("state/"): one for name, one in golden("network").items() if name.startswith("state/")}
     torch.save(state, root / "released.pth")
     (root / "names.txt").write_text("one\ntwo\nthree\nfour\n")
