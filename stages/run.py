@@ -58,7 +58,8 @@ from stages.run_folder.run_config import (
 )
 from stages.run_folder.run_data import check_same_data, open_data
 from stages.runtime.extras import check_crf_backend, check_loggers
-from stages.runtime.monitor import Monitor, SilentMonitor, Titled
+from stages.runtime.launch import is_rank_zero
+from stages.runtime.monitor import Monitor, SilentMonitor, Titled, WarnsOnce
 from stages.runtime.quick_imports import quick_imports
 
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
@@ -97,7 +98,10 @@ def run(
     config, settings = complete_settings(config, AllSettings(cam=cam, labels=labels, seg=seg))
     cam, labels, seg = settings.cam, settings.labels, settings.seg
     with stage_lock(out, *FOLDERS.values(), FEATURES, monitor=monitor):
-        to_do, again, dataset = check_run(data, out, config, settings, monitor)
+        shown: set[str] = set()
+        # Above rank 0 silent: all processes check the run.
+        first: Monitor = WarnsOnce(monitor, "", shown) if is_rank_zero() else SilentMonitor()
+        to_do, again, dataset = check_run(data, out, config, settings, first)
 
         with quick_imports():
             from stages.make_labels import make_labels
@@ -117,7 +121,7 @@ def run(
         def step(number: int, name: str) -> dict[str, Any]:
             # If the input of a stage was made again, the stage must run again.
             anew = name in again or (finished(out, FOLDERS[name]) and outdated(out, FOLDERS[name]))
-            monitor_of_step = Titled(monitor, f"{number}/{len(STAGES) + 1} {name}: ")
+            monitor_of_step = WarnsOnce(monitor, f"{number}/{len(STAGES) + 1} {name}: ", shown)
             return {"monitor": LiveReport(monitor_of_step, out), "resume": not anew, "overwrite": anew}
 
         with whole_option_names("train-cam", cam):

@@ -88,3 +88,18 @@ class Titled:
     def finish(self) -> None:
         """End the task."""
         self._monitor.finish()
+
+
+class WarnsOnce(Titled):
+    """Titled monitor of a command whose parts may find the same problem: it shows each warning once."""
+
+    def __init__(self, monitor: Monitor, title: str, shown: set[str]) -> None:
+        """Forward everything, but no warning in `shown`, which all parts of the command share and fill."""
+        super().__init__(monitor, title)
+        self._shown = shown
+
+    def warn(self, text: str) -> None:
+        """Report a problem, as in `Monitor`, if no part has done so."""
+        if text not in self._shown:
+            self._shown.add(text)
+            super().warn(text)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,17 @@ import stages.make_labels
 from data.errors import ArtifactError, DataError, SettingsError
 from data.images import image_size
 from data.readers import open_dataset
-from stages.config import MakeLabels, Run, TrainCam
+from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.labels.store import LabelFile
 from stages.make_labels import make_labels
 from stages.preflight.checks import before_make_labels
-from stages.run import before_run, check_run, complete_settings
+from stages.run import before_run, check_run, complete_settings, run
 from stages.run_folder.run_config import AllSettings
 from stages.runtime.monitor import SilentMonitor
 from stages.segments.superpixels import superpixels
 
 CONFIG = MakeLabels(relabel="none", device="cpu", workers=1, scales=(1.0,), batch_size=1)
+SEG = TrainSeg(arch="Linknet", encoder="tu-mobilenetv3_small_050", weights="none", device="cpu")
 
 
 class Stops(SilentMonitor):
@@ -106,6 +108,21 @@ def test_run__checks_segments_before_it_trains(
     np.save(blocks / "b.npy", np.ones((5, 6), np.int32))
     with pytest.raises(DataError, match=r"b\.npy: it is 5 x 6"):
         before_run(pictures, tmp_path / "run", Run(), settings)
+
+
+def test_run__counts_images_without_segments_once(
+    whole_run: Path, blocks: Path, pictures: Path, tmp_path: Path, cam_settings: Callable[..., TrainCam]
+) -> None:
+    class StopsAtMasks(Recorder):
+        def advance(self, steps: int = 1, **figures: float) -> None:
+            raise RuntimeError("stopped")
+
+    out, monitor = tmp_path / "run", StopsAtMasks()
+    shutil.copytree(whole_run / "cam", out / "cam")
+    with pytest.raises(RuntimeError, match="stopped"):
+        run(pictures, out, Run(), monitor, cam=cam_settings(), labels=replace(CONFIG, segments=str(blocks)), seg=SEG)
+    assert ["has no file for 1 of 8 images" in one for one in monitor.warnings] == [True]
+    assert "has no file for 1 of 8 images" in (out / "labels" / "log.txt").read_text()  # of this stage
 
 
 def test_make_labels__resume_notices_changed_segments(
