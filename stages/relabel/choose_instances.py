@@ -96,7 +96,7 @@ def instance_classification(patches: Patches) -> float:
 
 
 def unlabelled_patches(samples: Sequence[Sample], features: FeatureCache, maker: LabelMaker) -> Patches:
-    """All patches of images, with all labels background."""
+    """Load all patches of images. Their labels are all background: heads on single patches do not use them."""
     classes = maker.model.num_classes
 
     def background(_: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:

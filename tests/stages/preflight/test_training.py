@@ -10,6 +10,7 @@ from data.errors import DataError, SettingsError
 from stages.config import MakeLabels, TrainCam, TrainSeg
 from stages.labels.label_settings import with_training_defaults
 from stages.preflight.training import (
+    check_instances,
     check_label_scales,
     check_learnable,
     check_student_splits,
@@ -17,8 +18,8 @@ from stages.preflight.training import (
 )
 
 
-def check(labels: str, names: Sequence[str], monitor: Any) -> None:
-    """Check images whose classes are the digits of these words; 0 for none."""
+def data_set(labels: str, names: Sequence[str]) -> Dataset:
+    """Images whose classes are the digits of these words; 0 for none."""
     samples = tuple(
         Sample(
             id=f"{number}",
@@ -28,11 +29,24 @@ def check(labels: str, names: Sequence[str], monitor: Any) -> None:
         )
         for number, word in enumerate(labels.split())
     )
-    dataset = Dataset(
+    return Dataset(
         root=Path("/d"), layout="custom", class_names=tuple(names), splits={"train": samples}, train_split="train",
         val_split=None,
     )  # fmt: skip
-    check_learnable(dataset, samples, monitor)
+
+
+def check(labels: str, names: Sequence[str], monitor: Any) -> None:
+    """Check such a data set."""
+    dataset = data_set(labels, names)
+    check_learnable(dataset, dataset.split("train"), monitor)
+
+
+def test_check_instances__a_class_in_all_images() -> None:
+    mil = MakeLabels(relabel="mil", split="train")
+    with pytest.raises(DataError, match="the split 'train' have the class 'dog', and --relabel mil learns"):
+        check_instances(data_set("12 2 2", ["cat", "dog"]), mil)
+    check_instances(data_set("12 2 0", ["cat", "dog"]), mil)
+    check_instances(data_set("12 2 2", ["cat", "dog"]), MakeLabels(split="train"))
 
 
 @pytest.mark.parametrize(
