@@ -1,6 +1,6 @@
 """All products of a run for one image (CAMs, masks), to be shown by `toco report` and `toco view`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -141,14 +141,15 @@ class RunProducts:
 
     def _cams(self, image: Pixels, sample: Sample) -> tuple[tuple[Tensor, Tensor], tuple[int, ...]]:
         """Return the final and the auxiliary CAM, (k, _h, _w) each, and their k classes."""
-        made = self.labels_folder or self.cam_folder  # the CAMs with the settings of the labels, if there are labels
-        side = made.settings["image_size"]
+        # The CAMs with the settings of the labels, if there are labels.
+        made = asdict(self.label_settings) if self.label_settings else self.cam_folder.settings
+        side = made["image_size"]
         square = squash(image, side)[None].to(self.fabric.device)
         with self.fabric.autocast():
             classes = sample.classes if sample.labelled else predicted_classes(self.model, square)[0]
             known = class_label_matrix([replace(sample, classes=classes)], self.model.num_classes)
             present = present_classes(known.to(self.fabric.device))
-            scales, window = made.settings["scales"], made.settings.get("window")
+            scales, window = made["scales"], made.get("window")
             if window and max(image.size) > window:
                 cams = cams_in_windows(self.model, to_tensor(image), present, scales, window=window, side=side)
             else:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -8,6 +9,7 @@ from PIL import Image
 
 from data.readers import open_dataset
 from stages.config import Machine
+from stages.labels.label_settings import CHOSEN
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import read_cam
 from stages.reporting.products import Products, best_score, open_products
@@ -50,6 +52,20 @@ def test_open_products__gives_the_stored_cams_and_masks(whole_run: Path, picture
     assert made.truth is not None
     assert made.student is not None
     assert made.truth.shape == made.student.shape == (made.image.height, made.image.width)
+
+
+def test_open_products__cams_have_the_scales_that_make_labels_chose(whole_run: Path, pictures: Path) -> None:
+    dataset = open_dataset(pictures)
+    products = open_products(whole_run, dataset, Machine(device="cpu"), SilentMonitor())
+    folder = products.labels_folder
+    assert folder is not None
+    assert folder.settings["scales"] != [1.0]
+    asked = {**folder.config, "settings": {**folder.settings, "scales": [1.0]}}
+    sample, cams = dataset.by_id()["c"], []
+    for config in (asked, {**folder.config, CHOSEN: {"scales": [1.0]}}):
+        made = replace(products, labels_folder=replace(folder, config=config)).of(sample)
+        cams.append(made.cam)
+    torch.testing.assert_close(cams[0], cams[1])
 
 
 def test_open_products__makes_the_mask_of_an_unlabelled_image_like_make_labels(whole_run: Path, pictures: Path) -> None:
