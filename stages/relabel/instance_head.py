@@ -11,7 +11,8 @@ look alike, the network may not even learn the image labels. The block in the mi
 Letters: n patches, d width of the features, c classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -61,13 +62,30 @@ class InstanceHead(PatchHeads):
         return F.pad(above, (1, 0)).softmax(dim=1)
 
 
-def images_in_memory(samples: Sequence[Sample], features: FeatureCache) -> Sequence[Sample]:
-    """Return as many images, drawn at random, as memory holds with all their patches: one of them is the object."""
-    most = max(1, BYTES // features.read(samples[0].id).nbytes)
+def images_in_memory(
+    samples: Sequence[Sample], features: FeatureCache, first: Container[str] = (), limit: int = BYTES
+) -> Sequence[Sample]:
+    """Return as many images as memory holds with all their patches, because one of these is the object.
+
+    They are drawn at random, but such that each class has images with it and without it.
+
+    Args:
+        samples: The images.
+        features: Their features.
+        first: Ids of images that are taken before others.
+        limit: Bytes of the features, at most.
+    """
+    most = max(1, limit // features.read(samples[0].id).nbytes)
     if len(samples) <= most:
         return samples
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
-    return [samples[place] for place in order[:most].sort().values.tolist()]
+    drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
+    classes = {number for one in samples for number in one.classes}
+    each = max(1, most // max(1, 2 * len(classes)))
+    kept: set[int] = set()
+    for number, has in product(classes, (True, False)):
+        kept.update([place for place in drawn if (number in samples[place].classes) == has][:each])
+    ranked = sorted(drawn, key=lambda place: (samples[place].id not in first, place not in kept))
+    return [samples[place] for place in sorted(ranked[:most])]
 
 
 def train_instance_head(patches: Patches, labelled: Bool[Tensor, " images"]) -> InstanceHead:

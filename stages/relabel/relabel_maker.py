@@ -166,8 +166,9 @@ class SeedTraining:
         Raises:
             DataError: No image has known classes, no pixel has a value, or a ground-truth mask is bad.
         """
-        # Images whose classes are unknown say nothing, not even what is background.
-        usable = [one for one in samples if one.labelled or one.classes]
+        # Images whose classes are unknown say nothing, not even what is background. Image labels teach mil, not the
+        # network's predictions.
+        usable = [one for one in samples if one.labelled or (one.classes and config.relabel != "mil")]
         if not usable:
             raise DataError("no image has known classes to relabel the masks by: use --relabel none")
 
@@ -176,7 +177,11 @@ class SeedTraining:
         measure = (lambda heads: self.measured(heads, judges, config)) if judges else None
         monitor = self.maker.monitor
         if config.relabel == "mil":
-            usable = list(images_in_memory(usable, self.features))
+            every, usable = len(usable), list(images_in_memory(usable, self.features, self.given.sources))
+            if len(usable) < every:
+                monitor.note(
+                    f"--relabel mil learns from {len(usable)} of {every} images: their features take at most 2 GiB"
+                )
         labelled = torch.tensor([one.labelled for one in usable])
         drawn = [one for one in usable if one.id in self.given]
         if measure and drawn and config.relabel == "auto":

@@ -1,13 +1,19 @@
 """A data set whose objects are single patches: of an image, only one of 64 patches tells its class."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from data.dataset import Sample
 from data.errors import DataError
+from stages.features.cache import FeatureCache
 from stages.relabel import instance_head
 from stages.relabel.choose_instances import instance_classification
-from stages.relabel.instance_head import InstanceHead, image_score, train_instance_head
+from stages.relabel.instance_head import InstanceHead, image_score, images_in_memory, train_instance_head
 from stages.relabel.rounds import Patches
 
 CLASSES, IMAGES, PATCHES, WIDTH = 2, 60, 64, 16
@@ -84,6 +90,33 @@ def test_train_instance_head__images_without_patches() -> None:
     patches.features, patches.image, patches.shares = patches.features[left], patches.image[left], patches.shares[left]
     found = train_instance_head(patches, ALL)(patches.features.float()).argmax(dim=1)
     assert (found == where[left]).float().mean() > 0.97
+
+
+class SmallFeatures(FeatureCache):
+    """12 bytes of each image."""
+
+    def __init__(self) -> None:
+        pass
+
+    def read(self, image_id: str) -> NDArray[np.float16]:
+        return np.zeros((1, 2, 3), np.float16)
+
+
+def test_images_in_memory__keeps_rare_classes_and_drawn_masks(tmp_path: Path) -> None:
+    """Memory for 4 of 100 images. One alone has class 2, one alone lacks class 1, and one has a mask."""
+    rare, without = 70, 30
+    samples = [
+        Sample(
+            id=str(one), image=tmp_path, classes=(() if one == without else (1, 2) if one == rare else (1,)), mask=None
+        )
+        for one in range(100)
+    ]
+    features = SmallFeatures()
+    found = [one.id for one in images_in_memory(samples, features, first={"85"}, limit=50)]
+    assert len(found) == 4
+    assert {"30", "70", "85"} < {*found}
+    assert found == sorted(found, key=int)
+    assert images_in_memory(samples, features, limit=1200) == samples
 
 
 def test_train_instance_head__a_class_in_all_images() -> None:

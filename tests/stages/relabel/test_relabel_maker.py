@@ -1,6 +1,7 @@
 """What the heads of relabelling learn from."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,9 @@ from data.dataset import Sample
 from data.errors import DataError
 from data.images import BandRange, PixelRule
 from stages.config import MakeLabels
+from stages.corrections.given_masks import GivenMasks
 from stages.labels.store import LabelFile
+from stages.relabel import relabel_maker
 from stages.relabel.relabel_maker import SeedTraining
 from stages.relabel.rounds import Patches
 
@@ -70,3 +73,29 @@ def test_patches__without_a_value_are_left_out(patches: Callable[..., Patches]) 
 def test_patches__no_image_has_a_value(patches: Callable[..., Patches]) -> None:
     with pytest.raises(DataError, match=r"no image has pixels with a value .*: use --relabel none"):
         patches((slice(8), slice(12)))
+
+
+def test_heads__mil_learns_from_given_image_labels_that_memory_holds(
+    tmp_path: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images have image labels, of the third the network predicted them, and memory holds one image."""
+    samples = [
+        Sample(id=name, image=tmp_path / name, classes=(1,), mask=None, labelled=name != "predicted")
+        for name in ("predicted", "first", "second")
+    ]
+    offered, monitor = [], listener()
+
+    def one_image(usable: list[Sample], features: Any, first: Any) -> list[Sample]:
+        offered.extend([sample.id for sample in usable])
+        return usable[:1]
+
+    monkeypatch.setattr(relabel_maker, "images_in_memory", one_image)
+    monkeypatch.setattr(relabel_maker, "chosen_heads", lambda patches, labelled, *_: offered.append(labelled.tolist()))
+    training: Any = SimpleNamespace(
+        features=None, given=GivenMasks(num_classes=1), maker=SimpleNamespace(monitor=monitor), patches=lambda *_: None
+    )
+    SeedTraining.heads(training, samples, replace(CONFIG, relabel="mil"), ())
+    assert offered == ["first", "second", [True]]
+    assert monitor.notes == ["--relabel mil learns from 1 of 2 images: their features take at most 2 GiB"]
+    with pytest.raises(DataError, match="no image has known classes"):
+        SeedTraining.heads(training, samples[:1], replace(CONFIG, relabel="mil"), ())
