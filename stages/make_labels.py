@@ -88,11 +88,14 @@ def make_labels(
         log = WarningLog(monitor)
         fabric, monitor, share = start(config, log)
         dataset = open_run_data(cam, data, skip_bad=config.skip_bad)
+        earlier: Mapping[str, Any] = {}
         if resume and in_use(folder):
+            earlier = read_config(run, "labels")
             check_same_data(run, "labels", dataset, monitor)
             check_same_given_masks(run, "labels", dataset)
         else:
             warn_of_other_data(cam, dataset, monitor)
+        chosen: Mapping[str, Any] = earlier.get(CHOSEN, {})
         given = given_masks(run, dataset, config, config.split, monitor)
         model = load_cam_model(cam)
         assert config.image_size is not None
@@ -101,24 +104,20 @@ def make_labels(
         fabric.to_device(model)
         samples = samples_to_label(given.added_to(dataset, config.split), config, model.backbone.patch_size, monitor)
         if config.may_relabel and fabric.is_global_zero:
-            check_encoder(run, feature_spec(config, cam), samples)
+            check_encoder(run, feature_spec(with_chosen(config, chosen), cam), samples)
         files = prepared_segments(run, config, samples, fabric, monitor)
-        if resume and in_use(folder):
-            check_same_segments(run, files, made_with_segments(folder, config))
+        if earlier:
+            check_same_segments(run, files, made_with_segments(folder, with_chosen(config, chosen)))
         maker = LabelMaker(model=model, fabric=fabric, config=config, monitor=share, segment_files=files)
         calibration = calibration_samples(samples, dataset.class_names, config, monitor, given.sources)
-        background = None
-        chosen: Mapping[str, Any] = {}
+        background = earlier.get("background_threshold")
         if fabric.is_global_zero:  # chooses for all ranks
-            earlier = read_config(run, "labels") if resume and in_use(folder) else {}
-            background = earlier.get("background_threshold")
+            if not earlier and config.relabel == "auto" and config.may_relabel and not config.calibration_images:
+                chosen = INSTANCES if learns_from_instances(run, samples, maker, config) else {}
+            maker.config = with_chosen(config, chosen)  # a threshold is that of the CAMs at the scales that are used
             if background is None and (config.background_threshold == "auto" or config.calibration_images):
                 judges = calibration if config.calibration_images else samples
                 background = choose_background(maker.scores, judges, len(dataset.class_names), config, monitor)
-            if earlier:
-                chosen = earlier.get(CHOSEN, {})
-            elif config.relabel == "auto" and config.may_relabel and not config.calibration_images:
-                chosen = INSTANCES if learns_from_instances(run, samples, maker, config) else {}
         maker.config = with_chosen(resolved(config, trained, fabric.broadcast(background)), fabric.broadcast(chosen))
         if fabric.is_global_zero:
             extra = {

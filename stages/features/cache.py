@@ -167,10 +167,13 @@ def _damaged(shard: Path, error: Exception) -> ArtifactError:
 def check_encoder(run: Path, spec: FeatureSpec, samples: Sequence[Sample]) -> None:
     """Load the network of the features if it will be needed, so that an error does not come after hours.
 
+    Features of another spec are kept: which ones are used may not have been decided yet.
+
     Raises:
         SettingsError: It is not available.
     """
-    if FeatureCache(run, spec).missing(samples):
+    stored = stored_features(run)
+    if stored is None or stored.spec != spec or stored.missing(samples):
         load_encoder(spec, run)
 
 

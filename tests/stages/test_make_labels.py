@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import stages.features.cache
 import stages.labels.maker
 import stages.make_labels
 import stages.relabel.choose_heads
@@ -706,11 +707,12 @@ def test_make_labels__auto_compares_network_and_instances(
 def test_make_labels__auto_keeps_its_choice_of_instances(
     cam_run: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped while it makes CAMs, and resumed without judging again; students then learn from the same features."""
+    """Stopped in the last pass, and resumed without judging or computing features again; students use the same ones."""
     instances_judge(monkeypatch, 0.4, 0.7)
     with pytest.raises(KeyboardInterrupt):
         make_labels(cam_run, AUTO, listener(("start", 3)))
     instances_judge(monkeypatch, 0.9, 0.1)
+    monkeypatch.delattr(stages.features.cache, "features_of")
     folder = make_labels(cam_run, AUTO, SilentMonitor(), resume=True)
     assert made_by(folder) == "mil"
     scores = LabelFile(folder / "scores.h5", "scores")
@@ -719,6 +721,20 @@ def test_make_labels__auto_keeps_its_choice_of_instances(
     assert features is not None
     assert features.spec == feature_spec(used_settings(open_stage(cam_run, "labels")), open_stage(cam_run, "cam"))
     assert features.spec.blocks == ()
+
+
+def test_make_labels__auto_chooses_the_threshold_at_the_scales_of_its_choice(
+    cam_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(scores: Any, *arguments: Any) -> float:
+        scales.append(scores.__self__.config.scales)
+        return 0.5
+
+    scales: list[tuple[float, ...]] = []
+    monkeypatch.setattr(stages.make_labels, "choose_background", choose)
+    instances_judge(monkeypatch, 0.4, 0.7)
+    make_labels(cam_run, replace(AUTO, background_threshold="auto"), SilentMonitor())
+    assert scales == [(1.0,)]
 
 
 def test_make_labels__auto_measures_the_masks_that_it_would_store(

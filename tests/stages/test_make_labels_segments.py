@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import stages.make_labels
+import stages.relabel.instance_head
 from data.errors import ArtifactError, DataError, SettingsError
 from data.images import image_size
 from data.readers import open_dataset
@@ -149,6 +150,18 @@ def test_make_labels__resume_notices_changed_segments(
     np.save(blocks / "a.npy", np.ones(np.load(blocks / "h.npy").shape, np.int32))
     with pytest.raises(ArtifactError, match="segment files of 2 images, first 'a', have changed"):
         make_labels(cam_run, config, SilentMonitor(), resume=True)
+
+
+def test_make_labels__resume_after_auto_chose_mil(cam_run: Path, blocks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pass, in which it was stopped, uses no segments: these may change."""
+    monkeypatch.setattr(stages.make_labels, "SHARD", 2)
+    monkeypatch.setattr(stages.make_labels, "learns_from_instances", lambda *_: True)
+    monkeypatch.setattr(stages.relabel.instance_head, "STEPS", 20)
+    config = replace(CONFIG, relabel="auto", segments=str(blocks))
+    with pytest.raises(RuntimeError, match="stopped"):
+        make_labels(cam_run, config, Stops(5))
+    np.save(blocks / "b.npy", np.load(blocks / "b.npy").astype(np.int32))
+    make_labels(cam_run, config, SilentMonitor(), resume=True)
 
 
 def test_superpixels__of_a_large_image_are_made_on_a_reduced_one(monkeypatch: pytest.MonkeyPatch) -> None:

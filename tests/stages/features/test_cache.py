@@ -15,7 +15,7 @@ from data.images import read_image
 from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.features import cache as feature_cache
-from stages.features.cache import FeatureCache, compute_features
+from stages.features.cache import FeatureCache, check_encoder, compute_features
 from stages.features.encoder import load_encoder
 from stages.features.spec import FeatureSpec, feature_spec
 from stages.networks.frozen_encoder import fitted_image, fitted_sides
@@ -59,6 +59,29 @@ def test_compute_features__several_blocks(cam_run: Path, spec: FeatureSpec, pict
     last = compute(cam_run, spec, [sample]).read(sample.id)
     assert len(both) == 2 * len(last)
     np.testing.assert_array_equal(both[len(last) :], last)
+
+
+def test_check_encoder__keeps_features_of_another_spec(cam_run: Path, spec: FeatureSpec, pictures: Path) -> None:
+    """Which features are needed may be decided later."""
+    sample = samples_of(pictures)[0]
+    compute(cam_run, spec, [sample]).close()
+    check_encoder(cam_run, replace(spec, blocks=(0,)), [sample])
+    assert sample.id in FeatureCache(cam_run, spec)
+
+
+def test_check_encoder__loads_the_network_only_if_features_are_missing(
+    cam_run: Path, spec: FeatureSpec, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = samples_of(pictures)[:2]
+    compute(cam_run, spec, [first]).close()
+    loaded = []
+    monkeypatch.setattr(feature_cache, "load_encoder", lambda spec, run: loaded.append(spec))
+    check_encoder(cam_run, spec, [first])
+    assert loaded == []
+    other = replace(spec, blocks=(0,))
+    check_encoder(cam_run, spec, [first, second])
+    check_encoder(cam_run, other, [first])
+    assert loaded == [spec, other]
 
 
 def test_compute_features__only_what_is_missing(
