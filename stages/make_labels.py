@@ -147,7 +147,7 @@ def _label(
     shards, relabelled = folder / "shards", folder / "shards" / "relabelled"
     attributes = label_attributes(dataset.class_names, asdict(config))
     if only_relabelled(config):  # the masks of the CAMs are not used
-        first = replace(maker, config=replace(config, refine="none", segments="none"), segment_files={})
+        first = replace(maker, config=replace(config, refine="none", crf_fast=False, segments="none"), segment_files={})
     else:
         first = maker
     label_in_shards(shards, samples, first, "making CAMs" if config.may_relabel else "making labels")

@@ -623,9 +623,10 @@ def test_make_labels__relabelling_goes_on(
         assert (folder / name).read_bytes() == (relabelled / name).read_bytes()
 
 
-def test_make_labels__relabelling_and_crf(cam_run: Path, pictures: Path) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_make_labels__relabelling_and_crf(cam_run: Path, pictures: Path, fast: bool) -> None:
     """The CRF refines the relabelled masks, and leaves no pixel out."""
-    config = replace(RELABEL, refine="crf", confidence=True)
+    config = replace(RELABEL, refine="crf", crf_fast=fast, confidence=True)
     folder = make_labels(cam_run, config, SilentMonitor())
     masks, confidence = (LabelFile(folder / "labels.h5", group) for group in ("masks", "confidence"))
     for name in samples_of(pictures):
