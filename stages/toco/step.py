@@ -257,12 +257,7 @@ class TrainingStep(nn.Module):
         with torch.no_grad():
             teacher = model.teacher_projector(global_tokens)  # (b, 2, out)
         student = model.projector(views)  # (b, 2 + n, out)
-        positive = positive_views(uncertainty, places, size)  # (b, 2 + n)
-        # VOC has no images without any class. In such an image everything is background, the global views as well:
-        # crops that are negatives would have to differ from what they are the same as. So all its views are positive,
-        # and its loss is nearly 0.
-        positive = torch.maximum(positive, 1 - batch.class_labels.amax(dim=1, keepdim=True))
-        return class_token_contrast(student, teacher, positive, settings.temperature)
+        return class_token_contrast(student, teacher, positive_views(uncertainty, places, size), settings.temperature)
 
     def _segmentation(
         self, batch: StepBatch, outputs: Outputs, cam: Tensor, present: PresentClasses

@@ -157,10 +157,9 @@ def test_step__what_each_loss_trains(name: str, trained: set[str]) -> None:
     assert all(one.grad is None and not one.requires_grad for one in step.model.teacher_projector.parameters())
 
 
-def test_step__images_without_any_class_have_no_class_token_contrast() -> None:
-    """Their crops show the same as their global views, so they are no negatives."""
-    assert losses_of(make_step(), batch=make_batch([[0.0, 0.0, 0.0]])).ctc < 0.01
-    assert losses_of(make_step(), batch=make_batch([[0.0, 1.0, 0.0]])).ctc > 0.1
+def test_step__images_without_any_class_have_class_token_contrast() -> None:
+    """As in the published program: without them the magnetic tiles' CAMs were worse (bench/recipes.md)."""
+    assert losses_of(make_step(), batch=make_batch([[0.0, 0.0, 0.0]])).ctc > 0.1
 
 
 def test_step__teacher_is_updated_only_in_training() -> None:
