@@ -1,8 +1,8 @@
 """Decide whether the CAM network or a head that learns from single patches shows where the classes are.
 
 A network that cannot tell apart the images that it was trained on does not show where their classes are. Then a head
-on frozen features may do better. Its figure is that of images that it did not learn from, so that the comparison
-favours the network. No ground truth is needed. bench/quality.md has the cases.
+on frozen features may do better. Its figure is that of images that it did not learn from, and the network's is
+lowered for those that it did. No ground truth is needed. bench/quality.md has the cases.
 """
 
 import math
@@ -27,6 +27,8 @@ from stages.relabel.rounds import Patches, collect_patches
 from stages.run_folder.artifacts import open_stage
 
 SOUND = 0.8  # mean average precision of a network that has learned the image labels
+# It is higher on the images that a network was trained on than on others: by 0.06 to 0.08 in three networks.
+OPTIMISM = 0.05
 CLASSIFIED_IMAGES = 300  # that are classified, at most
 
 
@@ -58,7 +60,7 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
     found = instance_classification(patches)
     if math.isnan(found):  # too few images
         return False
-    better = found > network
+    better = found > network - OPTIMISM
     what_follows = (
         "so this head makes the masks instead of the CAMs, without a CRF (--relabel mil --refine none)"
         if better
@@ -66,8 +68,8 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
     )
     maker.monitor.warn(
         f"the CAM network has not learned the image labels well: its mean average precision is {network:.2f} on images "
-        "that it was trained on. A head that learns them from single patches of frozen features has "
-        f"{found:.2f} on images that it was not trained on, {what_follows}"
+        f"that it was trained on, some {network - OPTIMISM:.2f} on others. A head that learns them from single patches "
+        f"of frozen features has {found:.2f} on images that it was not trained on, {what_follows}"
     )
     return better
 

@@ -684,17 +684,22 @@ def instances_judge(monkeypatch: pytest.MonkeyPatch, network: float, head: float
     monkeypatch.setattr(stages.relabel.instance_head, "STEPS", 20)
 
 
-@pytest.mark.parametrize(("network", "head", "said"), [(0.4, 0.7, True), (0.7, 0.6, True), (0.8, 0.9, False)])
+@pytest.mark.parametrize(
+    ("network", "head", "said"), [(0.4, 0.7, True), (0.7, 0.66, True), (0.7, 0.64, True), (0.8, 0.9, False)]
+)
 def test_make_labels__auto_compares_network_and_instances(
     cam_run: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, network: float, head: float, said: bool
 ) -> None:
-    """A network that has learned the image labels makes the masks, even if heads on single patches do better."""
+    """A network that has learned the image labels makes the masks, even if heads on single patches do better.
+
+    Its figure counts 0.05 less, because it was trained on the images.
+    """
     judge(monkeypatch, 0.5, 0.4)
     instances_judge(monkeypatch, network, head)
     warnings: list[str] = []
     monitor = SilentMonitor()
     monkeypatch.setattr(monitor, "warn", warnings.append)
-    taken = network < head and said
+    taken = network - 0.05 < head and said
     folder = make_labels(cam_run, replace(AUTO, refine="crf", crf_fast=True) if taken else AUTO, monitor)
     assert any("has not learned the image labels well" in text for text in warnings) == said
     used = used_settings(open_stage(cam_run, "labels"))
