@@ -472,7 +472,7 @@ class MakeLabels(Parallel):
     feature_blocks: tuple[int, ...] | None = option(
         None,
         "Blocks whose tokens are joined; negative numbers count from the last. By default the last block (-1); for "
-        "--relabel mil the one in the middle, which still shows small parts.",
+        "--relabel mil the first of the second half, which still shows small parts.",
         group=RELABELLING,
     )
     image_labels: Literal["given", "predicted"] = option(

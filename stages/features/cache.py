@@ -30,7 +30,7 @@ from data.images import PixelRule
 from data.read_ahead import batches, read_ahead
 from stages.config import Loading
 from stages.features.encoder import load_encoder
-from stages.features.spec import FEATURES, FeatureSpec
+from stages.features.spec import FEATURES, MIDDLE, FeatureSpec
 from stages.networks.frozen_encoder import FrozenEncoder, fitted_image
 from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names, open_hdf5
 from stages.run_folder.saving import unreadable, write_json
@@ -147,7 +147,8 @@ def stored_features(run: Path) -> FeatureCache | None:
         return None
     try:
         pixels = PixelRule.from_dict(values.get("pixels", {}))
-        spec = FeatureSpec(**{**values, "blocks": tuple(values["blocks"]), "pixels": pixels})
+        blocks = () if values["blocks"] == MIDDLE else tuple(values["blocks"])
+        spec = FeatureSpec(**{**values, "blocks": blocks, "pixels": pixels})
     except (KeyError, TypeError):  # of another version
         return None
     return FeatureCache(run, spec) if spec.as_dict() == values else None  # which would delete features of another spec

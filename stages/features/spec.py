@@ -12,6 +12,7 @@ from stages.run_folder.artifacts import StageFolder, file_digest
 
 FEATURES = "features"  # the folder in a run
 SMALLEST_PATCH = 8  # pixels; of plain Vision Transformers
+MIDDLE = "first of the second half"  # written instead of a block: the depth is not known here
 PATCHES = 32  # on the longer side of an image, by default: 448 pixels for patches of 14
 
 
@@ -24,12 +25,12 @@ class FeatureSpec:
     weights: str  # 'pretrained', 'trained' (those of RUN/cam), or a file
     digest: str | None  # SHA-256 of the file
     long_side: int  # the longer side of the images, in pixels
-    blocks: tuple[int, ...]  # whose tokens are joined; -1 is the last; none for the block in the middle
+    blocks: tuple[int, ...]  # whose tokens are joined; -1 is the last; none for MIDDLE
     pixels: PixelRule = AS_STORED
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as JSON gives them back."""
-        plain = {**asdict(self), "blocks": list(self.blocks)}
+        plain = {**asdict(self), "blocks": list(self.blocks) or MIDDLE}
         if self.pixels == AS_STORED:  # as before there were other rules
             del plain["pixels"]
         else:

@@ -24,14 +24,15 @@ class FrozenEncoder(nn.Module):
 
         Args:
             backbone: The network.
-            blocks: Numbers of the blocks; negative ones count from the last. None at all: the block in the middle.
+            blocks: Numbers of the blocks; negative ones count from the last. None at all: the first block
+                of the second half.
 
         Raises:
             SettingsError: It does not have such a block.
         """
         super().__init__()
         depth = len(backbone.block_dims)
-        blocks = blocks or ((depth - 1) // 2,)
+        blocks = blocks or (depth // 2,)
         for block in blocks:
             if not -depth <= block < depth:
                 raise SettingsError(f"--feature-blocks {block}: {backbone.name!r} has {depth} blocks, 0..{depth - 1}")

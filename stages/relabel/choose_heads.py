@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from stages.config import MakeLabels
+from stages.relabel.average_precision import mean_average_precision
 from stages.relabel.heads import Loss, PatchHeads, train_head
 from stages.relabel.instance_head import train_instance_head
 from stages.relabel.rounds import Patches, predicted_shares, relabel_rounds
@@ -213,18 +214,3 @@ def linear_head(patches: Patches) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Linear(patches.features.shape[1], patches.shares.shape[1]).to(patches.features.device)
-
-
-def mean_average_precision(scores: Float[Tensor, "n c"], present: Bool[Tensor, "n c"]) -> float:
-    """Mean of the classes' average precision; classes that all images or none have are left out. NaN if none is left.
-
-    The average precision of a class is the mean, over the images that have it, of the precision among the images whose
-    score is at least as large.
-    """
-    found = []
-    for own, has in zip(scores.T, present.T, strict=True):
-        if has.any() and not has.all():
-            ranked = has[own.argsort(descending=True, stable=True)].double()
-            precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)
-            found.append(float((precision * ranked).sum() / ranked.sum()))
-    return sum(found) / len(found) if found else math.nan

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.dataset import Sample
@@ -20,8 +20,9 @@ from stages.config import MakeLabels
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.spec import feature_spec
 from stages.labels.maker import LabelMaker
+from stages.labels.mask_shares import patches_with_values
 from stages.networks.inference import class_label_matrix
-from stages.relabel.choose_heads import mean_average_precision
+from stages.relabel.average_precision import mean_average_precision
 from stages.relabel.instance_head import image_scores_of, images_in_memory, scoring_head
 from stages.relabel.rounds import Patches, collect_patches
 from stages.run_folder.artifacts import open_stage
@@ -30,6 +31,7 @@ SOUND = 0.8  # mean average precision of a network that has learned the image la
 # It is higher on the images that a network was trained on than on others: by 0.06 to 0.08 in three networks.
 OPTIMISM = 0.05
 CLASSIFIED_IMAGES = 300  # that are classified, at most
+FEWEST_IMAGES = 40  # with fewer, chance decides which figure is higher
 
 
 def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMaker, config: MakeLabels) -> bool:
@@ -47,7 +49,7 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
     """
     known = [one for one in samples if one.labelled]
     classes = range(1, maker.model.num_classes + 1)
-    if not known or any(all(number in one.classes for one in known) for number in classes):
+    if len(known) < FEWEST_IMAGES or any(all(number in one.classes for one in known) for number in classes):
         return False
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CLASSIFIED_IMAGES].sort().values
     some = [known[place] for place in order.tolist()]
@@ -75,34 +77,52 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
 
 
 def network_classification(samples: Sequence[Sample], maker: LabelMaker) -> float:
-    """Mean average precision, 0..1, with which the CAM network classifies images; NaN if all have the same classes."""
+    """Mean average precision, 0..1, with which the CAM network classifies images; NaN if all have the same classes.
+
+    It is the mean over two halves, as that of the heads is: by chance it is higher for fewer images.
+    """
     maker.monitor.start("classifying training images", len(samples))
     found = []
     for one in maker.classified(samples):
         found.append(one)
         maker.monitor.advance()
     maker.monitor.finish()
-    present = class_label_matrix([sample for sample, _ in found], maker.model.num_classes)
-    return mean_average_precision(torch.stack([scores for _, scores in found]), present > 0)
+    present = class_label_matrix([sample for sample, _ in found], maker.model.num_classes) > 0
+    scores = torch.stack([own for _, own in found])
+    return sum(mean_average_precision(scores[half], present[half]) for half in halves(torch.arange(len(found)))) / 2
 
 
 def instance_classification(patches: Patches) -> float:
     """Mean average precision, 0..1, of heads that learned from one half of the images, on the other half."""
-    order = torch.randperm(len(patches.allowed), generator=torch.Generator().manual_seed(0))
     present = patches.allowed.cpu()
+    first, second = halves(patches.image.unique().long().cpu())  # of some images no pixel has a value
     found = []
-    for learned, judged in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-        scores = image_scores_of(scoring_head(patches, learned), patches)
+    for learned, judged in ((first, second), (second, first)):
+        scores = image_scores_of(scoring_head(patches, learned, starts=1).scores, patches)
         found.append(mean_average_precision(scores[judged], present[judged]))
     return sum(found) / len(found)
 
 
+def halves(images: Int[Tensor, " n"]) -> tuple[Int[Tensor, " half"], Int[Tensor, " other"]]:
+    """Draw two halves of images."""
+    drawn = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
+    return drawn[::2], drawn[1::2]
+
+
 def unlabelled_patches(samples: Sequence[Sample], features: FeatureCache, maker: LabelMaker) -> Patches:
-    """Load all patches of images. Their labels are all background: heads on single patches do not use them."""
+    """Load all patches with a value. Their labels are all background: heads on single patches do not use them."""
     classes = maker.model.num_classes
+    by_id = {one.id: one for one in images_in_memory(samples, features)}
 
     def background(_: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
         return torch.eye(classes + 1)[0][:, None, None].expand(-1, *grid)
 
-    images = [(one.id, one.classes) for one in images_in_memory(samples, features)]
-    return collect_patches(features.read, background, images, classes, seed=0, device=maker.fabric.device)
+    return collect_patches(
+        features.read,
+        background,
+        [(one.id, one.classes) for one in by_id.values()],
+        classes,
+        seed=0,
+        device=maker.fabric.device,
+        usable=lambda image_id, grid: patches_with_values(by_id[image_id], grid),
+    )

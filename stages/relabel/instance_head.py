@@ -22,17 +22,23 @@ from torch import Tensor, nn
 from data.dataset import Sample
 from data.errors import DataError
 from stages.features.cache import FeatureCache
+from stages.relabel.average_precision import average_precision
 from stages.relabel.heads import PatchHeads
 from stages.relabel.rounds import BYTES, Patches
 
 TOP_PATCHES = 5  # patches whose mean score is that of the image
-STEPS = 1000
+# Learning from bags ends in one of several solutions, as the random weights at its begin decide. A head may tell apart
+# the images that it learned by patches of something else. So several heads learn at once, and that of each class is
+# taken which classifies held-out images best. On the magnetic tiles 1 head of 5 to 20 finds the cracks.
+STARTS = 60
+HELD_OUT = 4  # one of four images is held out
+STEPS = 500  # for the choice, and again for the chosen heads, which then learn the held-out images as well
 IMAGES_PER_STEP = 8
-INSTANCE_LEARNING_RATE = 1e-3
+INSTANCE_LEARNING_RATE = 3e-3
 # Differences of scores are divided by this. Most patches are about 0.5 below the threshold; undivided, students learn
 # a third of an object everywhere: 27 instead of 37 mIoU on the magnetic tiles (bench/quality.md).
 TEMPERATURE = 0.05
-FALSE_ALARMS = 0.05  # part of the images without a class that may have a patch above its threshold
+FALSE_ALARMS = 0.02  # part of the images without a class that may have a patch above its threshold
 
 
 class InstanceHead(PatchHeads):
@@ -109,40 +115,87 @@ def train_instance_head(patches: Patches, labelled: Bool[Tensor, " images"]) -> 
     return head
 
 
-def scoring_head(patches: Patches, images: Int[Tensor, " some"]) -> InstanceHead:
-    """Learn the labels of some images, without thresholds."""
+def scoring_head(patches: Patches, images: Int[Tensor, " some"], starts: int = STARTS) -> InstanceHead:
+    """Learn the labels of some images, without thresholds.
+
+    Args:
+        patches: All patches.
+        images: Indices of the images to learn from.
+        starts: Heads that begin with different weights. Of several, the best on held-out images is taken.
+    """
+    classes = patches.allowed.shape[1]
+    generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = InstanceHead(patches.mean, patches.deviation, patches.allowed.shape[1]).to(patches.features.device)
-    _learn(head, patches, images, torch.Generator().manual_seed(0))
+        head = InstanceHead(patches.mean, patches.deviation, classes)
+        several = nn.Linear(len(patches.mean), starts * classes)
+    if starts > 1:
+        several = several.to(patches.features.device)
+        drawn = images[torch.randperm(len(images), generator=generator)]
+        _learn(several, patches, drawn[len(drawn) // HELD_OUT :], generator, STEPS)
+        best = best_starts(several, patches, drawn[: len(drawn) // HELD_OUT], images)
+        chosen = best * classes + torch.arange(classes)
+        several.requires_grad_(False)
+        head.scores.weight.data = several.weight[chosen]
+        head.scores.bias.data = several.bias[chosen]
+    head = head.to(patches.features.device)
+    _learn(head.scores, patches, images, generator, STEPS if starts > 1 else 2 * STEPS)
     return head.eval().requires_grad_(False)
 
 
-def _learn(head: InstanceHead, patches: Patches, images: Int[Tensor, " some"], generator: torch.Generator) -> None:
-    optimizer = torch.optim.AdamW(head.parameters(), lr=INSTANCE_LEARNING_RATE, weight_decay=0.01)
+def best_starts(
+    several: nn.Linear, patches: Patches, held_out: Int[Tensor, " some"], learned: Int[Tensor, " more"]
+) -> Int[Tensor, " c"]:
+    """Number of the head with the largest average precision of each class.
+
+    Classes that none or all of the held-out images have are judged by the images that were learned.
+    """
+    scores = image_scores_of(several, patches)  # (images, starts * c)
+    classes = patches.allowed.shape[1]
+    allowed = patches.allowed.cpu()
+
+    def precision(images: Int[Tensor, " some"]) -> Float[Tensor, "starts c"]:
+        own = images.cpu()
+        starts = scores.shape[1] // classes
+        return average_precision(scores[own], allowed[own].repeat(1, starts)).unflatten(0, (starts, classes))
+
+    judged = precision(held_out)
+    judged = torch.where(judged.isnan(), precision(learned), judged).nan_to_num(0.0)
+    return judged.argmax(dim=0)
+
+
+def _learn(
+    scorer: nn.Linear, patches: Patches, images: Int[Tensor, " some"], generator: torch.Generator, steps: int
+) -> None:
+    """Let one or several linear heads, whose scores are joined, learn the labels of images, in place."""
+    optimizer = torch.optim.AdamW(scorer.parameters(), lr=INSTANCE_LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, INSTANCE_LEARNING_RATE, total_steps=steps, pct_start=0.1)
+    starts = scorer.out_features // patches.allowed.shape[1]
     ends = patches.image.bincount(minlength=len(patches.allowed)).cumsum(0).tolist()
     order: list[int] = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         while len(order) < IMAGES_PER_STEP:
             order += images[torch.randperm(len(images), generator=generator)].tolist()
         chosen, order = order[:IMAGES_PER_STEP], order[IMAGES_PER_STEP:]
         losses = []
         for image in chosen:
             own = slice(ends[image - 1] if image else 0, ends[image])
-            scores = head.scores(patches.features[own].float())  # (n, c)
-            losses.append(F.binary_cross_entropy_with_logits(image_score(scores), patches.allowed[image].float()))
+            scores = scorer(patches.features[own].float())  # (n, starts * c)
+            present = patches.allowed[image].float().repeat(starts)
+            losses.append(F.binary_cross_entropy_with_logits(image_score(scores), present))
             if patches.fixed is not None and (drawn := patches.fixed[own]).any():
-                shares = patches.shares[own][drawn, 1:].float()
+                shares = patches.shares[own][drawn, 1:].float().repeat(1, starts)
                 losses.append(F.binary_cross_entropy_with_logits(scores[drawn], shares))
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        schedule.step()
 
 
 @torch.inference_mode()
 def _thresholds(head: InstanceHead, patches: Patches, labelled: Bool[Tensor, " images"]) -> Float[Tensor, " c"]:
     """Score of each class that few of the images without it reach anywhere."""
-    scores = _scores_by_image(head, patches)
+    scores = _scores_by_image(head.scores, patches)
     largest = torch.stack([scores[image].amax(dim=0) for image in labelled.nonzero().flatten().tolist()])
     columns = zip(largest.T, ~patches.allowed[labelled].T, strict=True)
     return torch.stack([found[without].quantile(1 - FALSE_ALARMS) for found, without in columns])
@@ -154,11 +207,11 @@ def image_score(scores: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
 
 
 @torch.inference_mode()
-def image_scores_of(head: InstanceHead, patches: Patches) -> Float[Tensor, "images c"]:
-    """Scores of all images."""
-    return torch.stack([image_score(scores) for scores in _scores_by_image(head, patches)]).cpu()
+def image_scores_of(scorer: nn.Linear, patches: Patches) -> Float[Tensor, "images c"]:
+    """Scores of all images; NaN for images without patches."""
+    return torch.stack([image_score(scores) for scores in _scores_by_image(scorer, patches)]).cpu()
 
 
-def _scores_by_image(head: InstanceHead, patches: Patches) -> list[Float[Tensor, "_n c"]]:
+def _scores_by_image(scorer: nn.Linear, patches: Patches) -> list[Float[Tensor, "_n c"]]:
     counts = patches.image.bincount(minlength=len(patches.allowed)).tolist()
-    return [head.scores(own.float()) for own in torch.split(patches.features, counts)]
+    return [scorer(own.float()) for own in torch.split(patches.features, counts)]

@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from data.images import read_image
 from data.readers import open_dataset
 from stages.config import MakeLabels
 from stages.features import cache as feature_cache
-from stages.features.cache import FeatureCache, check_encoder, compute_features
+from stages.features.cache import FeatureCache, check_encoder, compute_features, stored_features
 from stages.features.encoder import load_encoder
 from stages.features.spec import FeatureSpec, feature_spec
 from stages.networks.frozen_encoder import fitted_image, fitted_sides
@@ -82,6 +83,24 @@ def test_check_encoder__loads_the_network_only_if_features_are_missing(
     check_encoder(cam_run, spec, [first, second])
     check_encoder(cam_run, other, [first])
     assert loaded == [spec, other]
+
+
+def test_compute_features__without_blocks_those_of_the_first_block_of_the_second_half(
+    cam_run: Path, spec: FeatureSpec, pictures: Path
+) -> None:
+    """Features of a version that took another block are not used."""
+    sample = samples_of(pictures)[0]
+    depth = len(load_encoder(spec, cam_run).backbone.block_dims)
+    expected = compute(cam_run, replace(spec, blocks=(depth // 2,)), [sample]).read(sample.id)
+    middle = replace(spec, blocks=())
+    np.testing.assert_array_equal(compute(cam_run, middle, [sample]).read(sample.id), expected)
+    stored = stored_features(cam_run)
+    assert stored is not None
+    assert not stored.missing([sample])
+    config = cam_run / "features" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "blocks": []}))
+    assert stored_features(cam_run) is None
+    assert FeatureCache(cam_run, middle).missing([sample])
 
 
 def test_compute_features__only_what_is_missing(

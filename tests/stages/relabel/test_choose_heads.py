@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.config import MakeLabels
 from stages.relabel import choose_heads, heads
-from stages.relabel.choose_heads import Chosen, chosen_heads, head_classification, mean_average_precision, objects_share
+from stages.relabel.choose_heads import Chosen, chosen_heads, head_classification, objects_share
 from stages.relabel.heads import TwoHeads, one_hot
 from stages.relabel.rounds import Patches
 from stages.runtime.monitor import SilentMonitor
@@ -164,14 +164,6 @@ def test_chosen_heads__given_heads_are_not_judged() -> None:
     assert chosen.kind == "mlp"
     assert isinstance(chosen.heads, TwoHeads)
     assert chosen.heads.foreground[0].out_features == 64  # type: ignore[index]
-
-
-def test_mean_average_precision__by_hand() -> None:
-    scores = torch.tensor([[0.9, 0.1, 0.5], [0.8, 0.2, 0.5], [0.7, 0.3, 0.5], [0.6, 0.4, 0.5]])
-    present = torch.tensor([[1, 0, 1], [0, 1, 1], [1, 0, 1], [0, 0, 1]]).bool()
-    # Class 1: right at ranks 1 and 3; class 2: at rank 3 of the reverse order; class 3 is in all images.
-    assert mean_average_precision(scores, present) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2)
-    assert math.isnan(mean_average_precision(scores[:, 2:], present[:, 2:]))
 
 
 def test_head_classification__of_images_without_patches() -> None:
