@@ -240,12 +240,13 @@ def features_of(
 
 def mean_and_deviation(features: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
     """Mean and standard deviation of each feature, float32, without a float32 copy of all."""
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    total = torch.zeros(features.shape[1], dtype=torch.float64)  # on the CPU: Apple GPUs have no float64
     squares = torch.zeros_like(total)
     for first in range(0, len(features), 2**16):
-        part = features[first : first + 2**16].double()
+        part = features[first : first + 2**16].cpu().double()
         total += part.sum(dim=0)
         squares += part.square().sum(dim=0)
     mean = total / len(features)
     variance = (squares / len(features) - mean.square()).clamp_min(0)
-    return mean.float(), variance.sqrt().clamp_min(1e-6).float()
+    deviation = variance.sqrt().clamp_min(1e-6)
+    return mean.float().to(features.device), deviation.float().to(features.device)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from stages.config import MakeLabels
+from stages.relabel import instance_head
 from stages.relabel.average_precision import mean_average_precision
 from stages.relabel.heads import Loss, PatchHeads, train_head
 from stages.relabel.instance_head import train_instance_head
@@ -129,7 +130,9 @@ def _relabelled(
 ) -> Chosen:
     """Train heads of one kind; `patches` have the new labels afterwards."""
     if kind == "mil":
-        head = train_instance_head(patches, labelled)
+        monitor.start("relabelling (mil)", 2 * instance_head.STEPS, unit="steps")
+        head = train_instance_head(patches, labelled, monitor.advance)
+        monitor.finish()
         patches.shares = predicted_shares(head, patches)
         return Chosen(kind, head)
     monitor.start(f"relabelling ({kind})", config.relabel_rounds, unit="rounds")

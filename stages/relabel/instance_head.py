@@ -5,13 +5,13 @@ its score of the class, and learns the image label (Dietterich et al. 1997). A p
 score is above those of images that do not have the class.
 
 CAMs come from the last block of a network that saw small images. Small defects are lost there, and where all images
-look alike, the network may not even learn the image labels. The block in the middle still shows such parts
+look alike, the network may not even learn the image labels. A block before the last ones still shows such parts
 (bench/quality.md).
 
 Letters: n patches, d width of the features, c classes.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import product
 
 import torch
@@ -94,10 +94,12 @@ def images_in_memory(
     return [samples[place] for place in sorted(ranked[:most])]
 
 
-def train_instance_head(patches: Patches, labelled: Bool[Tensor, " images"]) -> InstanceHead:
+def train_instance_head(
+    patches: Patches, labelled: Bool[Tensor, " images"], after_step: Callable[[], object] = lambda: None
+) -> InstanceHead:
     """Learn the image labels of the images whose classes are given, and find the threshold of each class.
 
-    Patches whose labels people drew learn these as well.
+    Patches whose labels people drew learn these as well. `after_step` is called 2 STEPS times.
 
     Raises:
         DataError: All images have a class, so that nothing tells where it is.
@@ -110,18 +112,24 @@ def train_instance_head(patches: Patches, labelled: Bool[Tensor, " images"]) -> 
             f"class {int(everywhere.nonzero()[0]) + 1} is in all images, and --relabel mil learns from the difference "
             "to images without it: use --relabel linear, or add images without the class"
         )
-    head = scoring_head(patches, labelled.nonzero().flatten())
+    head = scoring_head(patches, labelled.nonzero().flatten(), after_step=after_step)
     head.threshold.copy_(_thresholds(head, patches, labelled))
     return head
 
 
-def scoring_head(patches: Patches, images: Int[Tensor, " some"], starts: int = STARTS) -> InstanceHead:
+def scoring_head(
+    patches: Patches,
+    images: Int[Tensor, " some"],
+    starts: int = STARTS,
+    after_step: Callable[[], object] = lambda: None,
+) -> InstanceHead:
     """Learn the labels of some images, without thresholds.
 
     Args:
         patches: All patches.
         images: Indices of the images to learn from.
         starts: Heads that begin with different weights. Of several, the best on held-out images is taken.
+        after_step: Called after each training step.
     """
     classes = patches.allowed.shape[1]
     generator = torch.Generator().manual_seed(0)
@@ -132,14 +140,14 @@ def scoring_head(patches: Patches, images: Int[Tensor, " some"], starts: int = S
     if starts > 1:
         several = several.to(patches.features.device)
         drawn = images[torch.randperm(len(images), generator=generator)]
-        _learn(several, patches, drawn[len(drawn) // HELD_OUT :], generator, STEPS)
+        _learn(several, patches, drawn[len(drawn) // HELD_OUT :], generator, STEPS, after_step)
         best = best_starts(several, patches, drawn[: len(drawn) // HELD_OUT], images)
         chosen = best * classes + torch.arange(classes)
         several.requires_grad_(False)
         head.scores.weight.data = several.weight[chosen]
         head.scores.bias.data = several.bias[chosen]
     head = head.to(patches.features.device)
-    _learn(head.scores, patches, images, generator, STEPS if starts > 1 else 2 * STEPS)
+    _learn(head.scores, patches, images, generator, STEPS if starts > 1 else 2 * STEPS, after_step)
     return head.eval().requires_grad_(False)
 
 
@@ -165,7 +173,12 @@ def best_starts(
 
 
 def _learn(
-    scorer: nn.Linear, patches: Patches, images: Int[Tensor, " some"], generator: torch.Generator, steps: int
+    scorer: nn.Linear,
+    patches: Patches,
+    images: Int[Tensor, " some"],
+    generator: torch.Generator,
+    steps: int,
+    after_step: Callable[[], object],
 ) -> None:
     """Let one or several linear heads, whose scores are joined, learn the labels of images, in place."""
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=INSTANCE_LEARNING_RATE, weight_decay=0.01)
@@ -190,6 +203,7 @@ def _learn(
         torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+        after_step()
 
 
 @torch.inference_mode()

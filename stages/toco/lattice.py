@@ -128,7 +128,7 @@ def _blur(unique: Tensor, step: int) -> Tensor:
 def _elevate(features: Tensor) -> Tensor:
     """Map points of R^d, (d, n), onto the hyperplane of R^(d + 1) with coordinate sum zero, (d + 1, n)."""
     dimensions = features.shape[0]
-    axis = torch.arange(1, dimensions + 1, device=features.device, dtype=torch.float64)
+    axis = torch.arange(1, dimensions + 1, dtype=torch.float64)  # on the CPU: Apple GPUs have no float64
     # The blur has variance 2/3 (d + 1)^2 on the lattice; this scale makes it 1 in feature space.
     scale = (dimensions + 1) * (2 / 3) ** 0.5 / (axis * (axis + 1)).sqrt()
     scaled = features * scale.to(features)[:, None]
