@@ -29,7 +29,8 @@ from stages.features.cache import stored_features
 from stages.labels.mask_shares import all_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import read_cam
-from stages.relabel.choose_heads import held_out_heads, mean_average_precision, probabilities_by_image
+from stages.relabel.average_precision import mean_average_precision
+from stages.relabel.choose_heads import held_out_heads, probabilities_by_image
 from stages.relabel.rounds import Patches, collect_patches, relabel_rounds
 from stages.run_folder.artifacts import open_stage
 from stages.toco.cam import labels_at, to_class_numbers

@@ -95,7 +95,7 @@ def network_classification(samples: Sequence[Sample], maker: LabelMaker) -> floa
 def instance_classification(patches: Patches) -> float:
     """Mean average precision, 0..1, of heads that learned from one half of the images, on the other half."""
     present = patches.allowed.cpu()
-    first, second = halves(patches.image.unique().long().cpu())  # of some images no pixel has a value
+    first, second = halves(torch.unique(patches.image).long().cpu())  # of some images no pixel has a value
     found = []
     for learned, judged in ((first, second), (second, first)):
         scores = image_scores_of(scoring_head(patches, learned, starts=1).scores, patches)

@@ -165,7 +165,7 @@ def best_starts(
     def precision(images: Int[Tensor, " some"]) -> Float[Tensor, "starts c"]:
         own = images.cpu()
         starts = scores.shape[1] // classes
-        return average_precision(scores[own], allowed[own].repeat(1, starts)).unflatten(0, (starts, classes))
+        return average_precision(scores[own], allowed[own].repeat(1, starts)).view(starts, classes)
 
     judged = precision(held_out)
     judged = torch.where(judged.isnan(), precision(learned), judged).nan_to_num(0.0)
