@@ -31,7 +31,7 @@ SOUND = 0.8  # mean average precision of a network that has learned the image la
 # It is higher on the images that a network was trained on than on others: by 0.06 to 0.08 in three networks.
 OPTIMISM = 0.05
 CLASSIFIED_IMAGES = 300  # that are classified, at most
-FEWEST_IMAGES = 40  # with fewer, chance decides which figure is higher
+FEWEST_CLASSIFIED = 40  # with fewer, chance decides which figure is higher
 
 
 def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMaker, config: MakeLabels) -> bool:
@@ -49,7 +49,7 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
     """
     known = [one for one in samples if one.labelled]
     classes = range(1, maker.model.num_classes + 1)
-    if len(known) < FEWEST_IMAGES or any(all(number in one.classes for one in known) for number in classes):
+    if len(known) < FEWEST_CLASSIFIED or any(all(number in one.classes for one in known) for number in classes):
         return False
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CLASSIFIED_IMAGES].sort().values
     some = [known[place] for place in order.tolist()]

@@ -679,7 +679,7 @@ def test_make_labels__auto_keeps_its_choice(
 
 def instances_judge(monkeypatch: pytest.MonkeyPatch, network: float, head: float) -> None:
     """Let the mean average precision of the CAM network, and of heads on single patches, be this."""
-    monkeypatch.setattr(stages.relabel.choose_instances, "FEWEST_IMAGES", 2)
+    monkeypatch.setattr(stages.relabel.choose_instances, "FEWEST_CLASSIFIED", 2)
     monkeypatch.setattr(stages.relabel.choose_instances, "network_classification", lambda samples, maker: network)
     monkeypatch.setattr(stages.relabel.choose_instances, "instance_classification", lambda patches: head)
     monkeypatch.setattr(stages.relabel.instance_head, "STEPS", 20)
