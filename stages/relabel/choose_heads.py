@@ -30,8 +30,9 @@ LOSS: Mapping[str, Loss] = {"linear": "gce", "mlp": "ce"}
 MOST_CHANGE = 2.0  # factor by which the objects' share may grow or shrink without a warning
 
 # Objects that cover more of an image give more patches to find the class by, so that the CAMs of a low threshold have a
-# small advantage. bench/quality.md has the cases that this was chosen on, and one in which the choice is wrong.
-TOLERANCE = 0.02
+# small advantage; and chance draws the halves. bench/quality.md has the cases that this was chosen on, and one in which
+# the choice is wrong.
+TOLERANCE = 0.05
 TOP = 20  # a class's score in an image is the mean over this part, 1 / TOP, of its patches
 STEPS_OF_TEST = 300
 LEARNING_RATE_OF_TEST = 1e-3  # larger than for relabelling: the head that tests masks has to learn them
