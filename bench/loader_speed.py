@@ -118,7 +118,7 @@ def cost_of_a_sample(samples: Sequence[Sample], size: int, seed: int) -> Rows:
         with parts.part("decode"):
             image = read_image(sample.image)
         with parts.part("geometric: rescale, flip, crop"):
-            crop, _ = transform._training_crop(image)
+            crop, _, _ = transform._training_crop(image, None)
         with parts.part("geometric: second view"):
             second = transform.second_crop(image)
         for name, change, picture in (

@@ -4,15 +4,19 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
+from jaxtyping import Bool
+from numpy.typing import NDArray
 from PIL import Image, features
 
 from data.atomic_write import atomic_write
 from data.band_image import BandImage, Pixels
 from data.errors import DataError, reason
 from data.images import AS_STORED, PixelRule, read_reduced
+from data.missing_pixels import may_have_missing_pixels, missing_pixels
 
 ENTRY_FORMAT = 1  # increase it when the pixels of `read_reduced` or the format of entries change
 DECODER = f"{PIL.__version__} {features.version('jpg')}"  # other versions may decode other pixels
@@ -45,6 +49,9 @@ class TrainingImages:
     An entry is a NumPy file of the pixels, (h, w, 3) uint8, or (h, w, c) float32 of bands. Its name is a hash of the
     image's path, size in bytes and modification time, of `side`, of the pixel rule, and of the decoder's version. If
     one of them changes, a new entry is made; the old one stays. Several processes may use one cache. Picklable.
+
+    A second entry, of booleans (h, w), says where an image has no value; it is empty if each pixel has one. Files whose
+    header says so have none.
     """
 
     def __init__(self, side: int, cache: Path | None = None) -> None:
@@ -69,9 +76,31 @@ class TrainingImages:
         image = None if entry is None else _read_entry(entry, rule)
         if image is None:
             image = read_reduced(path, self.side, rule)
-            if entry is not None and not self.write_failed:
-                self._write_entry(image, entry)
+            self._write_entry(image.values if isinstance(image, BandImage) else np.asarray(image), entry)
         return image
+
+    def missing(self, path: Path, size: tuple[int, int], rule: PixelRule = AS_STORED) -> Bool[np.ndarray, "h w"] | None:
+        """Return where an image has no value, see `missing_pixels`; None if each pixel has one.
+
+        Args:
+            path: The file.
+            size: Width and height of the image that `read` returns.
+            rule: How networks get the values.
+
+        Raises:
+            DataError: See `missing_pixels`.
+        """
+        if not may_have_missing_pixels(path, rule):
+            return None
+        entry = self._entry(path, rule, "missing ")
+        missing = None if entry is None else _read_values(entry)
+        if missing is None or missing.dtype != bool or missing.shape not in ((0, 0), size[::-1]):
+            found = missing_pixels(path, rule)
+            missing = np.zeros((0, 0), bool)
+            if found is not None:
+                missing = np.asarray(Image.fromarray(found).resize(size, Image.Resampling.NEAREST))
+            self._write_entry(missing, entry)
+        return missing if missing.any() else None
 
     def take_warnings(self) -> tuple[str, ...]:
         """Return the warnings since the last call."""
@@ -79,8 +108,8 @@ class TrainingImages:
         self._warnings.clear()
         return taken
 
-    def _entry(self, path: Path, rule: PixelRule) -> Path | None:
-        """Return the cache file of an image; None if there is no cache or no image."""
+    def _entry(self, path: Path, rule: PixelRule, kind: str = "") -> Path | None:
+        """Return the cache file of an image's pixels, or of another kind of values; None without a cache or image."""
         if self.cache is None:
             return None
         try:
@@ -90,13 +119,14 @@ class TrainingImages:
         other = "" if rule == AS_STORED else f"{rule.bits} {rule.alpha} {rule.clip} "
         if rule.bands:
             other += f"{rule!r} "
-        key = f"{ENTRY_FORMAT} {DECODER} {other}{self.side} {status.st_size} {status.st_mtime_ns} ".encode()
+        key = f"{ENTRY_FORMAT} {DECODER} {kind}{other}{self.side} {status.st_size} {status.st_mtime_ns} ".encode()
         key += os.fsencode(path.resolve())
         digest = hashlib.sha256(key).hexdigest()
         return self.cache / digest[:2] / f"{digest[2:]}.npy"  # 256 folders: very large folders are slow
 
-    def _write_entry(self, image: Pixels, entry: Path) -> None:
-        values = image.values if isinstance(image, BandImage) else np.asarray(image)
+    def _write_entry(self, values: NDArray[Any], entry: Path | None) -> None:
+        if entry is None or self.write_failed:
+            return
         try:
             with atomic_write(entry) as temporary, temporary.open("wb") as file:
                 np.lib.format.write_array(file, values, allow_pickle=False)
@@ -108,14 +138,19 @@ class TrainingImages:
 
 
 def _read_entry(entry: Path, rule: PixelRule) -> Pixels | None:
-    """Read an entry of the cache; None if it is missing or damaged."""
+    """Read an image from the cache; None if the entry is missing or damaged."""
+    values = _read_values(entry)
+    if values is None or values.ndim != 3 or values.shape[2] != rule.channels:
+        return None
+    if rule.bands:
+        return BandImage(values, rule.fill) if values.dtype == np.float32 else None
+    return Image.fromarray(values) if values.dtype == np.uint8 else None
+
+
+def _read_values(entry: Path) -> NDArray[Any] | None:
     try:
         with entry.open("rb") as file:
-            values = np.lib.format.read_array(file, allow_pickle=False)
-        if rule.bands:
-            fits = values.ndim == 3 and values.shape[2] == rule.channels and values.dtype == np.float32
-            return BandImage(values, rule.fill) if fits else None
-        image = Image.fromarray(values)
+            values: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except Exception:  # NumPy raises almost any exception for damaged files
         return None
-    return image if image.mode == "RGB" else None
+    return values

@@ -29,8 +29,7 @@ def missing_pixels(image: Path | Image.Image | NDArray[Any], rule: PixelRule) ->
         DataError: The file is missing or damaged.
     """
     if isinstance(image, Path):
-        # The header tells in most files that each pixel has a value, so that no pixels are decoded.
-        if not (rule.bands or _has_tiff_contents(image)) or not band_layout(image).gaps:
+        if not may_have_missing_pixels(image, rule):
             return None
         stored = read_stored(image)
     elif rule.bands and isinstance(image, np.ndarray):
@@ -41,6 +40,15 @@ def missing_pixels(image: Path | Image.Image | NDArray[Any], rule: PixelRule) ->
     numbers = [band.number for band in rule.bands] or colours
     missing = np.logical_and.reduce([lacks_value(stored, number, rule) for number in numbers])
     return missing if missing.any() else None
+
+
+def may_have_missing_pixels(image: Path, rule: PixelRule) -> bool:
+    """Whether pixels have to be decoded to know; in most files the header says that each pixel has a value.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    return (bool(rule.bands) or _has_tiff_contents(image)) and band_layout(image).gaps
 
 
 def _has_tiff_contents(image: Path) -> bool:

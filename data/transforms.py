@@ -29,6 +29,7 @@ class CamViews(NamedTuple):
     second: Tensor  # (c, s, s): the second global view, another crop
     local: Tensor  # (c, s, s): the training image with other colour changes; local crops are cut from it
     box: Tensor  # (4,) int64: the part of `image` and `local` that is not padding
+    missing: Tensor | None = None  # (s, s) bool: where `image` and `local` have no value; None if that was not given
 
 
 class SegViews(NamedTuple):
@@ -182,9 +183,14 @@ class CamTransform:
         """
         return max(2 * self.size, needed_side(self.long_side, self.rescale))
 
-    def __call__(self, image: Pixels) -> CamViews:
-        """Make random views of an image."""
-        crop, box = self._training_crop(image)
+    def __call__(self, image: Pixels, missing: NDArray[np.bool_] | None = None) -> CamViews:
+        """Make random views of an image.
+
+        Args:
+            image: The image.
+            missing: Where it has no value (h, w); None if each pixel has one.
+        """
+        crop, box, cut_missing = self._training_crop(image, missing)
         # The published program flips the first global view a second time, but not its box and local crops. Here there
         # is one flip, before the crop, so that image, box and local crops always match.
         return CamViews(
@@ -192,15 +198,24 @@ class CamTransform:
             second=self.second(self.second_crop(as_changeable(image))),
             local=self.local(crop),
             box=box,
+            missing=cut_missing,
         )
 
-    def _training_crop(self, image: Pixels) -> tuple[Image.Image | Tensor, Tensor]:
+    def _training_crop(
+        self, image: Pixels, missing: NDArray[np.bool_] | None
+    ) -> tuple[Image.Image | Tensor, Tensor, Tensor | None]:
         size = rescaled_size(image.size, self.long_side, self.rescale)
         image = image.resize(size, Image.Resampling.BILINEAR)
-        if torch.rand(()) < 0.5:
+        flip = bool(torch.rand(()) < 0.5)
+        if flip:
             image = flipped(image)
-        place = CropPlace.draw(image.size, self.size)
-        return place.cut_image(image), place.box
+        place = CropPlace.draw(size, self.size)
+        cut_missing = None
+        if missing is not None:
+            plane = Image.fromarray(missing.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+            plane = plane.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else plane
+            cut_missing = v2.functional.pil_to_tensor(place.cut(plane, (0,)))[0].bool()
+        return place.cut_image(image), place.box, cut_missing
 
 
 class SegTransform:

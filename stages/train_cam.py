@@ -197,7 +197,8 @@ class LoadViews:
         Raises:
             DataError: The image is unreadable.
         """
-        views = self.transform(self.images.read(sample.image, sample.pixels))
+        image = self.images.read(sample.image, sample.pixels)
+        views = self.transform(image, self.images.missing(sample.image, image.size, sample.pixels))
         labels = class_label_matrix([sample], self.num_classes)[0]
         return StepBatch(
             image=views.image,
@@ -206,6 +207,7 @@ class LoadViews:
             box=views.box,
             class_labels=labels,
             most_classes=len(sample.classes),
+            missing=views.missing,
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from stages.toco.cam import IGNORE_INDEX, inside_box
@@ -23,6 +23,7 @@ def energy_loss(
     images: Float[Tensor, "b 3 h w"],
     label: Int[Tensor, "b h w"],
     image_box: Int[Tensor, "b 4"],
+    missing: Bool[Tensor, "b h w"] | None = None,
     *,
     sigma_xy: float = 100.0,
     sigma_rgb: float = 15.0,
@@ -44,6 +45,7 @@ def energy_loss(
         images: Red, green, blue in 0..255.
         label: Pseudo labels; pixels at `ignore_index` count in full, others by how uncertain the output is.
         image_box: y0, y1, x0, x1 in pixels; outside of it nothing counts.
+        missing: Where the images have no value; there, nothing counts either.
         sigma_xy: In pixels of the full image.
         sigma_rgb: In 0..255 units.
         scale: Resolution of the filter, relative to the image.
@@ -56,6 +58,8 @@ def energy_loss(
     probabilities = F.interpolate(probabilities, size=size, mode="bilinear", align_corners=False)
     images = F.interpolate(images.float(), size=size, mode="nearest")
     box = inside_box(image_box, label.shape[-2], label.shape[-1])  # (b, h, w)
+    if missing is not None:
+        box = box & ~missing
     box = F.interpolate(box[:, None].float(), size=size, mode="nearest")  # (b, 1, h / 2, w / 2), 1 inside
     unlabelled = F.interpolate((label == ignore_index)[:, None].float(), size=size, mode="nearest")
 

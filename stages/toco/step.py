@@ -25,11 +25,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from stages.toco.cam import (
+    IGNORE_INDEX,
     SCALES,
     PresentClasses,
     keep_present,
@@ -85,12 +86,17 @@ class StepBatch(NamedTuple):
     box: Int[Tensor, "b 4"]  # y0, y1, x0, x1 in pixels: the part of the training crop that is not padding
     class_labels: Float[Tensor, "b c"]  # 1 where the image has the class, else 0
     most_classes: int  # the largest number of classes of one image; counted by the loader, so that no GPU is waited for
+    missing: Bool[Tensor, "b s s"] | None = None  # where the training crop has no value; None if each pixel has one
 
     @staticmethod
     def stack(images: "Sequence[StepBatch]") -> "StepBatch":
         """Make a batch of single images, whose tensors have no dimension b yet."""
-        tensors = default_collate([image[:-1] for image in images])
-        return StepBatch._make([*tensors, max(image.most_classes for image in images)])
+        tensors = default_collate([image[:5] for image in images])
+        missing = None
+        if any(image.missing is not None for image in images):
+            everywhere = torch.zeros(images[0].image.shape[-2:], dtype=torch.bool)
+            missing = torch.stack([everywhere if one.missing is None else one.missing for one in images])
+        return StepBatch._make([*tensors, max(image.most_classes for image in images), missing])
 
 
 class Phase(NamedTuple):
@@ -172,7 +178,7 @@ class TrainingStep(nn.Module):
 
         # Section 4. The auxiliary CAM says which patch tokens belong together; the final tokens learn that relation.
         if contrast_patches:
-            ptc = self._ptc(outputs, cams.contrast, batch.box)
+            ptc = self._ptc(outputs, cams.contrast, batch)
 
         # Section 5. Local crops from regions where the auxiliary CAM is uncertain, against the global views.
         if contrast_classes:
@@ -219,7 +225,7 @@ class TrainingStep(nn.Module):
             contrast=keep_present(cams.auxiliary, present.valid), labels=keep_present(cams.final, present.valid)
         )
 
-    def _ptc(self, outputs: Outputs, auxiliary_cam: Tensor, box: Tensor) -> Tensor:
+    def _ptc(self, outputs: Outputs, auxiliary_cam: Tensor, batch: StepBatch) -> Tensor:
         """Patch-token contrast (section 4): label the tokens by the auxiliary CAM, compare the final patch tokens."""
         # (b, k, s, s) -> (b, k, h, w) -> labels (b, h, w). Tokens between the thresholds, and those that are not wholly
         # inside the image box, are ignored. Only equality of labels matters, so labels 1..k may stay as they are.
@@ -227,10 +233,13 @@ class TrainingStep(nn.Module):
         token_cam = F.interpolate(auxiliary_cam, size=grid, mode="bilinear", align_corners=False)
         labels = label_two_thresholds(
             token_cam,
-            box_in_tokens(box, self.model.backbone.patch_size),
+            box_in_tokens(batch.box, self.model.backbone.patch_size),
             high=self.settings.high_threshold,
             low=self.settings.low_threshold,
         )
+        if batch.missing is not None:  # tokens of which more than half has no value are ignored as well
+            share = F.adaptive_avg_pool2d(batch.missing.float(), (grid[0], grid[1]))
+            labels = labels.masked_fill(share > 0.5, IGNORE_INDEX)
         return patch_token_contrast(outputs.patch_tokens, labels, ranks=self.ranks)
 
     def _ctc(
@@ -242,7 +251,9 @@ class TrainingStep(nn.Module):
         # Local crops, centred where the auxiliary CAM sees background (0) or is uncertain (1), not on objects (2).
         uncertainty = uncertainty_map(auxiliary_cam, high=settings.high_threshold, low=settings.low_threshold)
         size = settings.local_crop_size
-        places = choose_crops(uncertainty, count=settings.local_crops, size=size, generators=generators)
+        # Pixels without a value look like background, but a crop of them would show nothing.
+        centres = uncertainty if batch.missing is None else uncertainty.masked_fill(batch.missing, 2)
+        places = choose_crops(centres, count=settings.local_crops, size=size, generators=generators)
         crops = cut_crops(batch.local.float(), places, size)  # (b, n, 3, size, size)
 
         # Class tokens of all views; that of global view 1 is known from the main pass.
@@ -270,8 +281,9 @@ class TrainingStep(nn.Module):
         images = shown.float().clamp(0, 255)
         logits = F.interpolate(outputs.seg_logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=False)
 
-        # Pseudo labels: PAR against the high and the low background score; 255 where the two disagree, and outside the
-        # image box. Labels 1..k among the image's own classes become class numbers 1..c.
+        # Pseudo labels: PAR against the high and the low background score; 255 where the two disagree, outside the
+        # image box, and where the image has no value. Labels 1..k among the image's own classes become class numbers
+        # 1..c.
         with torch.no_grad():
             label = refined_labels(
                 cam,
@@ -282,9 +294,11 @@ class TrainingStep(nn.Module):
                 low=settings.low_threshold,
             )
             label = present.class_numbers(label)  # (b, s, s)
+            if batch.missing is not None:
+                label = label.masked_fill(batch.missing, IGNORE_INDEX)
 
         segmentation = segmentation_loss(logits, label, ranks=self.ranks)
-        return segmentation, energy_loss(logits, images, label, batch.box)
+        return segmentation, energy_loss(logits, images, label, batch.box, batch.missing)
 
 
 def box_in_tokens(box: Int[Tensor, "b 4"], patch_size: int) -> Int[Tensor, "b 4"]:

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,7 +19,8 @@ from data.band_image import Pixels, as_picture
 from data.dataset import Sample
 from data.errors import DataError
 from data.image_cache import TrainingImages, open_cache
-from data.images import PixelRule, read_reduced
+from data.images import BandRange, PixelRule, read_reduced
+from data.missing_pixels import missing_pixels
 from data.stream import SampleStream
 
 SIDE = 100
@@ -258,3 +261,48 @@ def test_read__another_rule_for_pixels_is_another_entry(tmp_path: Path, decoded:
         read = [as_picture(images(tmp_path).read(path, PixelRule(bits=bits))).getpixel((0, 0)) for bits in (16, 12)]
         assert read == [(15, 15, 15), (250, 250, 250)]
     assert decoded == [path, path]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_missing__of_the_size_of_the_image_and_decoded_once(
+    cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    def find(path: Path, rule: PixelRule) -> Any:
+        decoded.append(path)
+        return missing_pixels(path, rule)
+
+    monkeypatch.setattr(data.image_cache, "missing_pixels", find)
+    tag = [(42113, "s", 2, "0", True)]  # 0 is no value
+    paths = {}
+    for name in ("gap", "whole"):
+        values = np.full((250, 350, 3), 9, np.uint8)
+        if name == "gap":
+            values[:, :175] = 0
+        paths[name] = tmp_path / f"{name}.tif"
+        tifffile.imwrite(paths[name], values, photometric="rgb", metadata=None, extratags=tag)
+    photo = write_noise(tmp_path / "photo.jpg", seed=0)
+    for _ in range(2):
+        training = images(tmp_path) if cached else TrainingImages(SIDE)
+        missing = training.missing(paths["gap"], training.read(paths["gap"]).size)
+        np.testing.assert_array_equal(missing, np.arange(100)[None].repeat(71, axis=0) < 50)
+        assert training.missing(paths["whole"], training.read(paths["whole"]).size) is None
+        assert training.missing(photo, training.read(photo).size) is None
+    times = 1 if cached else 2
+    assert decoded == [paths["gap"], paths["whole"]] * times  # not the photo
+    assert len(entries(tmp_path)) == (5 if cached else 0)
+
+
+def test_missing__a_damaged_entry_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.where(np.arange(60) < 20, np.nan, 1).astype(np.float32).reshape(6, 10, 1))
+    rule = PixelRule(bands=(BandRange(number=1, low=0.0, high=2.0, mean=0.5, std=1.0),), count=1)
+    expected = np.arange(60).reshape(6, 10) < 20
+    np.testing.assert_array_equal(images(tmp_path).missing(path, (10, 6), rule), expected)
+    (entry,) = entries(tmp_path)
+    whole = entry.read_bytes()
+    for bad in (b"", whole[:-1], whole.replace(b"(6, 10)", b"(10, 6)"), whole.replace(b"|b1", b"|u1")):
+        entry.write_bytes(bad)
+        np.testing.assert_array_equal(images(tmp_path).missing(path, (10, 6), rule), expected)
+        assert entry.read_bytes() == whole

@@ -63,7 +63,7 @@ def test_cam_transform__the_same_under_the_same_seed() -> None:
 
     def draw(seed: int) -> list[Tensor]:
         torch.manual_seed(seed)
-        return list(pickle.loads(pickle.dumps(transform))(image))
+        return list(pickle.loads(pickle.dumps(transform))(image)[:4])
 
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(draw(3), draw(3), strict=True))
     assert not all(torch.equal(mine, theirs) for mine, theirs in zip(draw(3), draw(4), strict=True))
@@ -83,6 +83,24 @@ def test_cam_transform__local_view_is_the_training_view_in_other_colours() -> No
     views = transform(image)
     assert torch.equal(views.image, views.local)
     assert not torch.equal(views.image, views.second)
+
+
+def test_cam_transform__missing_pixels_follow_the_image() -> None:
+    transform, missing = without_colours(CamTransform(32)), np.zeros((48, 64), bool)
+    missing[:20, :30] = True
+    white = Image.fromarray(np.where(missing[..., None], np.uint8(255), np.uint8(0)).repeat(3, axis=2))
+    for seed in range(10):
+        torch.manual_seed(seed)
+        views = transform(white, missing)
+        assert views.missing is not None
+        shown = views.image[0]  # the edge is soft, the padding has another colour
+        assert views.missing[shown == 255].all()
+        assert not views.missing[shown == 0].any()
+        assert not views.missing[shown == PADDING[0]].any()
+        torch.manual_seed(seed)
+        without = transform(white)
+        assert without.missing is None
+        assert all(map(torch.equal, views[:4], without[:4]))  # the same draws
 
 
 def test_cam_transform__flips_half_of_the_images() -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +18,9 @@ from torch import Tensor
 import stages.networks.cam_model
 import stages.toco.step
 import stages.train_cam
+from data.dataset import Sample
 from data.errors import ArtifactError, DataError
+from data.images import BandRange, PixelRule
 from data.readers import open_dataset
 from stages.config import CAM_RECIPES, TrainCam
 from stages.run_folder.warning_log import LOG
@@ -25,7 +28,7 @@ from stages.runtime.monitor import SilentMonitor
 from stages.toco.losses import classification_loss
 from stages.toco.model import LargeFieldOfView
 from stages.toco.step import Phase
-from stages.train_cam import phase_at, step_settings, train_cam
+from stages.train_cam import LoadViews, phase_at, step_settings, train_cam
 
 Settings = Callable[..., TrainCam]
 LOSSES = {"classification", "auxiliary_classification", "ptc", "ctc", "segmentation", "regularised"}
@@ -550,3 +553,18 @@ def test_step_settings__passes_everything_on() -> None:
     for name in ("ptc_weight", "ctc_weight", "seg_weight", "reg_weight", "temperature", "momentum", "scales"):
         assert getattr(settings, name) == getattr(config, name)
     assert (settings.high_threshold, settings.low_threshold, settings.local_crops) == (0.7, 0.25, 8)
+
+
+def test_load_views__say_where_an_image_has_no_value(tmp_path: Path) -> None:
+    values = np.full((40, 40, 1), 7, np.float32)
+    np.save(tmp_path / "whole.npy", values)
+    values[:, :20] = np.nan
+    np.save(tmp_path / "half.npy", values)
+    rule = PixelRule(bands=(BandRange(number=1, low=0.0, high=10.0, mean=0.0, std=1.0),), count=1)
+    load = LoadViews(1, TrainCam(image_size=32, long_side=32, rescale_min=1.0, rescale_max=1.0))
+    for name, part in (("whole", None), ("half", 0.5)):
+        batch = load(Sample(id=name, image=tmp_path / f"{name}.npy", classes=(1,), mask=None, pixels=rule))
+        assert (batch.missing is None) == (part is None)
+        if batch.missing is not None:
+            assert batch.missing.shape == (32, 32)
+            assert batch.missing.float().mean() == part

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.toco.build_backbone import build_backbone
 from stages.toco.cam import most_classes
+from stages.toco.crops import CropPlaces, choose_crops
 from stages.toco.model import ToCo
 from stages.toco.step import Losses, Phase, StepBatch, StepSettings, TrainingStep, box_in_tokens
 
@@ -233,10 +234,76 @@ def test_step__the_same_as_with_passes_through_all_blocks(phase: Phase, monkeypa
 
 def test_step_batch__of_single_images() -> None:
     batch = make_batch()
-    singles = [StepBatch._make([*(one[place] for one in batch[:-1]), most]) for place, most in ((0, 2), (1, 1))]
+    singles = [StepBatch._make([*(one[place] for one in batch[:5]), most, None]) for place, most in ((0, 2), (1, 1))]
     stacked = StepBatch.stack(singles)
-    assert all(map(torch.equal, stacked[:-1], batch[:-1]))
+    assert all(map(torch.equal, stacked[:5], batch[:5]))
     assert stacked.most_classes == batch.most_classes == 2
+    assert stacked.missing is None
+    gap = torch.eye(32).bool()
+    one_has_all = StepBatch.stack([singles[0], singles[1]._replace(missing=gap)]).missing
+    assert one_has_all is not None
+    assert torch.equal(one_has_all, torch.stack([torch.zeros_like(gap), gap]))
+
+
+def gap_of(left: int) -> Tensor:
+    """In a batch of two images: the first one has no value from this column on."""
+    gap = torch.zeros(2, 32, 32, dtype=torch.bool)
+    gap[0, :, left:] = True
+    return gap
+
+
+@pytest.mark.parametrize("loss", ["segmentation", "regularised"])
+def test_step__the_decoder_learns_nothing_where_an_image_has_no_value(loss: str) -> None:
+    """Its output changes no loss there, so that these pixels have no gradient."""
+    batch = make_batch()._replace(missing=gap_of(12))
+    step = make_step()
+    found: dict[str, Tensor] = {}
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        output.retain_grad()
+        found["logits"] = output
+
+    step.model.decoder.register_forward_hook(keep)
+    for missing, without_gradient in ((batch.missing, True), (None, False)):
+        getattr(losses_of(step, batch=batch._replace(missing=missing)), loss).backward()
+        gradient = found["logits"].grad
+        assert gradient is not None
+        assert gradient[0, :, :, :1].any()  # with a value
+        assert gradient[1].any()
+        assert bool((gradient[0, :, :, 2:] == 0).all()) == without_gradient  # 4 tokens of 8 pixels; 2 reach the gap
+
+
+def test_step__patch_contrast_ignores_tokens_without_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def patch_token_contrast(tokens: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        seen.append(labels)
+        return tokens.sum() * 0
+
+    monkeypatch.setattr("stages.toco.step.patch_token_contrast", patch_token_contrast)
+    for missing in (None, gap_of(12), gap_of(13)):  # the half of a token, or less
+        losses_of(make_step(), batch=make_batch()._replace(missing=missing))
+    whole, half, less = seen
+    assert (whole[0, :, 2:] != 255).any()
+    for labels in (half, less):
+        assert (labels[0, :, 2:] == 255).all()
+        assert torch.equal(labels[0, :, :2], whole[0, :, :2])
+        assert torch.equal(labels[1], whole[1])
+
+
+def test_step__local_crops_are_centred_where_there_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    centres: list[Tensor] = []
+
+    def recorded(uncertainty: Tensor, *, size: int, **options: Any) -> CropPlaces:
+        places = choose_crops(uncertainty, size=size, **options)
+        centres.append(places.left[0] + size // 2)
+        return places
+
+    monkeypatch.setattr("stages.toco.step.choose_crops", recorded)
+    for missing in (None, gap_of(16)):
+        losses_of(make_step(), batch=make_batch()._replace(missing=missing))
+    assert (centres[0] >= 16).any()
+    assert (centres[1] < 16).all()
 
 
 class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
