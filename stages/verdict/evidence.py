@@ -11,16 +11,19 @@ Letters: c classes, n patches, h w pixels.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.dataset import IGNORE_INDEX, Dataset, Mask, Sample
 from data.errors import DataError
+from data.missing_pixels import without_missing_pixels
 from data.readers import read_mask
 from data.small_objects import class_covers, median_covers, patches_covered
 from stages.config import TrainCam
@@ -90,17 +93,23 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
             shown[[number for number in torch.unique(truth).tolist() if number != IGNORE_INDEX]] += 1
             true_covers.append(class_covers(drawn))
         monitor.advance()
-    covers: dict[int, list[float]] = {number: [] for number in range(1, classes + 1)}
+    covers: dict[int, list[float]] = {number: [] for number in range(1, classes + 1)}  # of the pixels with a value
+    whole_covers: dict[int, list[float]] = {number: [] for number in range(1, classes + 1)}  # of the whole image
+    examined = []
     monitor.start("examining the masks", len(samples))
     for one in samples:
         mask = masks.read(one.id)
-        for number in one.classes:
-            covers[number].append(float((mask == number).mean()))
+        valued = _pixels_with_values(one, mask, monitor)
+        if valued.any():
+            examined.append(one)
+            for number in one.classes:
+                covers[number].append(float((mask[valued] == number).mean()))
+                whole_covers[number].append(float((mask == number).mean()))
         monitor.advance()
-    heads = _held_out(run, samples, masks, classes)
+    heads = _held_out(run, examined, masks, classes, monitor)
     monitor.finish()
     iou, cam_iou = by_mask.scores().iou, by_cam.scores().iou
-    found = {number: float(np.median([one for one in own if one >= EMPTY] or [0.0])) for number, own in covers.items()}
+    found = {number: _median_cover(own) for number, own in whole_covers.items()}
     sizes = _in_patches(run, labels, found, median_covers(true_covers, dataset.class_names), dataset.class_names)
     return Evidence(
         classes=tuple(
@@ -109,7 +118,7 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
                 images=sum(number in one.classes for one in stored),
                 examined=len(covers[number]),
                 empty=sum(cover < EMPTY for cover in covers[number]),
-                cover=found[number],
+                cover=_median_cover(covers[number]),
                 patches=sizes.get(name),
                 iou=float(iou[number]) if shown[number] else None,
                 cam_iou=float(cam_iou[number]) if shown[number] else None,
@@ -120,10 +129,26 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
             )
             for number, name in enumerate(dataset.class_names, start=1)
         ),
-        examined=len(samples),
+        examined=len(examined),
         measured=len(true_covers),
         images=heads.images,
     )
+
+
+def _pixels_with_values(sample: Sample, mask: Mask, monitor: Monitor) -> Bool[np.ndarray, "h w"]:
+    """Return where an image has a value. Its mask is 255 elsewhere, so that most images need not be opened."""
+    if IGNORE_INDEX in mask:
+        try:
+            missing = without_missing_pixels(np.zeros_like(mask), sample.image, sample.pixels)
+            return np.not_equal(missing, IGNORE_INDEX)
+        except DataError as error:
+            monitor.warn(f"judged as if all pixels of '{sample.id}' had a value: {error}")
+    return np.ones(mask.shape, bool)
+
+
+def _median_cover(covers: Sequence[float]) -> float:
+    """Return the median over the masks that are not empty; 0 if all are."""
+    return float(np.median([one for one in covers if one >= EMPTY] or [0.0]))
 
 
 def _in_patches(
@@ -175,8 +200,15 @@ class HeldOut(NamedTuple):
     images: Mapping[str, float]  # mean IoU over the image's classes by image id, 0..1
 
 
-def _held_out(run: Path, samples: Sequence[Sample], masks: LabelFile, classes: int) -> HeldOut:
-    """Try it on the images whose features the run has."""
+def _held_out(run: Path, samples: Sequence[Sample], masks: LabelFile, classes: int, monitor: Monitor) -> HeldOut:
+    """Try it on the images whose features the run has, without the patches that have no value."""
+    by_id = {one.id: one for one in samples}
+    read = lru_cache(maxsize=1)(masks.read)  # each mask is used twice in a row
+
+    def with_values(image_id: str, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+        valued = torch.from_numpy(_pixels_with_values(by_id[image_id], read(image_id), monitor))
+        return F.adaptive_avg_pool2d(valued[None].float(), grid)[0] >= 0.5
+
     features = stored_features(run)
     if features is None:
         return HeldOut({}, {}, {})
@@ -187,12 +219,15 @@ def _held_out(run: Path, samples: Sequence[Sample], masks: LabelFile, classes: i
             return HeldOut({}, {}, {})
         patches = collect_patches(
             features.read,
-            lambda image_id, grid: all_shares(masks.read(image_id), classes, grid),
+            lambda image_id, grid: all_shares(read(image_id), classes, grid),
             [(one.id, one.classes) for one in usable],
             classes,
             seed=0,
+            usable=with_values,
             limit=FEATURE_BYTES,
         )
+    if not len(patches.features):
+        return HeldOut({}, {}, {})
     return held_out(usable, patches, held_out_heads(patches))
 
 
@@ -202,14 +237,15 @@ def held_out(
     """Compare masks with what heads find that learned those of other images.
 
     Args:
-        samples: The images.
+        samples: The images; those without any patch are left out.
         patches: Their patches, with the labels of the masks.
         heads: Heads, and the numbers of the images that they did not learn from.
     """
     classes = patches.allowed.shape[1]
     both, either = torch.zeros(len(samples), classes + 1), torch.zeros(len(samples), classes + 1)
     scores = torch.zeros(len(samples), classes + 1)
-    own_shares = torch.split(patches.shares, patches.image.bincount(minlength=len(samples)).tolist())
+    counts = patches.image.bincount(minlength=len(samples))
+    own_shares = torch.split(patches.shares, counts.tolist())
     for half, head in heads:
         for image, probabilities in probabilities_by_image(head, patches, half):
             scores[image] = image_scores(probabilities)
@@ -222,16 +258,21 @@ def held_out(
                 both[image, number] = (in_found & in_mask).sum()
                 either[image, number] = (in_found | in_mask).sum()
     numbers = range(1, classes + 1)
-    showing = {number: torch.tensor([number in one.classes for one in samples]) for number in numbers}
+    known = counts > 0
+    showing = {number: torch.tensor([number in one.classes for one in samples])[known] for number in numbers}
     iou = both / either.clamp_min(1)
     return HeldOut(
         repeated={n: float(both[:, n].sum() / either[:, n].sum().clamp_min(1)) for n in numbers},
         told_apart={
-            n: area_under_curve(scores[has, n], scores[~has, n])
+            n: area_under_curve(scores[known][has, n], scores[known][~has, n])
             for n, has in showing.items()
             if has.any() and not has.all()
         },
-        images={one.id: float(iou[row, list(one.classes)].mean()) for row, one in enumerate(samples) if one.classes},
+        images={
+            one.id: float(iou[row, list(one.classes)].mean())
+            for row, one in enumerate(samples)
+            if one.classes and known[row]
+        },
     )
 
 

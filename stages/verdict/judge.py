@@ -41,7 +41,7 @@ class ClassEvidence:
     images: int  # images whose labels name the class
     examined: int  # of these, the ones whose masks were examined
     empty: int  # of these, the ones whose mask has (almost) no pixel of the class
-    cover: float  # median part of the image that the mask covers, 0..1, over the masks that are not empty
+    cover: float  # median part of an image's pixels with a value that the mask covers, 0..1; without empty masks
     iou: float | None = None  # of the pseudo masks against the ground truth, 0..1
     cam_iou: float | None = None  # of the CAMs alone, at the background threshold
     measured: int = 0  # images with ground truth that show the class
