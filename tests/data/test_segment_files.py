@@ -183,6 +183,30 @@ def test_check_segment_files__names_the_first_and_counts_the_others(
         check_segment_files({**files, "z": tmp_path / name}, own)
 
 
+@pytest.mark.parametrize("about", [None, {"height": 3, "width": 4}])
+def test_check_segment_files__json_by_its_first_segment(about: dict[str, int] | None, tmp_path: Path) -> None:
+    """The others are not parsed, which would take most of the time."""
+    (own,) = samples(tmp_path, "x.png")
+    Image.new("RGB", (4, 3)).save(own.image)
+    segments = [{"segmentation": listed(LABELS, 2)}, {"segmentation": None}]
+    content = json.dumps(segments if about is None else {"image": about, "annotations": segments})
+    path = tmp_path / "x.json"
+    path.write_text(content.replace("null", "nil"))
+    check_segment_files({"x": path}, [own])
+    with pytest.raises(DataError, match=r"segments .*x\.json cannot be read: .*; write it again, or delete it"):
+        read_segment_file(path, SIZE)
+    for bad, message in (
+        (content[: content.index("null")], "cannot be read"),  # cut off
+        (content[: content.rindex(", {")], "cannot be read"),  # cut off between two segments
+        (json.dumps({"image": {"height": 9, "width": 4}, "annotations": segments}), "it is 9 x 4"),
+        (json.dumps({"annotations": segments, "images": []}), "a COCO file of many images"),
+        (json.dumps({"first": {"annotations": segments}}), 'neither a list of segments nor has "annotations"'),
+    ):
+        path.write_text(bad)
+        with pytest.raises(DataError, match=message):
+            check_segment_files({"x": path}, [own])
+
+
 def as_npy(values: NDArray[Any]) -> bytes:
     file = io.BytesIO()
     np.save(file, values)
