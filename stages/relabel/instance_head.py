@@ -11,7 +11,7 @@ look alike, the network may not even learn the image labels. A block before the 
 Letters: n patches, d width of the features, c classes.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import product
 
 import torch
@@ -152,11 +152,11 @@ def scoring_head(
 
 
 def best_starts(
-    several: nn.Linear, patches: Patches, held_out: Int[Tensor, " some"], learned: Int[Tensor, " more"]
+    several: nn.Linear, patches: Patches, held_out: Int[Tensor, " some"], every: Int[Tensor, " more"]
 ) -> Int[Tensor, " c"]:
     """Number of the head with the largest average precision of each class.
 
-    Classes that none or all of the held-out images have are judged by the images that were learned.
+    Classes that none or all of the held-out images have are judged by every image.
     """
     scores = image_scores_of(several, patches)  # (images, starts * c)
     classes = patches.allowed.shape[1]
@@ -168,7 +168,7 @@ def best_starts(
         return average_precision(scores[own], allowed[own].repeat(1, starts)).view(starts, classes)
 
     judged = precision(held_out)
-    judged = torch.where(judged.isnan(), precision(learned), judged).nan_to_num(0.0)
+    judged = torch.where(judged.isnan(), precision(every), judged).nan_to_num(0.0)
     return judged.argmax(dim=0)
 
 
@@ -209,8 +209,8 @@ def _learn(
 @torch.inference_mode()
 def _thresholds(head: InstanceHead, patches: Patches, labelled: Bool[Tensor, " images"]) -> Float[Tensor, " c"]:
     """Score of each class that few of the images without it reach anywhere."""
-    scores = _scores_by_image(head.scores, patches)
-    largest = torch.stack([scores[image].amax(dim=0) for image in labelled.nonzero().flatten().tolist()])
+    known = zip(labelled.tolist(), _scores_by_image(head.scores, patches), strict=True)
+    largest = torch.stack([scores.amax(dim=0) for taken, scores in known if taken])
     columns = zip(largest.T, ~patches.allowed[labelled].T, strict=True)
     return torch.stack([found[without].quantile(1 - FALSE_ALARMS) for found, without in columns])
 
@@ -226,6 +226,8 @@ def image_scores_of(scorer: nn.Linear, patches: Patches) -> Float[Tensor, "image
     return torch.stack([image_score(scores) for scores in _scores_by_image(scorer, patches)]).cpu()
 
 
-def _scores_by_image(scorer: nn.Linear, patches: Patches) -> list[Float[Tensor, "_n c"]]:
+def _scores_by_image(scorer: nn.Linear, patches: Patches) -> Iterator[Float[Tensor, "_n c"]]:
+    """One image after the other, because the scores of many heads take more memory than the features."""
     counts = patches.image.bincount(minlength=len(patches.allowed)).tolist()
-    return [scorer(own.float()) for own in torch.split(patches.features, counts)]
+    for own in torch.split(patches.features, counts):
+        yield scorer(own.float())

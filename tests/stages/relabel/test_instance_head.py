@@ -67,7 +67,7 @@ def test_best_starts__each_class_has_its_own() -> None:
     several.weight.data[0, 0] = several.weight.data[3, 1] = 1.0
     images = torch.arange(IMAGES)
     assert best_starts(several, patches, images[:12], images).tolist() == [0, 1]
-    # No held-out image has class 2: it is judged by the images that were learned.
+    # No held-out image has class 2: it is judged by every image.
     without = images[~patches.allowed[:, 1]]
     assert best_starts(several, patches, without[:12], images).tolist() == [0, 1]
 
