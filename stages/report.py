@@ -6,6 +6,7 @@ In: a run folder, with any of its stages finished, and its data set. Out: RUN/re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from data.atomic_write import atomic_write
 from data.dataset import Dataset
 from stages.config import Report
 from stages.evaluate import Evaluation, NoGroundTruthError, evaluate
+from stages.labels.label_settings import CHOSEN
 from stages.reporting import charts, gallery
 from stages.reporting.charts import Chart, ConfusionMatrix
 from stages.reporting.corrected import corrected_masks
@@ -126,6 +128,8 @@ def _image_counts(dataset: Dataset, split: str | None) -> list[int]:
 
 
 def _facts(stage: str, folder: StageFolder, trained: Mapping[str, Any]) -> StageFacts:
+    used = {**folder.settings, **folder.config.get(CHOSEN, {})}
+    folder = replace(folder, config={**folder.config, "settings": used})
     sessions = read_sessions(folder.path)
     settings = {name: value for name, value in folder.settings.items() if value is not None}
     return StageFacts(

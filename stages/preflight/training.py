@@ -145,12 +145,15 @@ def check_instances(dataset: Dataset, config: MakeLabels) -> None:
     Raises:
         DataError: All labelled images of the split have a class.
     """
+    if config.relabel != "mil":
+        return
     labelled = [sample for sample in dataset.split(config.split) if sample.labelled]
-    for number, name in enumerate(dataset.class_names if config.relabel == "mil" and labelled else (), start=1):
-        if all(number in sample.classes for sample in labelled):
+    for number, name in enumerate(dataset.class_names, start=1):
+        if labelled and all(number in sample.classes for sample in labelled):
             raise DataError(
-                f"all images of the split '{config.split}' have the class '{name}', and --relabel mil learns from the "
-                "difference to images without it: use --relabel linear, or add images without the class"
+                f"all images of the split '{config.split or dataset.train_split}' have the class '{name}', and "
+                "--relabel mil learns from the difference to images without it: use --relabel linear, or add images "
+                "without the class"
             )
 
 

@@ -64,7 +64,7 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
         return False
     better = found > network - OPTIMISM
     what_follows = (
-        "so this head makes the masks instead of the CAMs, without a CRF (--relabel mil --refine none)"
+        "so this head makes the masks instead of the CAMs, without a CRF (--relabel mil --refine none --scales 1)"
         if better
         else "which is not better: train the network longer, or with a larger --image-size"
     )
@@ -93,9 +93,14 @@ def network_classification(samples: Sequence[Sample], maker: LabelMaker) -> floa
 
 
 def instance_classification(patches: Patches) -> float:
-    """Mean average precision, 0..1, of heads that learned from one half of the images, on the other half."""
+    """Mean average precision, 0..1, of heads that learned from one half of the images, on the other half.
+
+    NaN if fewer than two images have pixels with a value.
+    """
     present = patches.allowed.cpu()
     first, second = halves(torch.unique(patches.image).long().cpu())  # of some images no pixel has a value
+    if not len(second):
+        return math.nan
     found = []
     for learned, judged in ((first, second), (second, first)):
         scores = image_scores_of(scoring_head(patches, learned, starts=1).scores, patches)

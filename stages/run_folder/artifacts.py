@@ -43,7 +43,7 @@ MAY_CHANGE = {
     "labels": ("device", "devices", "nodes", "workers", "skip_bad", "batch_size", "crf_backend"),
     "seg": TRAINING_MAY_CHANGE,
 }
-EARLIER_DEFAULTS = {"auxiliary_block": -3}  # of settings whose default now is None, which means the same here
+EARLIER_DEFAULTS = {"auxiliary_block": -3, "feature_blocks": [-1]}  # of settings whose default now is None: the same
 UNFINISHED = ("checkpoint.pt", "shards")  # what a stage resumes from; deleted when it is finished
 
 

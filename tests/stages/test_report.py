@@ -12,6 +12,7 @@ import pytest
 
 from data.errors import ArtifactError, DataError
 from stages.config import MakeLabels, Report, View
+from stages.labels.label_settings import CHOSEN, INSTANCES
 from stages.make_labels import make_labels
 from stages.report import report
 from stages.run_folder.artifacts import open_stage
@@ -92,6 +93,16 @@ def test_report__slider_has_the_data_of_each_gallery_image(whole_run: Path) -> N
     assert {(one["width"], one["height"]) for one in facts["sliders"]} == {(64, 64), (48, 64)}
     assert len(facts["colours"]) == 2
     assert facts["curve"][0]["background"] == 0.02
+
+
+def test_report__shows_the_settings_that_auto_chose(whole_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    config = json.loads((run / "labels/config.json").read_text())
+    (run / "labels/config.json").write_text(json.dumps({**config, CHOSEN: dict(INSTANCES)}))
+    text = read(report(run, CONFIG, SilentMonitor())).text
+    assert "--relabel mil" in text
+    assert "--refine crf" not in text
 
 
 def test_report__of_a_run_with_only_train_cam(cam_run: Path, listener: Callable[[], Any]) -> None:

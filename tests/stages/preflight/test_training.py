@@ -42,11 +42,11 @@ def check(labels: str, names: Sequence[str], monitor: Any) -> None:
 
 
 def test_check_instances__a_class_in_all_images() -> None:
-    mil = MakeLabels(relabel="mil", split="train")
+    mil = MakeLabels(relabel="mil")
     with pytest.raises(DataError, match="the split 'train' have the class 'dog', and --relabel mil learns"):
         check_instances(data_set("12 2 2", ["cat", "dog"]), mil)
     check_instances(data_set("12 2 0", ["cat", "dog"]), mil)
-    check_instances(data_set("12 2 2", ["cat", "dog"]), MakeLabels(split="train"))
+    check_instances(data_set("12 2 2", ["cat", "dog"]), MakeLabels())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A data set whose objects are single patches: of an image, only one of 64 patches tells its class."""
 
+import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,14 @@ from data.errors import DataError
 from stages.features.cache import FeatureCache
 from stages.relabel import instance_head
 from stages.relabel.choose_instances import instance_classification
-from stages.relabel.instance_head import InstanceHead, best_starts, image_score, images_in_memory, train_instance_head
+from stages.relabel.instance_head import (
+    InstanceHead,
+    best_starts,
+    image_score,
+    image_scores_of,
+    images_in_memory,
+    train_instance_head,
+)
 from stages.relabel.rounds import Patches
 
 CLASSES, IMAGES, PATCHES, WIDTH = 2, 60, 64, 16
@@ -70,6 +79,21 @@ def test_best_starts__each_class_has_its_own() -> None:
     # No held-out image has class 2: it is judged by every image.
     without = images[~patches.allowed[:, 1]]
     assert best_starts(several, patches, without[:12], images).tolist() == [0, 1]
+
+
+def test_image_scores_of__memory_holds_the_scores_of_one_image() -> None:
+    """Those of 60 heads on all patches may be many gigabytes."""
+    kept: list[weakref.ref[Tensor]] = []
+
+    class Watched(torch.nn.Linear):
+        def forward(self, features: Tensor) -> Tensor:
+            assert sum(one() is not None for one in kept) <= 1
+            scores = super().forward(features)
+            kept.append(weakref.ref(scores))
+            return scores
+
+    assert image_scores_of(Watched(WIDTH, 3), data_set()[0]).shape == (IMAGES, 3)
+    assert len(kept) == IMAGES
 
 
 def test_train_instance_head__few_images_without_a_class_show_it() -> None:
@@ -165,3 +189,11 @@ def test_instance_classification__judges_images_that_were_not_learned() -> None:
     """With objects nearly all images are right; without, as good as chance, although each half is learned by heart."""
     assert instance_classification(data_set()[0]) > 0.9
     assert instance_classification(data_set(strength=0.0)[0]) < 0.6
+
+
+def test_instance_classification__one_image_with_patches() -> None:
+    """No pixel of the others has a value, so that nothing is left to judge."""
+    patches, _ = data_set()
+    left = patches.image == 3
+    patches.features, patches.image, patches.shares = patches.features[left], patches.image[left], patches.shares[left]
+    assert math.isnan(instance_classification(patches))

@@ -7,7 +7,7 @@ import pytest
 
 from data.dataset import Dataset, Sample
 from data.errors import ArtifactError
-from stages.config import TrainCam
+from stages.config import MakeLabels, TrainCam
 from stages.run_folder.artifacts import (
     PRODUCTS,
     StageFolder,
@@ -193,6 +193,13 @@ def test_already_finished__resume_when_the_auxiliary_block_was_a_number_by_defau
     with pytest.raises(ArtifactError, match="--auxiliary-block -3 and cannot be resumed with -2"):
         begin(tmp_path, dataset, settings=TrainCam(weights="none", auxiliary_block=-2), resume=True)
     begin(tmp_path, dataset, settings=TrainCam(weights="none"), resume=True)
+
+
+def test_already_finished__resume_when_the_feature_blocks_were_numbers_by_default(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    begin(tmp_path, dataset, stage="labels", settings=MakeLabels(feature_blocks=(-1,)))
+    begin(tmp_path, dataset, stage="labels", settings=MakeLabels(), resume=True)
 
 
 def test_begin_stage__resume_with_other_classes(tmp_path: Path, dataset: Dataset) -> None:
