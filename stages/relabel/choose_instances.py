@@ -6,6 +6,7 @@ lowered for those that it did. No ground truth is needed. bench/quality.md has t
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -130,4 +131,5 @@ def unlabelled_patches(samples: Sequence[Sample], features: FeatureCache, maker:
         seed=0,
         device=maker.fabric.device,
         usable=lambda image_id, grid: patches_with_values(by_id[image_id], grid),
+        limit=sys.maxsize,  # see `images_in_memory`
     )

@@ -25,11 +25,12 @@ from stages.features.cache import FeatureCache
 from stages.relabel.average_precision import average_precision
 from stages.relabel.heads import PatchHeads
 from stages.relabel.rounds import BYTES, Patches
+from stages.run_folder.run_data import spread
 
 TOP_PATCHES = 5  # patches whose mean score is that of the image
 # Learning from bags ends in one of several solutions, as the random weights at its begin decide. A head may tell apart
-# the images that it learned by patches of something else. So several heads learn at once, and that of each class is
-# taken which classifies held-out images best. On the magnetic tiles 1 head of 5 to 20 finds the cracks.
+# the images that it learned by patches of something else. So several heads learn at once. For each class, the head that
+# classifies held-out images best is taken. On the magnetic tiles 1 head of 5 to 20 finds the cracks.
 STARTS = 60
 HELD_OUT = 4  # one of four images is held out
 STEPS = 500  # for the choice, and again for the chosen heads, which then learn the held-out images as well
@@ -38,6 +39,7 @@ INSTANCE_LEARNING_RATE = 3e-3
 # Differences of scores are divided by this. Most patches are about 0.5 below the threshold; undivided, students learn
 # a third of an object everywhere: 27 instead of 37 mIoU on the magnetic tiles (bench/quality.md).
 TEMPERATURE = 0.05
+IMAGES_TO_SIZE = 50  # whose features say how many images memory holds: images may differ in shape
 FALSE_ALARMS = 0.02  # part of the images without a class that may have a patch above its threshold
 
 
@@ -81,7 +83,8 @@ def images_in_memory(
         first: Ids of images that are taken before others.
         limit: Bytes of the features, at most.
     """
-    most = max(1, limit // features.read(samples[0].id).nbytes)
+    sizes = [features.read(one.id).nbytes for one in spread(samples, IMAGES_TO_SIZE)]
+    most = max(1, limit * len(sizes) // sum(sizes))
     if len(samples) <= most:
         return samples
     drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
@@ -112,7 +115,7 @@ def train_instance_head(
             f"class {int(everywhere.nonzero()[0]) + 1} is in all images, and --relabel mil learns from the difference "
             "to images without it: use --relabel linear, or add images without the class"
         )
-    head = scoring_head(patches, labelled.nonzero().flatten(), after_step=after_step)
+    head = scoring_head(patches, labelled.nonzero().flatten(), STARTS, after_step)
     head.threshold.copy_(_thresholds(head, patches, labelled))
     return head
 
@@ -120,7 +123,7 @@ def train_instance_head(
 def scoring_head(
     patches: Patches,
     images: Int[Tensor, " some"],
-    starts: int = STARTS,
+    starts: int,
     after_step: Callable[[], object] = lambda: None,
 ) -> InstanceHead:
     """Learn the labels of some images, without thresholds.
@@ -135,18 +138,16 @@ def scoring_head(
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = InstanceHead(patches.mean, patches.deviation, classes)
-        several = nn.Linear(len(patches.mean), starts * classes)
+        head = InstanceHead(patches.mean, patches.deviation, classes).to(patches.features.device)
+        several = nn.Linear(len(patches.mean), starts * classes).to(patches.features.device)
     if starts > 1:
-        several = several.to(patches.features.device)
         drawn = images[torch.randperm(len(images), generator=generator)]
         _learn(several, patches, drawn[len(drawn) // HELD_OUT :], generator, STEPS, after_step)
         best = best_starts(several, patches, drawn[: len(drawn) // HELD_OUT], images)
         chosen = best * classes + torch.arange(classes)
-        several.requires_grad_(False)
-        head.scores.weight.data = several.weight[chosen]
-        head.scores.bias.data = several.bias[chosen]
-    head = head.to(patches.features.device)
+        with torch.no_grad():
+            head.scores.weight.copy_(several.weight[chosen])
+            head.scores.bias.copy_(several.bias[chosen])
     _learn(head.scores, patches, images, generator, STEPS if starts > 1 else 2 * STEPS, after_step)
     return head.eval().requires_grad_(False)
 
@@ -156,7 +157,7 @@ def best_starts(
 ) -> Int[Tensor, " c"]:
     """Number of the head with the largest average precision of each class.
 
-    Classes that none or all of the held-out images have are judged by every image.
+    Classes that none or all of the held-out images have are judged by all images.
     """
     scores = image_scores_of(several, patches)  # (images, starts * c)
     classes = patches.allowed.shape[1]
@@ -209,8 +210,8 @@ def _learn(
 @torch.inference_mode()
 def _thresholds(head: InstanceHead, patches: Patches, labelled: Bool[Tensor, " images"]) -> Float[Tensor, " c"]:
     """Score of each class that few of the images without it reach anywhere."""
-    known = zip(labelled.tolist(), _scores_by_image(head.scores, patches), strict=True)
-    largest = torch.stack([scores.amax(dim=0) for taken, scores in known if taken])
+    by_image = zip(_scores_by_image(head.scores, patches), labelled.tolist(), strict=True)
+    largest = torch.stack([scores.amax(dim=0) for scores, has_labels in by_image if has_labels])
     columns = zip(largest.T, ~patches.allowed[labelled].T, strict=True)
     return torch.stack([found[without].quantile(1 - FALSE_ALARMS) for found, without in columns])
 
@@ -227,7 +228,7 @@ def image_scores_of(scorer: nn.Linear, patches: Patches) -> Float[Tensor, "image
 
 
 def _scores_by_image(scorer: nn.Linear, patches: Patches) -> Iterator[Float[Tensor, "_n c"]]:
-    """One image after the other, because the scores of many heads take more memory than the features."""
+    """Yield the scores of one image after the other: those of all heads on all patches may fill the memory."""
     counts = patches.image.bincount(minlength=len(patches.allowed)).tolist()
     for own in torch.split(patches.features, counts):
         yield scorer(own.float())

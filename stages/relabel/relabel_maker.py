@@ -4,6 +4,7 @@ Letters: k classes of an image, d width of the features, h w patches down and ac
 """
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from stages.networks.inference import LoadedImage, to_rgb
 from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads
 from stages.relabel.heads import PatchHeads, TwoHeads, probabilities_map
 from stages.relabel.instance_head import InstanceHead, images_in_memory
-from stages.relabel.rounds import Patches, collect_patches, patch_shares
+from stages.relabel.rounds import BYTES, Patches, collect_patches, patch_shares
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import load_weights, save_weights, write_json
 from stages.toco.metrics import Confusion
@@ -218,6 +219,7 @@ class SeedTraining:
             device=self.maker.fabric.device,
             given=given_shares,
             usable=lambda image_id, grid: patches_with_values(by_id[image_id], grid),
+            limit=sys.maxsize if config.relabel == "mil" else BYTES,  # see `images_in_memory`
         )
         if not len(found.features):
             raise DataError("no image has pixels with a value (all are NaN, nodata or transparent): use --relabel none")

@@ -2,7 +2,9 @@
 
 import math
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -76,7 +78,7 @@ def test_best_starts__each_class_has_its_own() -> None:
     several.weight.data[0, 0] = several.weight.data[3, 1] = 1.0
     images = torch.arange(IMAGES)
     assert best_starts(several, patches, images[:12], images).tolist() == [0, 1]
-    # No held-out image has class 2: it is judged by every image.
+    # No held-out image has class 2: it is judged by all images.
     without = images[~patches.allowed[:, 1]]
     assert best_starts(several, patches, without[:12], images).tolist() == [0, 1]
 
@@ -132,13 +134,13 @@ def test_train_instance_head__images_without_patches() -> None:
 
 
 class SmallFeatures(FeatureCache):
-    """12 bytes of each image."""
+    """12 bytes of each image, or as many values as given."""
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, values: Mapping[str, int] = MappingProxyType({})) -> None:
+        self.values = values
 
     def read(self, image_id: str) -> NDArray[np.float16]:
-        return np.zeros((1, 2, 3), np.float16)
+        return np.zeros((1, 1, self.values.get(image_id, 6)), np.float16)
 
 
 def test_images_in_memory__keeps_rare_classes_and_drawn_masks(tmp_path: Path) -> None:
@@ -156,6 +158,13 @@ def test_images_in_memory__keeps_rare_classes_and_drawn_masks(tmp_path: Path) ->
     assert {"30", "70", "85"} < {*found}
     assert found == sorted(found, key=int)
     assert images_in_memory(samples, features, limit=1200) == samples
+
+
+def test_images_in_memory__of_several_shapes(tmp_path: Path) -> None:
+    """The first image is narrow; the mean image has 6 values, 12 bytes."""
+    samples = [Sample(id=one, image=tmp_path, classes=(1,), mask=None) for one in "abcd"]
+    features = SmallFeatures({"a": 1, "b": 7, "c": 8, "d": 8})
+    assert len(images_in_memory(samples, features, limit=36)) == 3
 
 
 def test_train_instance_head__a_class_in_all_images() -> None:

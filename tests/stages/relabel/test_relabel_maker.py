@@ -42,7 +42,7 @@ class OneClass(LabelFile):
 def patches(tmp_path: Path) -> Callable[..., Patches]:
     """Load the patches, two by three in each image, of images that have no value in the given rows and columns."""
 
-    def load(*missing: tuple[slice, slice]) -> Patches:
+    def load(*missing: tuple[slice, slice], config: MakeLabels = CONFIG) -> Patches:
         samples = []
         for number, place in enumerate(missing):
             values = np.zeros((8, 12), np.float32)
@@ -55,7 +55,7 @@ def patches(tmp_path: Path) -> Callable[..., Patches]:
             features=SimpleNamespace(read=lambda _: np.arange(6, dtype=np.float16).reshape(1, 2, 3)),
             maker=SimpleNamespace(model=SimpleNamespace(num_classes=1), fabric=SimpleNamespace(device="cpu")),
         )
-        return SeedTraining.patches(training, samples, CONFIG, ())
+        return SeedTraining.patches(training, samples, config, ())
 
     return load
 
@@ -73,6 +73,13 @@ def test_patches__without_a_value_are_left_out(patches: Callable[..., Patches]) 
 def test_patches__no_image_has_a_value(patches: Callable[..., Patches]) -> None:
     with pytest.raises(DataError, match=r"no image has pixels with a value .*: use --relabel none"):
         patches((slice(8), slice(12)))
+
+
+def test_patches__mil_keeps_all(patches: Callable[..., Patches], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any patch may be the object. Memory holds three of six patches of an image, which is for other heads."""
+    monkeypatch.setattr(relabel_maker, "BYTES", 6)
+    assert len(patches((slice(0), slice(0))).features) == 3
+    assert len(patches((slice(0), slice(0)), config=replace(CONFIG, relabel="mil")).features) == 6
 
 
 def test_heads__mil_learns_from_given_image_labels_that_memory_holds(
