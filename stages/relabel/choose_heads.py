@@ -75,7 +75,8 @@ def chosen_heads(
         return None
     after = objects_share(patches)
     monitor.note(f"relabelling: objects cover {before:.0%} of the images in the CAMs' labels, {after:.0%} afterwards")
-    if chosen.kind != "mil" and not before / MOST_CHANGE < after < min(before * MOST_CHANGE, 0.95):
+    expected = (before / MOST_CHANGE, before * MOST_CHANGE) if chosen.kind != "mil" else (0, 1)  # mil does not use them
+    if not expected[0] < after < min(expected[1], 0.95):
         monitor.warn(
             f"relabelling changed the share of the objects from {before:.0%} to {after:.0%}: look at the masks, and "
             "compare with --relabel none"
