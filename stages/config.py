@@ -452,7 +452,7 @@ class MakeLabels(Parallel):
         "from their masks is worse than one that learns from the masks of the CAMs; with --calibration-images it "
         "takes none, linear or mlp, whichever is best on these. --ignore-uncertain implies none.",
     )
-    relabel_rounds: int = option(6, "How often all images are labelled again.", minimum=1, group=RELABELLING)
+    relabel_rounds: int = option(10, "How often all images are labelled again.", minimum=1, group=RELABELLING)
     relabel_steps: int = option(300, "Training steps of each head in a round.", minimum=20, group=RELABELLING)
     feature_backbone: str | None = option(
         None, "Vision Transformer of the features, by its timm name; by default that of train-cam.", group=RELABELLING

@@ -167,16 +167,33 @@ def train_heads(patches: Patches, *, steps: int, foreground_loss: Loss, hidden: 
     inside = (object_share > 0.5).nonzero().flatten()
     if len(inside):
         classes = patches.shares[inside, 1:].float()
+        classes /= classes.sum(dim=1, keepdim=True)
+        own = (weight * object_share)[inside]
         train_head(
             heads.classes,
             patches.features[inside],
-            classes / classes.sum(dim=1, keepdim=True),
-            (weight * object_share)[inside],
+            classes,
+            own * balancing_weight(classes, own),
             steps=steps,
             loss="ce",
             generator=generator,
         )
     return heads.eval().requires_grad_(False)
+
+
+def balancing_weight(classes: Float[Tensor, "n c"], weight: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Weight of each patch by its class: 1 over the square root of the class's share of all patches.
+
+    Where two classes are in the same images, the image labels do not tell them apart. If most patches of the smaller
+    one bear the label of the larger, a head that counts each patch equally gives it up: every face became a body.
+    Weights without the square root are large for classes of few patches, and were hardly better (bench/quality.md).
+
+    Args:
+        classes: Shares of the classes in each patch; they sum to 1.
+        weight: Weight of each patch before.
+    """
+    total = weight @ classes
+    return classes @ (total.sum() / total.clamp_min(1.0)).sqrt()
 
 
 @torch.inference_mode()

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from stages.features.cache import mean_and_deviation
-from stages.relabel.rounds import BYTES, Patches, collect_patches, patch_shares, relabel_rounds
+from stages.relabel.rounds import (
+    BYTES,
+    Patches,
+    balancing_weight,
+    collect_patches,
+    patch_shares,
+    relabel_rounds,
+    train_heads,
+)
 
 CLASSES, IMAGES, GRID = 3, 24, 8
 
@@ -64,6 +72,34 @@ def test_relabel_rounds__cleans_labels() -> None:
     assert max(before[1:3]) < 0.85
     assert before[3] < 0.4
     assert min(after) > 0.95  # also class 3, whose own seeds show nothing
+
+
+def test_train_heads__a_small_class_beside_a_large_one_is_not_given_up() -> None:
+    """Both classes are in every image, and most patches of the small one bear the label of the large one."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.tensor([0, 1, 1, 1, 1, 1, 1, 2]).repeat(400)
+    features = torch.randn(3, 256, generator=generator)[truth] + torch.randn(len(truth), 256, generator=generator)
+    wrong = torch.rand(len(truth), generator=generator) < 0.65
+    label = torch.where((truth == 2) & wrong, 1, truth)
+    patches = Patches(
+        features=features.half(),
+        mean=torch.zeros(256),
+        deviation=torch.ones(256),
+        shares=torch.nn.functional.one_hot(label, 3).half(),
+        image=torch.zeros(len(truth), dtype=torch.int32),
+        allowed=torch.ones(1, 2, dtype=torch.bool),
+    )
+    heads = train_heads(patches, steps=300, foreground_loss="gce", hidden=0, seed=0)
+    found = heads.classes(features).argmax(dim=1) + 1
+    assert float((found == truth)[truth == 1].float().mean()) > 0.95
+    assert float((found == truth)[truth == 2].float().mean()) > 0.75
+
+
+def test_balancing_weight__of_classes_and_of_patches_of_two_classes() -> None:
+    classes = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
+    found = balancing_weight(classes, torch.tensor([1.0, 1.0, 2.0, 8.0]))  # totals 8 and 4 of 12
+    first, second = 1.5**0.5, 3**0.5
+    assert found.tolist() == pytest.approx([first, first, first, (first + second) / 2])
 
 
 def test_relabel_rounds__masks_that_people_drew_stay() -> None:
