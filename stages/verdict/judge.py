@@ -249,7 +249,8 @@ def _doubts(one: ClassEvidence) -> list[tuple[Quality, str]]:
         found.append((level, f"its masks show other things in other images ({100 * one.repeated:.0f} % agreement)"))
     if one.told_apart is not None and one.told_apart < GOOD_TOLD_APART:
         level = "failed" if one.told_apart < WEAK_TOLD_APART else "weak"
-        found.append((level, f"its masks hardly tell images with it from images without it (AUC {one.told_apart:.2f})"))
+        figures = f"AUC {one.told_apart:.2f}, good is {GOOD_TOLD_APART:g}"
+        found.append((level, f"its masks do not tell well which other images have it ({figures})"))
     if one.cover > MOST_COVER:
         found.append(("weak", f"its masks cover {100 * one.cover:.0f} % of the image"))
     if one.together is not None:
