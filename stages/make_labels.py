@@ -112,8 +112,13 @@ def make_labels(
         calibration = calibration_samples(samples, dataset.class_names, config, monitor, given.sources)
         background = earlier.get("background_threshold")
         if fabric.is_global_zero:  # chooses for all ranks
-            if not earlier and config.relabel == "auto" and config.may_relabel and not config.calibration_images:
-                chosen = INSTANCES if learns_from_instances(run, samples, maker, config) else {}
+            if not earlier and config.relabel == "auto" and config.may_relabel:
+                if config.calibration_images:
+                    monitor.note(
+                        "--relabel auto with --calibration-images chooses among none, linear and mlp: mil is not tried"
+                    )
+                elif learns_from_instances(run, samples, maker, config):
+                    chosen = INSTANCES
             maker.config = with_chosen(config, chosen)  # a threshold is that of the CAMs at the scales that are used
             if background is None and (config.background_threshold == "auto" or config.calibration_images):
                 judges = calibration if config.calibration_images else samples

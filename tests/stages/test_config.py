@@ -67,6 +67,11 @@ def test_cam_recipes__change_fields_that_exist(name: str) -> None:
             {"background_threshold": "auto", "calibration_images": 8},
             "--background-threshold and --calibration-images exclude each other",
         ),
+        (
+            MakeLabels,
+            {"relabel": "mil", "calibration_images": 8},
+            "--calibration-images chooses a threshold of CAMs, and --relabel mil makes its masks without CAMs",
+        ),
         (MakeLabels, {"low_threshold": 0.5, "high_threshold": 0.4}, "--low-threshold 0.5 must be below"),
         (MakeLabels, {"background_threshold": 1.1}, "--background-threshold is 1.1: it must be at most 1"),
         (MakeLabels, {"crf_fast": True}, "--crf-fast needs --refine crf"),

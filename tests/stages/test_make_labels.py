@@ -698,11 +698,14 @@ def test_make_labels__auto_compares_network_and_instances(
     judge(monkeypatch, 0.5, 0.4)
     instances_judge(monkeypatch, network, head)
     warnings: list[str] = []
+    notes: list[str] = []
     monitor = SilentMonitor()
     monkeypatch.setattr(monitor, "warn", warnings.append)
+    monkeypatch.setattr(monitor, "note", notes.append)
     taken = network - 0.05 < head and said
     folder = make_labels(cam_run, replace(AUTO, refine="crf", crf_fast=True) if taken else AUTO, monitor)
     assert any("has not learned the image labels well" in text for text in warnings) == said
+    assert not any("mil is not tried" in note for note in notes)
     used = used_settings(open_stage(cam_run, "labels"))
     assert (made_by(folder), used.relabel, used.refine) == (
         ("mil", "mil", "none") if taken else ("none", "auto", "none")
@@ -756,6 +759,7 @@ def test_make_labels__auto_measures_the_masks_that_it_would_store(
     (line,) = [note for note in notes if "chosen by the mIoU" in note]
     figures = dict(part.split(" ") for part in line.rpartition(": ")[2].split(", "))
     assert figures.keys() == {"none", "linear", "mlp"}
+    assert sum("mil is not tried" in note for note in notes) == 1
     kind = made_by(folder)
     assert float(figures[kind]) == max(map(float, figures.values()))
     found = Confusion(3)
