@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from data.dataset import Sample
@@ -24,7 +24,7 @@ from stages.labels.maker import LabelMaker
 from stages.labels.mask_shares import patches_with_values
 from stages.networks.inference import class_label_matrix
 from stages.relabel.average_precision import mean_average_precision
-from stages.relabel.instance_head import image_scores_of, images_in_memory, scoring_head
+from stages.relabel.instance_head import image_scores_of, images_in_memory, images_of_all_classes, scoring_head
 from stages.relabel.rounds import Patches, collect_patches
 from stages.run_folder.artifacts import open_stage
 
@@ -52,8 +52,7 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
     classes = range(1, maker.model.num_classes + 1)
     if len(known) < FEWEST_CLASSIFIED or any(all(number in one.classes for one in known) for number in classes):
         return False
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:CLASSIFIED_IMAGES].sort().values
-    some = [known[place] for place in order.tolist()]
+    some = images_of_all_classes(known, CLASSIFIED_IMAGES)
     network = network_classification(some, maker)
     if not network < SOUND:  # also if it cannot be told
         return False
@@ -90,7 +89,8 @@ def network_classification(samples: Sequence[Sample], maker: LabelMaker) -> floa
     maker.monitor.finish()
     present = class_label_matrix([sample for sample, _ in found], maker.model.num_classes) > 0
     scores = torch.stack([own for _, own in found])
-    return sum(mean_average_precision(scores[half], present[half]) for half in halves(torch.arange(len(found)))) / 2
+    both = halves(torch.arange(len(found)), present)
+    return sum(mean_average_precision(scores[half], present[half]) for half in both) / 2
 
 
 def instance_classification(patches: Patches) -> float:
@@ -99,7 +99,7 @@ def instance_classification(patches: Patches) -> float:
     NaN if fewer than two images have pixels with a value.
     """
     present = patches.allowed.cpu()
-    first, second = halves(torch.unique(patches.image).long().cpu())  # of some images no pixel has a value
+    first, second = halves(torch.unique(patches.image).long().cpu(), present)  # of some images no pixel has a value
     if not len(second):
         return math.nan
     found = []
@@ -109,9 +109,18 @@ def instance_classification(patches: Patches) -> float:
     return sum(found) / len(found)
 
 
-def halves(images: Int[Tensor, " n"]) -> tuple[Int[Tensor, " half"], Int[Tensor, " other"]]:
-    """Draw two halves of images."""
+def halves(
+    images: Int[Tensor, " n"], present: Bool[Tensor, "every c"]
+) -> tuple[Int[Tensor, " half"], Int[Tensor, " other"]]:
+    """Draw two halves of images. The images of a rare class are divided evenly, because both halves need some.
+
+    Args:
+        images: Indices of the images.
+        present: Which classes they have, and other images as well.
+    """
     drawn = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
+    rarest_first = present[:, present[drawn].sum(dim=0).argsort(stable=True)].tolist()
+    drawn = drawn[sorted(range(len(drawn)), key=lambda place: rarest_first[int(drawn[place])])]
     return drawn[::2], drawn[1::2]
 
 

@@ -77,16 +77,24 @@ def images_in_memory(
 ) -> Sequence[Sample]:
     """Return as many images as memory holds with all their patches, because one of these is the object.
 
-    They are drawn at random, but such that each class has images with it and without it.
-
     Args:
-        samples: The images.
+        samples: The images, of which `images_of_all_classes` draws.
         features: Their features.
         first: Ids of images that are taken before others.
         limit: Bytes of the features, at most.
     """
     sizes = [features.read(one.id).nbytes for one in spread(samples, IMAGES_TO_SIZE)]
-    most = max(1, limit * len(sizes) // sum(sizes))
+    return images_of_all_classes(samples, max(1, limit * len(sizes) // sum(sizes)), first)
+
+
+def images_of_all_classes(samples: Sequence[Sample], most: int, first: Container[str] = ()) -> Sequence[Sample]:
+    """Draw images at random, but such that each class has images with it and without it; all if there are not more.
+
+    Args:
+        samples: The images.
+        most: Number of images to draw.
+        first: Ids of images that are taken before others.
+    """
     if len(samples) <= most:
         return samples
     drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()

@@ -1,0 +1,56 @@
+"""Which images the comparison of network and head is made on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from data.dataset import Sample
+from stages.config import MakeLabels
+from stages.labels.maker import LabelMaker
+from stages.relabel import choose_instances
+from stages.relabel.choose_instances import halves, learns_from_instances
+
+
+def test_learns_from_instances__draws_rare_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 of 2,000 images. 3 have class 2, and 3 lack class 1."""
+    samples = [
+        Sample(
+            id=str(one),
+            image=tmp_path,
+            classes=(*((1,) if one % 700 != 50 else ()), *((2,) if one % 700 == 500 else ())),
+            mask=None,
+        )
+        for one in range(2000)
+    ]
+    drawn: list[Sample] = []
+
+    def learned(some: Sequence[Sample], maker: object) -> float:
+        drawn.extend(some)
+        return 1.0
+
+    monkeypatch.setattr(choose_instances, "network_classification", learned)
+    monkeypatch.setattr(choose_instances, "CLASSIFIED_IMAGES", 40)
+    maker = Mock(spec=LabelMaker, model=SimpleNamespace(num_classes=2))
+    assert not learns_from_instances(tmp_path, samples, maker, MakeLabels())
+    assert len(drawn) == 40
+    assert sum(2 in one.classes for one in drawn) == 3
+    assert sum(1 not in one.classes for one in drawn) == 3
+
+
+def test_halves__divide_rare_classes_evenly() -> None:
+    """Of 60 images, 2 have class 2, 4 class 3, and half class 1; an image that is not among them has all."""
+    present = torch.zeros(61, 3, dtype=torch.bool)
+    present[::2, 0] = True
+    present[[6, 33, 60], 1] = True
+    present[[11, 19, 38, 50, 60], 2] = True
+    first, second = halves(torch.arange(60), present)
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(60))
+    for half in (first, second):
+        assert present[half].sum(dim=0)[1:].tolist() == [1, 2]
+        assert half.tolist() != sorted(half.tolist())
+    nothing = torch.arange(0)
+    assert [len(half) for half in halves(nothing, present)] == [0, 0]
