@@ -16,6 +16,7 @@ from stages.corrections.given_masks import used_ids
 from stages.export import check_contents, check_export_format, write_masks
 from stages.exports.labelled_images import open_labelled_images
 from stages.features.cache import stored_features
+from stages.labels.mask_shares import patches_with_values
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.picking.choice import Candidate, choose_images
@@ -120,8 +121,9 @@ def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: M
         rows, columns = (torch.arange(new) * old // new for new, old in zip(size, mask.shape, strict=True))
         small = torch.from_numpy(mask).long()[rows][:, columns]
         missing = [number for number in sample.classes if number not in shown]
+        own = torch.from_numpy(stored.read(sample.id)).float()
         doubt = Doubt(
-            unsure=unsureness(torch.from_numpy(stored.read(sample.id)).float(), rule),
+            unsure=unsureness(own, rule, patches_with_values(sample, (own.shape[1], own.shape[2]))),
             contradicted=contradiction(small, stored_label(cams, sample.id, threshold, size), IGNORE_INDEX),
             missing=len(missing) / max(1, len(sample.classes)),
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -27,21 +27,22 @@ class Doubt:
         return ", ".join([*found, f"unsure {self.unsure:.2f}"])
 
 
-def unsureness(scores: Float[Tensor, "k h w"], threshold: float | None) -> float:
+def unsureness(scores: Float[Tensor, "k h w"], threshold: float | None, counted: Bool[Tensor, "h w"]) -> float:
     """Mean of 1 minus the margin between the two best labels, 0..1.
 
     Args:
         scores: Scores of the image's classes, 0..1.
         threshold: Background threshold of CAMs, which is the score of the background; None for probabilities, whose
             background has the rest.
+        counted: Where the image has a value.
     """
-    if not len(scores):
+    if not len(scores) or not counted.any():
         return 0.0
     background = (1 - scores.sum(dim=0, keepdim=True)).clamp_min(0)
     if threshold is not None:
         background = torch.full_like(scores[:1], threshold)
     best = torch.cat([background, scores]).topk(2, dim=0).values
-    return float(1 - (best[0] - best[1]).clamp(0, 1).mean())
+    return float(1 - (best[0] - best[1])[counted].clamp(0, 1).mean())
 
 
 def contradiction(mask: Int[Tensor, "h w"], label: Int[Tensor, "h w"], ignored: int) -> float:

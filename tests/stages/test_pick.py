@@ -1,13 +1,17 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.errors import ArtifactError, DataError, SettingsError
-from stages.pick import pick
+from data.images import BandRange, PixelRule
+from stages.pick import candidates, pick
+from stages.run_folder.artifacts import open_stage
+from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import SilentMonitor
 
 
@@ -58,6 +62,20 @@ def test_pick__passes_over_ground_truth_that_was_used_as_masks(own_run: Path) ->
     drawn = ["a", "b", "c", "d", "deep/e", "deep/f", "deep/g"]
     path.write_text(json.dumps({**json.loads(path.read_text()), "given_masks": {"ids": drawn}}))
     assert [one.id for one in pick(own_run, SilentMonitor()).images] == ["h"]
+
+
+def test_candidates__pixels_without_a_value_are_not_unsure(whole_run: Path, tmp_path: Path) -> None:
+    labels = open_stage(whole_run, "labels")
+    sample = open_run_data(labels, None, skip_bad=True).by_id()["a"]
+    rule = PixelRule(bands=(BandRange(number=1, low=0, high=1, mean=0.5, std=1),), count=1)
+    unsure = []
+    for value in (0.5, np.nan):
+        path = tmp_path / f"{value}.npy"
+        np.save(path, np.full((64, 64), value, np.float32))
+        (found,) = candidates(whole_run, labels, [replace(sample, image=path, pixels=rule)], SilentMonitor())
+        unsure.append(found.doubt.unsure)
+    assert unsure[0] > 0.1
+    assert unsure[1] == 0
 
 
 def test_pick__refusals(own_run: Path) -> None:

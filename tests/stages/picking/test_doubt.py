@@ -17,11 +17,19 @@ from stages.picking.doubt import Doubt, contradiction, ranks, unsureness
     ],
 )
 def test_unsureness(scores: list[list[list[float]]], threshold: float | None, expected: float) -> None:
-    assert unsureness(torch.tensor(scores), threshold) == pytest.approx(expected)
+    found = torch.tensor(scores)
+    assert unsureness(found, threshold, torch.ones(found.shape[1:]).bool()) == pytest.approx(expected)
 
 
 def test_unsureness__image_without_classes() -> None:
-    assert unsureness(torch.zeros(0, 3, 4), 0.5) == 0
+    assert unsureness(torch.zeros(0, 3, 4), 0.5, torch.ones(3, 4).bool()) == 0
+
+
+def test_unsureness__places_without_a_value_do_not_count() -> None:
+    scores = torch.tensor([[[1.0, 0.5, 0.5]]])
+    assert unsureness(scores, None, torch.tensor([[True, False, False]])) == 0
+    assert unsureness(scores, None, torch.tensor([[True, True, False]])) == 0.5
+    assert unsureness(scores, None, torch.zeros(1, 3).bool()) == 0
 
 
 @pytest.mark.parametrize(
