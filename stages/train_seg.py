@@ -66,7 +66,14 @@ from stages.runtime.lightning import Fabric
 from stages.runtime.monitor import Monitor
 from stages.toco.metrics import Confusion
 from stages.toco.ranks import SINGLE_RANK, Ranks
-from stages.training.feature_student import STUDENT_PATCHES, FeatureViews, LoadFeatures, feature_losses, standardise
+from stages.training.feature_student import (
+    STUDENT_PATCHES,
+    FeatureViews,
+    LoadFeatures,
+    feature_losses,
+    label_weights,
+    standardise,
+)
 from stages.training.loop import fit
 from stages.training.panel_drawing import student_panel
 
@@ -226,7 +233,8 @@ def feature_training(
     patches = -(-STUDENT_PATCHES // config.batch_size)
     load = LoadFeatures(cache, labels.path, head, patches, refined=used_settings(labels).refined, given=given)
     stream = student_stream(samples, load, given, config)
-    return StudentTraining(student, spec, head, stream, partial(_feature_losses, config, fabric))
+    losses = partial(_feature_losses, config, fabric, label_weights(load, samples))
+    return StudentTraining(student, spec, head, stream, losses)
 
 
 def student_stream(
@@ -311,10 +319,10 @@ def _losses(
 
 
 def _feature_losses(
-    config: TrainSeg, fabric: Fabric, network: nn.Module, iteration: int, batch: FeatureViews
+    config: TrainSeg, fabric: Fabric, weights: Tensor, network: nn.Module, iteration: int, batch: FeatureViews
 ) -> Mapping[str, Tensor]:
     torch.manual_seed(mixed_seed(config.seed, iteration, fabric.global_rank))  # of dropout, see `_losses`
-    return feature_losses(network, batch, ranks_of(fabric))
+    return feature_losses(weights, network, batch, ranks_of(fabric))
 
 
 def _scores(

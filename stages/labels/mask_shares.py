@@ -32,6 +32,19 @@ def all_shares(mask: Mask, classes: int, grid: tuple[int, int]) -> Float[Tensor,
     return shares
 
 
+def balancing_weights(covered: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
+    """Weight of each class in a loss: 1 over the square root of its part of what all classes cover.
+
+    Where two classes are in the same images, the image labels do not tell them apart. If most patches of the smaller
+    one bear the label of the larger, a head that counts each patch equally gives it up: every face became a body.
+    Weights without the square root are large for classes of few patches, and were hardly better (bench/quality.md).
+
+    Args:
+        covered: Number of patches that each class covers.
+    """
+    return (covered.sum() / covered.clamp_min(1.0)).sqrt()
+
+
 def patches_with_values(sample: Sample, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
     """Return which patches of an image have a value in at least half of their pixels.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stages.corrections.given_masks import given_share
 from stages.features.cache import mean_and_deviation
+from stages.labels.mask_shares import balancing_weights
 from stages.relabel.heads import Loss, PatchHeads, TwoHeads, decided, one_hot, train_head
 
 JUDGED = 0.5  # part of a patch that people must have judged
@@ -173,27 +174,12 @@ def train_heads(patches: Patches, *, steps: int, foreground_loss: Loss, hidden: 
             heads.classes,
             patches.features[inside],
             classes,
-            own * balancing_weight(classes, own),
+            own * (classes @ balancing_weights(own @ classes)),
             steps=steps,
             loss="ce",
             generator=generator,
         )
     return heads.eval().requires_grad_(False)
-
-
-def balancing_weight(classes: Float[Tensor, "n c"], weight: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Weight of each patch by its class: 1 over the square root of the class's share of all patches.
-
-    Where two classes are in the same images, the image labels do not tell them apart. If most patches of the smaller
-    one bear the label of the larger, a head that counts each patch equally gives it up: every face became a body.
-    Weights without the square root are large for classes of few patches, and were hardly better (bench/quality.md).
-
-    Args:
-        classes: Shares of the classes in each patch; they sum to 1.
-        weight: Weight of each patch before.
-    """
-    total = weight @ classes
-    return classes @ (total.sum() / total.clamp_min(1.0)).sqrt()
 
 
 @torch.inference_mode()

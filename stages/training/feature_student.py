@@ -4,6 +4,7 @@ Letters: n patches, d width of the features, k patches on each side of what the 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from data.dataset import Sample
 from data.errors import ArtifactError, DataError
 from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache, mean_and_deviation
-from stages.labels.mask_shares import mask_shares, patches_with_values
+from stages.labels.mask_shares import balancing_weights, mask_shares, patches_with_values
 from stages.labels.store import LabelFile
 from stages.networks.feature_network import FeatureHead
 from stages.run_folder.run_data import spread
@@ -25,6 +26,7 @@ from stages.toco.ranks import SINGLE_RANK, Ranks
 STUDENT_PATCHES = 2048  # of a step, over all devices
 REMEMBERED_IMAGES = 20_000  # whose shares each loading process keeps; reading the masks takes longest
 MEASURED_IMAGES = 100  # on which mean and deviation of the features are measured
+COUNTED_IMAGES = 1000  # on which it is counted how much each label covers
 
 
 class FeatureViews(NamedTuple):
@@ -71,12 +73,8 @@ class LoadFeatures:
         Raises:
             DataError: Its features or labels cannot be read.
         """
-        try:
-            values = torch.from_numpy(self.features.read(sample.id))
-            height, width = values.shape[1:]
-            shares = self._shares(sample, (height, width))
-        except (KeyError, OSError, ArtifactError) as error:
-            raise DataError(f"features or labels of '{sample.id}' cannot be read ({error})") from error
+        values, shares = self.whole(sample)
+        height, width = values.shape[1:]
         # A convolution pads standardised features with 0, so the padding here is their mean.
         padded = self.mean.repeat(1, height + 2 * self.reach, width + 2 * self.reach)
         padded[:, self.reach : self.reach + height, self.reach : self.reach + width] = values
@@ -87,6 +85,18 @@ class LoadFeatures:
             padded.flatten(1)[:, down * padded.shape[2] + across].movedim(1, 0).contiguous(),
             shares.flatten(1)[:, place.flatten()].T.half(),
         )
+
+    def whole(self, sample: Sample) -> tuple[Float[Tensor, "d h w"], Float[Tensor, "classes h w"]]:
+        """Return the features of all patches of an image, and how much of each patch each label covers.
+
+        Raises:
+            DataError: Its features or labels cannot be read.
+        """
+        try:
+            values = torch.from_numpy(self.features.read(sample.id))
+            return values, self._shares(sample, (values.shape[1], values.shape[2]))
+        except (KeyError, OSError, ArtifactError) as error:
+            raise DataError(f"features or labels of '{sample.id}' cannot be read ({error})") from error
 
     def _shares(self, sample: Sample, grid: tuple[int, int]) -> Float[Tensor, "classes h w"]:
         known = self._known.get(sample.id)
@@ -122,10 +132,38 @@ def standardise(head: FeatureHead, features: FeatureCache, samples: Sequence[Sam
     features.close()  # before the workers of a data loader fork
 
 
-def feature_losses(network: nn.Module, batch: FeatureViews, ranks: Ranks = SINGLE_RANK) -> Mapping[str, Tensor]:
-    """Cross-entropy against the shares of each patch, over the patches whose labels are known."""
+def label_weights(load: LoadFeatures, samples: Sequence[Sample]) -> Float[Tensor, " classes"]:
+    """Weight of each label in the loss: rare classes weigh more, but all objects together weigh what they cover.
+
+    Balanced against the background, too, students find more of some defects and half as much of others
+    (bench/quality.md).
+    """
+    covered = torch.zeros(load.num_classes + 1)
+    for sample in spread(samples, COUNTED_IMAGES):
+        with suppress(DataError):  # the training tells it, or leaves the image out
+            covered += load.whole(sample)[1].flatten(1).sum(dim=1)
+    load.features.close()  # before the workers of a data loader fork
+    objects = covered[1:]
+    if not objects.any():
+        return torch.ones(len(covered))
+    weights = balancing_weights(objects)
+    weights *= objects.sum() / (weights @ objects)
+    return torch.cat([torch.ones(1), weights])
+
+
+def feature_losses(
+    weights: Float[Tensor, " classes"], network: nn.Module, batch: FeatureViews, ranks: Ranks = SINGLE_RANK
+) -> Mapping[str, Tensor]:
+    """Cross-entropy against the shares of each patch, over the patches whose labels are known.
+
+    Args:
+        weights: Weight of each label, background first.
+        network: Gives the logits of patches.
+        batch: The patches.
+        ranks: The ranks that share the batch.
+    """
     features, shares = batch.features.flatten(0, 1), batch.shares.flatten(0, 1).float()
     logits = network(features, whole=False).float().flatten(1)
-    known = shares.sum()
-    total = -(shares * logits.log_softmax(dim=1)).sum()
-    return {"loss": total / ranks.mean(known).clamp_min(1e-6), "labelled": known / len(shares)}
+    weighted = shares * weights.to(shares.device)
+    total = -(weighted * logits.log_softmax(dim=1)).sum()
+    return {"loss": total / ranks.mean(weighted.sum()).clamp_min(1e-6), "labelled": shares.sum() / len(shares)}

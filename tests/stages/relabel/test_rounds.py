@@ -9,7 +9,6 @@ from stages.features.cache import mean_and_deviation
 from stages.relabel.rounds import (
     BYTES,
     Patches,
-    balancing_weight,
     collect_patches,
     patch_shares,
     relabel_rounds,
@@ -93,13 +92,6 @@ def test_train_heads__a_small_class_beside_a_large_one_is_not_given_up() -> None
     found = heads.classes(features).argmax(dim=1) + 1
     assert float((found == truth)[truth == 1].float().mean()) > 0.95
     assert float((found == truth)[truth == 2].float().mean()) > 0.75
-
-
-def test_balancing_weight__of_classes_and_of_patches_of_two_classes() -> None:
-    classes = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
-    found = balancing_weight(classes, torch.tensor([1.0, 1.0, 2.0, 8.0]))  # totals 8 and 4 of 12
-    first, second = 1.5**0.5, 3**0.5
-    assert found.tolist() == pytest.approx([first, first, first, (first + second) / 2])
 
 
 def test_relabel_rounds__masks_that_people_drew_stay() -> None:

@@ -15,7 +15,7 @@ from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache
 from stages.networks.feature_network import FeatureHead
 from stages.training import feature_student
-from stages.training.feature_student import FeatureViews, LoadFeatures, feature_losses
+from stages.training.feature_student import FeatureViews, LoadFeatures, feature_losses, label_weights
 
 WIDTH, CLASSES = 3, 2
 
@@ -28,6 +28,9 @@ class Stored(FeatureCache):
 
     def read(self, image_id: str) -> NDArray[Any]:
         return self.values[image_id]
+
+    def close(self) -> None:
+        pass
 
 
 def loader(monkeypatch: pytest.MonkeyPatch, features: Any, mask: Any, head: FeatureHead, patches: int) -> LoadFeatures:
@@ -126,6 +129,25 @@ def test_feature_losses__are_the_mean_over_known_patches() -> None:
             return torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 1.0]])[:, :, None, None]
 
     views = FeatureViews(torch.zeros(1, 3, 1, 1, 1), torch.tensor([[[1.0, 0.0], [0.5, 0.5], [0.0, 0.0]]]))
-    losses = feature_losses(Fixed(), views)
-    assert losses["loss"].item() == pytest.approx((np.log1p(np.exp(-2)) + np.log(2)) / 2)
+    first, second = np.log1p(np.exp(-2)), np.log(2)
+    losses = feature_losses(torch.ones(2), Fixed(), views)
+    assert losses["loss"].item() == pytest.approx((first + second) / 2)
     assert losses["labelled"].item() == pytest.approx(2 / 3)
+    losses = feature_losses(torch.tensor([1.0, 3.0]), Fixed(), views)
+    assert losses["loss"].item() == pytest.approx((first + 2 * second) / 3)
+    assert losses["labelled"].item() == pytest.approx(2 / 3)
+
+
+def test_label_weights__rare_classes_weigh_more_and_all_objects_what_they_cover(
+    features: NDArray[np.float16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.zeros((8, 10), np.uint8)  # patches of 2 pixels
+    mask[:2] = 2
+    mask[:2, :2] = 1  # class 1 in one patch, class 2 in four
+    load = loader(monkeypatch, features, mask, FeatureHead("linear", WIDTH, CLASSES + 1), 4)
+    broken = replace(SAMPLE, id="broken")
+    weights = label_weights(load, [SAMPLE, broken])
+    assert weights[0] == 1
+    assert float(weights[1] / weights[2]) == pytest.approx(2)
+    assert float(weights[1] + 4 * weights[2]) == pytest.approx(5)
+    assert label_weights(load, [broken]).tolist() == [1, 1, 1]
