@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import DataError, SettingsError
@@ -123,7 +125,7 @@ def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: M
         missing = [number for number in sample.classes if number not in shown]
         own = torch.from_numpy(stored.read(sample.id)).float()
         doubt = Doubt(
-            unsure=unsureness(own, rule, patches_with_values(sample, (own.shape[1], own.shape[2]))),
+            unsure=unsureness(own, rule, _usable(sample, (own.shape[1], own.shape[2]))),
             contradicted=contradiction(small, stored_label(cams, sample.id, threshold, size), IGNORE_INDEX),
             missing=len(missing) / max(1, len(sample.classes)),
         )
@@ -134,6 +136,14 @@ def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: M
         monitor.advance()
     monitor.finish()
     return found
+
+
+def _usable(sample: Sample, grid: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    """Which patches have a value; all of an image that has become unreadable: picking it says what is wrong."""
+    try:
+        return patches_with_values(sample, grid)
+    except DataError:
+        return torch.ones(grid, dtype=torch.bool)
 
 
 def _described(

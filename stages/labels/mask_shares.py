@@ -40,7 +40,7 @@ def balancing_weights(covered: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
     Weights without the square root are large for classes of few patches, and were hardly better (bench/quality.md).
 
     Args:
-        covered: Number of patches that each class covers.
+        covered: What each class covers, in patches.
     """
     return (covered.sum() / covered.clamp_min(1.0)).sqrt()
 

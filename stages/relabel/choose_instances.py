@@ -24,7 +24,13 @@ from stages.labels.maker import LabelMaker
 from stages.labels.mask_shares import patches_with_values
 from stages.networks.inference import class_label_matrix
 from stages.relabel.average_precision import mean_average_precision
-from stages.relabel.instance_head import image_scores_of, images_in_memory, images_of_all_classes, scoring_head
+from stages.relabel.instance_head import (
+    image_scores_of,
+    images_in_memory,
+    images_of_all_classes,
+    rarest_first,
+    scoring_head,
+)
 from stages.relabel.rounds import Patches, collect_patches
 from stages.run_folder.artifacts import open_stage
 
@@ -119,9 +125,7 @@ def halves(
         images: Indices of the images.
         present: Which classes they have, and other images as well.
     """
-    drawn = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
-    rarest_first = present[:, present[drawn].sum(dim=0).argsort(stable=True)].tolist()
-    drawn = drawn[sorted(range(len(drawn)), key=lambda place: rarest_first[int(drawn[place])])]
+    drawn = rarest_first(images, present, torch.Generator().manual_seed(0))
     return drawn[::2], drawn[1::2]
 
 

@@ -12,7 +12,6 @@ Letters: n patches, d width of the features, c classes.
 """
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +42,7 @@ IMAGES_TO_SIZE = 50  # whose features say how many images memory holds: images m
 FALSE_ALARMS = 0.02  # part of the images without a class that may have a patch above its threshold
 # On average, 1 in n + 1 further images exceeds the largest score of n images: with 9, a tenth instead of FALSE_ALARMS.
 FEWEST_WITHOUT = 10
+MANY_WITHOUT = 50  # enough for FALSE_ALARMS
 
 
 class InstanceHead(PatchHeads):
@@ -88,11 +88,11 @@ def images_in_memory(
 
 
 def images_of_all_classes(samples: Sequence[Sample], most: int, first: Container[str] = ()) -> Sequence[Sample]:
-    """Draw images at random, but such that each class has images with it and without it; all if there are not more.
+    """Draw images at random, but some with and some without each class; all if there are not more.
 
     Args:
         samples: The images.
-        most: Number of images to draw.
+        most: Number of images to draw. Below twice the number of classes, some classes may have no image.
         first: Ids of images that are taken before others.
     """
     if len(samples) <= most:
@@ -100,9 +100,11 @@ def images_of_all_classes(samples: Sequence[Sample], most: int, first: Container
     drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0)).tolist()
     classes = {number for one in samples for number in one.classes}
     each = max(1, most // max(1, 2 * len(classes)))
+    without = max(each, min(MANY_WITHOUT, most // 4))  # the same images for most classes
     kept: set[int] = set()
-    for number, has in product(classes, (True, False)):
-        kept.update([place for place in drawn if (number in samples[place].classes) == has][:each])
+    for number in classes:
+        kept.update([place for place in drawn if number in samples[place].classes][:each])
+        kept.update([place for place in drawn if number not in samples[place].classes][:without])
     ranked = sorted(drawn, key=lambda place: (samples[place].id not in first, place not in kept))
     return [samples[place] for place in sorted(ranked[:most])]
 
@@ -116,9 +118,9 @@ def describe_few_without(samples: Sequence[Sample], class_names: Sequence[str]) 
     if not few:
         return None
     return (
-        f"--relabel mil chooses the threshold of a class on the images without it, and fewer than {FEWEST_WITHOUT} are "
-        f"without {', '.join(few)}: their objects may be much too small or too large. Add images without them, or use "
-        "--relabel linear"
+        f"too few images do not show these classes: {', '.join(few)}. --relabel mil chooses the threshold of a class "
+        f"by the images without it, and needs at least {FEWEST_WITHOUT}: its objects may come out much too small or "
+        "too large. Add images that do not show the class, or use --relabel linear"
     )
 
 
@@ -166,15 +168,31 @@ def scoring_head(
         head = InstanceHead(patches.mean, patches.deviation, classes).to(patches.features.device)
         several = nn.Linear(len(patches.mean), starts * classes).to(patches.features.device)
     if starts > 1:
-        drawn = images[torch.randperm(len(images), generator=generator)]
-        _learn(several, patches, drawn[len(drawn) // HELD_OUT :], generator, STEPS, after_step)
-        best = best_starts(several, patches, drawn[: len(drawn) // HELD_OUT], images)
+        drawn = rarest_first(images, patches.allowed, generator)
+        held_out = torch.arange(len(drawn)) % HELD_OUT == HELD_OUT - 1
+        _learn(several, patches, drawn[~held_out], generator, STEPS, after_step)
+        best = best_starts(several, patches, drawn[held_out], images)
         chosen = best * classes + torch.arange(classes)
         with torch.no_grad():
             head.scores.weight.copy_(several.weight[chosen])
             head.scores.bias.copy_(several.bias[chosen])
     _learn(head.scores, patches, images, generator, STEPS if starts > 1 else 2 * STEPS, after_step)
     return head.eval().requires_grad_(False)
+
+
+def rarest_first(
+    images: Int[Tensor, " some"], present: Bool[Tensor, "every c"], generator: torch.Generator
+) -> Int[Tensor, " some"]:
+    """Shuffle images, then sort them by class, the rarest first: every second or fourth has its part of all classes.
+
+    Args:
+        images: Indices of the images.
+        present: Which classes they have, and other images as well.
+        generator: Shuffles; on the CPU.
+    """
+    drawn = images[torch.randperm(len(images), generator=generator)]
+    by_rarity = present[:, present[drawn].sum(dim=0).argsort(stable=True)].tolist()
+    return drawn[sorted(range(len(drawn)), key=lambda place: by_rarity[int(drawn[place])])]
 
 
 def best_starts(

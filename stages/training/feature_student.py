@@ -26,7 +26,7 @@ from stages.toco.ranks import SINGLE_RANK, Ranks
 STUDENT_PATCHES = 2048  # of a step, over all devices
 REMEMBERED_IMAGES = 20_000  # whose shares each loading process keeps; reading the masks takes longest
 MEASURED_IMAGES = 100  # on which mean and deviation of the features are measured
-COUNTED_IMAGES = 1000  # on which it is counted how much each label covers
+COUNTED_IMAGES = 300  # on which it is counted how much each label covers
 
 
 class FeatureViews(NamedTuple):
@@ -136,18 +136,17 @@ def label_weights(load: LoadFeatures, samples: Sequence[Sample]) -> Float[Tensor
     """Weight of each label in the loss: rare classes weigh more, but all objects together weigh what they cover.
 
     Balanced against the background, too, students find more of some defects and half as much of others
-    (bench/quality.md).
+    (bench/quality.md). All images count the same, though those whose masks people drew are seen more often.
     """
     covered = torch.zeros(load.num_classes + 1)
     for sample in spread(samples, COUNTED_IMAGES):
-        with suppress(DataError):  # the training tells it, or leaves the image out
+        with suppress(DataError):  # the training reports it, or leaves the image out
             covered += load.whole(sample)[1].flatten(1).sum(dim=1)
     load.features.close()  # before the workers of a data loader fork
     objects = covered[1:]
-    if not objects.any():
-        return torch.ones(len(covered))
     weights = balancing_weights(objects)
-    weights *= objects.sum() / (weights @ objects)
+    weights *= objects.sum() / (weights @ objects).clamp_min(1e-6)
+    weights[objects == 0] = 1  # in none of the images that were counted
     return torch.cat([torch.ones(1), weights])
 
 

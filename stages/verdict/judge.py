@@ -250,7 +250,7 @@ def _doubts(one: ClassEvidence) -> list[tuple[Quality, str]]:
     if one.told_apart is not None and one.told_apart < GOOD_TOLD_APART:
         level = "failed" if one.told_apart < WEAK_TOLD_APART else "weak"
         figures = f"AUC {one.told_apart:.2f}, good is {GOOD_TOLD_APART:g}"
-        found.append((level, f"its masks do not tell well which other images have it ({figures})"))
+        found.append((level, f"a head trained on its masks does not tell well which images show it ({figures})"))
     if one.cover > MOST_COVER:
         found.append(("weak", f"its masks cover {100 * one.cover:.0f} % of the image"))
     if one.together is not None:

@@ -76,6 +76,9 @@ def test_candidates__pixels_without_a_value_are_not_unsure(whole_run: Path, tmp_
         unsure.append(found.doubt.unsure)
     assert unsure[0] > 0.1
     assert unsure[1] == 0
+    path.write_bytes(b"no longer an image")  # the mask is still judged: other images may be picked
+    (found,) = candidates(whole_run, labels, [replace(sample, image=path, pixels=rule)], SilentMonitor())
+    assert found.doubt.unsure == unsure[0]
 
 
 def test_pick__refusals(own_run: Path) -> None:

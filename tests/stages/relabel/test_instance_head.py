@@ -23,6 +23,7 @@ from stages.relabel.instance_head import (
     image_score,
     image_scores_of,
     images_in_memory,
+    images_of_all_classes,
     train_instance_head,
 )
 from stages.relabel.rounds import Patches
@@ -158,6 +159,24 @@ def test_images_in_memory__keeps_rare_classes_and_drawn_masks(tmp_path: Path) ->
     assert {"30", "70", "85"} < {*found}
     assert found == sorted(found, key=int)
     assert images_in_memory(samples, features, limit=1200) == samples
+
+
+def test_images_of_all_classes__keep_images_without_a_class_that_most_have(tmp_path: Path) -> None:
+    """Of 2,000 images, 40 lack class 20; each of the other 19 classes is in 10 images."""
+    samples = [
+        Sample(
+            id=str(one),
+            image=tmp_path,
+            classes=(*((one % 200 + 1,) if one % 200 < 19 else ()), *((20,) if one % 50 else ())),
+            mask=None,
+        )
+        for one in range(2000)
+    ]
+    found = images_of_all_classes(samples, 100)
+    assert len(found) == 100
+    assert sum(20 not in one.classes for one in found) >= 25
+    for number in range(1, 20):
+        assert any(number in one.classes for one in found)
 
 
 def test_images_in_memory__of_several_shapes(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_heads__mil_warns_of_classes_that_few_images_lack(
     )
     SeedTraining.heads(training, samples, replace(CONFIG, relabel="mil"), ())
     (warning,) = training.maker.monitor.warnings
-    assert "fewer than 10 are without 'cat' (9): " in warning
-    assert "Add images without them, or use --relabel linear" in warning
+    assert "too few images do not show these classes: 'cat' (9). " in warning
+    assert "Add images that do not show the class, or use --relabel linear" in warning
     SeedTraining.heads(training, samples, replace(CONFIG, relabel="linear"), ())
     assert len(training.maker.monitor.warnings) == 1

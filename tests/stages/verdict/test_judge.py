@@ -39,7 +39,7 @@ def evidence(**changes: Any) -> ClassEvidence:
         ({"empty": 15}, "weak", "no pixel in 15 of 40 images"),
         ({"repeated": 0.2}, "failed", "its masks show other things in other images (20 % agreement)"),
         ({"repeated": 0.5}, "weak", "(50 % agreement)"),
-        ({"told_apart": 0.6}, "failed", "do not tell well which other images have it (AUC 0.60, good is 0.92)"),
+        ({"told_apart": 0.6}, "failed", "does not tell well which images show it (AUC 0.60, good is 0.92)"),
         ({"cover": 0.9}, "weak", "cover 90 % of the image"),
         ({"together": "body"}, "weak", "its images also show body"),
         ({"images": 3, "examined": 3}, "weak", "only 3 images"),
