@@ -36,6 +36,7 @@ from toco_cli.planned import (
     default_run,
     is_planned,
     new_plan,
+    warn_of_run_settings,
     with_plan,
 )
 from toco_cli.settings_file import take_settings
@@ -394,6 +395,7 @@ def make_labels(
     RUN/labels. Without --crf or --ignore-uncertain, --background-threshold alone labels every pixel.
     """
     with _monitor(quiet) as monitor:
+        warn_of_run_settings(run, config, monitor)
         made = run_make_labels(run, config, monitor, data=data, resume=resume, overwrite=overwrite)
     following = f"{as_command('report', run)} or {as_command('train-seg', run)}"
     _conclude(f"The result is in {made.folder}.", {"folder": str(made.folder)}, following, made.verdict, json)

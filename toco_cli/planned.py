@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import SettingsError
-from stages.config import CAM_RECIPES, RECIPE_OF_DEFAULTS, MakeLabels, Run, TrainCam, TrainSeg
-from stages.option import Given
+from stages.config import CAM_RECIPES, RECIPE_OF_DEFAULTS, MakeLabels, Parallel, Run, TrainCam, TrainSeg
+from stages.option import Given, as_command, flag
 from stages.planning.budget import value_text
 from stages.planning.recipes import DEFAULT, ORDER
 from stages.runtime.launch import is_local_child, is_rank_zero, started_by
@@ -26,6 +26,31 @@ STUDENT_RECIPES: dict[str, dict[str, Any] | None] = {**dict.fromkeys(ORDER), **{
 def default_run(data: Path) -> Path:
     """Return the run folder of a data set, if none is given."""
     return Path("runs") / data.resolve().name
+
+
+def warn_of_run_settings(run: Path, config: MakeLabels, monitor: Monitor) -> None:
+    """Warn of the settings in RUN/config.toml that `toco make-labels RUN` does not use, because it has defaults.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    from stages.run_folder.run_config import CONFIG, stored_settings
+
+    stored = stored_settings(run / CONFIG)
+    if stored is None or not is_rank_zero():
+        return
+    of_machine = {one.name for one in fields(Parallel)}
+    left_out = [
+        f"{flag(one.name)} {value_text(stored.stages['make-labels'][one.name])}"
+        for one in fields(config)
+        if one.name not in of_machine
+        and getattr(config, one.name) == one.default != stored.stages["make-labels"].get(one.name, one.default)
+    ]
+    if left_out:
+        monitor.warn(
+            f"{run / CONFIG} has {', '.join(left_out)}, which this command does not use unless you give it: "
+            f"{as_command('run', '--config', run / CONFIG, '--overwrite', 'make-labels')} uses all settings of the run"
+        )
 
 
 def is_planned(given: Given) -> bool:

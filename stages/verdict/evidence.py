@@ -74,7 +74,8 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
     masks, cams = LabelFile(labels.path / "labels.h5", "masks"), LabelFile(labels.path / "cams.h5", "cams")
     threshold = None if labels.settings["source"] == "decoder" else labels.config["background_threshold"]
     given = used_ids(labels)  # people drew these masks
-    stored = [one for one in dataset.by_id().values() if one.id in masks and one.labelled and one.id not in given]
+    labelled = [one for one in dataset.by_id().values() if one.id in masks and one.labelled]
+    stored = [one for one in labelled if one.id not in given]
     with_truth = _with_usable_truth(stored, dataset, monitor)
     samples = spread(stored, EXAMINED)
     classes = len(dataset.class_names)
@@ -126,6 +127,7 @@ def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
                 repeated=heads.repeated.get(number),
                 told_apart=heads.told_apart.get(number),
                 together=_always_beside(number, stored, dataset.class_names),
+                drawn=sum(number in one.classes for one in labelled if one.id in given),
             )
             for number, name in enumerate(dataset.class_names, start=1)
         ),

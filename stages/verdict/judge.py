@@ -51,6 +51,7 @@ class ClassEvidence:
     patches: float | None = None  # of the network's input that it covers, in the ground truth or else in the masks
     student_iou: float | None = None  # of the student's masks against the ground truth of other images, 0..1
     student_images: int = 0  # on this many images
+    drawn: int = 0  # further images whose labels name the class, and whose masks people drew
 
     @property
     def empty_part(self) -> float:
@@ -164,7 +165,8 @@ class Verdict:
         """One sentence: what the judgement rests on."""
         truth = sum(one.by_ground_truth for one in self.classes)
         if truth == len(self.classes):
-            return f"Measured on the ground truth of {self.measured} images."
+            images = self.measured or max((one.evidence.student_images for one in self.classes), default=0)
+            return f"Measured on the ground truth of {images} images."
         blind = all(one.evidence.repeated is None for one in self.classes if not one.by_ground_truth)
         misses = "wrong regions, because the run has no features of these images" if blind else "some bad masks"
         without = (
@@ -231,6 +233,8 @@ def _measurements(one: ClassEvidence) -> list[tuple[Quality, str]]:
 
 
 def _nothing_suspicious(one: ClassEvidence) -> str:
+    if not one.examined:
+        return "people drew all of its masks"
     if one.repeated is None:
         return f"{one.examined - one.empty} of {one.examined} masks show it"
     return f"its masks show the same in all images ({100 * one.repeated:.0f} % agreement)"
@@ -239,7 +243,7 @@ def _nothing_suspicious(one: ClassEvidence) -> str:
 def _doubts(one: ClassEvidence) -> list[tuple[Quality, str]]:
     """What speaks against the masks of a class, and the level that each reason alone would give."""
     if not one.examined:
-        return [("failed", "no image has this label")]
+        return [] if one.drawn else [("failed", "no image has this label")]
     found: list[tuple[Quality, str]] = []
     if one.empty_part > WEAK_EMPTY:
         level: Quality = "failed" if one.empty_part > FAILED_EMPTY else "weak"
@@ -255,8 +259,8 @@ def _doubts(one: ClassEvidence) -> list[tuple[Quality, str]]:
         found.append(("weak", f"its masks cover {100 * one.cover:.0f} % of the image"))
     if one.together is not None:
         found.append(("weak", f"its images also show {one.together}, so that image labels cannot tell which is which"))
-    if one.examined < FEW_IMAGES:
-        found.append(("weak", "only 1 image" if one.examined == 1 else f"only {one.examined} images"))
+    if (images := one.examined + one.drawn) < FEW_IMAGES:
+        found.append(("weak", "only 1 image" if images == 1 else f"only {images} images"))
     return found
 
 
@@ -274,7 +278,7 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
     def most(says: Callable[[ClassEvidence], bool]) -> bool:
         return 2 * sum(map(says, bad)) > len(bad)
 
-    if most(lambda one: not one.examined or one.examined < FEW_IMAGES):
+    if most(lambda one: one.examined + one.drawn < FEW_IMAGES):
         return Advice(command=f"toco check {settings.data}", why=f"label more images of {bad[0].name}")
     if most(lambda one: one.together is not None):
         why = f"label images of {bad[0].name} that do not show {bad[0].together}"

@@ -15,7 +15,7 @@ import toco_cli.planned
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, UserError
 from data.readers import open_dataset
-from stages.config import Run, TrainCam, TrainSeg
+from stages.config import MakeLabels, Run, TrainCam, TrainSeg
 from stages.option import Given
 from stages.planning.fingerprint import fingerprint_of
 from stages.planning.hardware import Hardware
@@ -26,7 +26,7 @@ from stages.verdict.judge import ClassEvidence, ClassVerdict, Verdict
 from toco_cli.main import main
 from toco_cli.options import SETTINGS_OF_COMMANDS
 from toco_cli.plan_table import plan_lines
-from toco_cli.planned import with_plan, with_planned_cam, with_planned_seg
+from toco_cli.planned import warn_of_run_settings, with_plan, with_planned_cam, with_planned_seg
 
 CPU = Hardware(kind="cpu", name="2 CPU cores", cores=2, memory=8e9)
 
@@ -110,6 +110,21 @@ def test_with_plan__a_stored_plan_may_be_edited_and_given_values_win(
     settle(tmp_path, time="3h")  # another time needs another plan
     settle(tmp_path, recipe="quick")
     assert [one.recipe for one in plans] == ["balanced", "balanced", "quick"]
+
+
+def test_warn_of_run_settings__names_those_that_make_labels_does_not_use(
+    pictures: Path, listener: Callable[[], Any], tmp_path: Path
+) -> None:
+    monitor = listener()
+    warn_of_run_settings(tmp_path, MakeLabels(), monitor)  # no run of `toco run`
+    own = MakeLabels(refine="crf", scales=(1.0, 2.0), relabel="none", workers=3)
+    write_config(tmp_path / CONFIG, pictures, Run(), AllSettings(labels=own).by_stage(), {})
+    warn_of_run_settings(tmp_path, own, monitor)
+    assert monitor.warnings == []
+    warn_of_run_settings(tmp_path, MakeLabels(relabel="mil"), monitor)
+    (warning,) = monitor.warnings
+    assert f"{tmp_path / CONFIG} has --refine crf, --scales 1 2, which this command does not use" in warning
+    assert f"toco run --config {tmp_path / CONFIG} --overwrite make-labels" in warning
 
 
 def test_with_plan__a_run_that_was_begun_keeps_its_settings(

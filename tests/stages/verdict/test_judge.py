@@ -44,6 +44,8 @@ def evidence(**changes: Any) -> ClassEvidence:
         ({"together": "body"}, "weak", "its images also show body"),
         ({"images": 3, "examined": 3}, "weak", "only 3 images"),
         ({"images": 0, "examined": 0}, "failed", "no image has this label"),
+        ({"images": 0, "examined": 0, "drawn": 12}, "good", "people drew all of its masks"),
+        ({"images": 3, "examined": 3, "drawn": 2}, "weak", "only 5 images"),
     ],
 )
 def test_judge_class__level_and_first_reason(changes: dict[str, Any], level: Quality, reason: str) -> None:
