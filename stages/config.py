@@ -519,10 +519,10 @@ class MakeLabels(Parallel):
             raise SettingsError("--window is for CAMs: it does not work with --source decoder")
         if self.calibration_images and self.background_threshold is not None:
             raise SettingsError("--background-threshold and --calibration-images exclude each other: give one")
-        if self.relabel == "mil" and (self.calibration_images or self.background_threshold == "auto"):
+        if self.calibration_images and self.relabel == "mil":
             raise SettingsError(
-                "--calibration-images and --background-threshold auto choose a threshold of CAMs, and --relabel mil "
-                "makes its masks without CAMs: give one of them"
+                "--calibration-images chooses a threshold of CAMs, and --relabel mil makes its masks without CAMs: "
+                "give one of them"
             )
         if self.crf_fast and not self.uses_crf:
             raise SettingsError("--crf-fast needs --refine crf or --refine par+crf")

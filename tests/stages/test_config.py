@@ -70,12 +70,7 @@ def test_cam_recipes__change_fields_that_exist(name: str) -> None:
         (
             MakeLabels,
             {"relabel": "mil", "calibration_images": 8},
-            "--calibration-images and --background-threshold auto choose a threshold of CAMs, and --relabel mil",
-        ),
-        (
-            MakeLabels,
-            {"relabel": "mil", "background_threshold": "auto"},
-            "--calibration-images and --background-threshold auto choose a threshold of CAMs, and --relabel mil",
+            "--calibration-images chooses a threshold of CAMs, and --relabel mil makes its masks without CAMs",
         ),
         (MakeLabels, {"low_threshold": 0.5, "high_threshold": 0.4}, "--low-threshold 0.5 must be below"),
         (MakeLabels, {"background_threshold": 1.1}, "--background-threshold is 1.1: it must be at most 1"),
