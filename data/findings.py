@@ -1,5 +1,6 @@
 """Find problems in a data set, with advice: pure functions from facts to findings."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ MASK_VALUES = 8  # an image with at most this many grey values looks like a mask
 ONE_COLOUR = 2  # an image has one colour if its grey values differ by at most this
 LARGE_FACTOR = 4  # an image is large if its longer side is more than this many times the median
 RARE_IMAGES = 20  # a class is rare if fewer training images show it
+# A class in one or two images is a misspelling if its name is nearly that of a class with this many times as many.
+TYPO_IMAGES, TYPO_FACTOR = 2, 5
 CO_OCCURRENCE_FRACTION = 0.85  # two classes co-occur if this fraction of the images of one also shows the other
 CO_OCCURRENCE_IMAGES = 5  # classes with fewer images are not examined
 
@@ -546,6 +549,19 @@ def _meant_split(name: str) -> str | None:
     return next(iter((*swapped, *close)), None)
 
 
+def _meant_class(name: str, images: Mapping[str, int]) -> str | None:
+    """Return the class that a rare one is a misspelling of; None if it is none. Names with other digits are none."""
+    if not 0 < images[name] <= TYPO_IMAGES:
+        return None
+    digits = re.sub(r"\D", "", name)
+    usual = [
+        one
+        for one, count in images.items()
+        if count >= TYPO_FACTOR * images[name] and re.sub(r"\D", "", one) == digits and abs(len(one) - len(name)) <= 1
+    ]
+    return next(iter(get_close_matches(name, usual, n=1, cutoff=0.8)), None)
+
+
 def _class_names(facts: Facts) -> Iterator[Finding]:
     names = facts.dataset.class_names
     if alike := look_alikes(names):
@@ -603,6 +619,14 @@ def class_findings(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[Find
             text=f"{_count(len(rare), 'class')} in fewer than {RARE_IMAGES} images of the training split",
             advice="add images of the class; otherwise its masks may be poor",
             items=rare,
+        )
+    if typos := {name: meant for name in names if (meant := _meant_class(name, images))}:
+        yield Finding(
+            level="warning",
+            topic="misspelt_class",
+            text=f"{_count(len(typos), 'class')} in one or two images, with nearly the name of another one",
+            advice="correct the label, or list all classes in classes.txt, so that misspelt labels are refused",
+            items=tuple(f"'{name}' (did you mean '{meant}'?)" for name, meant in typos.items()),
         )
     if pairs := co_occurring_pairs(together, total):
         yield Finding(

@@ -10,6 +10,7 @@ from data.findings import (
     Facts,
     Finding,
     Pair,
+    class_findings,
     co_occurrence,
     co_occurring_pairs,
     duplicates,
@@ -304,6 +305,24 @@ def test_find_all__rare_classes() -> None:
     finding = only(facts(dataset(train=several((19, (1,)), (20, (2,))))))
     assert (finding.level, finding.items) == ("warning", ("cat (19)",))
     assert finding.text == "1 class in fewer than 20 images of the training split"
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "meant"),
+    [
+        ("aeroplan", 1, "aeroplane"),
+        ("aeroplaen", 2, "aeroplane"),
+        ("aeroplan", 3, None),
+        ("cell2", 1, None),  # beside cell1
+        ("cel1", 1, "cell1"),
+        ("car", 1, None),
+    ],
+)
+def test_class_findings__misspelt_classes(name: str, images: int, meant: str | None) -> None:
+    samples = several((30, (1,)), (30, (2,)), (images, (3,)))
+    found = dataset(train=samples, class_names=("aeroplane", "cell1", name))
+    items = [one.items for one in class_findings(found, samples) if one.topic == "misspelt_class"]
+    assert items == ([(f"'{name}' (did you mean '{meant}'?)",)] if meant else [])
 
 
 def test_find_all__classes_that_come_together() -> None:
