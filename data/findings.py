@@ -513,7 +513,7 @@ def _splits(facts: Facts) -> Iterator[Finding]:
             topic="split_name",
             text=f"{_count(len(typos), 'split')} with an unusual name, not used by default",
             advice="correct it, or select it with --split",
-            items=tuple(f"'{name}' (did you mean '{similar}'?)" for name, similar in typos.items()),
+            items=_did_you_mean(typos),
         )
     if dataset.val_split is None:
         yield Finding(
@@ -626,7 +626,7 @@ def class_findings(dataset: Dataset, samples: Sequence[Sample]) -> Iterator[Find
             topic="misspelt_class",
             text=f"{_count(len(typos), 'class')} in one or two images, with nearly the name of another one",
             advice="correct the label, or list all classes in classes.txt, so that misspelt labels are refused",
-            items=tuple(f"'{name}' (did you mean '{meant}'?)" for name, meant in typos.items()),
+            items=_did_you_mean(typos),
         )
     if pairs := co_occurring_pairs(together, total):
         yield Finding(
@@ -669,6 +669,10 @@ def _name(path: Path, dataset: Dataset) -> str:
 
 def _names(paths: Sequence[Path], dataset: Dataset) -> tuple[str, ...]:
     return tuple(_name(path, dataset) for path in paths)
+
+
+def _did_you_mean(typos: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"'{name}' (did you mean '{meant}'?)" for name, meant in typos.items())
 
 
 def _below(messages: Sequence[str], dataset: Dataset) -> tuple[str, ...]:

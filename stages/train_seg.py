@@ -233,7 +233,7 @@ def feature_training(
     patches = -(-STUDENT_PATCHES // config.batch_size)
     load = LoadFeatures(cache, labels.path, head, patches, refined=used_settings(labels).refined, given=given)
     stream = student_stream(samples, load, given, config)
-    losses = partial(_feature_losses, config, fabric, label_weights(load, samples))
+    losses = partial(_feature_losses, config, fabric, label_weights(load, samples).to(fabric.device))
     return StudentTraining(student, spec, head, stream, losses)
 
 

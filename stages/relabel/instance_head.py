@@ -183,7 +183,10 @@ def scoring_head(
 def rarest_first(
     images: Int[Tensor, " some"], present: Bool[Tensor, "every c"], generator: torch.Generator
 ) -> Int[Tensor, " some"]:
-    """Shuffle images, then sort them by class, the rarest first: every second or fourth has its part of all classes.
+    """Shuffle images, then sort them by their classes, of which the rarest decides first.
+
+    Images with the same classes are then neighbours, so that every second or fourth image of the result has its part of
+    each class.
 
     Args:
         images: Indices of the images.

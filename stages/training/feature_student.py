@@ -156,13 +156,13 @@ def feature_losses(
     """Cross-entropy against the shares of each patch, over the patches whose labels are known.
 
     Args:
-        weights: Weight of each label, background first.
+        weights: Weight of each label, background first; on the device of the batch.
         network: Gives the logits of patches.
         batch: The patches.
         ranks: The ranks that share the batch.
     """
     features, shares = batch.features.flatten(0, 1), batch.shares.flatten(0, 1).float()
     logits = network(features, whole=False).float().flatten(1)
-    weighted = shares * weights.to(shares.device)
+    weighted = shares * weights
     total = -(weighted * logits.log_softmax(dim=1)).sum()
     return {"loss": total / ranks.mean(weighted.sum()).clamp_min(1e-6), "labelled": shares.sum() / len(shares)}
