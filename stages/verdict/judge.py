@@ -4,7 +4,7 @@ Pure functions of numbers, without torch. The constants come from bench/verdict.
 judgement without ground truth is right.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -120,8 +120,8 @@ class Verdict:
     advice: Advice | None  # None if all is good
 
     def named(self, level: Quality) -> list[ClassVerdict]:
-        """The classes of one level."""
-        return [one for one in self.classes if one.level == level]
+        """The classes of one level, the worst first."""
+        return worst_first(one for one in self.classes if one.level == level)
 
     @property
     def weak_classes(self) -> tuple[int, ...]:
@@ -131,13 +131,13 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """One line: how many classes failed, which, and why."""
+        """One line: how many classes failed, which, and the two strongest signs of each."""
         total = len(self.classes)
         parts = []
         for level in ("failed", "weak"):
             found = self.named(level)
             if found:
-                first = ", ".join(f"{one.name} ({one.reasons[0]})" for one in found[:SHOWN])
+                first = ", ".join(f"{one.name} ({', '.join(one.reasons[:2])})" for one in found[:SHOWN])
                 more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
                 verb = "failed" if level == "failed" else ("is weak" if len(found) == 1 else "are weak")
                 parts.append(f"{len(found)} of {total} classes {verb}: {first}{more}")
@@ -205,16 +205,30 @@ def judge(evidence: Sequence[ClassEvidence], settings: MaskSettings, *, examined
 def judge_class(one: ClassEvidence) -> ClassVerdict:
     """Judge one class: by the ground truth if an image with ground truth shows it, otherwise by evidence."""
     measured = _measurements(one)
-    doubts = sorted(_doubts(one), key=lambda pair: QUALITIES.index(pair[0]))
+    signs = _signs(one)
+    doubts = sorted([*signs, *_hints(one)], key=lambda pair: QUALITIES.index(pair[0]))  # of equal levels, signs first
     reasons = measured + (doubts if any(level != "good" for level, _ in measured) or not measured else [])
     decisive = measured or doubts
     return ClassVerdict(
         name=one.name,
         level=min((level for level, _ in decisive), key=QUALITIES.index, default="good"),
         by_ground_truth=bool(measured),
-        reasons=tuple(reason for _, reason in reasons) or (_nothing_suspicious(one),),
+        # Without it, all classes of a small data set would have the same reason.
+        reasons=(*(reason for _, reason in reasons), *(() if measured or signs else (_unsuspicious(one),))),
         evidence=one,
     )
+
+
+def worst_first(classes: Iterable[ClassVerdict]) -> list[ClassVerdict]:
+    """Sort classes of one level: by IoU or agreement, those last that only a hint speaks against."""
+
+    def rank(one: ClassVerdict) -> tuple[bool, float]:
+        numbers = one.evidence
+        if one.by_ground_truth:
+            return False, min(iou for iou in (numbers.iou, numbers.student_iou) if iou is not None)
+        return not _signs(numbers), 1 - numbers.empty_part if numbers.repeated is None else numbers.repeated
+
+    return sorted(classes, key=rank)
 
 
 def level_of(iou: float) -> Quality:
@@ -232,16 +246,16 @@ def _measurements(one: ClassEvidence) -> list[tuple[Quality, str]]:
     return [(level_of(iou), text) for iou, text in sorted(found)]
 
 
-def _nothing_suspicious(one: ClassEvidence) -> str:
+def _unsuspicious(one: ClassEvidence) -> str:
     if not one.examined:
         return "people drew all of its masks"
     if one.repeated is None:
         return f"{one.examined - one.empty} of {one.examined} masks show it"
-    return f"its masks show the same in all images ({100 * one.repeated:.0f} % agreement)"
+    return f"{100 * one.repeated:.0f} % agreement between images"
 
 
-def _doubts(one: ClassEvidence) -> list[tuple[Quality, str]]:
-    """What speaks against the masks of a class, and the level that each reason alone would give."""
+def _signs(one: ClassEvidence) -> list[tuple[Quality, str]]:
+    """What is wrong with the masks of a class, and the level that each reason alone would give."""
     if not one.examined:
         return [] if one.drawn else [("failed", "no image has this label")]
     found: list[tuple[Quality, str]] = []
@@ -250,15 +264,23 @@ def _doubts(one: ClassEvidence) -> list[tuple[Quality, str]]:
         found.append((level, f"no pixel in {one.empty} of {one.examined} images"))
     if one.repeated is not None and one.repeated < GOOD_REPEATED:
         level = "failed" if one.repeated < WEAK_REPEATED else "weak"
-        found.append((level, f"its masks show other things in other images ({100 * one.repeated:.0f} % agreement)"))
+        found.append((level, f"masks differ from image to image ({100 * one.repeated:.0f} % agreement)"))
     if one.told_apart is not None and one.told_apart < GOOD_TOLD_APART:
         level = "failed" if one.told_apart < WEAK_TOLD_APART else "weak"
         figures = f"AUC {one.told_apart:.2f}, good is {GOOD_TOLD_APART:g}"
-        found.append((level, f"a head trained on its masks does not tell well which images show it ({figures})"))
+        found.append((level, f"masks predict badly which images show it ({figures})"))
+    return found
+
+
+def _hints(one: ClassEvidence) -> list[tuple[Quality, str]]:
+    """What makes bad masks likely, although these may be right: never more than weak."""
+    if not one.examined:
+        return []
+    found: list[tuple[Quality, str]] = []
     if one.cover > MOST_COVER:
-        found.append(("weak", f"its masks cover {100 * one.cover:.0f} % of the image"))
+        found.append(("weak", f"masks cover {100 * one.cover:.0f} % of the image"))
     if one.together is not None:
-        found.append(("weak", f"its images also show {one.together}, so that image labels cannot tell which is which"))
+        found.append(("weak", f"nearly all of its images also show {one.together}"))
     if (images := one.examined + one.drawn) < FEW_IMAGES:
         found.append(("weak", "only 1 image" if images == 1 else f"only {images} images"))
     return found

@@ -24,7 +24,7 @@ def evidence(**changes: Any) -> ClassEvidence:
 @pytest.mark.parametrize(
     ("changes", "level", "reason"),
     [
-        ({}, "good", "its masks show the same in all images (80 % agreement)"),
+        ({}, "good", "80 % agreement between images"),
         ({"repeated": None, "told_apart": None}, "good", "40 of 40 masks show it"),
         ({"iou": 0.62, "measured": 9}, "good", "masks: IoU 62 % on 9 images with ground truth"),
         ({"iou": 0.41, "measured": 1}, "weak", "masks: IoU 41 % on 1 image with ground truth"),
@@ -37,11 +37,11 @@ def evidence(**changes: Any) -> ClassEvidence:
         ),
         ({"empty": 34}, "failed", "no pixel in 34 of 40 images"),
         ({"empty": 15}, "weak", "no pixel in 15 of 40 images"),
-        ({"repeated": 0.2}, "failed", "its masks show other things in other images (20 % agreement)"),
+        ({"repeated": 0.2}, "failed", "masks differ from image to image (20 % agreement)"),
         ({"repeated": 0.5}, "weak", "(50 % agreement)"),
-        ({"told_apart": 0.6}, "failed", "does not tell well which images show it (AUC 0.60, good is 0.92)"),
+        ({"told_apart": 0.6}, "failed", "masks predict badly which images show it (AUC 0.60, good is 0.92)"),
         ({"cover": 0.9}, "weak", "cover 90 % of the image"),
-        ({"together": "body"}, "weak", "its images also show body"),
+        ({"together": "body"}, "weak", "nearly all of its images also show body"),
         ({"images": 3, "examined": 3}, "weak", "only 3 images"),
         ({"images": 0, "examined": 0}, "failed", "no image has this label"),
         ({"images": 0, "examined": 0, "drawn": 12}, "good", "people drew all of its masks"),
@@ -58,9 +58,38 @@ def test_judge_class__the_worst_reason_comes_first() -> None:
     found = judge_class(evidence(together="body", empty=34, repeated=0.5))
     assert [reason.split(" (")[0] for reason in found.reasons] == [
         "no pixel in 34 of 40 images",
-        "its masks show other things in other images",
-        "its images also show body, so that image labels cannot tell which is which",
+        "masks differ from image to image",
+        "nearly all of its images also show body",
     ]
+
+
+def test_judge_class__few_images_do_not_hide_stronger_signs() -> None:
+    few = {"images": 8, "examined": 8}
+    assert judge_class(evidence(**few, repeated=0.5, empty=3)).reasons == (
+        "no pixel in 3 of 8 images",
+        "masks differ from image to image (50 % agreement)",
+        "only 8 images",
+    )
+    # Agreement tells classes apart that have few images, although it is not low in any.
+    assert judge_class(evidence(**few, repeated=0.71)).reasons == ("only 8 images", "71 % agreement between images")
+    assert judge_class(evidence(**few, repeated=None)).reasons == ("only 8 images", "8 of 8 masks show it")
+
+
+def test_verdict__names_the_worst_of_a_level_first() -> None:
+    few = {"images": 8, "examined": 8}
+    classes = [
+        evidence(**few, name="cow", repeated=0.96),
+        evidence(**few, name="car", repeated=0.71),
+        evidence(**few, name="flower", empty=3),  # a sign counts more than few images
+        evidence(name="sky", iou=0.4, measured=5),
+        evidence(name="dog", iou=0.45, measured=5, student_iou=0.35, student_images=5),
+    ]
+    verdict = judge(classes, SETTINGS, examined=40, measured=5)
+    assert [one.name for one in verdict.named("weak")] == ["dog", "sky", "flower", "car", "cow"]
+    assert verdict.headline.endswith(
+        "flower (no pixel in 3 of 8 images, only 8 images), "
+        "car (only 8 images, 71 % agreement between images), cow (only 8 images, 96 % agreement between images)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +146,7 @@ def test_verdict__names_failed_and_weak_classes() -> None:
     verdict = judge(classes, SETTINGS, examined=100, measured=0)
     assert verdict.headline == (
         "1 of 3 classes failed: dog (no pixel in 34 of 40 images); "
-        "1 of 3 classes is weak: sky (its masks show other things in other images (50 % agreement))"
+        "1 of 3 classes is weak: sky (masks differ from image to image (50 % agreement))"
     )
     assert verdict.weak_classes == (2, 3)
     assert verdict.basis.startswith("Judged without ground truth, from 100 masks")

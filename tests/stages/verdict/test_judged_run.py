@@ -62,12 +62,12 @@ def test_judge_run__of_a_run_that_cannot_be_written(judged: Any, listener: Any, 
 def test_judge_run__empty_masks_fail_with_and_without_ground_truth(judged: Any, listener: Any) -> None:
     made = judged(fill=0)
     measured = judge_run(made.run, listener()).verdict
-    assert measured.headline.startswith("2 of 2 classes failed: red (masks: IoU 0 % on 2 images with ground truth)")
+    assert measured.headline.startswith("2 of 2 classes failed: red (masks: IoU 0 % on 2 images with ground truth, no")
     without_truth(made.data)
     monitor = listener()
     verdict = judge_run(made.run, monitor).verdict
     assert monitor.warnings == []
-    assert verdict.headline.startswith("2 of 2 classes failed: red (no pixel in 2 of 2 images)")
+    assert verdict.headline.startswith("2 of 2 classes failed: red (no pixel in 2 of 2 images, ")
     assert verdict.measured == 0
 
 
