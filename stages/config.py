@@ -119,7 +119,11 @@ class TrainingSettings(Logging):
     iterations: int = option(20_000, "Training steps.", minimum=1)
     batch_size: int = option(4, "Images per step, over all devices together.", minimum=1)
     learning_rate: float = option(6e-5, "Learning rate of the encoder.", minimum=0)
-    seed: int = option(0, "Random seed. The same seed gives the same network on one machine.", minimum=0)
+    seed: int = option(
+        0,
+        "Random seed. The same seed gives the same network on the same processor with the same number of threads.",
+        minimum=0,
+    )
     rescale_min: float = option(0.5, "Smallest factor of the random rescaling.", minimum=0.05, group=AUGMENTATION)
     rescale_max: float = option(2.0, "Largest factor of the random rescaling.", minimum=0.05, group=AUGMENTATION)
     head_lr_multiplier: float = option(
