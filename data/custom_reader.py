@@ -25,6 +25,7 @@ DECLARATION = "sep="  # a first line of spreadsheets, which gives the delimiter
 NO_CELLS = frozenset({"0", "0.0", "false", "no"})
 YES_CELLS = frozenset({"1", "1.0", "true", "yes"})
 SEPARATE = "correct the labels, with ';' between them"
+NAMES_OF_LABELS = frozenset({"class", "classes", "category", "categories", "tag", "tags"})  # in other programs
 MOST_VALUES = 10  # that are remembered of a column without a meaning; more are not splits
 
 
@@ -237,7 +238,9 @@ def find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Colu
             raise DataError(f"{where}: column {quoted(name)} occurs twice: remove one")
         places[key] = place
     if "image" not in places:
-        raise DataError(f"{where}: no column 'image' among {list_names(header)}: write image,labels[,split]")
+        similar = difflib.get_close_matches("image", places, n=1)
+        hint = f" (did you mean 'image' by {quoted(similar[0])}?)" if similar else ""
+        raise DataError(f"{where}: no column 'image' among {list_names(header)}{hint}: write image,labels[,split]")
     image, labels, split = places["image"], places.get("labels"), places.get("split")
     if labels is None and "label" in places:
         raise DataError(f"{where}: there is a column 'label' but no column 'labels': rename it")
@@ -254,9 +257,20 @@ def find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Colu
     if not one_hot:
         raise DataError(f"{where}: there is no column 'labels' and no 0/1 column of a class: add one of them")
     if listed and set(one_hot.values()) != set(listed):
+        misspelt = [name for name in one_hot.values() if _may_mean_labels(name)]
+        if misspelt and set(listed).isdisjoint(one_hot.values()):
+            raise DataError(f"{where}: {_no_labels(misspelt[0])}")
         odd = list_names(sorted(set(one_hot.values()) ^ set(listed)))
         raise DataError(f"{where}: the class columns and {CLASSES_FILE} differ in {odd}: make them the same")
     return Columns(image, None, split, one_hot)
+
+
+def _may_mean_labels(name: str) -> bool:
+    return name.lower() in NAMES_OF_LABELS or bool(difflib.get_close_matches("labels", [name.lower()]))
+
+
+def _no_labels(name: str) -> str:
+    return f"there is a column {quoted(name)} but no column 'labels': did you mean 'labels'? rename it"
 
 
 def read_row(cells: list[str], columns: Columns, width: int, line: int, mistakes: Mistakes) -> Row | None:
@@ -288,7 +302,10 @@ def _labels(cells: list[str], columns: Columns, line: int, mistakes: Mistakes) -
         if cell in YES_CELLS:
             labels.append(name)
         elif cell not in NO_CELLS:
-            mistakes.add(f"'{cells[place]}' in column '{name}' must be 0 or 1", line)
+            # Not by the name alone: a class may be called 'cables'.
+            hint = "; if the column holds names of classes, call it 'labels'" if len(columns.one_hot) == 1 else ""
+            text = f"'{cells[place]}' in column '{name}' must be 0 or 1{hint}"
+            mistakes.add(_no_labels(name) if _may_mean_labels(name) else text, line)
     return labels
 
 

@@ -217,6 +217,16 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         ("image,label\na.jpg,cat\n", "line 1: there is a column 'label' but no column 'labels': rename it"),
         ("image,labels,spilt\na.jpg,cat,val\n", "line 1: there is a column 'spilt' but no column 'split': rename it"),
         ("image,labels,Splits\na,cat,train\na,cat,VAL\na,cat,other\n", "line 1: there is a column 'Splits' but"),
+        ("imgae,labels\na.jpg,cat\n", r"among 'imgae', 'labels' \(did you mean 'image' by 'imgae'\?\): write image,"),
+        ("image,lables\na.jpg,cat\n", "line 2: there is a column 'lables' but no column 'labels': did you mean"),
+        (
+            "image,Class,split\na.jpg,cat,val\n",
+            "there is a column 'Class' but no column 'labels': did you mean 'labels'",
+        ),
+        (
+            "image,kind\na.jpg,cat\n",
+            "'cat' in column 'kind' must be 0 or 1; if the column holds names of classes, call",
+        ),
         ("image,split\na.jpg,train\n", "line 1: there is no column 'labels' and no 0/1 column of a class"),
         ("image,labels,Labels\na.jpg,cat,cat\n", "line 1: column 'Labels' occurs twice"),
         (",image,labels\n0,a.jpg,cat\n", "line 1: column 1 has no name"),
@@ -238,6 +248,15 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
 def test_read_custom__bad_table(tmp_path: Path, table: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_custom(build(tmp_path, table))
+
+
+def test_read_custom__misspelt_labels_beside_a_list_of_classes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 1: there is a column 'lables' but no column 'labels': did you mean"):
+        read_custom(build(tmp_path, "image,lables\na.jpg,cat\n", classes="cat\n"))
+
+
+def test_read_custom__a_class_with_a_name_like_labels(tmp_path: Path) -> None:
+    assert read_custom(build(tmp_path, "image,cables\na.jpg,1\n")).class_names == ("cables",)
 
 
 @pytest.mark.parametrize(
