@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from data.class_folder_reader import MASKS_FOLDER
 from data.class_list import CLASSES_FILE
 from data.class_names import canonical_name
 from data.custom_reader import LABELS_FILE
@@ -70,8 +71,8 @@ def write_custom(dataset: Dataset, out: Path) -> Path:
     """Write the image labels of another layout as a custom folder; its images/ is a link to the original images.
 
     The training split is renamed to 'train', and the validation split to 'val'. An image that is in several splits is
-    written once: to the training split, else to the validation split, else to the first of the others. Ground-truth
-    masks are not copied.
+    written once: to the training split, else to the validation split, else to the first of the others. The
+    ground-truth masks of class folders get a link as well. Those of other layouts are not copied.
 
     Returns:
         The path of labels.csv.
@@ -85,20 +86,29 @@ def write_custom(dataset: Dataset, out: Path) -> Path:
     check_output_place(out, datasets=[dataset.root])
     if dataset.layout == "class_folders" and out.resolve().is_relative_to(dataset.root.resolve()):
         raise DataError(f"{out} is in {dataset.root}, where folders are classes: give a folder elsewhere")
-    for name in (LABELS_FILE, CLASSES_FILE, "images"):
+    for name in (LABELS_FILE, CLASSES_FILE, "images", MASKS_FOLDER):
         if os.path.lexists(out / name):
             raise DataError(f"{out / name} exists already, and nothing was written: give another folder")
     check_class_names(dataset.class_names)
     placed = _place(dataset)
     if not placed:
         raise DataError(f"{dataset.root} has no labelled images: there is nothing to write")
-    folder = Path(os.path.commonpath([sample.image.parent for sample, _ in placed.values()]))
+    in_classes = dataset.layout == "class_folders"
+    # Masks have the paths of their images below the root.
+    folder = dataset.root if in_classes else Path(os.path.commonpath([path.parent for path in placed]))
     rows = [
         (path.relative_to(folder).as_posix(), [dataset.class_names[c - 1] for c in sample.classes], split)
         for path, (sample, split) in placed.items()
     ]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "images").symlink_to(folder.resolve(), target_is_directory=True)
+    if in_classes:  # without the folder of masks, which would be read as images
+        (out / "images").mkdir()
+        for top in {one.image.relative_to(folder).parts[0] for one in dataset.by_id().values()}:
+            _link(out / "images" / top, folder / top)
+        if any(sample.mask for sample, _ in placed.values()):
+            _link(out / MASKS_FOLDER, folder / MASKS_FOLDER)
+    else:
+        _link(out / "images", folder)
     return write_tables(out, dataset.class_names, rows)
 
 
@@ -118,6 +128,10 @@ def write_tables(root: Path, class_names: Iterable[str], rows: Iterable[tuple[st
     cells = [(_cell(image), ";".join(classes), split) for image, classes, split in rows]
     _write(root / LABELS_FILE, _rows([HEADER, *cells]))
     return root / LABELS_FILE
+
+
+def _link(path: Path, folder: Path) -> None:
+    path.symlink_to(folder.resolve(), target_is_directory=True)
 
 
 def _place(dataset: Dataset) -> Mapping[Path, tuple[Sample, str]]:

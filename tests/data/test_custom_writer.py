@@ -104,12 +104,23 @@ def test_write_custom__class_folders(tmp_path: Path) -> None:
     names = ("train/cats, big/#a.jpg", "train/background/ b.jpg", "val/dogs/c.jpg", "val/cats, big/d.jpg")
     dataset = class_folders(tmp_path / "photos", *names)
     assert write_custom(dataset, tmp_path / "out") == tmp_path / "out" / "labels.csv"
-    assert (tmp_path / "out" / "images").resolve() == tmp_path / "photos"
+    assert (tmp_path / "out" / "images" / "train").resolve() == tmp_path / "photos" / "train"
     read = open_dataset(tmp_path / "out")
     assert (read.layout, read.class_names) == ("custom", ("cats, big", "dogs"))
     assert labels(read) == labels(dataset)
     assert {sample.id for sample in read.split("train")} == {"train/cats, big/#a", "train/background/ b"}
     assert (read.train_split, read.val_split, read.warnings) == ("train", "val", ())
+
+
+@pytest.mark.parametrize("above", ["", "train/"])
+def test_write_custom__ground_truth_of_class_folders(tmp_path: Path, above: str) -> None:
+    """masks/ stays ground truth: its files are neither images nor lost."""
+    names = [f"{above}{name}" for name in ("cats/a.jpg", "dogs/b.jpg")]
+    dataset = class_folders(tmp_path / "photos", *names, f"masks/{above}dogs/b.png")
+    write_custom(dataset, tmp_path / "out")
+    read = open_dataset(tmp_path / "out")
+    assert (read.class_names, read.unlabelled, labels(read)) == (("cats", "dogs"), (), labels(dataset))
+    assert {one.id: one.mask is not None for one in read.split()} == {f"{above}cats/a": False, f"{above}dogs/b": True}
 
 
 def test_write_custom__paths_that_need_care(tmp_path: Path) -> None:
@@ -170,7 +181,7 @@ def test_write_custom__class_names_that_cannot_be_written(tmp_path: Path, name: 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["labels.csv", "classes.txt", "images"])
+@pytest.mark.parametrize("name", ["labels.csv", "classes.txt", "images", "masks"])
 def test_write_custom__overwrites_nothing(tmp_path: Path, name: str) -> None:
     dataset = class_folders(tmp_path / "photos")
     (tmp_path / "out").mkdir()
