@@ -13,7 +13,7 @@ from data.errors import SettingsError
 from data.pixel_rule import with_pixel_rule
 from stages.config import NO_FILES, Run
 from stages.option import Given
-from stages.planning.budget import CPU_MINUTES, time_text
+from stages.planning.budget import CPU_MINUTES
 from stages.planning.fingerprint import fingerprint_of
 from stages.planning.hardware import hardware_of
 from stages.planning.planner import Plan, first_settings, make_plan
@@ -114,9 +114,8 @@ def check_fits(found: Plan) -> None:
         SettingsError: Gives the option that allows it.
     """
     if not found.fits and found.budget is not None:
-        hours = ceil(1.1 * found.total / 60)
         raise SettingsError(
-            f"even the smallest plan takes about {time_text(found.total)}, more than the limit of "
-            f"{time_text(found.budget)}: allow more with --time {hours}h, use a GPU or fewer images, "
-            "or give fewer steps yourself for a trial (--train-cam.iterations 50)"
+            f"even the smallest plan takes about {ceil(found.total)} min, more than the limit of "
+            f"{round(found.budget, 1):g} min: allow more with --time {ceil(1.1 * found.total)}m, use a GPU or fewer "
+            "images, or give fewer steps yourself for a trial (--train-cam.iterations 50)"
         )

@@ -97,7 +97,7 @@ def test_check__a_table_by_windows_and_odd_names(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("img,labels\na.jpg,cat\n", "line 1: no column 'image' among 'img', 'labels': write image,labels[,split]"),
+        ("file,labels\na.jpg,cat\n", "line 1: no column 'image' among 'file', 'labels': write image,labels[,split]"),
         ("image,labels\n# a.jpg,cat\n", "has no rows below its header: write one per image"),
         (
             "image,labels\nx.jpg,cat\n",

@@ -270,16 +270,16 @@ def test_with_plan__what_does_not_fit_is_refused_with_the_option_that_allows_it(
 ) -> None:
     def slow(*arguments: Any, **options: Any) -> Plan:
         plan = make_plan(fingerprint_of(open_dataset(pictures)), CPU, AllSettings(), Given())
-        return replace(plan, minutes={"train-cam": 290.0}, budget=120.0)
+        return replace(plan, minutes={"train-cam": 13.9}, budget=1 / 3)
 
     monkeypatch.setattr(toco_cli.planned, "new_plan", slow)
     with pytest.raises(SettingsError) as caught:
         settle(tmp_path / "run")
-    assert str(caught.value).startswith("even the smallest plan takes about 4.83 h, more than the limit of 2 h")
-    assert "allow more with --time 6h" in str(caught.value)
+    assert str(caught.value).startswith("even the smallest plan takes about 14 min, more than the limit of 0.3 min")
+    assert "allow more with --time 16m" in str(caught.value)
     monkeypatch.setattr(toco_cli.commands, "new_plan", slow)
     assert main(["plan", str(pictures), "--out", str(tmp_path / "run")]) == 1
-    assert "error: even the smallest plan takes about 4.83 h" in " ".join(capsys.readouterr().err.split())
+    assert "error: even the smallest plan takes about 14 min" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run" / PLAN).exists()  # which 'toco run' would use
 
 
