@@ -25,6 +25,7 @@ from stages.labels.label_settings import CHOSEN, INSTANCES, resolved, with_chose
 from stages.labels.maker import LabelMaker
 from stages.labels.store import ImageLabels, join_file, join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
+from stages.preflight.training import check_instances
 from stages.relabel.choose_instances import learns_from_instances
 from stages.relabel.relabel_maker import new_relabeller
 from stages.run_folder.artifacts import already_finished, begin_stage, in_use, open_stage, read_config
@@ -102,7 +103,8 @@ def make_labels(
         assert config.scales is not None
         check_scales(config.scales, config.image_size, model.backbone)
         fabric.to_device(model)
-        samples = samples_to_label(given.added_to(dataset, config.split), config, model.backbone.patch_size, monitor)
+        labelled = given.added_to(dataset, config.split)
+        samples = samples_to_label(labelled, config, model.backbone.patch_size, monitor)
         if config.may_relabel and fabric.is_global_zero:
             check_encoder(run, feature_spec(with_chosen(config, chosen), cam), samples)
         files = prepared_segments(run, config, samples, fabric, monitor)
@@ -119,6 +121,7 @@ def make_labels(
                     )
                 elif learns_from_instances(run, samples, maker, config):
                     chosen = INSTANCES
+            check_instances(labelled, with_chosen(config, chosen), monitor)
             maker.config = with_chosen(config, chosen)  # a threshold is that of the CAMs at the scales that are used
             if background is None and (config.background_threshold == "auto" or config.calibration_images):
                 judges = calibration if config.calibration_images else samples

@@ -59,7 +59,7 @@ from stages.run_folder.run_config import (
 from stages.run_folder.run_data import check_same_data, open_data
 from stages.runtime.extras import check_crf_backend, check_loggers
 from stages.runtime.launch import is_rank_zero
-from stages.runtime.monitor import Monitor, SilentMonitor, Titled, WarnsOnce
+from stages.runtime.monitor import Monitor, SilentMonitor, Titled, WarningsOnly, WarnsOnce
 from stages.runtime.quick_imports import quick_imports
 
 Trained = TypeVar("Trained", TrainCam, TrainSeg)
@@ -149,8 +149,10 @@ def stages_of_other_given_masks(out: Path, data: Path | Dataset) -> tuple[str, .
     return STAGES[first:]
 
 
-def before_run(data: Path | Dataset, out: Path, config: Run, settings: AllSettings) -> Dataset:
+def before_run(data: Path | Dataset, out: Path, config: Run, settings: AllSettings, monitor: Monitor) -> Dataset:
     """Check a run before its settings are planned: all that needs neither torch nor the values of the plan.
+
+    `monitor` gets the warnings.
 
     Returns:
         The open data set.
@@ -160,7 +162,8 @@ def before_run(data: Path | Dataset, out: Path, config: Run, settings: AllSettin
     """
     check_not_locked(out, *FOLDERS.values(), FEATURES)
     config, settings = complete_settings(config, settings)
-    return check_run(data, out, config, settings, SilentMonitor()).dataset
+    first: Monitor = WarningsOnly(monitor) if is_rank_zero() else SilentMonitor()
+    return check_run(data, out, config, settings, first).dataset
 
 
 def complete_settings(config: Run, settings: AllSettings) -> tuple[Run, AllSettings]:
@@ -252,7 +255,7 @@ def check_stages(out: Path, dataset: Dataset, settings: Mapping[str, StageSettin
                 check_student_splits(dataset, one)
             if isinstance(one, MakeLabels):
                 check_calibration(dataset, one, corrected=one.use_masks != "none" and (out / CORRECTIONS).is_file())
-                check_instances(dataset, one)
+                check_instances(dataset, one, monitor)
                 check_segments(dataset, one, monitor)
                 check_feature_weights(one)
 

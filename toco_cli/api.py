@@ -16,7 +16,7 @@ from data.errors import SettingsError
 from stages.config import check_types, upgraded
 from stages.option import option_text
 from stages.runtime.launch import is_rank_zero
-from stages.runtime.monitor import Monitor
+from stages.runtime.monitor import Monitor, WarnsOnce
 from toco_cli import commands, planned
 from toco_cli.options import SETTINGS_OF_COMMANDS, CommandSettings
 from toco_cli.stage_commands import run_evaluate, run_make_labels, run_train_cam, run_train_seg
@@ -198,8 +198,9 @@ def run(
     folder = planned.default_run(Path(data)) if out is None else Path(out)
     given = AllSettings(cam=made["train_cam"], labels=made["make_labels"], seg=made["train_seg"])
     with _shown(progress, monitor) as shown:
-        config, settings = planned.with_plan(Path(data), folder, made["config"], given, made["given"], shown, time=time)
-        stage(Path(data), folder, config, shown, cam=settings.cam, labels=settings.labels, seg=settings.seg)
+        once = WarnsOnce(shown, "", set())  # both parts check the run
+        config, settings = planned.with_plan(Path(data), folder, made["config"], given, made["given"], once, time=time)
+        stage(Path(data), folder, config, once, cam=settings.cam, labels=settings.labels, seg=settings.seg)
     return folder
 
 

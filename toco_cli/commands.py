@@ -28,6 +28,7 @@ from stages.config import (
 from stages.option import Given, as_command
 from stages.planning.recipes import CAM_FIELDS, STUDENT_FIELDS
 from stages.runtime.launch import is_rank_zero
+from stages.runtime.monitor import WarnsOnce
 from stages.runtime.quick_imports import quick_imports
 from toco_cli.options import command
 from toco_cli.planned import (
@@ -271,18 +272,17 @@ def plan(
     is trained or downloaded.
     """
     from stages.plan import check_fits, write_plan
+    from stages.run import before_run
     from stages.run_folder.run_config import CONFIG, AllSettings
 
     if not is_planned(given):
         raise typer.BadParameter(f"--recipe {given.recipe} has published settings, which are not planned")
     settings = AllSettings(cam=train_cam, labels=make_labels, seg=train_seg)
-    if out is not None:
-        if (out / CONFIG).is_file():
-            raise typer.BadParameter(f"{out} is a run that was begun: its settings are in {out / CONFIG}")
-        from stages.run import before_run
-
-        before_run(data, out, config, settings)
+    if out is not None and (out / CONFIG).is_file():
+        raise typer.BadParameter(f"{out} is a run that was begun: its settings are in {out / CONFIG}")
     with _monitor(quiet) as monitor:
+        if out is not None:
+            before_run(data, out, config, settings, monitor)
         found = new_plan(data, settings, given, monitor, time=time)
     if json:
         typer.echo(json_module.dumps(found.as_dict()))
@@ -341,11 +341,13 @@ def run(
     from stages.run_folder.run_config import AllSettings
 
     settings = AllSettings(cam=train_cam, labels=make_labels, seg=train_seg)
+    shown: set[str] = set()  # both parts check the run
     with _monitor(quiet) as monitor:
-        show = None if quiet or json else _show_plan
-        config, settings = with_plan(data, out, config, settings, given, monitor, time=time, show=show)
+        show, once = None if quiet or json else _show_plan, WarnsOnce(monitor, "", shown)
+        config, settings = with_plan(data, out, config, settings, given, once, time=time, show=show)
     with _monitor(quiet) as monitor:
-        page = stage(data, out, config, monitor, cam=settings.cam, labels=settings.labels, seg=settings.seg)
+        once = WarnsOnce(monitor, "", shown)
+        page = stage(data, out, config, once, cam=settings.cam, labels=settings.labels, seg=settings.seg)
     from stages.verdict.judged_run import read_verdict
 
     _conclude(

@@ -155,7 +155,7 @@ def with_plan(
         return stored.fill(config, settings, given)
     if not anew:
         settings, given = with_begun_stages(out, settings, given)
-    dataset = before_run(data, out, config, settings)
+    dataset = before_run(data, out, config, settings, monitor)
     several = config.nodes > 1 or started_by().starter != ""  # each process plans, and all must choose the same
     if several and time is not None and is_rank_zero():
         monitor.warn("--time is not used with several processes or machines that start together: nothing is timed")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stages.config import Evaluate, MakeLabels, TrainCam, TrainSeg
 from stages.option import Given
 from stages.runtime.launch import is_rank_zero
-from stages.runtime.monitor import Monitor
+from stages.runtime.monitor import Monitor, WarnsOnce
 from stages.runtime.quick_imports import quick_imports
 from toco_cli.planned import with_planned_cam, with_planned_seg
 
@@ -75,11 +75,12 @@ def run_make_labels(
     """
     from stages.preflight.checks import before_make_labels
 
-    dataset = before_make_labels(run, config, data=data, resume=resume, overwrite=overwrite)
+    once = WarnsOnce(monitor, "", set())  # the stage warns as well, and logs it
+    dataset = before_make_labels(run, config, once, data=data, resume=resume, overwrite=overwrite)
     with quick_imports():
         from stages.make_labels import make_labels
 
-    folder = make_labels(run, config, monitor, data=dataset, resume=resume, overwrite=overwrite)
+    folder = make_labels(run, config, once, data=dataset, resume=resume, overwrite=overwrite)
     return Judged(folder, _judged(run, dataset, monitor))
 
 

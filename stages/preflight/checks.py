@@ -29,7 +29,7 @@ from stages.run_folder.artifacts import PRODUCERS, already_finished, check_run_p
 from stages.run_folder.lock import OUTPUT_LOCK, check_not_locked
 from stages.run_folder.run_data import check_same_data, open_data, open_run_data, with_skip_bad
 from stages.runtime.extras import check_crf_backend, check_loggers
-from stages.runtime.monitor import SilentMonitor
+from stages.runtime.monitor import Monitor, SilentMonitor
 
 DEMO_MARK = ".toco-demo"  # a file that says that a demo made the folder, and with which seed
 
@@ -63,9 +63,15 @@ def before_train_cam(
 
 
 def before_make_labels(
-    run: Path, config: MakeLabels, *, data: Path | None = None, resume: bool = False, overwrite: bool = False
+    run: Path,
+    config: MakeLabels,
+    monitor: Monitor,
+    *,
+    data: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Path | Dataset | None:
-    """Check `toco make-labels`.
+    """Check `toco make-labels`, and give `monitor` the warnings that need no image.
 
     Returns:
         The open data set; `data` as given if there is nothing left to do.
@@ -91,7 +97,7 @@ def before_make_labels(
     check_split(dataset, config.split, "--split")
     corrections = CorrectionFile(run, dataset.class_names) if config.use_masks != "none" else None
     check_calibration(dataset, config, corrected=bool(corrections and corrections.classes))
-    check_instances(dataset, config)
+    check_instances(dataset, config, monitor)
     check_segments(dataset, config)
     return dataset
 

@@ -16,6 +16,9 @@ from stages.runtime.extras import check_segment_packages
 from stages.runtime.monitor import Monitor, SilentMonitor
 
 SILENT = SilentMonitor()
+# --relabel mil takes a high quantile of an image's largest scores as the threshold of a class. On average, 1 in n + 1
+# further images exceeds the largest score of n images: with 9, a tenth, many more than the false alarms that it allows.
+FEWEST_WITHOUT = 10
 
 
 def check_training(config: TrainCam | TrainSeg) -> None:
@@ -139,22 +142,37 @@ def check_calibration(dataset: Dataset, config: MakeLabels, *, corrected: bool =
         )
 
 
-def check_instances(dataset: Dataset, config: MakeLabels) -> None:
+def check_instances(dataset: Dataset, config: MakeLabels, monitor: Monitor = SILENT) -> None:
     """Check that --relabel mil has images without each class.
+
+    Args:
+        dataset: The data set.
+        config: Settings.
+        monitor: Gets a warning about classes that too few images lack for a good threshold.
 
     Raises:
         DataError: All labelled images of the split have a class.
     """
-    if config.relabel != "mil":
+    labelled = [sample for sample in dataset.split(config.split) if sample.labelled] if config.relabel == "mil" else []
+    if not labelled:
         return
-    labelled = [sample for sample in dataset.split(config.split) if sample.labelled]
+    few = []
     for number, name in enumerate(dataset.class_names, start=1):
-        if labelled and all(number in sample.classes for sample in labelled):
+        without = sum(number not in sample.classes for sample in labelled)
+        if without < FEWEST_WITHOUT:
+            few.append(f"'{name}' ({without})")
+        if not without:
             raise DataError(
                 f"all images of the split '{config.split or dataset.train_split}' have the class '{name}', and "
                 "--relabel mil learns from the difference to images without it: use --relabel linear, or add images "
                 "without the class"
             )
+    if few:
+        monitor.warn(
+            f"too few images do not show these classes: {', '.join(few)}. --relabel mil chooses the threshold of a "
+            f"class by the images without it, and needs at least {FEWEST_WITHOUT}: its objects may come out much too "
+            "small or too large. Add images that do not show the class, or use --relabel linear"
+        )
 
 
 def check_segments(dataset: Dataset, config: MakeLabels, monitor: Monitor = SILENT) -> None:

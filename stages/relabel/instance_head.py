@@ -40,8 +40,6 @@ INSTANCE_LEARNING_RATE = 3e-3
 TEMPERATURE = 0.05
 IMAGES_TO_SIZE = 50  # whose features say how many images memory holds: images may differ in shape
 FALSE_ALARMS = 0.02  # part of the images without a class that may have a patch above its threshold
-# On average, 1 in n + 1 further images exceeds the largest score of n images: with 9, a tenth instead of FALSE_ALARMS.
-FEWEST_WITHOUT = 10
 MANY_WITHOUT = 50  # enough for FALSE_ALARMS
 
 
@@ -107,21 +105,6 @@ def images_of_all_classes(samples: Sequence[Sample], most: int, first: Container
         kept.update([place for place in drawn if number not in samples[place].classes][:without])
     ranked = sorted(drawn, key=lambda place: (samples[place].id not in first, place not in kept))
     return [samples[place] for place in sorted(ranked[:most])]
-
-
-def describe_few_without(samples: Sequence[Sample], class_names: Sequence[str]) -> str | None:
-    """Say which classes some images lack, but too few for a good threshold; None if there are none."""
-    counts = {
-        name: sum(number not in one.classes for one in samples) for number, name in enumerate(class_names, start=1)
-    }
-    few = [f"'{name}' ({count})" for name, count in counts.items() if 0 < count < FEWEST_WITHOUT]
-    if not few:
-        return None
-    return (
-        f"too few images do not show these classes: {', '.join(few)}. --relabel mil chooses the threshold of a class "
-        f"by the images without it, and needs at least {FEWEST_WITHOUT}: its objects may come out much too small or "
-        "too large. Add images that do not show the class, or use --relabel linear"
-    )
 
 
 def train_instance_head(

@@ -30,7 +30,7 @@ from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage, to_rgb
 from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads
 from stages.relabel.heads import PatchHeads, TwoHeads, probabilities_map
-from stages.relabel.instance_head import InstanceHead, describe_few_without, images_in_memory
+from stages.relabel.instance_head import InstanceHead, images_in_memory
 from stages.relabel.rounds import BYTES, Patches, collect_patches, patch_shares
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import load_weights, save_weights, write_json
@@ -183,8 +183,6 @@ class SeedTraining:
                 monitor.note(
                     f"--relabel mil learns from {len(usable)} of {every} images: their features take at most 2 GiB"
                 )
-            if text := describe_few_without(usable, self.cams.class_names):
-                monitor.warn(text)
         labelled = torch.tensor([one.labelled for one in usable])
         drawn = [one for one in usable if one.id in self.given]
         if measure and drawn and config.relabel == "auto":

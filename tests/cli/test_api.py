@@ -260,7 +260,7 @@ def test_python_guide__its_code_runs(
         monkeypatch.setattr(module, module.__name__.split(".")[1], finished_at_once(lambda run, *_: run))
         if module is not stages.report:  # which would find the stage finished
             check = f"stages.preflight.checks.before_{module.__name__.split('.')[1]}"
-            monkeypatch.setattr(check, lambda run, config, **options: None)
+            monkeypatch.setattr(check, lambda run, config, *_, **options: None)
     monkeypatch.setattr(
         toco_cli.planned, "with_plan", lambda data, out, config, settings, *_, **options: (config, settings)
     )

@@ -1,7 +1,8 @@
 """Where a run's settings come from: given, begun, a stored plan, or a new one. The plans are made without timing."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import stages.run
 import toco_cli.commands
 import toco_cli.planned
 from data.dataset import Dataset
@@ -20,6 +22,7 @@ from stages.option import Given
 from stages.planning.fingerprint import fingerprint_of
 from stages.planning.hardware import Hardware
 from stages.planning.planner import Plan, make_plan
+from stages.run import check_run, complete_settings
 from stages.run_folder.run_config import CONFIG, PLAN, AllSettings, stored_settings, write_config
 from stages.run_folder.saving import write_json
 from stages.verdict.judge import ClassEvidence, ClassVerdict, Verdict
@@ -259,6 +262,34 @@ def test_with_plan__published_recipes_are_not_planned(
         settle(tmp_path / "run", recipe=recipe, time="2h")
     assert plans == []
     assert not (tmp_path / "run").exists()
+
+
+def test_run__says_once_that_few_images_lack_a_class(
+    plans: list[Plan], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    """Before the plan, for which steps are timed, and not again when the run starts."""
+    said = listener()
+
+    def checked(data: Path, out: Path, config: Run, monitor: Any, **settings: Any) -> Path:
+        check_run(data, out, *complete_settings(config, AllSettings(**settings)), monitor)
+        return out
+
+    @contextmanager
+    def monitor(quiet: bool) -> Iterator[Any]:
+        yield said
+
+    def planned(*arguments: Any, **options: Any) -> Plan:
+        early.extend(said.warnings)
+        return new_plan(*arguments, **options)
+
+    early: list[str] = []
+    new_plan = toco_cli.planned.new_plan
+    monkeypatch.setattr(toco_cli.planned, "new_plan", planned)
+    monkeypatch.setattr(stages.run, "run", checked)
+    monkeypatch.setattr(toco_cli.commands, "_monitor", monitor)
+    main(["run", str(pictures), "--out", str(tmp_path / "run"), "--make-labels.relabel", "mil"])
+    assert ["too few images do not show" in text for text in early] == [True]
+    assert sum("too few images do not show" in text for text in said.warnings) == 1
 
 
 def test_with_plan__what_does_not_fit_is_refused_with_the_option_that_allows_it(

@@ -36,6 +36,7 @@ from stages.runtime.monitor import SilentMonitor
 from stages.toco.cam import Cams
 from stages.toco.metrics import Confusion
 from stages.toco.model import ToCo
+from toco_cli.stage_commands import run_make_labels
 
 # One image at a time: in batches, the last bits depend on which images are together.
 CONFIG = MakeLabels(relabel="none", device="cpu", workers=1, scales=(1.0, 0.5), batch_size=1)
@@ -705,6 +706,7 @@ def test_make_labels__auto_compares_network_and_instances(
     taken = network - 0.05 < head and said
     folder = make_labels(cam_run, replace(AUTO, refine="crf", crf_fast=True) if taken else AUTO, monitor)
     assert any("has not learned the image labels well" in text for text in warnings) == said
+    assert any("too few images do not show these classes" in text for text in warnings) == taken
     assert not any("mil is not tried" in note for note in notes)
     used = used_settings(open_stage(cam_run, "labels"))
     assert (made_by(folder), used.relabel, used.refine) == (
@@ -712,6 +714,17 @@ def test_make_labels__auto_compares_network_and_instances(
     )
     if not taken:
         assert_same(folder, labels)
+
+
+def test_run_make_labels__says_first_and_once_that_few_images_lack_a_class(
+    cam_run: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.relabel.instance_head, "STEPS", 20)
+    monitor = listener()
+    run_make_labels(cam_run, replace(CONFIG, relabel="mil"), monitor, data=None, resume=False, overwrite=False)
+    assert monitor.calls[0] == "warn"
+    assert sum("too few images do not show these classes" in text for text in monitor.warnings) == 1
+    assert "too few images do not show" in (cam_run / "labels" / "log.txt").read_text()
 
 
 def test_make_labels__auto_keeps_its_choice_of_instances(

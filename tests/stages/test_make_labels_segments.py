@@ -90,12 +90,12 @@ def test_make_labels__segments_that_do_not_fit(cam_run: Path, blocks: Path, tmp_
         DataError,
         match=r"b\.npy: it is 5 x 6 \(height x width\), its image is .*: segment the upright .* \(and 1 more of 7 seg",
     ):
-        before_make_labels(cam_run, replace(CONFIG, segments=str(blocks)), overwrite=True)
+        before_make_labels(cam_run, replace(CONFIG, segments=str(blocks)), SilentMonitor(), overwrite=True)
     with pytest.raises(DataError, match="is not a folder: give the folder of the segment files, slic or sam"):
-        before_make_labels(cam_run, replace(CONFIG, segments="slick"), overwrite=True)
+        before_make_labels(cam_run, replace(CONFIG, segments="slick"), SilentMonitor(), overwrite=True)
     (tmp_path / "others").mkdir()
     with pytest.raises(DataError, match="has no file for any of the 8 images"):
-        before_make_labels(cam_run, replace(CONFIG, segments=str(tmp_path / "others")), overwrite=True)
+        before_make_labels(cam_run, replace(CONFIG, segments=str(tmp_path / "others")), SilentMonitor(), overwrite=True)
 
 
 def test_run__checks_segments_before_it_trains(
@@ -108,7 +108,7 @@ def test_run__checks_segments_before_it_trains(
     assert any("has no file for 1 of 8 images, first 'a'" in one for one in monitor.warnings)
     np.save(blocks / "b.npy", np.ones((5, 6), np.int32))
     with pytest.raises(DataError, match=r"b\.npy: it is 5 x 6"):
-        before_run(pictures, tmp_path / "run", Run(), settings)
+        before_run(pictures, tmp_path / "run", Run(), settings, SilentMonitor())
 
 
 def test_run__counts_images_without_segments_once(
@@ -184,7 +184,7 @@ def test_make_labels__segments_without_their_package(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=f"--segments {segments} needs the package '{package}'.*{extra}"):
-        before_make_labels(cam_run, replace(CONFIG, segments=segments))
+        before_make_labels(cam_run, replace(CONFIG, segments=segments), SilentMonitor())
 
 
 @pytest.mark.slow

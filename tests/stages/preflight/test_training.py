@@ -49,6 +49,18 @@ def test_check_instances__a_class_in_all_images() -> None:
     check_instances(data_set("12 2 2", ["cat", "dog"]), MakeLabels())
 
 
+def test_check_instances__classes_that_few_images_lack(listener: Any) -> None:
+    """Of 20 images, 9 lack the cat, and 10 the dog."""
+    dataset = data_set(" ".join(["0"] * 9 + ["1"] + ["12"] * 10), ["cat", "dog"])
+    monitor = listener()
+    check_instances(dataset, MakeLabels(), monitor)
+    assert monitor.warnings == []
+    check_instances(dataset, MakeLabels(relabel="mil"), monitor)
+    (warning,) = monitor.warnings
+    assert "too few images do not show these classes: 'cat' (9). " in warning
+    assert "Add images that do not show the class, or use --relabel linear" in warning
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [

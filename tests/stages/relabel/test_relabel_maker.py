@@ -110,30 +110,3 @@ def test_heads__mil_learns_from_given_image_labels_that_memory_holds(
     assert monitor.notes == ["--relabel mil learns from 1 of 2 images: their features take at most 2 GiB"]
     with pytest.raises(DataError, match="no image has known classes"):
         SeedTraining.heads(training, samples[:1], replace(CONFIG, relabel="mil"), ())
-
-
-def test_heads__mil_warns_of_classes_that_few_images_lack(
-    tmp_path: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 20 images, 9 lack the cat, 10 the dog, and none the cow, which is an error elsewhere."""
-    samples = [
-        Sample(
-            id=str(one), image=tmp_path, mask=None, classes=(*((1,) if one > 8 else ()), *((2,) if one > 9 else ()), 3)
-        )
-        for one in range(20)
-    ]
-    monkeypatch.setattr(relabel_maker, "images_in_memory", lambda usable, *_: usable)
-    monkeypatch.setattr(relabel_maker, "chosen_heads", lambda *_: None)
-    training: Any = SimpleNamespace(
-        cams=SimpleNamespace(class_names=("cat", "dog", "cow")),
-        features=None,
-        given=GivenMasks(num_classes=3),
-        maker=SimpleNamespace(monitor=listener()),
-        patches=lambda *_: None,
-    )
-    SeedTraining.heads(training, samples, replace(CONFIG, relabel="mil"), ())
-    (warning,) = training.maker.monitor.warnings
-    assert "too few images do not show these classes: 'cat' (9). " in warning
-    assert "Add images that do not show the class, or use --relabel linear" in warning
-    SeedTraining.heads(training, samples, replace(CONFIG, relabel="linear"), ())
-    assert len(training.maker.monitor.warnings) == 1

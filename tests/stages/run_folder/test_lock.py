@@ -221,7 +221,7 @@ def test_lock__of_what_a_stage_is_made_from(
     (tmp_path / "demo" / DEMO_MARK).touch()
     attempts: dict[str, list[Callable[[], object]]] = {
         "make-labels": [
-            lambda: before_make_labels(run, MakeLabels(), overwrite=True),
+            lambda: before_make_labels(run, MakeLabels(), SilentMonitor(), overwrite=True),
             lambda: make_labels(run, MakeLabels(), MONITOR, overwrite=True),
         ],
         "train-seg": [lambda: before_train_seg(run, TrainSeg()), lambda: train_seg(run, TrainSeg(), MONITOR)],
