@@ -12,6 +12,7 @@ from typing import NamedTuple
 from data.class_folder_reader import MASKS_FOLDER
 from data.class_list import CLASSES_FILE
 from data.class_names import canonical_name
+from data.command_line import as_command
 from data.custom_reader import LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
@@ -52,11 +53,11 @@ def begin_custom(root: Path) -> Begun:
     """
     table = root / LABELS_FILE
     if table.exists():
-        raise DataError(f"{table} exists already, and nothing was written: check it with 'toco check {root}'")
+        raise DataError(f"{table} exists already, and nothing was written: check it with {as_command('check', root)}")
     if root.is_dir() and not (root / "images").is_dir() and (stray := sum(map(len, find_images_and_unread(root)))):
         raise DataError(
             f"{root} has images ({stray}) but no folder images/: move them with their folders into {root / 'images'}, "
-            f"and run this command again; if each folder is a class, run 'toco check {root}' instead"
+            f"and run this command again; if each folder is a class, run {as_command('check', root)} instead"
         )
     (root / "images").mkdir(parents=True, exist_ok=True)
     images, unread = find_images_and_unread(root / "images")

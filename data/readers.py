@@ -11,6 +11,7 @@ from pathlib import Path
 from data.class_folder_reader import read_class_folders
 from data.class_list import CLASSES_FILE, read_class_list
 from data.coco_reader import find_coco, read_coco
+from data.command_line import as_command
 from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
@@ -70,7 +71,7 @@ def _read(root: Path, *, skip_bad: bool) -> Dataset:
         coco = f"; if {found} has annotations of COCO, move it to annotations/instances_train.json" if found else ""
         raise DataError(
             f"{root} has images/ but no {LABELS_FILE}: write one with the columns image,labels[,split], or run "
-            f"'toco init {root}'; if each folder in images/ is a class, give {root / 'images'}{coco}"
+            f"{as_command('init', root)}; if each folder in images/ is a class, give {root / 'images'}{coco}"
         )
     if not any(path.is_dir() for path in root.iterdir()):
         raise DataError(f"{root} is not a data set: expected {LAYOUTS}")

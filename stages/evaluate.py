@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.command_line import as_command
 from data.dataset import Dataset, Sample
 from data.errors import DataError
 from data.images import read_pixels
@@ -189,7 +190,7 @@ def no_class_shown(dataset: Dataset, split: str, images: int) -> NoGroundTruthEr
     """The error for masks that show nothing but background: its IoU alone would be the mean."""
     return NoGroundTruthError(
         f"{dataset.root}: none of {images} ground-truth masks of split {split!r} shows any class, so there is nothing "
-        f"to measure against: run 'toco check {dataset.root}'"
+        f"to measure against: run {as_command('check', dataset.root)}"
     )
 
 

@@ -128,11 +128,6 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def as_command(*words: object) -> str:
-    """Format a command of toco for a shell: `as_command("view", Path("my run"))` is "toco view 'my run'"."""
-    return shlex.join(["toco", *map(str, words)])
-
-
 def as_option(name: str, value: Any = None) -> str:
     """Format a setting as on the command line: a list as repeated options, a switch without a value.
 

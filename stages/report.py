@@ -3,7 +3,6 @@
 In: a run folder, with any of its stages finished, and its data set. Out: RUN/report.html.
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic_write import atomic_write
+from data.command_line import as_command
 from data.dataset import Dataset
 from stages.config import Report
 from stages.evaluate import Evaluation, NoGroundTruthError, evaluate
@@ -143,10 +143,9 @@ def _facts(stage: str, folder: StageFolder, trained: Mapping[str, Any]) -> Stage
 
 def _following(run: Path, folders: Mapping[str, StageFolder]) -> str:
     """Return the command that comes after the finished stages."""
-    path = shlex.quote(str(run))
     if "labels" not in folders:
-        return f"toco make-labels {path} --crf"
-    return f"toco predict {path} PATHS... --out DIR" if "seg" in folders else f"toco train-seg {path}"
+        return as_command("make-labels", run, "--crf")
+    return as_command("predict", run, "PATHS...", "--out", "DIR") if "seg" in folders else as_command("train-seg", run)
 
 
 def _charts(folders: Mapping[str, StageFolder], curve: Sweep | None) -> dict[str, Chart]:

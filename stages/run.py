@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from data.command_line import as_command
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, UserError
 from stages.config import NO_FILES, STAGES, MakeLabels, Report, Run, TrainCam, TrainSeg
@@ -323,7 +324,7 @@ def refuse_other_settings(out: Path, name: str, settings: StageSettings) -> None
     anew = f"start that stage again: --overwrite {name}"
     if outdated(out, stage):
         raise ArtifactError(f"{outdated_message(out, stage)}: {anew}")
-    same = f" ('toco run --config {out / CONFIG}')" if (out / CONFIG).is_file() else ""
+    same = f" ({as_command('run', '--config', out / CONFIG)})" if (out / CONFIG).is_file() else ""
     advice = f"give the same value{same}, or {anew}"
     with whole_option_names(name, settings):
         check_same_settings(read_config(out, stage), as_plain(asdict(settings)), out, MAY_CHANGE[stage], advice=advice)

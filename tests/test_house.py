@@ -2,9 +2,11 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,20 @@ def test_code__different_things_have_different_names(trees: dict[Path, ast.Modul
     shared = {name: paths for name, paths in modules.items() if len(paths) > 1 and not name.startswith("_")}
     assert {name: paths for name, paths in shared.items() if name not in SAME_THING} == {}
     assert shared.keys() == SAME_THING.keys()
+
+
+def test_code__commands_in_messages_quote_their_paths(trees: dict[Path, ast.Module]) -> None:
+    """A command with a path comes from `as_command`, so that it can be copied: no f-string puts a value into one."""
+    command = re.compile(rf"toco ({'|'.join(COMMANDS)})( [\w.-]+)* $")
+    found = [
+        f"{path}:{one.lineno}"
+        for path, tree in trees.items()
+        for text in ast.walk(tree)
+        if isinstance(text, ast.JoinedStr)
+        for one, following in pairwise(text.values)
+        if isinstance(following, ast.FormattedValue) and isinstance(one, ast.Constant) and command.search(one.value)
+    ]
+    assert found == []
 
 
 def names_defined(tree: ast.Module) -> set[str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from data.command_line import as_command
 from data.findings import split_images
 from stages.check import Check
-from stages.option import as_command
 
 SHOWN_ITEMS = 8  # per finding; --json has all
 SHOWN_CHARACTERS = 240  # per item

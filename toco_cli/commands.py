@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from data.command_line import as_command
 from data.errors import DataError, SettingsError
 from stages.config import (
     Evaluate,
@@ -25,7 +26,7 @@ from stages.config import (
     TrainSeg,
     View,
 )
-from stages.option import Given, as_command
+from stages.option import Given
 from stages.planning.recipes import CAM_FIELDS, STUDENT_FIELDS
 from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import WarnsOnce

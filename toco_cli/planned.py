@@ -5,9 +5,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.command_line import as_command
 from data.errors import SettingsError
 from stages.config import CAM_RECIPES, RECIPE_OF_DEFAULTS, MakeLabels, Parallel, Run, TrainCam, TrainSeg
-from stages.option import Given, as_command, flag
+from stages.option import Given, flag
 from stages.planning.budget import value_text
 from stages.planning.recipes import DEFAULT, ORDER
 from stages.runtime.launch import is_local_child, is_rank_zero, started_by

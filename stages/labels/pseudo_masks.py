@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import tv_tensors
 
+from data.command_line import as_command
 from data.dataset import Dataset
 from data.errors import ArtifactError, DataError
 from data.images import read_pixels
 from stages.labels.store import LabelFile
 from stages.networks.inference import resize_maps, to_tensor
-from stages.option import as_command
 from stages.run_folder.artifacts import check_up_to_date, open_stage, repeating_command
 from stages.run_folder.run_data import data_difference, open_run_data
 from stages.runtime.monitor import Monitor

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.atomic_write import atomic_write
+from data.command_line import as_command
 from data.errors import reason
 from stages.reporting.gallery import data_url
 from stages.reporting.page import Panel, TrainingPage, render_training
@@ -94,7 +95,7 @@ class LiveReport:
             figures=figures,
             panels=[panel for stage in stages if (panel := latest_panel(stage, self._run / stage))],
             charts=list(charts.values()),
-            following=f"toco report {self._run}",
+            following=as_command("report", self._run),
         )
 
 

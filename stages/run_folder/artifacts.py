@@ -15,13 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.command_line import as_command
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, reason
 from data.images import PixelRule
 from data.output_place import check_folder, check_output_place, first_other_image
 from data.written_folders import mark_as_written
 from stages.config import RECIPE_OF_DEFAULTS, MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
-from stages.option import as_command, as_option
+from stages.option import as_option
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 
@@ -355,7 +356,9 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
     """
     path = run / stage / "config.json"
     if not run.is_dir():
-        raise ArtifactError(f"there is no run folder {run}: check the path, or run 'toco train-cam DATA --out {run}'")
+        raise ArtifactError(
+            f"there is no run folder {run}: check the path, or run {as_command('train-cam', 'DATA', '--out', run)}"
+        )
     if not path.is_file():
         raise ArtifactError(f"{run} has no {stage}/config.json: run 'toco {PRODUCERS[stage]}' first")
     try:

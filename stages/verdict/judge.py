@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from data.command_line import as_command
 from data.small_objects import FEW_PATCHES, LARGER
 from stages.option import as_option
 
@@ -95,11 +96,13 @@ class MaskSettings:
         """Advise to run a stage again with one other option."""
         if self.config:
             option = f"--{stage}.{as_option(name, value).removeprefix('--')}"
-            return Advice(command=f"toco run --config {self.config} --overwrite {stage} {option}", why=why)
-        place = f"{self.data} --out {self.run}" if stage == "train-cam" else self.run
+            return Advice(
+                command=f"{as_command('run', '--config', self.config, '--overwrite', stage)} {option}", why=why
+            )
+        place = (self.data, "--out", self.run) if stage == "train-cam" else (self.run,)
         others = [one for one in self.options.get(stage, ()) if not one.startswith(f"{as_option(name)} ")]
-        options = " ".join(["--overwrite", *others, as_option(name, value)])
-        return Advice(command=f"toco {stage} {place} {options}", why=why)
+        command = " ".join([as_command(stage, *place, "--overwrite"), *others, as_option(name, value)])
+        return Advice(command=command, why=why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,10 +304,10 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
         return 2 * sum(map(says, bad)) > len(bad)
 
     if most(lambda one: one.examined + one.drawn < FEW_IMAGES):
-        return Advice(command=f"toco check {settings.data}", why=f"label more images of {bad[0].name}")
+        return Advice(command=as_command("check", settings.data), why=f"label more images of {bad[0].name}")
     if most(lambda one: one.together is not None):
         why = f"label images of {bad[0].name} that do not show {bad[0].together}"
-        return Advice(command=f"toco check {settings.data}", why=why)
+        return Advice(command=as_command("check", settings.data), why=why)
     if settings.relabelled and most(lambda one: (one.cam_iou or 0.0) > (one.iou or 0.0) + CLEARLY):
         return settings.again("make-labels", "relabel", "none", "the masks of the CAMs alone have a higher IoU")
     if settings.student_iterations and most(
@@ -324,7 +327,7 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
         why = f"half of the classes or more are bad after {settings.iterations} steps"
         return settings.again("train-cam", "iterations", 4 * settings.iterations, why)
     return Advice(
-        command=f"toco pick {settings.run} --count 10",
+        command=as_command("pick", settings.run, "--count", 10),
         why="correct a few masks, which the next runs learn from",
     )
 

@@ -1,7 +1,6 @@
 """The verdict on a run: judged from its files, and kept in RUN/labels/verdict.json for other commands."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -117,8 +116,8 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
     instances = used.relabel == "mil"
     larger = 3 * PATCHES // 2 * patch_side(open_stage(run, "cam").typed_settings(TrainCam))
     return MaskSettings(
-        run=shlex.quote(str(run)),
-        data=shlex.quote(str(dataset.root)),
+        run=str(run),
+        data=str(dataset.root),
         iterations=trained["iterations"],
         background_threshold=labels.config.get("background_threshold"),
         threshold_chosen=labels.settings["background_threshold"] == "auto",
@@ -126,7 +125,7 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
         larger_features=larger if instances and used.feature_size is None else None,
         threshold_fits=instances or used.source == "decoder" or used.calibration_images > 0,
         student_iterations=student.settings["iterations"] if student else None,
-        config=shlex.quote(str(config)) if config.is_file() else None,
+        config=str(config) if config.is_file() else None,
         options={
             producer: options_to_repeat(run, stage) for stage, producer in PRODUCERS.items() if finished(run, stage)
         },

@@ -74,7 +74,7 @@ def test_begin_custom__overwrites_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "classes.txt").read_text() == "dog\ncat\n"
     (tmp_path / "labels.csv").write_text("mine")
     with pytest.raises(
-        DataError, match=r"labels\.csv exists already, and nothing was written: check it with 'toco check "
+        DataError, match=r"labels\.csv exists already, and nothing was written: check it with toco check "
     ):
         begin_custom(tmp_path)
     assert (tmp_path / "labels.csv").read_text() == "mine"
