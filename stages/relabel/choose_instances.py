@@ -7,7 +7,7 @@ lowered for those that it did. No ground truth is needed. bench/quality.md has t
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from stages.features.spec import feature_spec
 from stages.labels.maker import LabelMaker
 from stages.labels.mask_shares import patches_with_values
 from stages.networks.inference import class_label_matrix
+from stages.relabel import instance_head
 from stages.relabel.average_precision import mean_average_precision
 from stages.relabel.instance_head import (
     image_scores_of,
@@ -66,7 +67,9 @@ def learns_from_instances(run: Path, samples: Sequence[Sample], maker: LabelMake
     spec = feature_spec(replace(config, relabel="mil"), open_stage(run, "cam"))
     with closing(compute_features(run, spec, some, config, maker.fabric, maker.monitor)) as features:
         patches = unlabelled_patches([one for one in some if one.id in features], features, maker)
-    found = instance_classification(patches)
+    maker.monitor.start("testing heads on single patches", 4 * instance_head.STEPS, unit="steps")
+    found = instance_classification(patches, maker.monitor.advance)
+    maker.monitor.finish()
     if math.isnan(found):  # too few images
         return False
     better = found > network - OPTIMISM
@@ -100,10 +103,10 @@ def network_classification(samples: Sequence[Sample], maker: LabelMaker) -> floa
     return sum(mean_average_precision(scores[half], present[half]) for half in both) / 2
 
 
-def instance_classification(patches: Patches) -> float:
+def instance_classification(patches: Patches, after_step: Callable[[], object] = lambda: None) -> float:
     """Mean average precision, 0..1, of heads that learned from one half of the images, on the other half.
 
-    NaN if fewer than two images have pixels with a value.
+    NaN if fewer than two images have pixels with a value. `after_step` is called 4 STEPS times, 2 for each half.
     """
     present = patches.allowed.cpu()
     first, second = halves(torch.unique(patches.image).long().cpu(), present)  # of some images no pixel has a value
@@ -111,7 +114,7 @@ def instance_classification(patches: Patches) -> float:
         return math.nan
     found = []
     for learned, judged in ((first, second), (second, first)):
-        scores = image_scores_of(scoring_head(patches, learned, STARTS_OF_TEST).scores, patches)
+        scores = image_scores_of(scoring_head(patches, learned, STARTS_OF_TEST, after_step).scores, patches)
         found.append(mean_average_precision(scores[judged], present[judged]))
     return sum(found) / len(found)
 

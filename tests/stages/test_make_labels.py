@@ -682,7 +682,7 @@ def instances_judge(monkeypatch: pytest.MonkeyPatch, network: float, head: float
     """Let the mean average precision of the CAM network, and of heads on single patches, be this."""
     monkeypatch.setattr(stages.relabel.choose_instances, "FEWEST_CLASSIFIED", 2)
     monkeypatch.setattr(stages.relabel.choose_instances, "network_classification", lambda samples, maker: network)
-    monkeypatch.setattr(stages.relabel.choose_instances, "instance_classification", lambda patches: head)
+    monkeypatch.setattr(stages.relabel.choose_instances, "instance_classification", lambda *_: head)
     monkeypatch.setattr(stages.relabel.instance_head, "STEPS", 20)
 
 
@@ -733,7 +733,7 @@ def test_make_labels__auto_keeps_its_choice_of_instances(
     """Stopped in the last pass, and resumed without judging or computing features again; students use the same ones."""
     instances_judge(monkeypatch, 0.4, 0.7)
     with pytest.raises(KeyboardInterrupt):
-        make_labels(cam_run, AUTO, listener(("start", 3)))
+        make_labels(cam_run, AUTO, listener(("start", 4)))
     instances_judge(monkeypatch, 0.9, 0.1)
     monkeypatch.delattr(stages.features.cache, "features_of")
     folder = make_labels(cam_run, AUTO, SilentMonitor(), resume=True)

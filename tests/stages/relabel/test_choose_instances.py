@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
+from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ import torch
 from data.dataset import Sample
 from stages.config import MakeLabels
 from stages.labels.maker import LabelMaker
-from stages.relabel import choose_instances
+from stages.relabel import choose_instances, instance_head
 from stages.relabel.choose_instances import halves, learns_from_instances
+from stages.relabel.rounds import Patches
 
 
 def test_learns_from_instances__draws_rare_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +41,29 @@ def test_learns_from_instances__draws_rare_classes(tmp_path: Path, monkeypatch: 
     assert len(drawn) == 40
     assert sum(2 in one.classes for one in drawn) == 3
     assert sum(1 not in one.classes for one in drawn) == 3
+
+
+def test_learns_from_instances__shows_the_progress_of_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Any
+) -> None:
+    """It takes half a minute with 100 images."""
+    samples = [Sample(id=str(one), image=tmp_path, classes=(1,) * (one % 2), mask=None) for one in range(40)]
+    patches = Patches(
+        features=torch.randn(40, 3),
+        mean=torch.zeros(3),
+        deviation=torch.ones(3),
+        shares=torch.zeros(40, 2),
+        image=torch.arange(40),
+        allowed=torch.tensor([[bool(one.classes)] for one in samples]),
+    )
+    for name, found in {"network_classification": 0.5, "feature_spec": None, "open_stage": None}.items():
+        monkeypatch.setattr(choose_instances, name, Mock(return_value=found))
+    monkeypatch.setattr(choose_instances, "compute_features", MagicMock())
+    monkeypatch.setattr(choose_instances, "unlabelled_patches", Mock(return_value=patches))
+    monkeypatch.setattr(instance_head, "STEPS", 5)
+    maker = Mock(spec=LabelMaker, model=SimpleNamespace(num_classes=1), monitor=listener(), fabric=None)
+    learns_from_instances(tmp_path, samples, maker, MakeLabels())
+    assert maker.monitor.calls == ["start", *["advance"] * 20, "finish", "warn"]
 
 
 def test_halves__divide_rare_classes_evenly() -> None:

@@ -215,7 +215,9 @@ def test_image_score__mean_of_the_largest(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_instance_classification__judges_images_that_were_not_learned() -> None:
     """With objects nearly all images are right; without, as good as chance, although each half is learned by heart."""
-    assert instance_classification(data_set()[0]) > 0.9
+    steps: list[None] = []
+    assert instance_classification(data_set()[0], lambda: steps.append(None)) > 0.9
+    assert len(steps) == 4 * instance_head.STEPS
     assert instance_classification(data_set(strength=0.0)[0]) < 0.6
 
 
