@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
 import data.image_cache
+import stages.train_seg
 from data.dataset import Sample
 from data.errors import ArtifactError, DataError
 from data.images import read_image, read_reduced
@@ -403,6 +405,22 @@ def test_train_seg__head_on_features(relabelled_run: Path, arch: str, pictures: 
     found = student_probabilities(student, [to_tensor(read_image(sample.image))], flip_tta=False)
     torch.testing.assert_close(found, (2 * logits).softmax(dim=1), rtol=0.02, atol=0.005)
     assert folder == relabelled_run / "seg"
+
+
+def test_train_seg__labels_weigh_in_the_loss_of_a_head_on_features(
+    relabelled_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no weight but the background's, nothing pulls the head towards the classes."""
+
+    def learned(*weights: float) -> Tensor:
+        monkeypatch.setattr(stages.train_seg, "label_weights", lambda *_: torch.tensor(weights))
+        train_seg(relabelled_run, head_settings("linear"), SilentMonitor(), overwrite=True)
+        student = load_student(open_stage(relabelled_run, "seg"))
+        with torch.inference_mode():
+            logits: Tensor = student.network.head(student.network.head.mean[None].repeat(1, 1, 8, 8))
+        return logits.mean(dim=(0, 2, 3))
+
+    assert learned(1.0, 0.0, 0.0)[0] > learned(1.0, 1.0, 1.0)[0] > learned(0.01, 1.0, 1.0)[0]
 
 
 def test_train_seg__head_on_features_of_plain_labels(cam_run: Path) -> None:
