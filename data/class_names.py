@@ -146,6 +146,12 @@ def likely_names(name: str, listed: Collection[str]) -> tuple[str, ...]:
     return tuple(difflib.get_close_matches(name, listed, n=1))
 
 
+def did_you_mean(name: str, listed: Collection[str]) -> str:
+    """Return what a message about a name that is not listed adds to the list: "; did you mean 'cat'?", or nothing."""
+    meant = likely_names(name, listed)
+    return f"; did you mean {quoted(';'.join(meant))}?" if meant else ""
+
+
 def split_joined(name: str) -> tuple[str, ...]:
     """Return the parts between separators, without brackets and quotes; the name itself if there is no separator."""
     return tuple(part for text in SEPARATORS.split(name) if (part := text.strip(" \"'[]{}")))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from data.class_list import CLASSES_FILE, LIST_IF_MEANT, MOST_TOLD, joined_warnings, read_class_list
-from data.class_names import MISSING_VALUES, canonical_name, doubtful_names, in_order, likely_names, quoted
+from data.class_names import MISSING_VALUES, canonical_name, did_you_mean, doubtful_names, in_order, quoted
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError, reason
 from data.file_kinds import describe_unread
@@ -323,9 +323,8 @@ def _check_labels(
         some = list_names(listed)
         problems = {}
         for name in sorted(counts.keys() - set(listed)):
-            meant = likely_names(name, listed)
-            hint = f"; did you mean {quoted(';'.join(meant))}?" if meant else ""
-            problems[name] = f"{quoted(name)} is not in {CLASSES_FILE} ({some}{hint}): correct it, or add it there"
+            meant = did_you_mean(name, listed)
+            problems[name] = f"{quoted(name)} is not in {CLASSES_FILE} ({some}{meant}): correct it, or add it there"
     else:
         problems = {name: f"{quoted(name)} {problem}" for name, problem in doubtful_names(counts).items()}
         if problems:

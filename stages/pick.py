@@ -3,6 +3,7 @@
 In: a run with pseudo masks. Out: a table, and a folder as stages/exports/FORMAT.py says.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from data.dataset import IGNORE_INDEX, Dataset, Sample
+from data.class_names import did_you_mean
+from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import DataError, SettingsError
 from data.output_place import check_output_place
 from stages.corrections.correction_file import CorrectionFile, classes_shown
@@ -27,10 +29,12 @@ from stages.run_folder.artifacts import StageFolder, check_up_to_date, open_stag
 from stages.run_folder.lock import output_lock
 from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import Monitor
+from stages.verdict.judge import Quality, Verdict
 from stages.verdict.judged_run import judge_run, read_verdict
 
 PICK_FORMATS = ("labelstudio", "cvat", "png")
 COMPARED_SIDE = 64  # masks and CAMs are compared at this size
+TURNS: Mapping[Quality, int] = {"failed": 3, "weak": 2, "good": 1}  # images of a class in each round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,7 @@ def pick(
     monitor: Monitor,
     *,
     count: int = 10,
+    classes: Sequence[str] = (),
     format: str = "labelstudio",
     out: Path | None = None,
     data: Path | None = None,
@@ -63,10 +68,13 @@ def pick(
 ) -> Picks:
     """Choose images that have a pseudo mask and none drawn by people yet, and export them.
 
+    In each round, a class that failed by the verdict gets three images, a weak one two, and a good one one.
+
     Args:
         run: A run folder in which `toco make-labels` finished.
         monitor: Receives progress.
         count: Number of images, at most.
+        classes: Choose images for these classes only; empty for all.
         format: One of PICK_FORMATS.
         out: Folder to write to; by default RUN/picked.
         data: The data set's present folder if it was moved.
@@ -74,7 +82,7 @@ def pick(
 
     Raises:
         SettingsError: The format is not known or lacks a package, or the folder is not empty or among the data.
-        DataError: The data set is missing, or people drew all masks.
+        DataError: The data set is missing; it has no such class, or no image of one; or people drew all masks.
         ArtifactError: RUN/labels is not finished, outdated or damaged.
     """
     if format not in PICK_FORMATS:
@@ -90,19 +98,47 @@ def pick(
         dataset = open_run_data(labels, data, skip_bad=True)
         drawn = used_ids(labels) | CorrectionFile(run, dataset.class_names).classes.keys()
         known = dataset.by_id()
-        samples = [known[one] for one in masks.ids if one in known and one not in drawn]
+        wanted = _numbers(classes, dataset)
+        with_mask = [known[one] for one in masks.ids if one in known]
+        for number in sorted(wanted):
+            having = [one.id for one in with_mask if number in one.classes]
+            if drawn.issuperset(having):
+                name = dataset.class_names[number - 1]
+                raise DataError(
+                    f"people drew all {len(having)} masks of images with '{name}' already: give other classes"
+                    if having
+                    else f"no image with a mask in {run} has the label '{name}': label some, or give other classes"
+                )
+        samples = [one for one in with_mask if one.id not in drawn and (not wanted or wanted & {*one.classes})]
         if not samples:
             raise DataError(f"people drew all {len(masks.ids)} masks of {run} already: none is left to pick")
         # Stages that were called from Python leave no verdict.
         judged = read_verdict(run) or judge_run(run, monitor, data=dataset).verdict
-        picked = choose_images(candidates(run, labels, samples, monitor), count, judged.weak_classes)
-        wanted = {one.id for one in picked}
+        picked = choose_images(candidates(run, labels, samples, monitor), count, _turns(judged, wanted))
+        chosen = {one.id for one in picked}
         images = open_labelled_images(labels, masks, monitor, data=dataset)
-        images = replace(images, samples=tuple(one for one in images.samples if one.id in wanted), split="default")
+        images = replace(images, samples=tuple(one for one in images.samples if one.id in chosen), split="default")
         write_masks(images, target, format=format)
     return Picks(
         images=tuple(_described(one.id, one.chosen_for, one.doubt, known, masks, dataset) for one in picked), out=target
     )
+
+
+def _numbers(names: Sequence[str], dataset: Dataset) -> set[int]:
+    """Return the class numbers, 1..C."""
+    listed = dataset.class_names
+    for name in names:
+        if name not in listed:
+            raise SettingsError(
+                f"--class '{name}' is not a class of {dataset.root} ({list_names(listed)}{did_you_mean(name, listed)})"
+            )
+    return {listed.index(name) + 1 for name in names}
+
+
+def _turns(verdict: Verdict, wanted: set[int]) -> dict[int | None, int]:
+    """How many images each class gets in a round: all classes and images without labels, or those wanted."""
+    turns: dict[int | None, int] = {n: TURNS[one.level] for n, one in enumerate(verdict.classes, start=1)}
+    return {number: turns[number] for number in turns if number in wanted} if wanted else {**turns, None: 1}
 
 
 def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: Monitor) -> list[Candidate]:

@@ -467,6 +467,7 @@ def pick(
     run: str | Path,
     *,
     count: int = 10,
+    classes: str | Sequence[str] | None = None,
     format: str = "labelstudio",
     out: str | Path | None = None,
     data: str | Path | None = None,
@@ -479,6 +480,7 @@ def pick(
     Args:
         run: The run folder.
         count: Number of images.
+        classes: Choose images for these classes only; None for all.
         format: labelstudio, cvat or png.
         out: Folder for the exported files; by default RUN/picked.
         data: The data set's present folder, if it was moved.
@@ -496,7 +498,14 @@ def pick(
 
     with _shown(progress, monitor) as shown:
         return stage(
-            Path(run), shown, count=count, format=format, out=_path(out), data=_path(data), overwrite=overwrite
+            Path(run),
+            shown,
+            count=count,
+            classes=(classes,) if isinstance(classes, str) else classes or (),
+            format=format,
+            out=_path(out),
+            data=_path(data),
+            overwrite=overwrite,
         )
 
 

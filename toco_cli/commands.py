@@ -627,6 +627,10 @@ def export(
 def pick(
     run: RunFolder,
     count: Annotated[int, typer.Option("--count", min=1, help="Number of images.")] = 10,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="NAME", help="Only images of this class; may be given several times."),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -645,14 +649,24 @@ def pick(
 ) -> None:
     """Choose the training images whose masks are most worth correcting, and export them for a labelling tool.
 
-    The images are those whose masks are doubtful, spread over the classes and over what the images look like. Correct
-    their masks and bring them back with 'toco import'.
+    The images are those whose masks are doubtful, spread over the classes and over what the images look like. In each
+    round, a class that failed by the verdict gets three images, a weak one two, and a good one one. Correct their masks
+    and bring them back with 'toco import'.
     """
     with quick_imports():
         from stages.pick import pick as stage
 
     with _monitor(quiet) as monitor:
-        found = stage(run, monitor, count=count, format=format, out=out, data=data, overwrite=overwrite)
+        found = stage(
+            run,
+            monitor,
+            count=count,
+            classes=classes or (),
+            format=format,
+            out=out,
+            data=data,
+            overwrite=overwrite,
+        )
     if json:
         images = [{"id": one.id, "chosen_for": one.chosen_for, "why": one.why} for one in found.images]
         typer.echo(json_module.dumps({"out": str(found.out), "images": images}))

@@ -1,6 +1,6 @@
 """Choose images by their doubt, spread over classes and over what they look like."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,17 +33,20 @@ class Picked:
     doubt: Doubt
 
 
-def choose_images(candidates: Sequence[Candidate], count: int, weak: Sequence[int] = ()) -> list[Picked]:
+def choose_images(
+    candidates: Sequence[Candidate], count: int, turns: Mapping[int | None, int] | None = None
+) -> list[Picked]:
     """Choose images; the same input gives the same images.
 
-    The classes take turns: first those in `weak`, then those whose images are most doubtful. Images without labels
-    have their turn after all classes, for a tenth of all images at most. Of the most doubtful images of the class, the
-    one is taken that looks least like those taken before.
+    The classes take turns: first those with most turns, then those whose images are most doubtful. Images without
+    labels have their turn after all classes, for a tenth of all images at most. Of the most doubtful images of the
+    class, the one is taken that looks least like those taken before.
 
     Args:
         candidates: The images.
         count: Number of images to choose.
-        weak: Classes that come first, the weakest first.
+        turns: How many images each class (1..C) gets in a round; classes that are left out get none. The key None is
+            for images without labels. By default, one for all.
     """
     value = {
         one.id: sum(signs)
@@ -58,19 +61,21 @@ def choose_images(candidates: Sequence[Candidate], count: int, weak: Sequence[in
     by_class: dict[int | None, list[Candidate]] = {}
     for one in sorted(candidates, key=lambda one: (-value[one.id], one.id)):
         for number in one.classes or (None,):
-            by_class.setdefault(number, []).append(one)
+            if turns is None or number in turns:
+                by_class.setdefault(number, []).append(one)
     mean = {number: sum(value[one.id] for one in own) / len(own) for number, own in by_class.items()}
-    first = {number: place for place, number in enumerate(weak)}
-    turns = sorted(by_class, key=lambda one: (one is None, first.get(one or 0, len(first)), -mean[one], one or 0))
+    given = dict.fromkeys(by_class, 1) if turns is None else turns
+    waiting = sorted(by_class, key=lambda one: (one is None, -given[one], -mean[one], one or 0))
     chosen: list[Picked] = []
     taken: dict[str, Candidate] = {}
-    while turns and len(chosen) < count:
-        for number in list(turns):
+    while waiting and len(chosen) < count:
+        # With turns 3, 2 and 1: a, then a b, then a b c. The worst class has its images also if few are chosen.
+        for number in [one for least in range(max(given.values()), 0, -1) for one in waiting if given[one] >= least]:
             own = [one for one in by_class[number] if one.id not in taken]
             unlabelled = sum(one.chosen_for is None for one in chosen)
-            enough = number is None and unlabelled >= int(WITHOUT_LABELS * count) and len(turns) > 1
+            enough = number is None and unlabelled >= int(WITHOUT_LABELS * count) and len(waiting) > 1
             if not own:
-                turns.remove(number)
+                waiting = [one for one in waiting if one != number]
             elif not enough and len(chosen) < count:
                 best = _unlike(own[: max(FEWEST_CONSIDERED, round(CONSIDERED * len(own)))], list(taken.values()))
                 taken[best.id] = best

@@ -127,12 +127,6 @@ class Verdict:
         return worst_first(one for one in self.classes if one.level == level)
 
     @property
-    def weak_classes(self) -> tuple[int, ...]:
-        """Numbers (1..C) of the classes that failed, and then of the weak ones."""
-        order = [level for level in QUALITIES if level != "good"]
-        return tuple(n for level in order for n, one in enumerate(self.classes, start=1) if one.level == level)
-
-    @property
     def headline(self) -> str:
         """One line: how many classes failed, which, and the two strongest signs of each."""
         total = len(self.classes)

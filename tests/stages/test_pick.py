@@ -13,6 +13,7 @@ from stages.pick import candidates, pick
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data
 from stages.runtime.monitor import SilentMonitor
+from stages.verdict.judged_run import judge_run
 
 
 @pytest.fixture
@@ -79,6 +80,39 @@ def test_candidates__pixels_without_a_value_are_not_unsure(whole_run: Path, tmp_
     path.write_bytes(b"no longer an image")  # the mask is still judged: other images may be picked
     (found,) = candidates(whole_run, labels, [replace(sample, image=path, pixels=rule)], SilentMonitor())
     assert found.doubt.unsure == unsure[0]
+
+
+def test_pick__failed_classes_get_more_images(own_run: Path, tmp_path: Path) -> None:
+    verdict = judge_run(own_run, SilentMonitor()).verdict.as_dict()
+    for place, other in enumerate(("blue", "red")):
+        for number, one in enumerate(verdict["classes"]):
+            one["level"] = "failed" if number == place else "good"
+        (own_run / "labels" / "verdict.json").write_text(json.dumps(verdict))
+        found = pick(own_run, SilentMonitor(), count=4, out=tmp_path / other).images
+        assert [one.chosen_for for one in found].count(other) == 1
+
+
+def test_pick__one_class(own_run: Path, correct: Callable[..., object], tmp_path: Path) -> None:
+    found = pick(own_run, SilentMonitor(), classes=["blue"]).images
+    assert len(found) < 8
+    assert all("blue" in one.classes and one.chosen_for == "blue" for one in found)
+    both = pick(own_run, SilentMonitor(), classes=["blue", "red"], out=tmp_path / "2").images
+    assert {one.chosen_for for one in both} == {"blue", "red"}
+    with pytest.raises(
+        SettingsError, match=r"--class 'Blue' is not a class of .* \('red', 'blue'; did you mean 'blue'\?\)"
+    ):
+        pick(own_run, SilentMonitor(), classes=["Blue"], out=tmp_path / "3")
+    correct(own_run, {one.id: np.full((64, 64), 2, np.uint8) for one in found})
+    with pytest.raises(DataError, match=rf"people drew all {len(found)} masks of images with 'blue' already: give oth"):
+        pick(own_run, SilentMonitor(), classes=["red", "blue"], out=tmp_path / "3")
+
+
+def test_pick__a_class_without_images(own_run: Path, pictures: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    table = data / "labels.csv"
+    table.write_text(table.read_text().replace("red", "blue").replace("blue;blue", "blue"))
+    with pytest.raises(DataError, match=r"no image with a mask in .* has the label 'red': label some, or give other"):
+        pick(own_run, SilentMonitor(), classes=["red"], data=data)
 
 
 def test_pick__refusals(own_run: Path) -> None:

@@ -23,11 +23,19 @@ def test_choose__classes_take_turns_the_doubtful_first() -> None:
     assert choose_images([*few, *reversed(many)], 4) == chosen  # whatever the order
 
 
-def test_choose__weak_classes_first_and_all_images_at_most() -> None:
-    images = [candidate(f"{number}{place}", (number,), 0.5 - number / 10) for number in (1, 2, 3) for place in range(2)]
-    assert [one.chosen_for for one in choose_images(images, 3, weak=[3, 2])] == [3, 2, 1]
-    assert len(choose_images(images, 100)) == 6
+def test_choose__classes_with_more_turns_get_more_images_and_are_first() -> None:
+    images = [candidate(f"{number}{place}", (number,), 0.5 - number / 10) for number in (1, 2, 3) for place in range(5)]
+    images.append(candidate("none", (), 0.9))
+    turns = {1: 1, 2: 2, 3: 3, None: 1}
+    assert [one.chosen_for for one in choose_images(images, 8, turns)] == [3, 3, 2, 3, 2, 1, 3, 3]
+    assert Counter(one.chosen_for for one in choose_images(images, 10, turns)) == {3: 5, 2: 3, 1: 1, None: 1}
+    assert len(choose_images(images, 100, turns)) == 16
     assert choose_images([], 5) == []
+
+
+def test_choose__classes_without_turns_get_no_images() -> None:
+    images = [candidate("both", (1, 2), 0.5), candidate("one", (1,), 0.9), candidate("none", (), 0.9)]
+    assert [(one.id, one.chosen_for) for one in choose_images(images, 5, {2: 1})] == [("both", 2)]
 
 
 def test_choose__an_image_of_two_classes_once() -> None:
