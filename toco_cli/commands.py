@@ -878,6 +878,8 @@ def _conclude(result: str, values: dict[str, Any], following: str, verdict: "Ver
         f"Next: {verdict.advice.command}  # {verdict.advice.why}" if verdict.advice else f"Next: {following}",
         soft_wrap=True,
     )
+    if verdict.advice and verdict.advice.by_hand:
+        console.print(f"Or correct masks by hand: {verdict.advice.by_hand}", soft_wrap=True)
 
 
 def _after_predict(run: Path) -> str:

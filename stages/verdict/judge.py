@@ -5,10 +5,11 @@ judgement without ground truth is right.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from data.command_line import as_command
+from data.dataset import list_names
 from data.small_objects import FEW_PATCHES, LARGER
 from stages.option import as_option
 
@@ -111,6 +112,7 @@ class Advice:
 
     command: str
     why: str  # a phrase
+    by_hand: str | None = None  # another command: pick masks of these classes to correct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +185,7 @@ class Verdict:
         return {**sentences, **asdict(self)}
 
 
+PICKED = 3  # classes that advice names at most, the worst
 SHOWN = 5  # classes that the headline names at most, of each level
 
 
@@ -286,22 +289,29 @@ def _hints(one: ClassEvidence) -> list[tuple[Quality, str]]:
 def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | None:
     """Return one command that is likely to help most of the failed classes, or else of the weak ones.
 
-    None if all are good.
+    None if all are good. Other settings come first where a sign speaks for them, because they need no work by people;
+    then more images; then corrections by hand, which are offered beside the others where masks are bad.
     """
-    bad = [one.evidence for one in classes if one.level == "failed"] or [
-        one.evidence for one in classes if one.level == "weak"
-    ]
+    level: Quality = "failed" if any(one.level == "failed" for one in classes) else "weak"
+    bad = [one.evidence for one in worst_first(one for one in classes if one.level == level)]
     if not bad:
         return None
+    # There is nothing to pick without images, and nothing to correct if only the student is bad.
+    correctable = [one.name for one in bad if one.examined and (one.iou is None or one.iou < GOOD_IOU)][:PICKED]
+    named = [word for name in correctable for word in ("--class", name)]
+    pick = as_command("pick", settings.run, *named, "--count", 10)
+    found = _without_corrections(bad, len(classes), settings)
+    if found is None:
+        return Advice(command=pick, why="correct a few masks, which the next runs learn from")
+    return replace(found, by_hand=pick if correctable else None)
+
+
+def _without_corrections(bad: Sequence[ClassEvidence], classes: int, settings: MaskSettings) -> Advice | None:
+    """Advise to change settings or to label more images; None if nothing speaks for either."""
 
     def most(says: Callable[[ClassEvidence], bool]) -> bool:
         return 2 * sum(map(says, bad)) > len(bad)
 
-    if most(lambda one: one.examined + one.drawn < FEW_IMAGES):
-        return Advice(command=as_command("check", settings.data), why=f"label more images of {bad[0].name}")
-    if most(lambda one: one.together is not None):
-        why = f"label images of {bad[0].name} that do not show {bad[0].together}"
-        return Advice(command=as_command("check", settings.data), why=why)
     if settings.relabelled and most(lambda one: (one.cam_iou or 0.0) > (one.iou or 0.0) + CLEARLY):
         return settings.again("make-labels", "relabel", "none", "the masks of the CAMs alone have a higher IoU")
     if settings.student_iterations and most(
@@ -309,21 +319,30 @@ def advice(classes: Sequence[ClassVerdict], settings: MaskSettings) -> Advice | 
     ):
         steps = 2 * settings.student_iterations
         return settings.again("train-seg", "iterations", steps, "the student is worse than the masks that it learned")
-    if settings.larger_features and most(lambda one: one.empty_part > WEAK_EMPTY or one.is_small):
+
+    def has_empty(one: ClassEvidence) -> bool:
+        return one.examined > 0 and one.empty_part > WEAK_EMPTY
+
+    if settings.larger_features and most(lambda one: has_empty(one) or one.is_small):
         why = "larger images show smaller objects"
         return settings.again("make-labels", "feature_size", settings.larger_features, why)
     if settings.relabelled or not settings.threshold_fits:
-        if most(lambda one: one.empty_part > WEAK_EMPTY):
+        if most(has_empty):
             return _other_threshold(settings, 0.6, "most of the bad masks are empty")
         if most(lambda one: one.cover > MOST_COVER):
             return _other_threshold(settings, 1.4, "the bad masks cover nearly everything")
-    if settings.iterations < FEW_STEPS and 2 * len(bad) >= len(classes):
+    few = [one.name for one in bad if one.examined + one.drawn < FEW_IMAGES]
+    if 2 * len(few) > len(bad):
+        why = f"label more images of {list_names(few, PICKED)}"
+        return Advice(command=as_command("check", settings.data), why=why)
+    together = [one for one in bad if one.together is not None]
+    if 2 * len(together) > len(bad):
+        why = f"label images of '{together[0].name}' that do not show '{together[0].together}'"
+        return Advice(command=as_command("check", settings.data), why=why)
+    if settings.iterations < FEW_STEPS and 2 * len(bad) >= classes:
         why = f"half of the classes or more are bad after {settings.iterations} steps"
         return settings.again("train-cam", "iterations", 4 * settings.iterations, why)
-    return Advice(
-        command=as_command("pick", settings.run, "--count", 10),
-        why="correct a few masks, which the next runs learn from",
-    )
+    return None
 
 
 def _other_threshold(settings: MaskSettings, factor: float, why: str) -> Advice:

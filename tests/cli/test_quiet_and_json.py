@@ -154,5 +154,6 @@ def test_evaluate__without_ground_truth_judges_the_masks(
     lines = capfd.readouterr().out.splitlines()
     assert any(line.startswith("Nothing was measured: bare has no ground-truth masks") for line in lines)
     assert any(line.startswith("Judged without ground truth, from 8 masks") for line in lines)
-    assert lines[-1].startswith("Next: toco ")
-    assert "classes" in lines[-2]
+    assert lines[-1].startswith("Or correct masks by hand: toco pick run --class ")
+    assert lines[-2].startswith("Next: toco ")
+    assert "classes" in lines[-3]

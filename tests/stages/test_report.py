@@ -72,6 +72,7 @@ def test_report__shows_each_part(whole_run: Path) -> None:
     found = read(whole_run / "report.html")
     assert {"verdict", "run", "scores", "gallery", "training", "confusion", "smoothing", "settings"} <= set(found.ids)
     for words in (
+        "Or correct masks by hand: toco pick ",
         "pseudo mask (CRF)",
         "student",
         "ground truth",

@@ -106,7 +106,11 @@ def test_verdict__names_the_worst_of_a_level_first() -> None:
             "toco make-labels runs/c --overwrite --refine crf --background-threshold 0.5 --feature-size 672",
         ),
         ({"repeated": 0.1, "patches": 0.6}, {"larger_features": 672}, "--background-threshold 0.5 --feature-size 672"),
-        ({"empty": 30}, {"threshold_fits": True}, "toco pick runs/c --count 10"),  # and not options that exclude others
+        (
+            {"empty": 30},
+            {"threshold_fits": True},
+            "toco pick runs/c --class cat --count 10",
+        ),  # and not options that exclude others
         (
             {"empty": 30},
             {"config": "runs/c/config.toml"},
@@ -117,9 +121,10 @@ def test_verdict__names_the_worst_of_a_level_first() -> None:
             {"iterations": 80, "options": {"train-cam": ["--iterations 80", "--weights none"]}},
             "toco train-cam photos --out runs/c --overwrite --weights none --iterations 320",
         ),
-        ({"repeated": 0.1}, {}, "toco pick runs/c --count 10"),
-        ({"repeated": 0.1, "patches": 0.6}, {}, "toco pick runs/c --count 10"),
+        ({"repeated": 0.1}, {}, "toco pick runs/c --class cat --count 10"),
+        ({"repeated": 0.1, "patches": 0.6}, {}, "toco pick runs/c --class cat --count 10"),
         ({"images": 3, "examined": 3}, {}, "toco check photos"),
+        ({"images": 3, "examined": 3, "empty": 3}, {}, "--background-threshold auto"),  # which needs no new images
         ({"together": "body"}, {}, "toco check photos"),
         ({"iou": 0.1, "cam_iou": 0.5, "measured": 5}, {"relabelled": True}, "--relabel none"),
         (
@@ -133,6 +138,38 @@ def test_judge__next_command(changes: dict[str, Any], settings: dict[str, Any], 
     verdict = judge([FINE, evidence(**changes)], replace(SETTINGS, **settings), examined=40, measured=0)
     assert verdict.advice is not None
     assert verdict.advice.command.endswith(command)
+
+
+@pytest.mark.parametrize(
+    ("classes", "why", "by_hand"),
+    [
+        (
+            [
+                evidence(name=name, images=8, examined=8, repeated=repeated)
+                for name, repeated in {"cow": 0.96, "sports car": 0.71, "sky": 0.8, "dog": 0.9}.items()
+            ],
+            "label more images of 'sports car', 'sky', 'dog' and 1 more",
+            "toco pick runs/c --class 'sports car' --class sky --class dog --count 10",
+        ),
+        (
+            [FINE, evidence(name="cow", together="grass")],
+            "label images of 'cow' that do not show 'grass'",
+            "toco pick runs/c --class cow --count 10",
+        ),
+        ([FINE, evidence(name="cow", images=0, examined=0)], "label more images of 'cow'", None),  # none to pick
+        (
+            [evidence(iou=0.7, measured=5, student_iou=0.1, student_images=5)],  # its masks are good
+            "the student is worse than the masks that it learned",
+            None,
+        ),
+    ],
+)
+def test_judge__corrections_by_hand_beside_other_advice(
+    classes: list[ClassEvidence], why: str, by_hand: str | None
+) -> None:
+    advice = judge(classes, replace(SETTINGS, student_iterations=60), examined=40, measured=0).advice
+    assert advice is not None
+    assert (advice.why, advice.by_hand) == (why, by_hand)
 
 
 def test_judge__no_advice_if_all_is_good() -> None:
@@ -152,6 +189,7 @@ def test_verdict__names_failed_and_weak_classes() -> None:
     assert verdict.advice == Advice(
         command="toco make-labels runs/c --overwrite --refine crf --background-threshold auto",
         why="most of the bad masks are empty",
+        by_hand="toco pick runs/c --class dog --count 10",
     )
 
 

@@ -140,7 +140,8 @@ def test_judge_run__advises_no_threshold_beside_what_excludes_it(how: dict[str, 
 
 
 def test_judge_run__advice_names_the_present_folder_of_the_data(judged: Any, listener: Any, tmp_path: Path) -> None:
-    made = judged(fill=0)
+    made = judged()
+    without_truth(made.data)  # then there is the advice to label more images
     moved = made.data.rename(tmp_path / "my photos")
     advice = judge_run(made.run, listener(), data=moved).verdict.advice
     assert advice is not None
