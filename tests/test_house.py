@@ -119,7 +119,9 @@ def test_code__commands_in_messages_quote_their_paths(trees: dict[Path, ast.Modu
         for text in ast.walk(tree)
         if isinstance(text, ast.JoinedStr)
         for one, following in pairwise(text.values)
-        if isinstance(following, ast.FormattedValue) and isinstance(one, ast.Constant) and command.search(str(one.value))
+        if isinstance(following, ast.FormattedValue)
+        and isinstance(one, ast.Constant)
+        and command.search(str(one.value))
     ]
     assert found == []
 
