@@ -1,6 +1,6 @@
 """How well are touching objects separated? AP50 on drawings, whose objects are known.
 
-    python -m bench.instances RUN --out DIR [--seeds 0 1] [--images 150] [--table FILE]
+    python -m bench.instances RUN --out DIR [--seeds 0 1] [--images 150] [--min-area 1] [--table FILE]
 
 RUN is the run of a finished `toco demo`; its network makes the pseudo masks. For each seed, two sets are drawn: the
 demo's pictures, and crowded ones, where two to four objects of one class touch. Masks are the ground truth and the
@@ -125,6 +125,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                         SilentMonitor(),
                         format="coco",
                         instances=separation,
+                        min_area=options.min_area,
                         data=place / "data",
                         overwrite=True,
                     )
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--images", type=int, default=150)
+    parser.add_argument("--min-area", type=int, default=1, help="of 'toco export'; 1 keeps all pieces of the masks")
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     text = table(measure(options))

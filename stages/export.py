@@ -12,6 +12,7 @@ from data.errors import SettingsError
 from data.output_place import check_holds_results, check_output_place
 from data.written_folders import MARK, mark_as_written, written_by_toco
 from stages.exports.labelled_images import (
+    DEFAULT_MIN_AREA,
     DEFAULT_SEPARATION,
     SEPARATIONS,
     LabelledImages,
@@ -36,6 +37,7 @@ FORMATS: Mapping[str, Mapping[str, str]] = {
     "cvat": OBJECTS,
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript"},
 }
+WITH_OBJECTS = tuple(name for name, packages in FORMATS.items() if OBJECTS.items() <= packages.items())
 
 
 def export(
@@ -45,6 +47,7 @@ def export(
     *,
     format: str = "png",
     instances: str | None = None,
+    min_area: int | None = None,
     data: Path | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
@@ -57,6 +60,8 @@ def export(
         format: Key of FORMATS.
         instances: How touching objects are separated, one of SEPARATIONS; None for the default. Only for formats with
             objects.
+        min_area: Pixels of the smallest object; smaller pieces of a mask are left out. None for the default. Only for
+            formats with objects to learn from.
         data: The data set's present folder if it was moved.
         overwrite: Write into a folder that is not empty; files with other names are kept.
 
@@ -64,20 +69,20 @@ def export(
         The files.
 
     Raises:
-        SettingsError: The format or `instances` is unknown, or the format lacks a package or has no objects; the folder
-            is not empty, holds images that toco did not write, or is among the files of a data set; or the data set
-            does not fit.
+        SettingsError: The format is unknown, or lacks a package; `instances` or `min_area` cannot be used with it; the
+            folder is not empty, holds images that toco did not write, or is among the files of a data set; or the data
+            set does not fit.
         ArtifactError: RUN/labels, or RUN/seg, is not finished, or damaged.
     """
     check_export_format(format)
-    separation = separation_for(format, instances)
+    separation, smallest = separation_for(format, instances), min_area_for(format, min_area)
     stage = "seg" if format == "onnx" else "labels"
     check_output_place(out, datasets=[open_stage(run, stage).dataset_root, data])
     with output_lock(out, monitor):
         check_contents(out, overwrite=overwrite)
         if format == "onnx":
             return _export_student(run, out, monitor)
-        return _export_labels(run, out, monitor, format=format, separation=separation, data=data)
+        return _export_labels(run, out, monitor, format=format, separation=separation, min_area=smallest, data=data)
 
 
 def check_contents(out: Path, *, overwrite: bool) -> None:
@@ -104,7 +109,7 @@ def _export_student(run: Path, out: Path, monitor: Monitor) -> list[Path]:
 
 
 def _export_labels(
-    run: Path, out: Path, monitor: Monitor, *, format: str, separation: Separation, data: Path | None
+    run: Path, out: Path, monitor: Monitor, *, format: str, separation: Separation, min_area: int, data: Path | None
 ) -> list[Path]:
     folder = open_stage(run, "labels")
     labels = LabelFile(folder.path / "labels.h5", "masks")
@@ -113,7 +118,7 @@ def _export_labels(
 
         return export_png(labels, out, monitor)
 
-    images = open_labelled_images(folder, labels, monitor, data=data, separation=separation)
+    images = open_labelled_images(folder, labels, monitor, data=data, separation=separation, min_area=min_area)
     return write_masks(images, out, format=format)
 
 
@@ -166,10 +171,28 @@ def separation_for(format: str, instances: str | None) -> Separation:
         return DEFAULT_SEPARATION
     if instances not in SEPARATIONS:
         raise SettingsError(f"--instances {instances!r} is not known: choose one of {', '.join(SEPARATIONS)}")
-    with_objects = [name for name, packages in FORMATS.items() if OBJECTS.items() <= packages.items()]
-    if format not in with_objects:
+    if format not in WITH_OBJECTS:
         raise SettingsError(
             f"--instances has no effect on --format {format}, which has no objects: leave it out, or choose one of "
-            f"{', '.join(with_objects)}"
+            f"{', '.join(WITH_OBJECTS)}"
         )
     return next(one for one in SEPARATIONS if one == instances)
+
+
+def min_area_for(format: str, min_area: int | None) -> int:
+    """Return the pixels of the smallest object.
+
+    Raises:
+        SettingsError: The number is not positive, or the format keeps the whole masks.
+    """
+    if min_area is None:
+        return DEFAULT_MIN_AREA
+    if min_area < 1:
+        raise SettingsError(f"--min-area is {min_area}: it must be at least 1, which keeps all pieces of the masks")
+    formats = [name for name in WITH_OBJECTS if name != "cvat"]
+    if format not in formats:
+        raise SettingsError(
+            f"--min-area has no effect on --format {format}, which keeps the whole masks: leave it out, or choose one "
+            f"of {', '.join(formats)}"
+        )
+    return min_area

@@ -424,6 +424,7 @@ def export(
     *,
     format: str = "png",
     instances: str | None = None,
+    min_area: int | None = None,
     data: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -436,6 +437,8 @@ def export(
         out: Folder for the exported files.
         format: png, voc, coco, yolo, yolo-detect, labelstudio, cvat or onnx.
         instances: How formats with objects separate touching ones: distance (the default), cam or components.
+        min_area: Pixels of the smallest object in voc, coco, yolo and yolo-detect (10 by default); smaller pieces of
+            the masks are left out.
         data: The data set's present folder, if it was moved.
         overwrite: Write into a folder that is not empty.
         progress: Show progress on stderr, as the command does.
@@ -457,6 +460,7 @@ def export(
                 shown,
                 format=format,
                 instances=instances,
+                min_area=min_area,
                 data=_path(data),
                 overwrite=overwrite,
             )

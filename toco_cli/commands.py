@@ -607,6 +607,15 @@ def export(
             "of the mask (default). cam: between peaks of the CAM. components: they do not.",
         ),
     ] = None,
+    min_area: Annotated[
+        int | None,
+        typer.Option(
+            "--min-area",
+            min=1,
+            help="Pixels of the smallest object in voc, coco, yolo and yolo-detect (default: 10). Smaller pieces of "
+            "masks, such as specks that a CRF leaves, are left out and counted; 1 keeps all.",
+        ),
+    ] = None,
     data: MovedData = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")] = False,
     quiet: Quiet = False,
@@ -617,7 +626,16 @@ def export(
         from stages.export import export as stage
 
     with _monitor(quiet) as monitor:
-        written = stage(run, out, monitor, format=format, instances=instances, data=data, overwrite=overwrite)
+        written = stage(
+            run,
+            out,
+            monitor,
+            format=format,
+            instances=instances,
+            min_area=min_area,
+            data=data,
+            overwrite=overwrite,
+        )
     typer.echo(
         json_module.dumps({"files": len(written), "out": str(out)}) if json else f"{len(written)} files are in {out}"
     )

@@ -10,6 +10,7 @@ has no pixels without a label. See https://docs.cvat.ai/docs/dataset_management/
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def export_cvat(images: LabelledImages, out: Path) -> list[Path]:
     files: list[Path] = []
     names: list[str] = []
     check_file_names([out / "SegmentationObject" / f"{one.id}.png" for one in images.samples])
-    finder = InstanceFinder.of(images)
+    finder = InstanceFinder.of(replace(images, min_area=1))  # people correct whole masks
     object_palette = _object_palette()
     crowded = 0
     for image in images:

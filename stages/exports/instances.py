@@ -44,18 +44,20 @@ Map = NDArray[np.floating[Any]]
 
 @dataclass
 class InstanceFinder:
-    """Finds the objects of the images' masks, and counts what it separated."""
+    """Finds the objects of the images' masks, and counts what it separated and left out."""
 
     separation: Separation
     cams: LabelFile | None  # if objects are separated by them
+    min_area: int  # pixels
     found: int = 0
     cut: int = 0  # components that were cut
+    specks: int = 0  # pieces smaller than that, which are no objects
 
     @classmethod
     def of(cls, images: LabelledImages) -> "InstanceFinder":
         """Open the CAMs beside the masks, if they are needed."""
         cams = LabelFile(images.labels.path.parent / "cams.h5", "cams") if images.separation == "cam" else None
-        return cls(separation=images.separation, cams=cams)
+        return cls(separation=images.separation, cams=cams, min_area=images.min_area)
 
     def __call__(self, image: LabelledImage) -> list[Component]:
         """Return the objects of one mask, sorted by class."""
@@ -64,15 +66,18 @@ class InstanceFinder:
         for whole in components(image.mask):
             parts = separate(whole, self.separation, cams.get(whole.class_number))
             self.cut += len(parts) > 1
-            objects += parts
+            large = [one for one in parts if one.area >= self.min_area]
+            self.specks += len(parts) - len(large)
+            objects += large
         self.found += len(objects)
         return objects
 
     @property
     def summary(self) -> str:
-        """One line: how many objects there are and how they were separated."""
+        """One line: how many objects there are, how they were separated, and what was left out."""
         cut = "" if self.separation == "components" else f", {self.cut} components cut"
-        return f"{self.found} objects: {HOW[self.separation]}{cut}"
+        specks = f"; pieces of fewer than {self.min_area} pixels left out (--min-area): {self.specks}"
+        return f"{self.found} objects: {HOW[self.separation]}{cut}{specks if self.specks else ''}"
 
 
 def open_score_maps(images: LabelledImages) -> LabelFile:

@@ -24,7 +24,9 @@ def read(path: Path) -> COCO:
 
 
 def test_export_coco__pycocotools_reads_the_stored_masks(export_run: Any, tmp_path: Path) -> None:
-    (file,) = export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco", instances="components")
+    (file,) = export(
+        export_run.run, tmp_path / "out", SilentMonitor(), format="coco", min_area=1, instances="components"
+    )
     assert file == tmp_path / "out/annotations/instances_train.json"
     coco: Any = read(file)
     assert [category["name"] for category in coco.loadCats([1, 2, 3])] == list(export_run.class_names)
@@ -47,7 +49,7 @@ def test_export_coco__pycocotools_reads_the_stored_masks(export_run: Any, tmp_pa
 
 
 def test_export_coco__run_lengths_equal_those_of_pycocotools(export_run: Any, tmp_path: Path) -> None:
-    (file,) = export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco")
+    (file,) = export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco", min_area=1)
     coco: Any = read(file)
     for annotation in coco.anns.values():
         code: Any = run_lengths.encode(np.asfortranarray(coco.annToMask(annotation)))
@@ -55,7 +57,7 @@ def test_export_coco__run_lengths_equal_those_of_pycocotools(export_run: Any, tm
 
 
 def test_export_coco__ids_are_unique(export_run: Any, tmp_path: Path) -> None:
-    (file,) = export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco")
+    (file,) = export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco", min_area=1)
     content = json.loads(file.read_text(encoding="utf-8"))
     for section in ("images", "annotations"):
         numbers = [entry["id"] for entry in content[section]]
@@ -64,12 +66,12 @@ def test_export_coco__ids_are_unique(export_run: Any, tmp_path: Path) -> None:
 
 def test_export_coco__notes_the_image_folder(export_run: Any, tmp_path: Path, listener: Any) -> None:
     monitor = listener()
-    export(export_run.run, tmp_path / "out", monitor, format="coco")
+    export(export_run.run, tmp_path / "out", monitor, format="coco", min_area=1)
     assert monitor.notes[1:] == [f"file_name is relative to the image folder {(export_run.data / 'images').resolve()}"]
 
 
 def test_export_coco__toco_reads_it(export_run: Any, tmp_path: Path) -> None:
-    export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco")
+    export(export_run.run, tmp_path / "out", SilentMonitor(), format="coco", min_area=1)
     (tmp_path / "out/images").symlink_to(export_run.data / "images")
     dataset = open_dataset(tmp_path / "out")
     assert dataset.layout == "coco"

@@ -176,19 +176,64 @@ def test_export__pycocotools_evaluates_the_file_against_itself(touching: Any, tm
             assert evaluation.stats[1] == 1.0
 
 
+def objects_in(out: Path, format: str, image_id: str = "a/b") -> int:
+    """Number of objects of an image in an export."""
+    flat = image_id.replace("/", "%2F")
+    if format.startswith("yolo"):
+        return len((out / f"labels/train/{flat}.txt").read_text().splitlines())
+    if format == "voc":
+        return (out / f"Annotations/{flat}.xml").read_text().count("<object>")
+    if format == "coco":
+        content = json.loads((out / "annotations/instances_train.json").read_text())
+        (number,) = [one["id"] for one in content["images"] if Path(one["file_name"]).with_suffix("") == Path(image_id)]
+        return sum(one["image_id"] == number for one in content["annotations"])
+    colours = np.asarray(Image.open(out / f"SegmentationObject/{image_id}.png")).reshape(-1, 3)
+    return len(np.unique(colours, axis=0)) - 1
+
+
 @pytest.mark.parametrize("format", ["yolo", "yolo-detect", "voc", "cvat"])
 def test_export__every_format_has_the_same_objects(format: str, touching: Any, tmp_path: Path) -> None:
     for instances, count in (("distance", 2), ("components", 1)):
-        out = tmp_path / instances
-        export(touching.run, out, SilentMonitor(), format=format, instances=instances)
-        if format.startswith("yolo"):
-            found = len((out / "labels/train/a%2Fb.txt").read_text().splitlines())
-        elif format == "voc":
-            found = (out / "Annotations/a%2Fb.xml").read_text().count("<object>")
-        else:
-            colours = np.asarray(Image.open(out / "SegmentationObject/a/b.png")).reshape(-1, 3)
-            found = len(np.unique(colours, axis=0)) - 1
-        assert found == count
+        export(touching.run, tmp_path / instances, SilentMonitor(), format=format, instances=instances)
+        assert objects_in(tmp_path / instances, format) == count
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo", "yolo-detect", "voc"])
+def test_export__specks_are_no_objects_and_are_counted(
+    format: str, make_export_run: Callable[..., Any], tmp_path: Path, listener: Any
+) -> None:
+    """Beside the disc: one pixel, 9 and 10 pixels."""
+    mask = disc(40, 40, 18) | box(1, 2, 1, 2) | box(1, 4, 10, 13) | box(1, 3, 20, 25)
+    made = make_export_run({"a/b": mask.astype(np.uint8)})
+    for min_area, count, said in ((None, 2, "pieces of fewer than 10 pixels left out (--min-area): 2"), (11, 1, ": 3")):
+        monitor, out = listener(), tmp_path / str(min_area)
+        export(made.run, out, monitor, format=format, min_area=min_area)
+        assert objects_in(out, format) == count
+        (summary,) = [note for note in monitor.notes if "left out (--min-area)" in note]
+        assert summary.endswith(said)
+    export(made.run, tmp_path / "all", monitor, format=format, min_area=1)
+    assert objects_in(tmp_path / "all", format) == 4 - (format == "yolo")  # one pixel has no polygon
+    assert "min-area" not in monitor.notes[-1]
+
+
+def test_export__cvat_keeps_specks(make_export_run: Callable[..., Any], tmp_path: Path) -> None:
+    """People correct the whole mask."""
+    made = make_export_run({"a/b": (disc(40, 40, 18) | box(1, 2, 1, 2)).astype(np.uint8)})
+    export(made.run, tmp_path / "out", SilentMonitor(), format="cvat")
+    assert objects_in(tmp_path / "out", "cvat") == 2
+
+
+@pytest.mark.parametrize(
+    ("format", "min_area", "message"),
+    [
+        ("coco", 0, "--min-area is 0: it must be at least 1"),
+        ("png", 5, "--min-area has no effect on --format png, which keeps the whole masks: leave it out, or choose"),
+        ("cvat", 5, "--min-area has no effect on --format cvat"),
+    ],
+)
+def test_export__refuses_min_area(format: str, min_area: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=message):
+        export(tmp_path / "run", tmp_path / "out", SilentMonitor(), format=format, min_area=min_area)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from stages.runtime.monitor import SilentMonitor
 
 @pytest.fixture
 def tree(export_run: Any, tmp_path: Path) -> Path:
-    export(export_run.run, tmp_path / "out", SilentMonitor(), format="voc")
+    export(export_run.run, tmp_path / "out", SilentMonitor(), format="voc", min_area=1)
     (tmp_path / "VOCdevkit").mkdir()
     (tmp_path / "VOCdevkit" / "VOC2012").symlink_to(tmp_path / "out")  # where torchvision expects it
     return tmp_path
@@ -82,7 +82,7 @@ def test_export_voc__a_rotated_jpeg_is_turned_upright(make_export_run: Any, tmp_
     exif[0x0112] = 8  # to be rotated by 90 degrees counter-clockwise
     upright.transpose(Image.Transpose.ROTATE_270).save(made.files["a"], exif=exif)
     assert read_image(made.files["a"]).size == (24, 40)
-    export(made.run, tmp_path / "out", SilentMonitor(), format="voc")
+    export(made.run, tmp_path / "out", SilentMonitor(), format="voc", min_area=1)
     with Image.open(tmp_path / "out/JPEGImages/a.jpg") as image:
         assert not image.getexif()
         bright = np.array(image.convert("L")) > 128
@@ -91,7 +91,7 @@ def test_export_voc__a_rotated_jpeg_is_turned_upright(make_export_run: Any, tmp_
 
 def test_export_voc__files(export_run: Any, tmp_path: Path, listener: Any) -> None:
     monitor = listener()
-    files = export(export_run.run, tmp_path / "out", monitor, format="voc")
+    files = export(export_run.run, tmp_path / "out", monitor, format="voc", min_area=1)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.name != MARK]
     assert sorted(files) == sorted(written)
     assert (tmp_path / "out/classes.txt").read_text(encoding="utf-8").splitlines() == list(export_run.class_names)
@@ -100,7 +100,7 @@ def test_export_voc__files(export_run: Any, tmp_path: Path, listener: Any) -> No
 
 
 def test_export_voc__toco_reads_it(export_run: Any, tmp_path: Path) -> None:
-    export(export_run.run, tmp_path / "out", SilentMonitor(), format="voc")
+    export(export_run.run, tmp_path / "out", SilentMonitor(), format="voc", min_area=1)
     dataset = open_dataset(tmp_path / "out")
     assert (dataset.layout, dataset.class_names) == ("voc", export_run.class_names)
     samples = dataset.split("train")

@@ -41,7 +41,7 @@ def fill(polygons: list[NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.boo
 
 def test_export_yolo__supervision_reads_the_masks(export_run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(export_run.run, out, SilentMonitor(), format="yolo", instances="components")
+    export(export_run.run, out, SilentMonitor(), format="yolo", min_area=1, instances="components")
     read = sv.DetectionDataset.from_yolo(
         images_directory_path=str(out / "images/train"),
         annotations_directory_path=str(out / "labels/train"),
@@ -70,7 +70,7 @@ def test_region_polygons__cover_nearly_the_same_pixels(export_run: Any) -> None:
 
 
 def test_export_yolo__readers_that_truncate_get_the_same_pixels(export_run: Any, tmp_path: Path) -> None:
-    export(export_run.run, tmp_path / "out", SilentMonitor(), format="yolo", instances="components")
+    export(export_run.run, tmp_path / "out", SilentMonitor(), format="yolo", min_area=1, instances="components")
     for image_id in ("a", "deep/d", "deep_d"):
         mask = export_run.masks[image_id]
         drawn: dict[int, list[NDArray[Any]]] = {1: [], 2: [], 3: []}
@@ -88,7 +88,7 @@ def test_export_yolo__readers_that_truncate_get_the_same_pixels(export_run: Any,
 def test_export_yolo__files(export_run: Any, tmp_path: Path, listener: Any) -> None:
     out = tmp_path / "out"
     monitor = listener()
-    files = export(export_run.run, out, monitor, format="yolo", instances="components")
+    files = export(export_run.run, out, monitor, format="yolo", min_area=1, instances="components")
     assert sorted(files) == sorted(path for path in out.rglob("*") if path.is_file() and path.name != MARK)
     for image_id in ("empty", "ignored"):
         assert (out / f"labels/train/{image_id}.txt").read_text() == ""

@@ -14,7 +14,7 @@ from stages.runtime.monitor import SilentMonitor
 
 def test_export_yolo_detect__supervision_reads_the_boxes(export_run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    files = export(export_run.run, out, SilentMonitor(), format="yolo-detect", instances="components")
+    files = export(export_run.run, out, SilentMonitor(), format="yolo-detect", min_area=1, instances="components")
     assert len(files) == 2 * len(export_run.masks) + 1
     read = sv.DetectionDataset.from_yolo(
         images_directory_path=str(out / "images/train"),
@@ -36,7 +36,7 @@ def test_export_yolo_detect__supervision_reads_the_boxes(export_run: Any, tmp_pa
 
 def test_export_yolo_detect__files(export_run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(export_run.run, out, SilentMonitor(), format="yolo-detect")
+    export(export_run.run, out, SilentMonitor(), format="yolo-detect", min_area=1)
     assert (out / "labels/train/empty.txt").read_text() == ""
     content = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
     assert content["names"] == dict(enumerate(export_run.class_names))
