@@ -931,7 +931,8 @@ def _show_check(found: "Check", data: Path, written: Path | None) -> None:
     for line in finding_lines(found):
         console.print(line, soft_wrap=True)
     if written:
-        typer.echo(f"The labels are in {written}.")
+        masks = found.dataset.layout != "class_folders" and any(counts.masks for counts in found.splits.values())
+        typer.echo(f"The labels are in {written}.{' Ground-truth masks are not copied.' if masks else ''}")
     typer.echo(closing_line(found, data))
 
 

@@ -134,6 +134,18 @@ def test_check__write_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "among whose files results must not be written: give a folder of their own" in capsys.readouterr().err
 
 
+def test_check__write_labels_says_that_masks_are_not_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = photographs(tmp_path / "voc" / "JPEGImages", "a.jpg", "b.jpg").parent
+    for folder in ("ImageSets/Segmentation", "SegmentationClass", "Annotations"):
+        (root / folder).mkdir(parents=True)
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\n")
+    for name, shown in (("a", "<object><name>cat</name></object>"), ("b", "")):
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{shown}</annotation>")
+    Image.fromarray(np.ones((32, 40), np.uint8)).save(root / "SegmentationClass" / "a.png")
+    main(["check", str(root), "--write-labels", str(tmp_path / "out")])
+    assert f"{tmp_path / 'out' / 'labels.csv'}. Ground-truth masks are not copied.\n" in capsys.readouterr().out
+
+
 def test_check__needs_no_torch(tmp_path: Path) -> None:
     program = (
         f"import sys; from toco_cli.main import main; main(['check', {str(custom(tmp_path))!r}])\n"
