@@ -85,7 +85,9 @@ def export(
         return _export_labels(run, out, monitor, format=format, separation=separation, min_area=smallest, data=data)
 
 
-def check_contents(out: Path, *, overwrite: bool) -> None:
+def check_contents(
+    out: Path, *, overwrite: bool, advice: str = "give another folder, or --overwrite to write into it"
+) -> None:
     """Refuse a folder that holds images that toco did not write, or anything if it is not to be overwritten.
 
     Raises:
@@ -95,7 +97,7 @@ def check_contents(out: Path, *, overwrite: bool) -> None:
         check_holds_results(out)
     elif out.is_dir() and any(file for file in out.iterdir() if file.name not in (OUTPUT_LOCK, MARK)):
         found = "holds another or an unfinished export" if written_by_toco(out) else "is not empty"
-        raise SettingsError(f"{out} {found}: give another folder, or --overwrite to write into it")
+        raise SettingsError(f"{out} {found}: {advice}")
 
 
 def _export_student(run: Path, out: Path, monitor: Monitor) -> list[Path]:

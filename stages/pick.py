@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from data.class_names import did_you_mean
+from data.command_line import as_command
 from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import DataError, SettingsError
+from data.images import MaskFile
 from data.output_place import check_output_place
 from stages.corrections.correction_file import CorrectionFile, classes_shown
 from stages.corrections.given_masks import used_ids
@@ -33,6 +36,7 @@ from stages.verdict.judge import Quality, Verdict
 from stages.verdict.judged_run import judge_run, read_verdict
 
 PICK_FORMATS = ("labelstudio", "cvat", "png")
+NOT_EMPTY = "give another folder with --out, or --overwrite to write into it; PNGs that you corrected are kept"
 COMPARED_SIDE = 64  # masks and CAMs are compared at this size
 TURNS: Mapping[Quality, int] = {"failed": 3, "weak": 2, "good": 1}  # images of a class in each round
 
@@ -78,10 +82,11 @@ def pick(
         format: One of PICK_FORMATS.
         out: Folder to write to; by default RUN/picked.
         data: The data set's present folder if it was moved.
-        overwrite: Write into a folder that is not empty.
+        overwrite: Write into a folder that is not empty; files with other names are kept.
 
     Raises:
-        SettingsError: The format is not known or lacks a package, or the folder is not empty or among the data.
+        SettingsError: The format is not known or lacks a package; or the folder is not empty, is among the data, or has
+            corrected masks that would be replaced.
         DataError: The data set is missing; it has no such class, or no image of one; or people drew all masks.
         ArtifactError: RUN/labels is not finished, outdated or damaged.
     """
@@ -93,7 +98,7 @@ def pick(
     target = run / "picked" if out is None else out
     check_output_place(target, datasets=[labels.dataset_root, data])
     with output_lock(target, monitor):
-        check_contents(target, overwrite=overwrite)
+        check_contents(target, overwrite=overwrite, advice=NOT_EMPTY)
         masks = LabelFile(labels.path / "labels.h5", "masks")
         dataset = open_run_data(labels, data, skip_bad=True)
         drawn = used_ids(labels) | CorrectionFile(run, dataset.class_names).classes.keys()
@@ -116,6 +121,8 @@ def pick(
         judged = read_verdict(run) or judge_run(run, monitor, data=dataset).verdict
         picked = choose_images(candidates(run, labels, samples, monitor), count, _turns(judged, wanted))
         chosen = {one.id for one in picked}
+        if format == "png":
+            _check_replaced(run, target, sorted(chosen), masks)
         images = open_labelled_images(labels, masks, monitor, data=dataset)
         images = replace(images, samples=tuple(one for one in images.samples if one.id in chosen), split="default")
         write_masks(images, target, format=format)
@@ -133,6 +140,23 @@ def _numbers(names: Sequence[str], dataset: Dataset) -> set[int]:
                 f"--class '{name}' is not a class of {dataset.root} ({list_names(listed)}{did_you_mean(name, listed)})"
             )
     return {listed.index(name) + 1 for name in names}
+
+
+def _check_replaced(run: Path, out: Path, ids: Sequence[str], masks: LabelFile) -> None:
+    """Refuse to replace PNGs that differ from the pseudo masks: people may have corrected and not imported them."""
+
+    def differs(image_id: str) -> bool:
+        file = out / f"{image_id}.png"
+        try:
+            return file.is_file() and not np.array_equal(MaskFile(file).read(), masks.read(image_id))
+        except DataError:  # RGB, for example: another program has written it
+            return True
+
+    if changed := [one for one in ids if differs(one)]:
+        raise SettingsError(
+            f"masks in {out} that differ from the pseudo masks would be replaced ({list_names(changed, 3)}): run "
+            f"{as_command('import', run, out, '--from', 'png')!r} if you corrected them, or give another --out"
+        )
 
 
 def _turns(verdict: Verdict, wanted: set[int]) -> dict[int | None, int]:

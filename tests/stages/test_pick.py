@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.errors import ArtifactError, DataError, SettingsError
 from data.images import BandRange, PixelRule
@@ -37,13 +38,27 @@ def test_pick__exports_the_images_of_the_table(own_run: Path, tmp_path: Path) ->
     } == {one.id for one in found.images}
 
 
-def test_pick__keeps_what_may_be_corrected_already(own_run: Path) -> None:
+def test_pick__keeps_what_may_be_corrected_already(own_run: Path, correct: Callable[..., object]) -> None:
     pick(own_run, SilentMonitor(), count=1, format="png")
     with pytest.raises(
-        SettingsError, match="picked holds another or an unfinished export: give another folder, or --ov"
+        SettingsError,
+        match="picked holds another or an unfinished export: give another folder with --out, or --overwrite",
     ):
         pick(own_run, SilentMonitor(), count=1, format="png")
-    pick(own_run, SilentMonitor(), count=1, format="png", overwrite=True)
+    (first,) = pick(own_run, SilentMonitor(), count=1, format="png", overwrite=True).images
+    file = own_run / "picked" / f"{first.id}.png"
+    for mask in (Image.new("P", (64, 64), 1), Image.new("RGB", (64, 64))):
+        mask.save(file)
+        before = file.read_bytes()
+        with pytest.raises(
+            SettingsError, match=rf"would be replaced \('{first.id}'\): run 'toco import .* --from png' if"
+        ):
+            pick(own_run, SilentMonitor(), format="png", overwrite=True)
+        assert file.read_bytes() == before
+    correct(own_run, {first.id: np.ones((64, 64), np.uint8)})
+    others = pick(own_run, SilentMonitor(), format="png", overwrite=True).images
+    assert first.id not in {one.id for one in others}
+    assert file.read_bytes() == before
 
 
 def test_pick__passes_over_corrected_images(own_run: Path, correct: Callable[..., object], tmp_path: Path) -> None:
