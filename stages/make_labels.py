@@ -21,13 +21,20 @@ from stages.corrections.given_masks import ENTRY, GivenMasks, check_same_given_m
 from stages.features.cache import check_encoder
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.choose_background import calibration_samples, choose_background
-from stages.labels.label_settings import CHOSEN, INSTANCES, resolved, with_chosen, with_training_defaults
+from stages.labels.label_settings import (
+    CHOSEN,
+    INSTANCES,
+    UNREFINED,
+    resolved,
+    with_chosen,
+    with_training_defaults,
+)
 from stages.labels.maker import LabelMaker
 from stages.labels.store import ImageLabels, join_file, join_shards, label_attributes, stored_ids, write_shard
 from stages.networks.cam_model import check_scales, load_cam_model
 from stages.preflight.training import check_instances
 from stages.relabel.choose_instances import learns_from_instances
-from stages.relabel.relabel_maker import new_relabeller
+from stages.relabel.relabel_maker import RelabelMaker, UnrefinedMaker, new_relabeller
 from stages.run_folder.artifacts import already_finished, begin_stage, in_use, open_stage, read_config
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
@@ -38,6 +45,7 @@ from stages.run_folder.run_data import (
     usable_samples,
     warn_of_other_data,
 )
+from stages.run_folder.saving import write_json
 from stages.run_folder.warning_log import WarningLog
 from stages.runtime.fabric import all_ids, start
 from stages.runtime.monitor import Monitor
@@ -158,6 +166,7 @@ def _label(
         first = replace(maker, config=replace(config, refine="none", crf_fast=False, segments="none"), segment_files={})
     else:
         first = maker
+    relabeller: RelabelMaker | UnrefinedMaker | None = None
     label_in_shards(shards, samples, first, "making CAMs" if config.may_relabel else "making labels")
     if config.may_relabel:
         if fabric.is_global_zero:
@@ -173,6 +182,8 @@ def _label(
         used = replace(config, relabel="none") if relabeller is None else relabeller.config
         attributes = label_attributes(dataset.class_names, asdict(used))  # what auto chose
         if relabeller is not None:
+            if isinstance(relabeller, UnrefinedMaker) and fabric.is_global_zero:
+                write_json(folder / "config.json", {**read_config(folder.parent, "labels"), CHOSEN: UNREFINED})
             label_in_shards(relabelled, relabeller.samples, relabeller, "labelling again")
     if text := describe_missing_pixels(all_ids(maker.lacking, fabric), "labelled"):
         maker.monitor.note(text)
@@ -182,6 +193,8 @@ def _label(
         by_people = write_given(
             shards / "given", samples, stored_ids(again or sorted(shards.glob("*.h5"))), maker, given
         )
+        if isinstance(relabeller, UnrefinedMaker):  # its scores are those of cams.h5
+            by_people, again = [*by_people, *again], []
         join_shards(sorted(shards.glob("*.h5")), folder, attributes, relabelled=again, given=by_people, ids=ids)
         shutil.rmtree(shards)
     fabric.barrier()

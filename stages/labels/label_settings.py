@@ -28,6 +28,9 @@ CHOSEN = "chosen"  # in config.json: the settings that --relabel auto changed
 # them is enough. A CRF removes objects of few patches (bench/quality.md).
 INSTANCES: Mapping[str, Any] = {"relabel": "mil", "refine": "none", "crf_fast": False, "scales": [1.0]}
 
+# Where it keeps the masks of the CAMs, and their refinement harms them.
+UNREFINED: Mapping[str, Any] = {"refine": "none", "crf_fast": False}
+
 
 def with_chosen(config: MakeLabels, chosen: Mapping[str, Any]) -> MakeLabels:
     """Put in what --relabel auto chose, as it is stored in config.json."""

@@ -150,6 +150,30 @@ def _relabelled(
     return Chosen(kind, heads)
 
 
+def refinement_stays(patches: Patches, refined: Patches, refinement: str, monitor: Monitor) -> bool:
+    """Whether refined masks of the CAMs are to stay, by the same test as for relabelling.
+
+    A CRF follows colours. Objects that are thin, or that differ from the background by their texture alone, are lost
+    (bench/quality.md).
+
+    Args:
+        patches: Patches with the labels of the CAMs. The classes of all images are given, not predicted.
+        refined: The same with those of the refined masks.
+        refinement: Its name, as --refine has it.
+        monitor: Gets a warning if they are not to stay.
+    """
+    given = torch.ones(len(patches.allowed), dtype=torch.bool)
+    before, after = head_classification(patches, given), head_classification(refined, given)
+    if not after < before - TOLERANCE:  # also if it cannot be told
+        return True
+    monitor.warn(
+        f"the masks of the CAMs are not refined, because --refine {refinement} harms them: a head that learns the "
+        f"labels of half of the images classifies the other half with a mean average precision of {before:.3f} without "
+        f"it and {after:.3f} with it. To refine anyway, use --relabel none --refine {refinement}"
+    )
+    return False
+
+
 def objects_share(patches: Patches) -> float:
     """Part of all patches that is not background, 0..1."""
     return 1 - float(patches.shares[:, 0].float().mean())

@@ -1,4 +1,4 @@
-"""RelabelMaker: trains the heads of relabelling, and makes masks from their probabilities.
+"""Make masks again: from the probabilities of heads on frozen features, or from the CAMs without a refinement.
 
 Letters: k classes of an image, d width of the features, h w patches down and across.
 """
@@ -23,12 +23,13 @@ from stages.config import MakeLabels
 from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.spec import feature_spec
+from stages.labels.label_settings import UNREFINED, with_chosen
 from stages.labels.maker import LabelMaker, Scored
 from stages.labels.mask_shares import all_shares, patches_with_values
 from stages.labels.store import LabelFile
-from stages.labels.stored_cams import stored_label
+from stages.labels.stored_cams import read_cam, stored_label
 from stages.networks.inference import LoadedImage, to_rgb
-from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads
+from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads, refinement_stays
 from stages.relabel.heads import PatchHeads, TwoHeads, probabilities_map
 from stages.relabel.instance_head import InstanceHead, images_in_memory
 from stages.relabel.rounds import BYTES, Patches, collect_patches, patch_shares
@@ -71,6 +72,27 @@ class RelabelMaker(LabelMaker):
         return probabilities_map(self.heads, values, allowed)[list(sample.classes)]
 
 
+@dataclass(kw_only=True)
+class UnrefinedMaker(LabelMaker):
+    """Makes the masks of images from their stored CAMs."""
+
+    samples: Sequence[Sample]  # those that have a CAM, with their known or predicted classes
+    cams: LabelFile
+
+    @torch.inference_mode()
+    def score(
+        self, samples: Sequence[Sample], images: Sequence[LoadedImage], with_tokens: bool = False
+    ) -> list[Scored]:
+        """Return the images with the CAMs of their classes."""
+        device = self.fabric.device
+        return [
+            Scored(
+                sample=sample, image=to_rgb(image.original.to(device)), maps=read_cam(self.cams, sample.id).to(device)
+            )
+            for sample, image in zip(samples, images, strict=True)
+        ]
+
+
 def new_relabeller(
     run: Path,
     samples: Sequence[Sample],
@@ -79,7 +101,7 @@ def new_relabeller(
     config: MakeLabels,
     calibration: Sequence[Sample],
     given: GivenMasks,
-) -> RelabelMaker | None:
+) -> RelabelMaker | UnrefinedMaker | None:
     """Train the heads on the labels of the CAMs, on rank 0; the other ranks receive them.
 
     Args:
@@ -93,7 +115,7 @@ def new_relabeller(
         given: Masks that people drew, which the heads learn as well.
 
     Returns:
-        What makes the new masks; None if --relabel auto keeps those of the CAMs.
+        What makes the new masks; None if --relabel auto keeps those of the CAMs, with their refinement.
 
     Raises:
         DataError: An image is bad, and bad images are not to be skipped; or a ground-truth mask is bad; or no image has
@@ -105,20 +127,33 @@ def new_relabeller(
     known = [replace(one, classes=cams.classes(one.id)) for one in samples if one.id in cams]
     spec = feature_spec(config, open_stage(run, "cam"))
     kept, path = seeds / "choice.json", seeds / "heads.safetensors"
-    kind: Literal["none", "linear", "mlp", "mil"] = "none"
+    kind: Literal["none", "unrefined", "linear", "mlp", "mil"] = "none"
     if fabric.is_global_zero:
         features = compute_features(run, spec, known, config, fabric, monitor)
         if not kept.is_file():
             training = SeedTraining(seeds=seeds, cams=cams, features=features, maker=maker, given=given)
-            chosen = training.heads([one for one in known if one.id in features], config, calibration)
+            usable = [one for one in known if one.id in features]
+            chosen = training.heads(usable, config, calibration)
             if chosen:
                 save_weights(path, {name: one.cpu().contiguous() for name, one in chosen.heads.state_dict().items()})
-            write_json(kept, {"relabel": chosen.kind if chosen else "none"})
+            stays = bool(chosen or calibration) or config.refine == "none" or training.refinement_stays(usable, config)
+            write_json(kept, {"relabel": chosen.kind if chosen else "none" if stays else "unrefined"})
         features.close()
         kind = json.loads(kept.read_text())["relabel"]
     kind = fabric.broadcast(kind)
     if kind == "none":
         return None
+    if kind == "unrefined":
+        return UnrefinedMaker(
+            model=maker.model,
+            fabric=fabric,
+            config=with_chosen(replace(config, relabel="none"), UNREFINED),
+            monitor=monitor,
+            segment_files=maker.segment_files,
+            lacking=maker.lacking,
+            samples=known,
+            cams=cams,
+        )
     weights = load_weights(path)
     statistics, classes = (weights["mean"], weights["deviation"]), maker.model.num_classes
     heads = InstanceHead(*statistics, classes) if kind == "mil" else TwoHeads(*statistics, classes, HIDDEN[kind])
@@ -193,10 +228,29 @@ class SeedTraining:
             config = replace(config, relabel="mlp" if chosen.kind == "mlp" else "linear")
         return chosen_heads(self.patches(usable, config, drawn), labelled, config, monitor, measure)
 
-    def patches(self, samples: Sequence[Sample], config: MakeLabels, drawn: Sequence[Sample]) -> Patches:
+    def refinement_stays(self, samples: Sequence[Sample], config: MakeLabels) -> bool:
+        """Whether the refined masks of the CAMs are no worse than those without the refinement."""
+        labelled = [one for one in samples if one.labelled]
+        refined = LabelFile(self.seeds / "cams.h5", "masks")
+        before, after = (self.patches(labelled, config, (), masks) for masks in (None, refined))
+        return refinement_stays(before, after, config.refine, self.maker.monitor)
+
+    def patches(
+        self,
+        samples: Sequence[Sample],
+        config: MakeLabels,
+        drawn: Sequence[Sample],
+        masks: LabelFile | None = None,
+    ) -> Patches:
         """Load the patches of images with the labels of their CAMs, and with the masks that people drew of `drawn`.
 
         Patches without a value are left out: the heads would learn them as background.
+
+        Args:
+            samples: Images with features.
+            config: Settings.
+            drawn: Those of them that have a mask that people drew.
+            masks: Masks that give the labels, instead of the CAMs.
         """
         threshold = None if config.source == "decoder" else config.background_threshold
         assert threshold != "auto"
@@ -204,6 +258,8 @@ class SeedTraining:
         by_id, ids = {one.id: one for one in samples}, {one.id for one in drawn}
 
         def seed_shares(image_id: str, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
+            if masks is not None:
+                return all_shares(masks.read(image_id), classes, grid)
             size = (FINER * grid[0], FINER * grid[1])
             return patch_shares(stored_label(self.cams, image_id, threshold, size), classes, grid)
 

@@ -667,6 +667,28 @@ def test_make_labels__auto_keeps_the_masks_of_the_cams(
     assert made_by(folder) == "none"
 
 
+@pytest.mark.parametrize(("refined", "stays"), [(0.46, True), (0.44, False)])
+def test_make_labels__auto_refines_the_masks_of_the_cams_unless_that_harms_them(
+    cam_run: Path, labels: Path, listener: Any, monkeypatch: pytest.MonkeyPatch, refined: float, stays: bool
+) -> None:
+    """Stopped before the last masks, and resumed without judging again."""
+    judge(monkeypatch, 0.5, 0.4, 0.5, refined)
+    config = replace(AUTO, refine="crf", confidence=True)
+    if not stays:
+        with pytest.raises(KeyboardInterrupt):
+            make_labels(cam_run, config, listener(("start", 4)))
+    folder = make_labels(cam_run, config, SilentMonitor(), resume=not stays)
+    used = used_settings(open_stage(cam_run, "labels"))
+    assert (made_by(folder), used.refine) == ("none", "crf" if stays else "none")
+    assert not (folder / "scores.h5").exists()
+    plain, made = stored_in(labels), stored_in(folder)
+    assert made.keys() == plain.keys()
+    # Stored CAMs are rounded, so that a few pixels next to the threshold may differ.
+    equal = [float((made[name][2] == plain[name][2]).mean()) for name in plain]
+    assert (min(equal) > 0.99) != stays
+    assert LabelFile(folder / "labels.h5", "confidence").read(next(iter(made))).any()
+
+
 def test_make_labels__auto_keeps_its_choice(
     cam_run: Path, relabelled: Path, listener: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

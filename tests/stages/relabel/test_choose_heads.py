@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.config import MakeLabels
 from stages.relabel import choose_heads, heads
-from stages.relabel.choose_heads import Chosen, chosen_heads, head_classification, objects_share
+from stages.relabel.choose_heads import Chosen, chosen_heads, head_classification, objects_share, refinement_stays
 from stages.relabel.heads import TwoHeads, one_hot
 from stages.relabel.rounds import Patches
 from stages.runtime.monitor import SilentMonitor
@@ -183,6 +183,20 @@ def test_head_classification__of_images_without_patches() -> None:
     labelled = ALL.clone()
     labelled[:2] = False
     assert head_classification(few, labelled) > 0.9
+
+
+def test_refinement_stays__only_if_it_does_not_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = SilentMonitor()
+    warnings: list[str] = []
+    monkeypatch.setattr(monitor, "warn", warnings.append)
+    good, bad = data_set(right), data_set(misplaced)
+    lost = replace(good, shares=torch.zeros_like(good.shares))  # no pixel has a label
+    assert refinement_stays(bad, good, "crf", monitor)
+    assert refinement_stays(good, good, "crf", monitor)
+    assert not warnings
+    assert not refinement_stays(good, bad, "crf", monitor)
+    assert not refinement_stays(good, lost, "crf", monitor)
+    assert [text.count("--relabel none --refine crf") for text in warnings] == [1, 1]
 
 
 def test_objects_share() -> None:
