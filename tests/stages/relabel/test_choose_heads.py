@@ -126,6 +126,19 @@ def test_chosen_heads__auto_says_where_the_evidence_is_weak(monkeypatch: pytest.
     assert any("weak evidence" in note for note in monitor.notes)
 
 
+@pytest.mark.parametrize(("before", "after", "warned"), [(0.7, 0.79, True), (0.81, 0.7, False), (0.7, 0.81, False)])
+def test_chosen_heads__auto_warns_of_masks_that_teach_little(
+    before: float, after: float, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = iter([before, after])
+    monkeypatch.setattr(choose_heads, "head_classification", lambda patches, labelled: next(figures))
+    monitor = Notes()
+    warnings: list[str] = []
+    monkeypatch.setattr(monitor, "warn", warnings.append)
+    chosen_heads(data_set(misplaced), ALL, CONFIG, monitor)
+    assert any("make-labels --relabel mil" in text for text in warnings) == warned
+
+
 @pytest.mark.parametrize(
     ("linear", "mlp", "expected"), [(0.6, 0.5, "linear"), (0.55, 0.7, "mlp"), (0.4, 0.5, None), (0.5, 0.4, None)]
 )
