@@ -15,6 +15,7 @@ from stages.sweep import Sweep
 MOST_TICKS = 5  # along an axis
 MARKED_POINTS = 60  # a curve with more points has no dots
 MOST_CONFUSED = 30  # a confusion matrix has at most this many rows
+NO_PARTS = ("loss", "labelled")  # values that are logged beside the parts of the loss
 
 Line = Mapping[str, Any]  # of metrics.jsonl
 
@@ -128,11 +129,17 @@ class ConfusionMatrix:
 def losses(lines: Sequence[Line]) -> list[Plot]:
     """Plot each loss over the iterations, one plot per loss because their ranges differ.
 
+    A part of the loss that is exactly 0 at each point is left out: it is not part of the training, or not yet.
+
     Args:
         lines: Lines of metrics.jsonl that hold losses.
     """
     names = [name for name in _names(lines) if name not in ("iteration", "learning_rate") and "miou" not in name]
-    return [Plot(title=curve.name, x_label="iteration", y_label="", curves=[curve]) for curve in _curves(lines, names)]
+    return [
+        Plot(title=curve.name, x_label="iteration", y_label="", curves=[curve])
+        for curve in _curves(lines, names)
+        if curve.name in NO_PARTS or any(y for _, y in curve.points)
+    ]
 
 
 def measurements(lines: Sequence[Line]) -> list[Plot]:

@@ -29,6 +29,14 @@ def test_losses__one_plot_each_and_no_learning_rate_or_missing_values() -> None:
     assert plots[0].curves[0].points == ((10, 2.0), (30, 1.0))
 
 
+def test_losses__no_plot_of_a_part_that_is_not_trained() -> None:
+    part = {"ptc": 0.0, "ctc": 0.0, "segmentation": 0.0}
+    lines = [{"iteration": 10, "loss": 0.0, **part}, {"iteration": 20, "loss": 0.0, **part, "segmentation": 0.5}]
+    plots = charts.losses(lines)
+    assert [one.title for one in plots] == ["loss", "segmentation"]
+    assert plots[1].curves[0].points == ((10, 0.0), (20, 0.5))  # from the start, also where it is 0
+
+
 def test_measurements__one_curve_each_in_percent() -> None:
     (plot,) = charts.measurements(LINES)
     assert plot.curves == [Curve("cam", ((20, 50.0), (30, 75.0)))]
