@@ -60,7 +60,7 @@ class RichMonitor:
         """Begin a task, as in `stages.runtime.monitor.Monitor`."""
         self.finish()
         self._progress = _Progress(self._console, self._clock, disable=not self._draws)
-        self._progress.add_task(title, total=total, completed=done, unit=unit, done_before=done, figures={})
+        self._progress.add_task(title, total=total, completed=done, unit=unit, done_before=done, first=None, figures={})
         self._progress.start()
         self._shown_at = self._clock()
         if not self._draws:
@@ -127,7 +127,8 @@ class _Progress(Progress):
         (task,) = self.tasks
         # Not beyond the total: rank 0 also counts for the other ranks, whose shares may be smaller.
         done = min(task.completed + steps, task.total or 0)
-        self.update(task.id, completed=done, figures={**task.fields["figures"], **figures})
+        first = task.fields["first"] or (done, self.get_time())
+        self.update(task.id, completed=done, first=first, figures={**task.fields["figures"], **figures})
         return task
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -150,8 +151,11 @@ def _counts(task: Task) -> str:
 
 
 def _pace(task: Task) -> str:
-    """For example '12.3 images/s, 0:01:10 left'; empty before the first step."""
-    rate = task.speed or _mean_rate(task)  # rich needs two steps within the window
+    """For example '12.3 images/s, 0:01:10 left'; empty before the second call of `advance`.
+
+    What comes before the end of the first call tells little: networks warm up, and workers start.
+    """
+    rate = task.speed or _rate_since_first(task)  # rich needs two calls within the window
     if not rate:
         return ""
     return f"{_rate_text(rate)} {task.fields['unit']}/s, {timedelta(seconds=round((task.remaining or 0) / rate))} left"
@@ -169,6 +173,15 @@ def _summary(task: Task) -> str:
 def _mean_rate(task: Task) -> float | None:
     """Steps per second since the start of the task, without those that an earlier run did."""
     return (task.completed - task.fields["done_before"]) / task.elapsed if task.elapsed else None
+
+
+def _rate_since_first(task: Task) -> float | None:
+    """Steps per second since the end of the first call of `advance`."""
+    if task.fields["first"] is None:
+        return None
+    completed, then = task.fields["first"]
+    seconds = task.get_time() - then
+    return (task.completed - completed) / seconds if seconds else None
 
 
 def _rate_text(rate: float) -> str:

@@ -1,5 +1,6 @@
 import io
 import threading
+from datetime import timedelta
 
 import pytest
 
@@ -87,6 +88,21 @@ def test_rich_monitor__the_rate_is_that_of_the_last_minute() -> None:
     assert "2 images/s" in stream.getvalue().splitlines()[-1]
 
 
+@pytest.mark.parametrize("seconds", [40.0, 70.0])  # within the window of the rate, and beyond it
+def test_rich_monitor__the_first_step_does_not_count_for_the_rate(seconds: float) -> None:
+    stream, clock = io.StringIO(), Clock()
+    monitor = RichMonitor(stream=stream, clock=clock)
+    monitor.start("making CAMs", 100)
+    clock.now += 1000.0
+    monitor.advance(4)
+    clock.now += seconds
+    monitor.advance(4)
+    assert stream.getvalue().splitlines()[1:] == [
+        "making CAMs: 4/100 images",
+        f"making CAMs: 8/100 images, {4 / seconds:.3g} images/s, {timedelta(seconds=round(23 * seconds))} left",
+    ]
+
+
 def test_rich_monitor__a_terminal_sees_bar_counts_pace_and_figures() -> None:
     stream, clock = Terminal(), Clock()
     monitor = RichMonitor(stream=stream, clock=clock)
@@ -95,12 +111,16 @@ def test_rich_monitor__a_terminal_sees_bar_counts_pace_and_figures() -> None:
     monitor.advance(loss=0.5)
     drawn = stream.getvalue()
     assert "training [x]" in drawn
-    assert "1/10 steps, 0.5 steps/s, 0:00:18 left" in drawn
+    assert "1/10 steps" in drawn
+    assert "left" not in drawn  # the first step tells little
     assert "loss 0.500" in drawn
     assert "\x1b[?25l" in drawn  # the cursor is hidden ...
+    clock.now += 1.0
+    monitor.advance()
+    assert "2/10 steps, 1 steps/s, 0:00:08 left" in stream.getvalue()
     monitor.finish()
     assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")  # ... and comes back
-    assert stream.getvalue().endswith("training [x]: 1/10 steps (0.5 steps/s) in 0:00:02, loss 0.500\n")
+    assert stream.getvalue().endswith("training [x]: 2/10 steps (0.667 steps/s) in 0:00:03, loss 0.500\n")
 
 
 def test_rich_monitor__a_failing_stage_gives_the_cursor_back() -> None:
