@@ -72,7 +72,7 @@ def pick(
 ) -> Picks:
     """Choose images that have a pseudo mask and none drawn by people yet, and export them.
 
-    In each round, a class that failed by the verdict gets three images, a weak one two, and a good one one.
+    In each round, a class that failed by the verdict gets three images, a weak class two, and a good class one.
 
     Args:
         run: A run folder in which `toco make-labels` finished.

@@ -668,8 +668,8 @@ def pick(
     """Choose the training images whose masks are most worth correcting, and export them for a labelling tool.
 
     The images are those whose masks are doubtful, spread over the classes and over what the images look like. In each
-    round, a class that failed by the verdict gets three images, a weak one two, and a good one one. Correct their masks
-    and bring them back with 'toco import'.
+    round, a class that failed by the verdict gets three images, a weak class two, and a good class one. Correct their
+    masks and bring them back with 'toco import'.
     """
     with quick_imports():
         from stages.pick import pick as stage
