@@ -259,7 +259,10 @@ def find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Colu
     if listed and set(one_hot.values()) != set(listed):
         misspelt = [name for name in one_hot.values() if _may_mean_labels(name)]
         if misspelt and set(listed).isdisjoint(one_hot.values()):
-            raise DataError(f"{where}: {_no_labels(misspelt[0])}")
+            raise DataError(
+                f"{where}: there is a column {quoted(misspelt[0])} but no column 'labels': did you mean 'labels'? "
+                "rename it"
+            )
         odd = list_names(sorted(set(one_hot.values()) ^ set(listed)))
         raise DataError(f"{where}: the class columns and {CLASSES_FILE} differ in {odd}: make them the same")
     return Columns(image, None, split, one_hot)
@@ -267,10 +270,6 @@ def find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Colu
 
 def _may_mean_labels(name: str) -> bool:
     return name.lower() in NAMES_OF_LABELS or bool(difflib.get_close_matches("labels", [name.lower()]))
-
-
-def _no_labels(name: str) -> str:
-    return f"there is a column {quoted(name)} but no column 'labels': did you mean 'labels'? rename it"
 
 
 def read_row(cells: list[str], columns: Columns, width: int, line: int, mistakes: Mistakes) -> Row | None:
@@ -303,9 +302,9 @@ def _labels(cells: list[str], columns: Columns, line: int, mistakes: Mistakes) -
             labels.append(name)
         elif cell not in NO_CELLS:
             # Not by the name alone: a class may be called 'cables'.
-            hint = "; if the column holds names of classes, call it 'labels'" if len(columns.one_hot) == 1 else ""
-            text = f"'{cells[place]}' in column '{name}' must be 0 or 1{hint}"
-            mistakes.add(_no_labels(name) if _may_mean_labels(name) else text, line)
+            doubtful = len(columns.one_hot) == 1 or _may_mean_labels(name)
+            hint = "; if the column holds names of classes, call it 'labels'" if doubtful else ""
+            mistakes.add(f"'{cells[place]}' in column '{name}' must be 0 or 1{hint}", line)
     return labels
 
 

@@ -218,11 +218,10 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         ("image,labels,spilt\na.jpg,cat,val\n", "line 1: there is a column 'spilt' but no column 'split': rename it"),
         ("image,labels,Splits\na,cat,train\na,cat,VAL\na,cat,other\n", "line 1: there is a column 'Splits' but"),
         ("imgae,labels\na.jpg,cat\n", r"among 'imgae', 'labels' \(did you mean 'image' by 'imgae'\?\): write image,"),
-        ("image,lables\na.jpg,cat\n", "line 2: there is a column 'lables' but no column 'labels': did you mean"),
-        (
-            "image,Class,split\na.jpg,cat,val\n",
-            "there is a column 'Class' but no column 'labels': did you mean 'labels'",
-        ),
+        ("image,lables\na.jpg,cat\n", "line 2: 'cat' in column 'lables' must be 0 or 1; if .* call it 'labels'"),
+        ("image,Class,split\na.jpg,cat,val\n", "'cat' in column 'Class' must be 0 or 1; if .* call it 'labels'"),
+        # One wrong cell in a column of the class 'tables', which is no misspelt 'labels'.
+        ("image,tables,dog\na.jpg,1,0\na.jpg,x,1\n", "line 3: 'x' in column 'tables' must be 0 or 1"),
         (
             "image,kind\na.jpg,cat\n",
             "'cat' in column 'kind' must be 0 or 1; if the column holds names of classes, call",
