@@ -69,7 +69,7 @@ def begin_custom(root: Path) -> Begun:
 
 
 def write_custom(dataset: Dataset, out: Path) -> Path:
-    """Write the image labels of another layout as a custom folder; its images/ is a link to the original images.
+    """Write the image labels of another layout as a custom folder, with links to the original images.
 
     The training split is renamed to 'train', and the validation split to 'val'. An image that is in several splits is
     written once: to the training split, else to the validation split, else to the first of the others. The
@@ -104,9 +104,10 @@ def write_custom(dataset: Dataset, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     if in_classes:  # without the folder of masks, which would be read as images
         (out / "images").mkdir()
-        for top in {one.image.relative_to(folder).parts[0] for one in dataset.by_id().values()}:
+        samples = dataset.by_id().values()
+        for top in {sample.image.relative_to(folder).parts[0] for sample in samples}:
             _link(out / "images" / top, folder / top)
-        if any(sample.mask for sample, _ in placed.values()):
+        if any(sample.mask for sample in samples):  # also of images without labels
             _link(out / MASKS_FOLDER, folder / MASKS_FOLDER)
     else:
         _link(out / "images", folder)

@@ -123,6 +123,13 @@ def test_write_custom__ground_truth_of_class_folders(tmp_path: Path, above: str)
     assert {one.id: one.mask is not None for one in read.split()} == {f"{above}cats/a": False, f"{above}dogs/b": True}
 
 
+def test_write_custom__ground_truth_of_images_without_labels(tmp_path: Path) -> None:
+    names = ("train/cats/a.jpg", "train/dogs/b.jpg", "test/c.jpg", "masks/test/c.png")
+    dataset = class_folders(tmp_path / "photos", *names)
+    write_custom(dataset, tmp_path / "out")
+    assert [one.mask is not None for one in open_dataset(tmp_path / "out").unlabelled] == [True]
+
+
 def test_write_custom__paths_that_need_care(tmp_path: Path) -> None:
     dataset = class_folders(tmp_path / "photos", "#1/a.jpg", " 2/b,c.jpg")
     renamed = replace(dataset, class_names=("one", "two"))  # these cannot be classes' names in the file
