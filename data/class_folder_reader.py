@@ -17,7 +17,7 @@ from data.class_list import (
     read_class_list,
     refuse_doubtful_names,
 )
-from data.class_names import canonical_name, in_order, likely_names, quoted
+from data.class_names import canonical_name, did_you_mean, in_order
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError
 from data.file_kinds import conversion_advice, count_unread, describe_unread, is_unread_picture
@@ -249,8 +249,7 @@ def _check_unread(class_of: Mapping[str, str], root: Path) -> None:
 
 def _check_listed(used: Collection[str], listed: Collection[str], root: Path) -> None:
     if unlisted := [name for name in used if name not in listed]:
-        meant = likely_names(unlisted[0], listed)
-        hint = f"; did you mean {quoted(meant[0])}?" if meant else ""
+        hint = did_you_mean(unlisted[0], listed)
         raise DataError(
             f"{root}: {CLASSES_FILE} lacks the folder {list_names(unlisted)} (it lists {list_names(listed)}{hint}): "
             "rename the folder, add it there, or move it elsewhere"
