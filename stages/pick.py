@@ -143,7 +143,10 @@ def _numbers(names: Sequence[str], dataset: Dataset) -> set[int]:
 
 
 def _check_replaced(run: Path, out: Path, ids: Sequence[str], masks: LabelFile) -> None:
-    """Refuse to replace PNGs that differ from the pseudo masks: people may have corrected and not imported them."""
+    """Refuse to replace PNGs that differ from the pseudo masks: people may have corrected and not imported them.
+
+    They differ as well if the pseudo masks were made again since. Nothing tells the two apart.
+    """
 
     def differs(image_id: str) -> bool:
         file = out / f"{image_id}.png"
@@ -154,8 +157,8 @@ def _check_replaced(run: Path, out: Path, ids: Sequence[str], masks: LabelFile) 
 
     if changed := [one for one in ids if differs(one)]:
         raise SettingsError(
-            f"masks in {out} that differ from the pseudo masks would be replaced ({list_names(changed, 3)}): run "
-            f"{as_command('import', run, out, '--from', 'png')!r} if you corrected them, or give another --out"
+            f"masks in {out} that differ from the pseudo masks would be replaced ({list_names(changed, 3)}): give "
+            f"another --out, or run {as_command('import', run, out, '--from', 'png')!r} first if you corrected them all"
         )
 
 

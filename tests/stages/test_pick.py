@@ -51,7 +51,8 @@ def test_pick__keeps_what_may_be_corrected_already(own_run: Path, correct: Calla
         mask.save(file)
         before = file.read_bytes()
         with pytest.raises(
-            SettingsError, match=rf"would be replaced \('{first.id}'\): run 'toco import .* --from png' if"
+            SettingsError,
+            match=rf"would be replaced \('{first.id}'\): give another --out, or run 'toco import .* --from png' first",
         ):
             pick(own_run, SilentMonitor(), format="png", overwrite=True)
         assert file.read_bytes() == before
