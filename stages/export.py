@@ -194,7 +194,7 @@ def min_area_for(format: str, min_area: int | None) -> int:
     formats = [name for name in WITH_OBJECTS if name != "cvat"]
     if format not in formats:
         raise SettingsError(
-            f"--min-area has no effect on --format {format}, which keeps the whole masks: leave it out, or choose one "
+            f"--min-area has no effect on --format {format}, which leaves nothing out: do not give it, or choose one "
             f"of {', '.join(formats)}"
         )
     return min_area
