@@ -19,6 +19,7 @@ from data.images import image_size
 from data.mask_agreement import MaskedImage, compare_masks, distinct_values
 from stages.corrections.correction_file import Correction, CorrectionFile, Provenance, classes_shown
 from stages.corrections.given_masks import used_ids
+from stages.corrections.picked_masks import PickedMasks
 from stages.imports.colour_masks import find_colour_masks
 from stages.imports.drawn_masks import DrawnMask, FoundMasks
 from stages.imports.instance_masks import find_instance_masks
@@ -123,7 +124,7 @@ def import_masks(
         if not new:
             raise DataError(f"{path} has no annotated image: annotate some, export again, and import that")
         if not confirm_unchanged and tool != "labelstudio":
-            new = changed_masks(new, monitor)
+            new = changed_masks(new, PickedMasks(run), monitor)
         images.tell_of(new, monitor)
         corrections.add(new)
     replaced = sum(one.id in corrections.classes for one in new)
@@ -150,13 +151,17 @@ def newest(
     return {image_id: max(reversed(own), key=lambda one: one.annotated) for image_id, own in by_image.items()}
 
 
-def changed_masks(masks: list[Correction], monitor: Monitor) -> list[Correction]:
-    """Leave out masks that equal the pseudo masks: most likely they are picked masks that no person has looked at.
+def changed_masks(masks: list[Correction], picked: PickedMasks, monitor: Monitor) -> list[Correction]:
+    """Leave out masks that equal the pseudo masks, of now or as they were picked: most likely no person looked at them.
 
     Raises:
         DataError: No other mask is left.
     """
-    changed = [one for one in masks if one.before is None or not np.array_equal(one.before, one.mask)]
+    changed = [
+        one
+        for one in masks
+        if not picked.has(one.id, one.mask) and (one.before is None or not np.array_equal(one.before, one.mask))
+    ]
     unchanged = len(masks) - len(changed)
     if unchanged:
         text = f"masks that equal the pseudo masks: {unchanged}; to confirm them as they are, add --confirm-unchanged"

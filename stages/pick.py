@@ -20,6 +20,7 @@ from data.images import MaskFile
 from data.output_place import check_output_place
 from stages.corrections.correction_file import CorrectionFile, classes_shown
 from stages.corrections.given_masks import used_ids
+from stages.corrections.picked_masks import PickedMasks
 from stages.export import check_contents, check_export_format, write_masks
 from stages.exports.labelled_images import open_labelled_images
 from stages.features.cache import stored_features
@@ -125,6 +126,7 @@ def pick(
             _check_replaced(run, target, sorted(chosen), masks)
         images = open_labelled_images(labels, masks, monitor, data=dataset)
         images = replace(images, samples=tuple(one for one in images.samples if one.id in chosen), split="default")
+        PickedMasks(run).add((one, masks.read(one)) for one in sorted(chosen))
         write_masks(images, target, format=format)
     return Picks(
         images=tuple(_described(one.id, one.chosen_for, one.doubt, known, masks, dataset) for one in picked), out=target
@@ -143,22 +145,21 @@ def _numbers(names: Sequence[str], dataset: Dataset) -> set[int]:
 
 
 def _check_replaced(run: Path, out: Path, ids: Sequence[str], masks: LabelFile) -> None:
-    """Refuse to replace PNGs that differ from the pseudo masks: people may have corrected and not imported them.
+    """Refuse to replace PNGs that people may have corrected and not imported."""
+    given = PickedMasks(run)
 
-    They differ as well if the pseudo masks were made again since. Nothing tells the two apart.
-    """
-
-    def differs(image_id: str) -> bool:
+    def corrected(image_id: str) -> bool:
         file = out / f"{image_id}.png"
         try:
-            return file.is_file() and not np.array_equal(MaskFile(file).read(), masks.read(image_id))
+            mask = MaskFile(file).read() if file.is_file() else None
         except DataError:  # RGB, for example: another program has written it
             return True
+        return mask is not None and not (given.has(image_id, mask) or np.array_equal(mask, masks.read(image_id)))
 
-    if changed := [one for one in ids if differs(one)]:
+    if changed := [one for one in ids if corrected(one)]:
         raise SettingsError(
-            f"masks in {out} that differ from the pseudo masks would be replaced ({list_names(changed, 3)}): give "
-            f"another --out, or run {as_command('import', run, out, '--from', 'png')!r} first if you corrected them all"
+            f"masks in {out} that differ from the pseudo masks would be replaced ({list_names(changed, 3)}): run "
+            f"{as_command('import', run, out, '--from', 'png')!r} if you corrected them, or give another --out"
         )
 
 

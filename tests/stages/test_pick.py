@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
 from data.errors import ArtifactError, DataError, SettingsError
-from data.images import BandRange, PixelRule
+from data.images import BandRange, MaskFile, PixelRule
+from data.palette import palette_image
+from stages.import_masks import import_masks
 from stages.pick import candidates, pick
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data
@@ -52,7 +55,7 @@ def test_pick__keeps_what_may_be_corrected_already(own_run: Path, correct: Calla
         before = file.read_bytes()
         with pytest.raises(
             SettingsError,
-            match=rf"would be replaced \('{first.id}'\): give another --out, or run 'toco import .* --from png' first",
+            match=rf"would be replaced \('{first.id}'\): run 'toco import .* --from png' if you corrected them",
         ):
             pick(own_run, SilentMonitor(), format="png", overwrite=True)
         assert file.read_bytes() == before
@@ -60,6 +63,40 @@ def test_pick__keeps_what_may_be_corrected_already(own_run: Path, correct: Calla
     others = pick(own_run, SilentMonitor(), format="png", overwrite=True).images
     assert first.id not in {one.id for one in others}
     assert file.read_bytes() == before
+
+
+def test_pick__a_mask_that_no_one_changed_is_no_correction_after_new_labels(own_run: Path) -> None:
+    (first,) = pick(own_run, SilentMonitor(), count=1, format="png").images
+    file = own_run / "picked" / f"{first.id}.png"
+    with h5py.File(own_run / "labels" / "labels.h5", "r+") as labels:  # as if they were made again
+        stored = labels["masks"][first.id]
+        stored[...] = np.roll(stored[()], 20, axis=0)
+        new = stored[()]
+    with pytest.raises(DataError, match="nothing was imported: masks that equal the pseudo masks: 1"):
+        import_masks(own_run, file.parent, SilentMonitor(), tool="png")
+    changed = new.copy()
+    changed[:8] = 1
+    palette_image(changed).save(file)
+    with pytest.raises(SettingsError, match="would be replaced"):
+        pick(own_run, SilentMonitor(), format="png", overwrite=True)
+    assert import_masks(own_run, file.parent, SilentMonitor(), tool="png", allow_new_labels=True).masks == 1
+
+
+def test_pick__replaces_masks_of_earlier_labels_that_no_one_changed(own_run: Path) -> None:
+    (first,) = pick(own_run, SilentMonitor(), count=1, format="png").images
+    with h5py.File(own_run / "labels" / "labels.h5", "r+") as labels:
+        stored = labels["masks"][first.id]
+        stored[...] = np.roll(stored[()], 20, axis=0)
+        new = stored[()]
+    pick(own_run, SilentMonitor(), count=8, format="png", overwrite=True)
+    np.testing.assert_array_equal(MaskFile(own_run / "picked" / f"{first.id}.png").read(), new)
+
+
+def test_pick__a_damaged_list_of_picked_masks(own_run: Path) -> None:
+    pick(own_run, SilentMonitor(), count=1, format="png")
+    (own_run / "picked.json").write_text("[1]")
+    with pytest.raises(ArtifactError, match=r"picked.json is damaged: delete it"):
+        pick(own_run, SilentMonitor(), count=1, format="png", overwrite=True)
 
 
 def test_pick__passes_over_corrected_images(own_run: Path, correct: Callable[..., object], tmp_path: Path) -> None:
