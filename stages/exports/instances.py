@@ -52,6 +52,7 @@ class InstanceFinder:
     found: int = 0
     cut: int = 0  # components that were cut
     specks: int = 0  # pieces smaller than that, which are no objects
+    lost: int = 0  # images in which a class has smaller pieces alone
 
     @classmethod
     def of(cls, images: LabelledImages) -> "InstanceFinder":
@@ -63,13 +64,16 @@ class InstanceFinder:
         """Return the objects of one mask, sorted by class."""
         cams = class_maps(self.cams, image) if self.cams else {}
         objects: list[Component] = []
+        shown = set()
         for whole in components(image.mask):
+            shown.add(whole.class_number)
             parts = separate(whole, self.separation, cams.get(whole.class_number))
             self.cut += len(parts) > 1
             large = [one for one in parts if one.area >= self.min_area]
             self.specks += len(parts) - len(large)
             objects += large
         self.found += len(objects)
+        self.lost += shown != {one.class_number for one in objects}
         return objects
 
     @property
@@ -77,6 +81,8 @@ class InstanceFinder:
         """One line: how many objects there are, how they were separated, and what was left out."""
         cut = "" if self.separation == "components" else f", {self.cut} components cut"
         specks = f"; pieces of fewer than {self.min_area} pixels left out (--min-area): {self.specks}"
+        if self.lost:
+            specks += f"; images that lost all objects of a class: {self.lost}"
         return f"{self.found} objects: {HOW[self.separation]}{cut}{specks if self.specks else ''}"
 
 

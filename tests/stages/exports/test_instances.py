@@ -217,6 +217,16 @@ def test_export__specks_are_no_objects_and_are_counted(
     assert not any("min-area" in note for note in monitor.notes)
 
 
+def test_export__says_that_an_image_lost_all_objects_of_a_class(
+    make_export_run: Callable[..., Any], tmp_path: Path, listener: Any
+) -> None:
+    """In YOLO, the image becomes one without objects."""
+    made = make_export_run({"a/b": box(1, 3, 1, 4).astype(np.uint8)})
+    monitor = listener()
+    export(made.run, tmp_path / "out", monitor, format="yolo")
+    assert any("images that lost all objects of a class: 1" in note for note in monitor.notes)
+
+
 def test_export__cvat_keeps_specks(make_export_run: Callable[..., Any], tmp_path: Path) -> None:
     """People correct the whole mask."""
     made = make_export_run({"a/b": (disc(40, 40, 18) | box(1, 2, 1, 2)).astype(np.uint8)})
