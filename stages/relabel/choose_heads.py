@@ -7,7 +7,7 @@ ones. bench/quality.md compares this and other signs with the ground truth.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -159,20 +159,19 @@ def _relabelled(
     return Chosen(kind, heads)
 
 
-def refinement_stays(patches: Patches, refined: Patches, refinement: str, monitor: Monitor) -> bool:
+def refinement_stays(both: Iterable[Patches], refinement: str, monitor: Monitor) -> bool:
     """Whether refined masks of the CAMs are to stay, by the same test as for relabelling.
 
     A CRF follows colours. Objects that are thin, or that differ from the background by their texture alone, are lost
     (bench/quality.md).
 
     Args:
-        patches: Patches with the labels of the CAMs. The classes of all images are given, not predicted.
-        refined: The same with those of the refined masks.
+        both: Patches with the labels of the CAMs, then the same with those of the refined masks. They may be made one
+            after the other to save memory. The classes of all images are given, not predicted.
         refinement: Its name, as --refine has it.
         monitor: Gets a warning if they are not to stay.
     """
-    given = torch.ones(len(patches.allowed), dtype=torch.bool)
-    before, after = head_classification(patches, given), head_classification(refined, given)
+    before, after = (head_classification(one, torch.ones(len(one.allowed), dtype=torch.bool)) for one in both)
     if not after < before - TOLERANCE:  # also if it cannot be told
         return True
     monitor.warn(

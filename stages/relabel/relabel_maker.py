@@ -232,8 +232,8 @@ class SeedTraining:
         """Whether the refined masks of the CAMs are no worse than those without the refinement."""
         labelled = [one for one in samples if one.labelled]
         refined = LabelFile(self.seeds / "cams.h5", "masks")
-        before, after = (self.patches(labelled, config, (), masks) for masks in (None, refined))
-        return refinement_stays(before, after, config.refine, self.maker.monitor)
+        both = (self.patches(labelled, config, (), masks) for masks in (None, refined))
+        return refinement_stays(both, config.refine, self.maker.monitor)
 
     def patches(
         self,

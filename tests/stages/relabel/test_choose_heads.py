@@ -204,11 +204,11 @@ def test_refinement_stays__only_if_it_does_not_harm(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(monitor, "warn", warnings.append)
     good, bad = data_set(right), data_set(misplaced)
     lost = replace(good, shares=torch.zeros_like(good.shares))  # no pixel has a label
-    assert refinement_stays(bad, good, "crf", monitor)
-    assert refinement_stays(good, good, "crf", monitor)
+    assert refinement_stays((bad, good), "crf", monitor)
+    assert refinement_stays((good, good), "crf", monitor)
     assert not warnings
-    assert not refinement_stays(good, bad, "crf", monitor)
-    assert not refinement_stays(good, lost, "crf", monitor)
+    assert not refinement_stays((good, bad), "crf", monitor)
+    assert not refinement_stays((good, lost), "crf", monitor)
     assert [text.count("--relabel none --refine crf") for text in warnings] == [1, 1]
 
 
