@@ -128,6 +128,15 @@ def test_import_masks__other_numberings_are_one_line(labelled_run: Any, tmp_path
     assert len(monitor.warnings) == 1
 
 
+def test_import_masks__objects_saved_as_255_are_refused(labelled_run: Any, tmp_path: Path, listener: Any) -> None:
+    ids = ("a", "b", "c", "deep/d")
+    objects = {one: np.where(corrected(labelled_run, one) > 0, 255, 0).astype(np.uint8) for one in ids}
+    path = folder_of(objects, tmp_path / "in")
+    with pytest.raises(DataError, match=r"do not fit: 4 masks contradict the labels .*only objects from background"):
+        import_masks(labelled_run.run, path, listener(), tool="png")
+    assert not (labelled_run.run / CORRECTIONS).exists()
+
+
 def test_import_masks__new_labels_when_asked(labelled_run: Any, tmp_path: Path) -> None:
     path = folder_of({"a": np.full((64, 64), 2, np.uint8)}, tmp_path / "in")
     import_masks(labelled_run.run, path, SilentMonitor(), tool="png", allow_new_labels=True)
