@@ -19,9 +19,13 @@ def read_class_list(path: Path) -> tuple[str, ...]:
     """Return the lines of classes.txt without comments and blank lines; empty if the file is missing.
 
     Raises:
-        DataError: The file is unreadable or blank.
+        DataError: The file is unreadable or blank, or its name is in upper case or has .txt twice.
     """
     if not path.exists():
+        # The classes would be numbered in the order of their names, and masks would show others.
+        meant = (path.name, f"{path.name}.txt")
+        if other := next((one for one in sorted(path.parent.glob("*.*")) if one.name.lower() in meant), None):
+            raise DataError(f"{other} is not read: rename it to {path.name}")
         return ()
     lines = tuple(name for line in read_text(path).splitlines() if (name := canonical_name(line)))
     if not lines:

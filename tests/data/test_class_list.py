@@ -18,6 +18,15 @@ def test_read_class_list__lines_without_comments(tmp_path: Path) -> None:
         read_class_list(path)
 
 
+@pytest.mark.parametrize("name", ["Classes.txt", "classes.TXT", "classes.txt.txt"])
+def test_read_class_list__another_name_is_not_ignored(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("dog\ncat\n")
+    with pytest.raises(DataError, match=rf"{name} is not read: rename it to classes\.txt"):
+        read_class_list(tmp_path / "classes.txt")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    assert read_class_list(tmp_path / "classes.txt") == ("cat",)
+
+
 def test_refuse_doubtful_names__all_in_one_line() -> None:
     refuse_doubtful_names({"cat": 1, "A": 1, "A-": 1}, "pets", "folder", "rename it")
     with pytest.raises(DataError) as caught:
