@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from data.class_folder_reader import read_class_folders
+from data.class_folder_reader import MASK_PART, MASKS_FOLDER, read_class_folders
 from data.class_list import CLASSES_FILE, read_class_list
 from data.coco_reader import find_coco, read_coco
 from data.command_line import as_command
 from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
-from data.images import shorter_side, stored_size
+from data.images import find_masks, shorter_side, stored_size
 from data.missing_pixels import without_missing_pixels
 from data.voc_reader import find_voc, read_voc
 from data.written_folders import MARK, written_by_toco
@@ -41,7 +41,8 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give the folder of a data set ({LAYOUTS})")
     dataset = _read(root, skip_bad=skip_bad)
-    return replace(dataset, warnings=(*dataset.warnings, *_pseudo_mask_warnings(dataset.root)))
+    told = (*_pseudo_mask_warnings(dataset.root), *_unread_mask_warnings(dataset))
+    return replace(dataset, warnings=(*dataset.warnings, *told))
 
 
 def _pseudo_mask_warnings(root: Path) -> list[str]:
@@ -55,6 +56,22 @@ def _pseudo_mask_warnings(root: Path) -> list[str]:
             f"{masks / MARK}"
         )
     return texts
+
+
+def _unread_mask_warnings(dataset: Dataset) -> list[str]:
+    """Warn about folders that probably hold the ground truth, but have another name than masks/."""
+    masks = dataset.root / MASKS_FOLDER
+    if dataset.layout not in ("custom", "class_folders") or masks.is_dir():
+        return []
+    any_name = dataset.layout == "custom"  # folders of other names are classes in the other layout
+    return [
+        f"{folder} is not read: if it holds ground-truth masks, rename it to {MASKS_FOLDER}/"
+        for folder in sorted(dataset.root.iterdir())
+        if (MASK_PART.fullmatch(folder.name) if any_name else folder.name.lower() == MASKS_FOLDER)
+        and folder.name not in dataset.class_names
+        and folder.is_dir()
+        and find_masks(folder)
+    ]
 
 
 def _read(root: Path, *, skip_bad: bool) -> Dataset:

@@ -46,6 +46,24 @@ def test_open_dataset__class_folders(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).layout == "class_folders"
 
 
+@pytest.mark.parametrize(("name", "told"), [("Masks", True), ("GT", True), ("other", False)])
+def test_open_dataset__tells_of_masks_in_a_folder_of_another_name(name: str, told: bool, tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / name / "a.png")
+    (tmp_path / "labels.csv").write_text("image,labels\na,cat\n")
+    warning = f"{tmp_path / name} is not read: if it holds ground-truth masks, rename it to masks/"
+    assert open_dataset(tmp_path).warnings == ((warning,) if told else ())
+    picture(tmp_path / "masks" / "a.png")
+    assert open_dataset(tmp_path).warnings == ()
+
+
+def test_open_dataset__tells_of_masks_beside_class_folders_in_a_folder_of_another_name(tmp_path: Path) -> None:
+    for name in ("cats", "dogs", "Masks/cats", "Masks/dogs"):
+        picture(tmp_path / name / "a.png")
+    (warning,) = open_dataset(tmp_path).warnings
+    assert warning == f"{tmp_path / 'Masks'} is not read: if it holds ground-truth masks, rename it to masks/"
+
+
 def test_open_dataset__voc(tmp_path: Path) -> None:
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     picture(folder / "JPEGImages" / "a.jpg")
