@@ -13,7 +13,7 @@ from data.class_list import CLASSES_FILE, read_class_list
 from data.coco_reader import find_coco, read_coco
 from data.command_line import as_command
 from data.custom_reader import LABELS_FILE, read_custom
-from data.dataset import Dataset, Mask, Sample, checked_mask
+from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
 from data.images import find_masks, shorter_side, stored_size
 from data.missing_pixels import without_missing_pixels
@@ -41,7 +41,7 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give the folder of a data set ({LAYOUTS})")
     dataset = _read(root, skip_bad=skip_bad)
-    told = (*_pseudo_mask_warnings(dataset.root), *_unread_mask_warnings(dataset))
+    told = (*_pseudo_mask_warnings(dataset.root), *_unread_mask_warnings(dataset), *_same_split_warnings(dataset))
     return replace(dataset, warnings=(*dataset.warnings, *told))
 
 
@@ -71,6 +71,18 @@ def _unread_mask_warnings(dataset: Dataset) -> list[str]:
         and folder.name not in dataset.class_names
         and folder.is_dir()
         and find_masks(folder)
+    ]
+
+
+def _same_split_warnings(dataset: Dataset) -> list[str]:
+    """Warn about splits of two names for the same purpose, as in a table made of two: only one of them is used."""
+    same = ((dataset.train_split, TRAIN_NAMES), (dataset.val_split, [name for name in VAL_NAMES if name != "test"]))
+    return [
+        f"split '{name}' (images: {len(dataset.splits[name])}) is not used beside '{used}': if they are one split, "
+        "give them one name"
+        for used, names in same
+        for name in names
+        if used in names and name != used and name in dataset.splits
     ]
 
 

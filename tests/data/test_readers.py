@@ -64,6 +64,17 @@ def test_open_dataset__tells_of_masks_beside_class_folders_in_a_folder_of_anothe
     assert warning == f"{tmp_path / 'Masks'} is not read: if it holds ground-truth masks, rename it to masks/"
 
 
+def test_open_dataset__tells_of_two_names_of_one_split(tmp_path: Path) -> None:
+    rows = [f"{number},cat,{split}" for number, split in enumerate(("train", "Training", "val", "valid", "test"))]
+    for number in range(len(rows)):
+        picture(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(["image,labels,split", *rows]))
+    assert open_dataset(tmp_path).warnings == (
+        "split 'training' (images: 1) is not used beside 'train': if they are one split, give them one name",
+        "split 'valid' (images: 1) is not used beside 'val': if they are one split, give them one name",
+    )
+
+
 def test_open_dataset__voc(tmp_path: Path) -> None:
     folder = tmp_path / "VOCdevkit" / "VOC2012"
     picture(folder / "JPEGImages" / "a.jpg")
