@@ -525,18 +525,22 @@ def _splits(facts: Facts) -> Iterator[Finding]:
 
 
 def shared_images(dataset: Dataset, split: str) -> Iterator[Finding]:
-    """Find the images of a split that are in the validation split as well, unless it is the validation split."""
-    training, validation = (
-        {sample.image for sample in dataset.splits.get(name or "", ())} for name in (split, dataset.val_split)
-    )
-    if split != dataset.val_split and (shared := sorted(training & validation)):
-        yield Finding(
-            level="error",
-            topic="same_in_splits",
-            text=f"{_count(len(shared), 'image')} in both splits '{split}' and '{dataset.val_split}'",
-            advice="keep each image in one split; otherwise scores are too high",
-            items=_names(shared, dataset),
-        )
+    """Find the images of a split that are in a split for measuring as well, unless it is the validation split.
+
+    Splits for measuring are the validation split and all that are named like one: a test split is measured later.
+    """
+    training = {sample.image for sample in dataset.splits.get(split, ())}
+    for name in dataset.split_names():
+        if split in (dataset.val_split, name) or not (name == dataset.val_split or name.lower().startswith(VAL_NAMES)):
+            continue
+        if shared := sorted(training & {sample.image for sample in dataset.splits[name]}):
+            yield Finding(
+                level="error",
+                topic="same_in_splits",
+                text=f"{_count(len(shared), 'image')} in both splits '{split}' and '{name}'",
+                advice="keep each image in one split; otherwise scores are too high",
+                items=_names(shared, dataset),
+            )
 
 
 def _meant_split(name: str) -> str | None:

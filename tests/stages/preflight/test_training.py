@@ -135,17 +135,23 @@ def images(*names: str) -> tuple[Sample, ...]:
     [
         (
             None,
-            ["/d: 1 image in both splits 'train' and 'val' ('a.jpg'): keep each image in one split; otherwise scores"],
+            [
+                "/d: 1 image in both splits 'train' and 'val' ('a.jpg'): keep each image in one split; otherwise sc",
+                "/d: 1 image in both splits 'train' and 'test2014' ('b.jpg')",
+            ],
         ),
         ("more", ["/d: 2 images in both splits 'more' and 'val' ('a.jpg', 'c.jpg'): keep each image in one split; "]),
-        ("other", []),
+        ("other", ["/d: 1 image in both splits 'other' and 'test2014' ('b.jpg')"]),
         ("val", []),
     ],
 )
 def test_warn_of_shared_images(split: str | None, warnings: list[str], listener: Any) -> None:
     dataset = Dataset(
         root=Path("/d"), layout="voc", class_names=("x",), train_split="train", val_split="val",
-        splits={"train": images("a", "b"), "more": images("c", "a"), "other": images("b"), "val": images("a", "c")},
+        splits={
+            "train": images("a", "b"), "more": images("c", "a"), "other": images("b"), "val": images("a", "c"),
+            "test2014": images("b", "d"),
+        },
     )  # fmt: skip
     heard = listener()
     warn_of_shared_images(dataset, split, heard)
