@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from data.class_names import canonical_name, doubtful_names, joined_names, quoted
+from data.class_names import canonical_name, doubtful_names, joined_names, names_joined_by_blanks, quoted
 from data.errors import DataError
 from data.text_files import COMMENT, read_text
 
@@ -52,10 +52,15 @@ def refuse_doubtful_names(counts: Mapping[str, int], place: Path | str, kind: st
 
 
 def joined_warnings(counts: Mapping[str, int], advice: str) -> tuple[str, ...]:
-    """Return a warning about names that may be several labels, 'cat/dog' beside 'cat' and 'dog'; usually nothing."""
-    joined = joined_names(counts)
-    more = f" and {len(joined) - MOST_TOLD} more" if len(joined) > MOST_TOLD else ""
-    names = ", ".join(map(quoted, joined[:MOST_TOLD])) + more
-    return (
-        (f"classes whose parts are classes as well: {names}; {advice}, if they are several labels",) if joined else ()
-    )
+    """Return warnings about names that may be several labels: 'cat/dog' beside 'cat' and 'dog'; usually nothing."""
+    kinds = {
+        "classes whose parts are classes as well": joined_names(counts),
+        "classes whose words look like labels, with blanks between them": names_joined_by_blanks(counts),
+    }
+    warnings = []
+    for what, names in kinds.items():
+        if names:
+            more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
+            told = ", ".join(map(quoted, names[:MOST_TOLD])) + more
+            warnings.append(f"{what}: {told}; {advice}, if they are several labels")
+    return tuple(warnings)

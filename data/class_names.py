@@ -6,7 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 # Written by pandas, databases and spreadsheets for an empty cell. 'Na' and 'Nan' may be names.
 MISSING_VALUES = frozenset(
@@ -91,14 +91,18 @@ def look_alikes(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def joined_names(names: Collection[str]) -> tuple[str, ...]:
+def joined_names(names: Collection[str], split: Callable[[str], Sequence[str]] | None = None) -> tuple[str, ...]:
     """Return the names with `SEPARATORS` whose parts are names as well, or parts at other places of other names.
 
     'cat, dog' is one of them beside 'cat' and 'dog', and also beside 'dog, cow' and 'cow, cat'. 'Paris, TX' beside
     'Paris, FR' and 'Austin, TX' is not: each part is always at the same place, as in a name that has an order. If
     a part changes its place, the other parts may stay at theirs: 'cat, dog' beside 'cat, cow' and 'dog, cow'.
+
+    Args:
+        names: All names.
+        split: Returns the parts of a name; by default `split_joined`.
     """
-    parts_of = {name: split_joined(name.casefold()) for name in names}
+    parts_of = {name: (split or split_joined)(name.casefold()) for name in names}
     found: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))  # part -> place -> names
     for name, parts in parts_of.items():
         for place, part in enumerate(parts):
@@ -116,6 +120,16 @@ def joined_names(names: Collection[str]) -> tuple[str, ...]:
         if all(moved) or any(others - {ALONE} for others in moved):
             joined.append(name)
     return tuple(joined)
+
+
+def names_joined_by_blanks(names: Collection[str]) -> tuple[str, ...]:
+    """Return the names that look like several labels with blanks between them: 'cat dog' beside 'dog' and 'cow cat'.
+
+    A blank is usual in names: 'screen door' may be a class beside 'screen' and 'door'. So there are at least two such
+    names, and they are a third of all names with a blank or more; otherwise none is returned.
+    """
+    joined = joined_names(names, str.split)
+    return joined if len(joined) > 1 and 3 * len(joined) >= sum(" " in name for name in names) else ()
 
 
 def doubtful_names(counts: Mapping[str, int]) -> dict[str, str]:

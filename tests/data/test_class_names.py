@@ -11,6 +11,7 @@ from data.class_names import (
     joined_names,
     likely_names,
     look_alikes,
+    names_joined_by_blanks,
     unusable_name,
 )
 
@@ -74,6 +75,42 @@ def test_look_alikes__different_names() -> None:
 )
 def test_joined_names(names: tuple[str, ...], joined: tuple[str, ...]) -> None:
     assert joined_names(names) == joined
+
+
+@pytest.mark.parametrize(
+    ("names", "joined"),
+    [
+        (("cat", "dog", "cow", "cat dog", "cow cat"), ("cat dog", "cow cat")),
+        (
+            ("clear primary", "agriculture clear primary water", "clear primary water", "haze primary", "cloudy"),
+            ("clear primary", "clear primary water"),
+        ),
+        (
+            ("scab", "scab spot", "scab spot complex", "spot complex"),
+            ("scab spot", "scab spot complex", "spot complex"),
+        ),
+        (("fire", "truck", "fire truck"), ()),
+        (
+            (
+                "screen",
+                "door",
+                "screen door",
+                "pool",
+                "table",
+                "pool table",
+                "hot dog",
+                "sea lion",
+                "bus stop",
+                "a b",
+                "c d",
+            ),
+            (),
+        ),
+        (("red car", "blue car", "red bus", "blue bus", "car", "bus"), ()),
+    ],
+)
+def test_names_joined_by_blanks(names: tuple[str, ...], joined: tuple[str, ...]) -> None:
+    assert names_joined_by_blanks(names) == joined
 
 
 def test_doubtful_names__signs_that_are_usual_in_names() -> None:
