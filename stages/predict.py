@@ -12,7 +12,7 @@ from pathlib import Path
 from data.band_files import has_coordinates
 from data.band_image import as_picture, clipped_share
 from data.errors import FIX_OR_SKIP, DataError
-from data.images import PixelRule
+from data.images import PixelRule, file_contents
 from data.missing_pixels import describe_missing_pixels, without_missing_pixels
 from data.output_place import check_file_names, check_folder
 from data.pixel_rule import describe_clipped
@@ -114,6 +114,7 @@ def predict(
             clipped: list[float] = []
             lacking: set[str] = set()
             placed: set[str] = set()
+            paged: set[str] = set()
             network_side = network.config["model"].get("long_side") or network.settings["image_size"]
             reduced: dict[Path, int] = {}  # the longer side of each image that is far larger
             ahead = _telling_of_memory(batches(mine, segmenter.batch_size), rule, share)
@@ -136,6 +137,8 @@ def predict(
                     )
                     if has_coordinates(sample.image):
                         placed.add(sample.id)
+                    if file_contents(sample.image).pages > 1:
+                        paged.add(sample.id)
                     monitor.advance(fabric.world_size)  # the other ranks' shares are as large
             fabric.barrier()
             monitor.finish()
@@ -147,6 +150,11 @@ def predict(
                     f"{len(reduced)} image{'s are' if len(reduced) > 1 else ' is'} reduced to a {FAR_LARGER}th of the "
                     f"size or less (first {path}: from {side} to {network_side} pixels), where small objects vanish: "
                     "if there are any, give --window with the size of the training images"
+                )
+            if count := len(all_ids(paged, fabric)):
+                monitor.warn(
+                    f"{count} image{'s have' if count > 1 else ' has'} several pages, of which only the first is "
+                    "predicted: save the others as images of their own if they are needed"
                 )
             if text := describe_missing_pixels(all_ids(lacking, fabric), "predicted"):
                 monitor.note(text)

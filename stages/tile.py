@@ -84,7 +84,7 @@ def tile(paths: Sequence[Path], out: Path, config: Tile, monitor: Monitor, *, la
     index = TileIndex(
         size=config.size,
         overlap=config.overlap,
-        images=tuple(_open_header(one.id, one.image, config.size) for one in files),
+        images=tuple(_open_header(one.id, one.image, config.size, monitor) for one in files),
     )
     validation = _validation_images(index, config)
     check_file_names(out / "images" / (one.id + image.suffix) for image in index.images for one in index.tiles(image))
@@ -115,7 +115,7 @@ def tile(paths: Sequence[Path], out: Path, config: Tile, monitor: Monitor, *, la
     )
 
 
-def _open_header(name: str, path: Path, size: int) -> LargeImage:
+def _open_header(name: str, path: Path, size: int, monitor: Monitor) -> LargeImage:
     with open_raster(path) as raster:
         if min(raster.height, raster.width) < size:
             raise DataError(
@@ -124,6 +124,11 @@ def _open_header(name: str, path: Path, size: int) -> LargeImage:
             )
         if len(set(raster.dtypes)) > 1:
             raise DataError(f"{path} has bands of different types ({list_names(raster.dtypes)}): save it with one type")
+        if len(raster.subdatasets) > 1:
+            monitor.warn(
+                f"{path} has {len(raster.subdatasets)} pages, of which only the first is cut: save the others as "
+                "images of their own if they are needed"
+            )
         return LargeImage(
             id=name,
             file=str(path.resolve()),

@@ -123,6 +123,17 @@ def test_predict__tells_of_images_that_are_far_reduced(student_run: Any, tmp_pat
     assert monitor.warnings == []
 
 
+def test_predict__tells_of_pages_that_are_not_read(student_run: Any, tmp_path: Path, listener: Any) -> None:
+    pages = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    monitor = listener()
+    predict(student_run.run, [tmp_path / "stack.tif", picture(tmp_path / "one.tif")], tmp_path / "out", CONFIG, monitor)
+    assert monitor.warnings == [
+        "1 image has several pages, of which only the first is predicted: save the others as images of their own if "
+        "they are needed"
+    ]
+
+
 def test_predict__folders_keep_their_tree_and_names_stay_unique(
     student_run: Any, tmp_path: Path, listener: Any
 ) -> None:

@@ -129,6 +129,15 @@ def test_tiles__of_photographs_are_upright_pngs(write_raster: Callable[..., Path
         assert one.convert("RGB").tobytes() == coloured.crop((0, 0, 32, 32)).convert("RGB").tobytes()
 
 
+def test_tiles__of_the_first_page_alone_are_told(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (SIZE, SIZE), colour) for colour in ("red", "blue")]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    monitor = Listening()
+    tile([tmp_path / "stack.tif"], tmp_path / "tiles", SMALL, monitor)
+    (warning,) = monitor.warnings
+    assert warning.startswith(f"{tmp_path / 'stack.tif'} has 2 pages, of which only the first is cut: save the others")
+
+
 def test_tiles__without_data_are_left_out(write_raster: Callable[..., Path], tmp_path: Path) -> None:
     made = tile([write_raster(nodata=0)], tmp_path / "tiles", SMALL, SilentMonitor())
     assert (made.tiles, made.left_out) == (15, 1)
