@@ -118,9 +118,8 @@ def _has_mask(raster: "DatasetReader") -> bool:
 
 def tile_suffix(raster: "DatasetReader", path: Path) -> str:
     """Return '.png' if PNG holds everything that the image has, otherwise '.tif'."""
-    fits = (
-        raster.count in PNG_BANDS and raster.dtypes[0] in PNG_TYPES and not is_placed(raster) and not _has_mask(raster)
-    )
+    no_mask = not _has_mask(raster) and raster.nodata is None  # nodata: a transparent grey value or colour
+    fits = raster.count in PNG_BANDS and raster.dtypes[0] in PNG_TYPES and not is_placed(raster) and no_mask
     return ".png" if fits and suffix_of(path.name) not in TIFF_SUFFIXES else ".tif"
 
 

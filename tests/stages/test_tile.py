@@ -405,6 +405,15 @@ def test_join__gives_a_png_of_other_images_and_tells_what_lacks(
         join(made.folder, masks, tmp_path / "joined", monitor)
 
 
+def test_join__keeps_what_a_transparent_value_of_a_png_hides(masks_of: Callable[..., Path], tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(1, 255, (SIZE, SIZE)).astype(np.uint8)
+    grey[:50, :60] = 0
+    Image.fromarray(grey).save(tmp_path / "grey.png", transparency=0)
+    made = tile([tmp_path / "grey.png"], tmp_path / "tiles", SMALL, SilentMonitor())
+    (file,) = join(made.folder, masks_of(made.folder), tmp_path / "joined", Listening())
+    assert np.array_equal(MaskFile(file).read(), np.where(grey == 0, 255, grey // 100))
+
+
 def test_join__refuses_what_is_not_of_the_tiles(
     write_raster: Callable[..., Path], masks_of: Callable[..., Path], tmp_path: Path
 ) -> None:
