@@ -20,6 +20,7 @@ from data.dataset import TRAIN_NAMES, VAL_NAMES, list_names
 from data.errors import DataError, SettingsError
 from data.file_kinds import suffix_of
 from data.file_names import FileNames
+from data.images import is_rotated
 from data.output_place import check_file_names, check_folder, check_output_place
 from stages.config import Tile
 from stages.prediction.inputs import find_inputs
@@ -32,7 +33,15 @@ from stages.tiling.label_regions import (
     read_features,
     read_label_table,
 )
-from stages.tiling.rasters import check_rasterio, cut_window, has_nodata, is_placed, open_raster, tile_suffix
+from stages.tiling.rasters import (
+    TIFF_SUFFIXES,
+    check_rasterio,
+    cut_window,
+    has_nodata,
+    is_placed,
+    open_raster,
+    tile_suffix,
+)
 from stages.tiling.tile_index import INDEX_FILE, LargeImage, TileIndex, write_tile_index
 
 
@@ -117,6 +126,8 @@ def tile(paths: Sequence[Path], out: Path, config: Tile, monitor: Monitor, *, la
 
 def _open_header(name: str, path: Path, size: int, monitor: Monitor) -> LargeImage:
     with open_raster(path) as raster:
+        if suffix_of(path.name) in TIFF_SUFFIXES and is_rotated(path):  # GDAL reads, and would write, the stored pixels
+            raise DataError(f"{path} is stored rotated (TIFF orientation): save it upright")
         if min(raster.height, raster.width) < size:
             raise DataError(
                 f"{path} has {raster.width} x {raster.height} pixels, less than a tile of --size {size}: use a smaller "

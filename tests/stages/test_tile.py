@@ -333,6 +333,10 @@ def test_images__that_cannot_be_cut_are_refused(write_raster: Callable[..., Path
 
     refused(DataError, r"plain.png has no coordinate system \(CRS\)", write_raster("plain.png", driver="PNG"))
     refused(DataError, r"scene.tif has 100 x 100 pixels, less than a tile of --size 512", write_raster(), config=Tile())
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    Image.new("L", (SIZE, SIZE)).save(tmp_path / "turned.tif", exif=turned)
+    refused(DataError, r"turned.tif is stored rotated \(TIFF orientation\): save it upright", tmp_path / "turned.tif")
     broken = tmp_path / "broken.tif"
     broken.write_bytes(b"II*\0 and nothing")
     refused(DataError, "broken.tif cannot be read", broken)
