@@ -525,14 +525,15 @@ class MaskFile:
         return str(self.path)
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the stored values (h, w); the colours of a palette are ignored.
+        """Return the stored values (h, w), upright as those of images; the colours of a palette are ignored.
 
         Raises:
             DataError: The file is missing, is damaged, is an RGB image, or has values outside 0..255.
         """
         with _opened(self.path) as image:
             step = _GREY_STEPS.get(_raw_mode(image), 1)  # the raw mode is lost when the pixels are read
-            mode, values = image.mode, np.array(image) // step
+            turn = _transposition(image)
+            mode, values = image.mode, np.array(image if turn is None else image.transpose(turn)) // step
         if mode not in ("P", "L", "1", "I") and not mode.startswith("I;16"):
             raise DataError(
                 f"{self.path} is an image of mode '{mode}': a mask must be a palette or grey PNG whose values "

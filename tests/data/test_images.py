@@ -351,6 +351,17 @@ def test_mask_file__few_colours(tmp_path: Path) -> None:
     assert MaskFile(path).read().tolist() == [[3, 3]]
 
 
+@pytest.mark.parametrize(("mode", "orientation", "upright"), [("L", 3, [[1], [0]]), ("P", 6, [[1, 0]])])
+def test_mask_file__exif_orientation(tmp_path: Path, mode: str, orientation: int, upright: list[list[int]]) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    mask = Image.fromarray(np.array([[0], [1]], np.uint8))
+    if mode == "P":
+        mask.putpalette([0] * 768)
+    mask.save(tmp_path / "a.png", exif=exif)
+    assert MaskFile(tmp_path / "a.png").read().tolist() == upright
+
+
 def test_mask_file__colours_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (2, 1)).save(path)
