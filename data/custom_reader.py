@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ NO_CELLS = frozenset({"0", "0.0", "false", "no"})
 YES_CELLS = frozenset({"1", "1.0", "true", "yes"})
 SEPARATE = "correct the labels, with ';' between them"
 NAMES_OF_LABELS = frozenset({"class", "classes", "category", "categories", "tag", "tags"})  # in other programs
+SPLIT_FLAG = re.compile(rf"is[ _-]?({'|'.join((*TRAIN_NAMES, *VAL_NAMES))})", re.IGNORECASE)  # 0/1 columns of fastai
 MOST_VALUES = 10  # that are remembered of a column without a meaning; more are not splits
 
 
@@ -254,6 +256,11 @@ def find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Colu
     }
     if index := [name for name in one_hot.values() if name.lower().startswith("unnamed:")]:
         raise DataError(f"{where}: column '{index[0]}' holds row numbers, which pandas writes: remove it (index=False)")
+    if flag := next((name for name in one_hot.values() if SPLIT_FLAG.fullmatch(name) and name not in listed), None):
+        raise DataError(
+            f"{where}: column '{flag}' seems to hold splits, not a class: write 'train' or 'val' into a column "
+            f"'split'; {LIST_IF_MEANT}"
+        )
     if not one_hot:
         raise DataError(f"{where}: there is no column 'labels' and no 0/1 column of a class: add one of them")
     if listed and set(one_hot.values()) != set(listed):
@@ -346,6 +353,11 @@ def _check_other_columns(
     warnings = []
     for place, found in values.items():
         splits = {value.lower() for value in found if value}
+        if SPLIT_FLAG.fullmatch(canonical_name(header[place])) and splits <= NO_CELLS | YES_CELLS:
+            warnings.append(
+                f"column '{header[place]}' seems to hold splits but is not read: write 'train' or 'val' into a column "
+                "'split'"
+            )
         if not splits or not (splits <= known or len(splits & known) > 1):
             continue
         if difflib.get_close_matches("split", [header[place].lower()]):

@@ -239,6 +239,10 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         ('image,labels\na.jpg,"cat\n', "line 2 is not valid CSV: unexpected end of data"),
         ("image,cat,dog\na.jpg,1,2\n", "line 2: '2' in column 'dog' must be 0 or 1"),
         ("image,cat,dog\na.jpg,1,\n", "line 2: '' in column 'dog' must be 0 or 1"),
+        (
+            "image,cat,is_valid\na.jpg,1,0\n",
+            "line 1: column 'is_valid' seems to hold splits, not a class: write 'train'",
+        ),
         ("image,labels\na.jpg,\n", "has no classes: label at least one image"),
         ("image,labels\na.jpg,background\n", "lists 'background' as a class"),
         (b"image,labels\na.jpg,B\xe4r\n", r"is not in UTF-8 \(byte 20\): save it as UTF-8 text"),
@@ -422,6 +426,15 @@ def test_read_custom__column_of_splits_with_another_name(tmp_path: Path) -> None
     assert dataset.warnings == (
         "column 'phase' holds splits ('train', 'val') but is not read: rename it to 'split' if these are the splits",
     )
+
+
+def test_read_custom__column_of_flags_for_a_split(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels,is_valid,is_car\na.jpg,cat,False,0\nb.jpg,cat,True,1\n"))
+    assert dataset.warnings == (
+        "column 'is_valid' seems to hold splits but is not read: write 'train' or 'val' into a column 'split'",
+    )
+    dataset = read_custom(build(tmp_path, "image,cat,is_valid\na.jpg,1,0\n", classes="cat\nis_valid\n"))
+    assert dataset.class_names == ("cat", "is_valid")
 
 
 def test_read_custom__names_with_commas_may_be_classes(tmp_path: Path) -> None:
