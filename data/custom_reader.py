@@ -6,7 +6,7 @@ import csv
 import difflib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -123,6 +123,7 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
     if columns.split is None:
         warnings += _check_other_columns(others, header, header_line, mistakes)
     class_names = listed or in_order({*columns.one_hot.values()}.union(*(row.labels for row in rows)))
+    _check_splits(rows, class_names, mistakes)
 
     images, unread_images = find_images_and_unread(root / "images")
     names = FileNames(root / "images", images)
@@ -343,6 +344,14 @@ def _check_labels(
         for label in sorted(row.labels & problems.keys()):
             mistakes.add(f"label {problems[label]}", row.line)
     return () if listed or problems else joined_warnings(counts, SEPARATE)
+
+
+def _check_splits(rows: list[Row], class_names: Collection[str], mistakes: Mistakes) -> None:
+    """Report splits that are classes: the second label of a row where the separator of labels is that of cells."""
+    names = {name.lower() for name in class_names}.difference(TRAIN_NAMES, VAL_NAMES)
+    for row in rows:
+        if row.split in names:
+            mistakes.add(f"split '{row.split}' is the name of a class: write several labels within quotes", row.line)
 
 
 def _check_other_columns(

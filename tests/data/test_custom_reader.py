@@ -243,6 +243,7 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
             "image,cat,is_valid\na.jpg,1,0\n",
             "line 1: column 'is_valid' seems to hold splits, not a class: write 'train'",
         ),
+        ("image;labels;split\na.jpg;cat;dog\nb.jpg;dog;val\n", "line 2: split 'dog' is the name of a class: write sev"),
         ("image,labels\na.jpg,\n", "has no classes: label at least one image"),
         ("image,labels\na.jpg,background\n", "lists 'background' as a class"),
         (b"image,labels\na.jpg,B\xe4r\n", r"is not in UTF-8 \(byte 20\): save it as UTF-8 text"),
