@@ -1,6 +1,7 @@
 """The images that `toco predict` is given as files, folders and patterns. Each image gets a unique name."""
 
 import glob
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count, takewhile
 from pathlib import Path
@@ -12,6 +13,8 @@ from data.images import AS_STORED, PixelRule, find_images_and_unread, image_id
 from data.written_folders import RECORD, written_by_toco
 from stages.runtime.monitor import Monitor
 
+# Folders of masks in data sets, at the top.
+MASK_FOLDER = re.compile(r"(masks|segmentation(class|object)[^/]*)/", re.IGNORECASE)
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
@@ -60,6 +63,12 @@ def _named_files(paths: Sequence[Path], monitor: Monitor) -> Iterator[tuple[str,
             continue
         if given.is_dir():
             found, unread = ({}, {}) if written_by_toco(given) else find_images_and_unread(given)
+            if masks := _masks_of(found):
+                found = {name: path for name, path in found.items() if name not in masks}
+                monitor.warn(
+                    f"files in {given} that are left out: {len(masks)} (first {min(masks)}), because they seem to be "
+                    "the ground-truth masks of images beside them; to use them as images, give their folder"
+                )
             nothing = f"{given} holds no images ({KINDS}): check the path"
             if written_by_toco(given) or (given / RECORD).is_file():
                 nothing = f"{given} holds results of toco: give the folder of the images"
@@ -74,6 +83,14 @@ def _named_files(paths: Sequence[Path], monitor: Monitor) -> Iterator[tuple[str,
         if told:
             monitor.warn(told)
         yield from ((image_id(name), path) for name, path in found.items())
+
+
+def _masks_of(names: Collection[str]) -> frozenset[str]:
+    """Return the files of masks/a.png beside images/a.jpg, or of masks/cats/a.png beside cats/a.jpg."""
+    masks = [name for name in names if MASK_FOLDER.match(name)]
+    images = {image_id(name) for name in names} - {image_id(name) for name in masks}
+    images |= {name.partition("/")[2] for name in images}
+    return frozenset(name for name in masks if image_id(name).partition("/")[2] in images)
 
 
 def _matches(pattern: Path, suffixes: Collection[str]) -> dict[str, Path]:

@@ -49,6 +49,21 @@ def test_find_inputs__names_start_at_the_first_wildcard_of_a_pattern(
     assert sorted(found([tiles / pattern])) == names
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"), [("images/", "masks/"), ("JPEGImages/", "SegmentationClass/"), ("", "masks/")]
+)
+def test_find_inputs__a_data_set_without_its_masks(images: str, masks: str, tmp_path: Path, listener: Any) -> None:
+    for name in (f"{images}cats/a.jpg", f"{masks}cats/a.png", f"{masks}other/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monitor = listener()
+    samples = find_inputs([tmp_path], monitor)
+    assert [one.id for one in samples] == sorted([f"{images}cats/a", f"{masks}other/b"])
+    (warning,) = monitor.warnings
+    assert warning.startswith(f"files in {tmp_path} that are left out: 1 (first {masks}cats/a.png), because they seem")
+    assert list(found([tmp_path / masks])) == ["cats/a", "other/b"]
+
+
 def test_find_inputs__kinds_that_are_not_read(tiles: Path, listener: Any) -> None:
     for name in ("d.heic", "e.gif", "far/f.gif"):
         (tiles / "south" / name).parent.mkdir(exist_ok=True)
