@@ -143,6 +143,15 @@ def newest(
             by_image[images.find(one)].append(one)
         except DataError as error:
             problems.append(f"{one.where}: {error}")
+    for image_id, own in by_image.items():
+        if len({one.names for one in own}) > 1:  # not several annotations of one image
+            for one in filter(images.is_in_other_folder, [*own]):
+                own.remove(one)
+                problems.append(
+                    f"{one.where}: its folder is not that of image '{image_id}', for which there are other masks: "
+                    "leave it out, or correct its path"
+                )
+    by_image = {image_id: own for image_id, own in by_image.items() if own}
     several = [image_id for image_id, own in by_image.items() if len(own) > 1]
     if several:
         monitor.note(
@@ -233,6 +242,10 @@ class CorrectableImages:
                     f"image '{image_id}' is not a training image: it would be measured on what it was trained with"
                 )
         raise DataError(self._names.describe_missing(mask.names[0]))
+
+    def is_in_other_folder(self, mask: DrawnMask) -> bool:
+        """Tell whether `find` found the image of a mask only by the last part of its path."""
+        return any(name in self._in_other_folder for name in mask.names)
 
     def correction(
         self, image_id: str, drawn: DrawnMask, path: Path, tool: str, *, allow_new_labels: bool

@@ -178,6 +178,20 @@ def test_import_masks__says_that_a_mask_is_from_another_folder(
     ]
 
 
+def test_import_masks__of_another_folder_beside_the_mask_of_the_image(
+    labelled_run: Any, tmp_path: Path, listener: Any
+) -> None:
+    right = corrected(labelled_run)
+    path = folder_of({"a": right, "old/a": np.ones_like(right)}, tmp_path / "in")
+    with pytest.raises(DataError, match=r"1 of 2 masks .*old/a\.png: its folder is not that of image 'a', for which"):
+        import_masks(labelled_run.run, path, SilentMonitor(), tool="png")
+    assert import_masks(labelled_run.run, path, listener(), tool="png", skip_bad=True).masks == 1
+    np.testing.assert_array_equal(CorrectionFile(labelled_run.run, NAMES).mask("a").read(), right)
+    path = folder_of({"old/a": right, "new/a": right}, tmp_path / "two")
+    with pytest.raises(DataError, match="nothing was imported: 2 of 2 masks"):
+        import_masks(labelled_run.run, path, listener(), tool="png")
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "sorted palette"])
 def test_import_masks__png_of_any_program(mode: str, labelled_run: Any, tmp_path: Path) -> None:
     mask = corrected(labelled_run)
