@@ -23,7 +23,7 @@ from data.dataset import (
 )
 from data.errors import DataError, reason
 from data.file_names import FileNames
-from data.images import MaskFile, find_images, find_masks, image_id, is_skipped
+from data.images import MaskFile, find_images, find_images_and_unread, find_masks, image_id, is_skipped
 from data.mask_agreement import distinct_values
 from data.text_files import COMMENT, read_text
 from data.written_folders import written_by_toco
@@ -51,11 +51,12 @@ CLASS_NAMES = (
     "tvmonitor",
 )
 
-# Both names of train_aug are in use: 10,582 images, with the additional masks of Hariharan et al. (ICCV 2011).
+# Both names of train_aug are in use: 10,582 images, with the additional masks of Hariharan et al. (ICCV 2011). Own data
+# also have the last names of val.
 LIST_FILES = {
     "train": ("train.txt",),
     "train_aug": ("train_aug.txt", "trainaug.txt"),
-    "val": ("val.txt",),
+    "val": ("val.txt", "valid.txt", "validation.txt"),
 }
 IMAGE_FOLDERS = ("JPEGImages", "images")  # the second names are in use for own data, without lists
 ANNOTATION_FOLDERS = ("Annotations", "annotations")
@@ -278,7 +279,22 @@ def _read_part(folder: Path, split: str) -> Part:
         splits, missing = ({split: list(labels)}, {split: lines_of_missing}) if labels or lines_of_missing else ({}, {})
         unlabelled = tuple(file for file in images if file not in labels)
     masks = find_masks(folder / "SegmentationClass") | find_masks(folder / "SegmentationClassAug")
-    return Part(pictures, splits, labels, unlabelled, masks, missing, names.warnings("the lists of images"))
+    warnings = (*names.warnings("the lists of images"), *_unused_masks(folder / "SegmentationClass", images))
+    return Part(pictures, splits, labels, unlabelled, masks, missing, warnings)
+
+
+def _unused_masks(folder: Path, images: Collection[str]) -> tuple[str, ...]:
+    """Return a warning about masks that belong to no image, or are no PNGs."""
+    if not folder.is_dir() or written_by_toco(folder):
+        return ()
+    ids = {image_id(file) for file in images}
+    pictures = [file for files in find_images_and_unread(folder) for file in files]
+    if unused := [file for file in pictures if image_id(file) not in ids or not file.lower().endswith(".png")]:
+        return (
+            f"files in {folder} that are not used as ground truth: {len(unused)} (first {unused[0]}); a mask is a PNG "
+            "with the name of its image",
+        )
+    return ()
 
 
 def _find_annotated(folder: Path, names: FileNames) -> tuple[dict[str, frozenset[str]], tuple[str, ...]]:

@@ -70,6 +70,24 @@ def test_read_voc__without_the_augmented_list(tmp_path: Path) -> None:
     assert (dataset.train_split, dataset.val_split) == ("train", None)
 
 
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_read_voc__other_names_of_the_validation_list(name: str, tmp_path: Path) -> None:
+    dataset = read_voc(build(tmp_path, {"train": "a\n", name: "b\n", "test": "c\n"}))
+    assert [one.id for one in dataset.split("val")] == ["b"]
+    assert dataset.val_split == "val"
+
+
+def test_read_voc__tells_of_unused_masks(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    assert read_voc(root).warnings == ()
+    write_mask(root / "SegmentationClass" / "a_mask.png", [[0, 8]], palette=False)
+    write_mask(root / "SegmentationClass" / "c.jpg", [[0, 8]], palette=False)
+    (warning,) = read_voc(root).warnings
+    assert warning.endswith(
+        "not used as ground truth: 2 (first a_mask.png); a mask is a PNG with the name of its image"
+    )
+
+
 def test_read_voc__other_forms_of_lists(tmp_path: Path) -> None:
     lists = {"train": "a  1\n\n", "trainaug": "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n"}
     dataset = read_voc(build(tmp_path, lists, kind="Main"))
