@@ -21,7 +21,15 @@ from data.readers import check_images
 from stages.config import Predict
 from stages.networks.choose_network import choose_network, rule_for_new_images
 from stages.prediction.inputs import find_inputs
-from stages.prediction.output_folder import begin, check_place, files_of, finished_images, new_record, read_record
+from stages.prediction.output_folder import (
+    begin,
+    check_place,
+    files_of,
+    finished_images,
+    new_record,
+    read_record,
+    results_of_others,
+)
 from stages.run_folder.artifacts import outdated, outdated_message
 from stages.run_folder.lock import output_lock
 from stages.run_folder.warning_log import WarningLog
@@ -104,6 +112,11 @@ def predict(
             segmenter = open_segmenter(run, config, fabric)
             fabric.barrier()  # all ranks have seen the earlier files
             if fabric.is_global_zero:
+                if others := results_of_others(out, record, earlier):
+                    monitor.warn(
+                        f"{out} also holds results of another network or of other settings, for images that are not "
+                        f"given now: {len(others)} (first {others[0]!r}); better give a folder of their own"
+                    )
                 begin(out, samples, record, earlier, overwrite=replace)
                 log.write_to(out)
             fabric.barrier()

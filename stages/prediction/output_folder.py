@@ -178,6 +178,14 @@ def begin(out: Path, samples: Sequence[Sample], record: Record, earlier: Record 
     write_json(out / RECORD, {**record, "images": {**kept, **record["images"]}})
 
 
+def results_of_others(out: Path, record: Record, earlier: Record | None) -> list[str]:
+    """List the images whose results in the output folder are of another network, or of other settings, and stay."""
+    if earlier is None or _same_network_and_settings(record, earlier):
+        return []
+    stay = [Sample(id=one, image=Path(), classes=(), mask=None) for one in earlier["images"].keys() - record["images"]]
+    return sorted(one.id for one in stay if any(file.exists() for file in files_of(out, one).values()))
+
+
 def _same_network_and_settings(first: Record, second: Record) -> bool:
     return first["weights"] == second["weights"] and _fixed_settings(first) == _fixed_settings(second)
 

@@ -163,6 +163,18 @@ def test_overwrite__keeps_no_old_result_even_if_interrupted(
     assert results(out) == results(tmp_path / "fresh")
 
 
+def test_predict__tells_of_results_of_other_settings_that_stay(
+    student_run: Any, photos: Path, tmp_path: Path, listener: Any
+) -> None:
+    out = tmp_path / "out"
+    predict(student_run.run, [photos / "a.png", photos / "b.png"], out, CONFIG, SilentMonitor())
+    monitor = listener()
+    predict(student_run.run, [photos / "b.png"], out, replace(CONFIG, flip_tta=False), monitor, overwrite=True)
+    (warning,) = monitor.warnings
+    assert warning.startswith(f"{out} also holds results of another network or of other settings, for images that are")
+    assert "not given now: 1 (first 'a')" in warning
+
+
 def test_predict__more_images_can_be_added_to_the_same_folder(student_run: Any, photos: Path, tmp_path: Path) -> None:
     run, out = student_run.run, tmp_path / "out"
     for name in "ab":
