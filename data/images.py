@@ -636,6 +636,8 @@ def _to_rgb(image: Image.Image, file: Path | io.BytesIO, rule: PixelRule) -> Ima
         if values.max(initial=0) > 0xFFFF or values.min(initial=0) < 0:
             raise DataError("it has 32-bit or negative values, which have no standard range; save it with 8 or 16 bits")
         scaled, share = _scaled(values, rule)
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:  # 0 is white
+            scaled = 255 - scaled  # Pillow does this only for 8 bits
         return _with_clipped(Image.fromarray(scaled).convert("RGB"), share)
     if image.mode == "F":
         raise DataError("it has floating-point values, which have no standard range; save it with 8 or 16 bits")
@@ -655,6 +657,7 @@ def _to_rgb(image: Image.Image, file: Path | io.BytesIO, rule: PixelRule) -> Ima
     return image.convert("RGB")
 
 
+_PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
 _BAND_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
@@ -696,7 +699,7 @@ def file_contents(path: Path) -> FileContents:
         if not isinstance(image, TiffImagePlugin.TiffImageFile):
             # A JPEG of several pages has previews and depth maps of phones in them.
             return FileContents(getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1, 1, rotated)
-        is_rgb = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 2
+        is_rgb = image.tag_v2.get(_PHOTOMETRIC) == 2
         bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)) if is_rgb else 1
         pages = 0
         for page in range(image.n_frames):

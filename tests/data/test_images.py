@@ -187,6 +187,15 @@ def test_is_upright_jpeg__by_what_the_file_holds(tmp_path: Path) -> None:
         is_upright_jpeg(tmp_path / "none.jpg")
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 8), (np.uint16, 16), (np.uint16, 12)])
+def test_read_image__tiff_whose_zero_is_white(tmp_path: Path, dtype: type[np.generic], bits: int) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.array([[0, 2**bits - 1]], dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    image = read_image(tmp_path / "a.tif", rule=PixelRule(bits=max(bits, 8)))
+    assert np.asarray(image)[0, :, 0].tolist() == [255, 0]
+
+
 def test_read_image__damaged_exif_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (5, 3)).save(path, exif=b"Exif\0\0nonsense")
