@@ -132,7 +132,7 @@ def _best_measured(
     monitor.note(f"relabelling: {best}, chosen by the mIoU on ground-truth masks: {table}")
     if best == "none":
         return None
-    patches.shares = tried[best].shares
+    patches.shares, patches.exchanged = tried[best].shares, tried[best].exchanged
     return chosen[best]
 
 

@@ -226,7 +226,15 @@ class SeedTraining:
             if chosen is None:
                 return None
             config = replace(config, relabel="mlp" if chosen.kind == "mlp" else "linear")
-        return chosen_heads(self.patches(usable, config, drawn), labelled, config, monitor, measure)
+        patches = self.patches(usable, config, drawn)
+        chosen = chosen_heads(patches, labelled, config, monitor, measure)
+        for pair in patches.exchanged:
+            names = " and ".join(repr(self.cams.class_names[number]) for number in pair)
+            monitor.note(
+                f"relabelling: {names} are in nearly the same images. The first rounds exchanged their labels, and "
+                "images that show only one of them contradict, so they were exchanged back. Look at their masks"
+            )
+        return chosen
 
     def refinement_stays(self, samples: Sequence[Sample], config: MakeLabels) -> bool:
         """Whether the refined masks of the CAMs are no worse than those without the refinement."""

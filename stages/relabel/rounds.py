@@ -21,6 +21,7 @@ from torch import Tensor
 from stages.corrections.given_masks import given_share
 from stages.features.cache import mean_and_deviation
 from stages.labels.mask_shares import balancing_weights
+from stages.relabel.companions import exchange_back
 from stages.relabel.heads import Loss, PatchHeads, TwoHeads, decided, one_hot, train_head
 
 JUDGED = 0.5  # part of a patch that people must have judged
@@ -38,6 +39,7 @@ class Patches:
     image: Int[Tensor, " n"]  # number of the patch's image
     allowed: Bool[Tensor, "images c"]  # the classes that an image is known to have
     fixed: Bool[Tensor, " n"] | None = None  # patches whose labels people drew: no round changes them
+    exchanged: tuple[tuple[int, int], ...] = ()  # pairs of classes, 0-based, see `companions`
 
     @property
     def weight(self) -> Float[Tensor, " n"]:
@@ -129,6 +131,8 @@ def relabel_rounds(
 ) -> TwoHeads:
     """Run all rounds and return the heads of the last one.
 
+    After half of the rounds, classes whose labels were exchanged are exchanged back; see `companions`.
+
     Args:
         patches: Patches with seed labels, which each round replaces.
         rounds: Number of rounds, at least 1.
@@ -145,6 +149,9 @@ def relabel_rounds(
         if patches.fixed is not None:
             predicted = torch.where(patches.fixed[:, None], patches.shares, predicted)
         patches.shares = predicted
+        if number + 1 == rounds // 2:  # the remaining rounds learn the repaired labels
+            movable = torch.ones_like(patches.image, dtype=torch.bool) if patches.fixed is None else ~patches.fixed
+            patches.exchanged = exchange_back(patches.features, patches.shares, patches.image, patches.allowed, movable)
         after_round()
     return heads
 

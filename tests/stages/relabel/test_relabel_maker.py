@@ -103,7 +103,7 @@ def test_heads__mil_learns_from_given_image_labels_that_memory_holds(
         features=None,
         given=GivenMasks(num_classes=1),
         maker=SimpleNamespace(monitor=monitor),
-        patches=lambda *_: None,
+        patches=lambda *_: SimpleNamespace(exchanged=()),
     )
     SeedTraining.heads(training, samples, replace(CONFIG, relabel="mil"), ())
     assert offered == ["first", "second", [True]]

@@ -1,0 +1,106 @@
+"""Two classes that are nearly always together: 'face' is in 20 of the 24 images that show 'body', 'car' is alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.relabel import companions, rounds
+from stages.relabel.companions import exchange_back
+from stages.relabel.heads import one_hot
+from stages.relabel.rounds import Patches, relabel_rounds
+
+BODY, FACE, CAR = 0, 1, 2
+TOGETHER, ALONE, CARS = 20, 4, 6
+IMAGES, PATCHES = TOGETHER + ALONE + CARS, 12  # of an image: 4 of background, and 8 of objects
+
+
+@pytest.fixture
+def patches() -> Patches:
+    """Patches with the right labels; the labels of the first image were drawn."""
+    generator = torch.Generator().manual_seed(0)
+    allowed = torch.zeros(IMAGES, 3, dtype=torch.bool)
+    allowed[: TOGETHER + ALONE, BODY] = True
+    allowed[:TOGETHER, FACE] = True
+    allowed[TOGETHER + ALONE :, CAR] = True
+    labels = torch.zeros(IMAGES, PATCHES, dtype=torch.long)
+    labels[:, 4:] = BODY + 1
+    labels[:TOGETHER, 9:] = FACE + 1
+    labels[TOGETHER + ALONE :, 4:] = CAR + 1
+    centres = 2 * torch.randn(4, 16, generator=generator)
+    features = centres[labels] + 0.3 * torch.randn(IMAGES, PATCHES, 16, generator=generator)
+    return Patches(
+        features=features.flatten(0, 1).half(),
+        mean=torch.zeros(16),
+        deviation=torch.ones(16),
+        shares=one_hot(labels.flatten(), 3),
+        image=torch.arange(IMAGES, dtype=torch.int32).repeat_interleave(PATCHES),
+        allowed=allowed,
+        fixed=torch.arange(IMAGES * PATCHES) < PATCHES,
+    )
+
+
+def swap(patches: Patches) -> Tensor:
+    """Exchange the labels of body and face in the images with both, and return the right ones."""
+    right = patches.shares.clone()
+    together = patches.image < TOGETHER
+    patches.shares[together] = right[together][:, [0, FACE + 1, BODY + 1, CAR + 1]]
+    return right
+
+
+def repaired(patches: Patches) -> tuple[tuple[int, int], ...]:
+    assert patches.fixed is not None
+    return exchange_back(patches.features, patches.shares, patches.image, patches.allowed, ~patches.fixed)
+
+
+def test_exchange_back__repairs_all_but_what_people_drew(patches: Patches) -> None:
+    right = swap(patches)
+    drawn = patches.shares[patches.fixed].clone()
+    assert repaired(patches) == ((BODY, FACE),)
+    assert torch.equal(patches.shares[~patches.fixed], right[~patches.fixed])
+    assert torch.equal(patches.shares[patches.fixed], drawn)
+
+
+def test_exchange_back__keeps_right_labels(patches: Patches) -> None:
+    right = patches.shares.clone()
+    assert repaired(patches) == ()
+    assert torch.equal(patches.shares, right)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("FEWEST_ALONE", ALONE + 1), ("FEWEST_PATCHES", 1000), ("NEARLY_ALL", 1.1)]
+)
+def test_exchange_back__keeps_labels_without_enough_evidence(
+    patches: Patches, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+) -> None:
+    monkeypatch.setattr(companions, name, value)
+    swap(patches)
+    assert repaired(patches) == ()
+
+
+def test_exchange_back__a_class_that_has_no_patch_says_nothing(patches: Patches) -> None:
+    """All faces are body: nothing was exchanged, the faces are lost."""
+    patches.shares[:, BODY + 1] += patches.shares[:, FACE + 1]
+    patches.shares[:, FACE + 1] = 0
+    assert repaired(patches) == ()
+
+
+@pytest.mark.parametrize(("number", "asked_after"), [(5, 2), (2, 1), (1, None)])
+def test_relabel_rounds__exchange_back_after_half_of_the_rounds(
+    patches: Patches, monkeypatch: pytest.MonkeyPatch, number: int, asked_after: int | None
+) -> None:
+    """A single round has no other half, which could learn the repaired labels. Drawn labels must stay."""
+    finished: list[int] = []
+    asked: list[int] = []
+
+    def exchange(features: Tensor, shares: Tensor, image: Tensor, allowed: Tensor, movable: Tensor) -> Any:
+        asked.append(len(finished))
+        assert patches.fixed is not None
+        assert torch.equal(movable, ~patches.fixed)
+        return ((BODY, FACE),)
+
+    monkeypatch.setattr(rounds, "exchange_back", exchange)
+    relabel_rounds(patches, rounds=number, steps=2, after_round=lambda: finished.append(1))
+    assert asked == ([] if asked_after is None else [asked_after - 1])
+    assert patches.exchanged == (((BODY, FACE),) if asked else ())
