@@ -56,6 +56,7 @@ def repaired(patches: Patches) -> tuple[tuple[int, int], ...]:
 
 def test_exchange_back__repairs_all_but_what_people_drew(patches: Patches) -> None:
     right = swap(patches)
+    assert patches.fixed is not None
     drawn = patches.shares[patches.fixed].clone()
     assert repaired(patches) == ((BODY, FACE),)
     assert torch.equal(patches.shares[~patches.fixed], right[~patches.fixed])
