@@ -47,14 +47,15 @@ def exchange_back(
         if recognised is not None and recognised < CONTRADICTED:
             both = (allowed[:, first] & allowed[:, second])[image.long()] & movable
             columns = [first + 1, second + 1]
-            shares[both.nonzero(), torch.tensor(columns, device=shares.device)] = shares[both][:, columns[::-1]]
+            with torch.inference_mode():  # in which the labels of a round are made
+                shares[both.nonzero(), torch.tensor(columns, device=shares.device)] = shares[both][:, columns[::-1]]
             exchanged.append((first, second))
     return tuple(exchanged)
 
 
 def companions(allowed: Bool[Tensor, "images c"]) -> Iterator[tuple[int, int]]:
     """Yield each two classes of which one is nearly always in images with the other, but a few images show one only."""
-    present = allowed.double()
+    present = allowed.float()
     both = present.T @ present
     counts = both.diagonal()
     for first in range(len(counts)):
