@@ -5,7 +5,7 @@ none.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -103,20 +103,22 @@ def import_masks(
         found = READERS[tool](path, dataset.class_names)
         problems = list(found.problems)
         drawn = newest(found.masks, images, problems, monitor)
-        read: dict[str, Correction] = {}  # by the mask's place
+        new: list[Correction] = []
         misnumbered: dict[str, OtherNumbersError] = {}
         monitor.start("reading masks", len(drawn))
         for image_id, one in drawn.items():
             try:
-                read[one.where] = images.correction(image_id, one, path, tool, allow_new_labels=allow_new_labels)
+                new.append(images.correction(image_id, one, path, tool, allow_new_labels=allow_new_labels))
             except OtherNumbersError as error:
                 misnumbered[one.where] = error
             except DataError as error:
                 problems.append(f"{one.where}: {error}")
             monitor.advance()
         monitor.finish()
-        misnumbered |= images.objects_not_judged(read)
-        new = [one for where, one in read.items() if where not in misnumbered]
+        if tool == "png":  # the other tools have a name for what was not judged
+            doubtful = images.objects_not_judged(new)
+            misnumbered |= {drawn[image_id].where: error for image_id, error in doubtful.items()}
+            new = [one for one in new if one.id not in doubtful]
         if found.unannotated:
             monitor.note(f"images without an annotation, left out: {found.unannotated}")
         left_out = len(problems) + len(misnumbered)
@@ -279,16 +281,16 @@ class CorrectableImages:
         )
         return Correction(id=image_id, mask=mask, before=self._pseudo_mask(image_id), provenance=provenance)
 
-    def objects_not_judged(self, masks: Mapping[str, Correction]) -> dict[str, OtherNumbersError]:
-        """Return the masks, by their places, that show no class, if that is because 255 stands for their objects.
+    def objects_not_judged(self, masks: Sequence[Correction]) -> dict[str, OtherNumbersError]:
+        """Return the masks, by image id, that show no class, if that is because 255 stands for their objects.
 
         Each of them may be right, since 255 is the value of pixels that were not judged. All of them together are not.
         """
         if not compare_masks(self._compared, self.dataset.class_names).explained:
             return {}
         return {
-            where: OtherNumbersError(f"it shows none of the labels of image '{one.id}', only 0 and 255 (not judged)")
-            for where, one in masks.items()
+            one.id: OtherNumbersError(f"it shows none of the labels of image '{one.id}', only 0 and 255 (not judged)")
+            for one in masks
             if self.samples[one.id].classes and not classes_shown(one.mask)
         }
 

@@ -306,6 +306,13 @@ def test_import_masks__labelstudio_last_of_two_annotations_without_a_time(labell
     assert import_tasks(labelled_run, [both], tmp_path).sum() == 16 * 16
 
 
+def test_import_masks__labelstudio_tasks_of_the_same_number(labelled_run: Any, tmp_path: Path) -> None:
+    """As in exports of two projects that were joined."""
+    tasks = [task([region("rectanglelabels", SQUARE)], f"/data/upload/1/{name}.png") for name in ("a", "c")]
+    import_tasks(labelled_run, tasks, tmp_path)
+    assert set(CorrectionFile(labelled_run.run, NAMES).classes) == {"a", "c"}
+
+
 def test_import_masks__labelstudio_newest_of_two_annotators(labelled_run: Any, tmp_path: Path, listener: Any) -> None:
     both = task([region("rectanglelabels", SQUARE)])
     newer = {**SQUARE, "width": 25}
