@@ -48,6 +48,7 @@ class Chosen(NamedTuple):
 
     kind: str  # linear, mlp or mil
     heads: PatchHeads
+    exchanged: tuple[tuple[int, int], ...] = ()  # pairs of classes, 0-based, see `companions`
 
 
 def chosen_heads(
@@ -132,7 +133,7 @@ def _best_measured(
     monitor.note(f"relabelling: {best}, chosen by the mIoU on ground-truth masks: {table}")
     if best == "none":
         return None
-    patches.shares, patches.exchanged = tried[best].shares, tried[best].exchanged
+    patches.shares = tried[best].shares
     return chosen[best]
 
 
@@ -154,9 +155,10 @@ def _relabelled(
         after_round=lambda: monitor.advance(objects=objects_share(patches)),
         foreground_loss=LOSS[kind],
         hidden=HIDDEN[kind],
+        labelled=labelled,
     )
     monitor.finish()
-    return Chosen(kind, heads)
+    return Chosen(kind, heads, patches.exchanged)
 
 
 def refinement_stays(both: Iterable[Patches], refinement: str, monitor: Monitor) -> bool:

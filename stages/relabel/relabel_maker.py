@@ -226,9 +226,8 @@ class SeedTraining:
             if chosen is None:
                 return None
             config = replace(config, relabel="mlp" if chosen.kind == "mlp" else "linear")
-        patches = self.patches(usable, config, drawn)
-        chosen = chosen_heads(patches, labelled, config, monitor, measure)
-        for pair in patches.exchanged:
+        chosen = chosen_heads(self.patches(usable, config, drawn), labelled, config, monitor, measure)
+        for pair in chosen.exchanged if chosen else ():
             names = " and ".join(repr(self.cams.class_names[number]) for number in pair)
             monitor.note(
                 f"relabelling: {names} are in nearly the same images. The first rounds exchanged their labels, and "

@@ -128,6 +128,7 @@ def relabel_rounds(
     foreground_loss: Loss = "gce",
     hidden: int = 0,
     seed: int = 0,
+    labelled: Bool[Tensor, " images"] | None = None,
 ) -> TwoHeads:
     """Run all rounds and return the heads of the last one.
 
@@ -142,6 +143,7 @@ def relabel_rounds(
             labels are cleaner.
         hidden: Width of the heads' hidden layer; 0 for linear heads.
         seed: Random seed.
+        labelled: The images whose classes are given, not predicted; by default all.
     """
     for number in range(rounds):
         heads = train_heads(patches, steps=steps, foreground_loss=foreground_loss, hidden=hidden, seed=seed + number)
@@ -151,7 +153,10 @@ def relabel_rounds(
         patches.shares = predicted
         if number + 1 == rounds // 2:  # the remaining rounds learn the repaired labels
             movable = torch.ones_like(patches.image, dtype=torch.bool) if patches.fixed is None else ~patches.fixed
-            patches.exchanged = exchange_back(patches.features, patches.shares, patches.image, patches.allowed, movable)
+            known = torch.ones_like(patches.allowed[:, 0]) if labelled is None else labelled.to(patches.allowed.device)
+            patches.exchanged = exchange_back(
+                patches.features, patches.shares, patches.image, patches.allowed, known, movable
+            )
         after_round()
     return heads
 

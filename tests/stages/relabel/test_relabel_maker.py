@@ -18,6 +18,8 @@ from stages.config import MakeLabels
 from stages.corrections.given_masks import GivenMasks
 from stages.labels.store import LabelFile
 from stages.relabel import relabel_maker
+from stages.relabel.choose_heads import Chosen
+from stages.relabel.heads import TwoHeads
 from stages.relabel.relabel_maker import SeedTraining
 from stages.relabel.rounds import Patches
 
@@ -103,10 +105,31 @@ def test_heads__mil_learns_from_given_image_labels_that_memory_holds(
         features=None,
         given=GivenMasks(num_classes=1),
         maker=SimpleNamespace(monitor=monitor),
-        patches=lambda *_: SimpleNamespace(exchanged=()),
+        patches=lambda *_: None,
     )
     SeedTraining.heads(training, samples, replace(CONFIG, relabel="mil"), ())
     assert offered == ["first", "second", [True]]
     assert monitor.notes == ["--relabel mil learns from 1 of 2 images: their features take at most 2 GiB"]
     with pytest.raises(DataError, match="no image has known classes"):
         SeedTraining.heads(training, samples[:1], replace(CONFIG, relabel="mil"), ())
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_heads__tells_of_exchanged_classes_of_the_new_masks(
+    tmp_path: Path, listener: Any, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """If the masks of the CAMs stay, there is nothing to tell."""
+    heads = TwoHeads(torch.zeros(1), torch.ones(1), 2)
+    monkeypatch.setattr(relabel_maker, "chosen_heads", lambda *_: Chosen("linear", heads, ((0, 1),)) if taken else None)
+    monitor = listener()
+    training: Any = SimpleNamespace(
+        cams=SimpleNamespace(class_names=("body", "face")),
+        given=GivenMasks(num_classes=2),
+        maker=SimpleNamespace(monitor=monitor),
+        patches=lambda *_: None,
+    )
+    samples = [Sample(id="a", image=tmp_path / "a", classes=(1, 2), mask=None)]
+    SeedTraining.heads(training, samples, replace(CONFIG, relabel="auto"), ())
+    assert [
+        note.startswith("relabelling: 'body' and 'face' are in nearly the same images") for note in monitor.notes
+    ] == [True] * taken
