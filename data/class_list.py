@@ -22,15 +22,25 @@ def read_class_list(path: Path) -> tuple[str, ...]:
         DataError: The file is unreadable or blank, or its name is in upper case or has .txt twice.
     """
     if not path.exists():
-        # The classes would be numbered in the order of their names, and masks would show others.
-        meant = (path.name, f"{path.name}.txt")
-        if other := next((one for one in sorted(path.parent.glob("*.*")) if one.name.lower() in meant), None):
-            raise DataError(f"{other} is not read: rename it to {path.name}")
+        refuse_misnamed(path)
         return ()
     lines = tuple(name for line in read_text(path).splitlines() if (name := canonical_name(line)))
     if not lines:
         raise DataError(f"{path} is empty: write one class per line, or remove it")
     return tuple(line for line in lines if not line.startswith(COMMENT))
+
+
+def refuse_misnamed(path: Path) -> None:
+    """Refuse a list of classes whose name is not quite that of `path`, which does not exist.
+
+    The classes would be numbered in the order of their names, and masks would show others.
+
+    Raises:
+        DataError: There is one.
+    """
+    meant = (path.name, f"{path.name}.txt")
+    if other := next((one for one in sorted(path.parent.glob("*.*")) if one.name.lower() in meant), None):
+        raise DataError(f"{other} is not read: rename it to {path.name}")
 
 
 def refuse_doubtful_names(counts: Mapping[str, int], place: Path | str, kind: str, advice: str) -> None:

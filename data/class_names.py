@@ -126,8 +126,10 @@ def names_joined_by_blanks(names: Collection[str]) -> tuple[str, ...]:
     """Return the names that look like several labels with blanks between them: 'cat dog' beside 'dog' and 'cow cat'.
 
     A blank is usual in names: 'screen door' may be a class beside 'screen' and 'door'. So there are at least two such
-    names, and they are a third of all names with a blank or more; otherwise none is returned.
+    names, and they are a third of all names with a blank or more; otherwise none is returned. Names with numbers or
+    signs, as 'level 1 zone 2', have an order and are left out.
     """
+    names = [name for name in names if name.replace(" ", "").isalpha()]
     joined = joined_names(names, str.split)
     return joined if len(joined) > 1 and 3 * len(joined) >= sum(" " in name for name in names) else ()
 

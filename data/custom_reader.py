@@ -257,10 +257,11 @@ def find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Colu
     }
     if index := [name for name in one_hot.values() if name.lower().startswith("unnamed:")]:
         raise DataError(f"{where}: column '{index[0]}' holds row numbers, which pandas writes: remove it (index=False)")
-    if flag := next((name for name in one_hot.values() if SPLIT_FLAG.fullmatch(name) and name not in listed), None):
+    like_flags = [name for name in one_hot.values() if name.lower().startswith("is")]  # 'is_train' is a class of these
+    if len(like_flags) == 1 and SPLIT_FLAG.fullmatch(like_flags[0]) and like_flags[0] not in listed:
+        advice = "remove it" if split is not None else "write 'train' or 'val' into a column 'split'"
         raise DataError(
-            f"{where}: column '{flag}' seems to hold splits, not a class: write 'train' or 'val' into a column "
-            f"'split'; {LIST_IF_MEANT}"
+            f"{where}: column '{like_flags[0]}' seems to hold splits, not a class: {advice}; {LIST_IF_MEANT}"
         )
     if not one_hot:
         raise DataError(f"{where}: there is no column 'labels' and no 0/1 column of a class: add one of them")
@@ -347,10 +348,14 @@ def _check_labels(
 
 
 def _check_splits(rows: list[Row], class_names: Collection[str], mistakes: Mistakes) -> None:
-    """Report splits that are classes: the second label of a row where the separator of labels is that of cells."""
+    """Report splits that are classes: the second label of a row where the separator of labels is that of cells.
+
+    Where most splits are, they are the numbers of folds and classes.
+    """
     names = {name.lower() for name in class_names}.difference(TRAIN_NAMES, VAL_NAMES)
-    for row in rows:
-        if row.split in names:
+    doubtful = [row for row in rows if row.split in names]
+    if 2 * len(doubtful) <= len(rows):
+        for row in doubtful:
             mistakes.add(f"split '{row.split}' is the name of a class: write several labels within quotes", row.line)
 
 
@@ -362,7 +367,8 @@ def _check_other_columns(
     warnings = []
     for place, found in values.items():
         splits = {value.lower() for value in found if value}
-        if SPLIT_FLAG.fullmatch(canonical_name(header[place])) and splits <= NO_CELLS | YES_CELLS:
+        both = bool(splits & NO_CELLS and splits & YES_CELLS)
+        if both and SPLIT_FLAG.fullmatch(canonical_name(header[place])) and splits <= NO_CELLS | YES_CELLS:
             warnings.append(
                 f"column '{header[place]}' seems to hold splits but is not read: write 'train' or 'val' into a column "
                 "'split'"

@@ -15,7 +15,7 @@ from data.command_line import as_command
 from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
-from data.images import find_masks, shorter_side, stored_size
+from data.images import MaskFile, find_masks, is_rotated, shorter_side, stored_size
 from data.missing_pixels import without_missing_pixels
 from data.voc_reader import find_voc, read_voc
 from data.written_folders import MARK, written_by_toco
@@ -68,6 +68,7 @@ def _unread_mask_warnings(dataset: Dataset) -> list[str]:
         f"{folder} is not read: if it holds ground-truth masks, rename it to {MASKS_FOLDER}/"
         for folder in sorted(dataset.root.iterdir())
         if (MASK_PART.fullmatch(folder.name) if any_name else folder.name.lower() == MASKS_FOLDER)
+        and folder.name.lower() not in ("depth", "output", "outputs")
         and folder.name not in dataset.class_names
         and folder.is_dir()
         and find_masks(folder)
@@ -129,9 +130,14 @@ def read_mask(sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:
 def fitting_mask(mask: Mask, sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:
     """Return the mask of a sample as read from its source, if it fits; see `read_mask`."""
     where = str(sample.mask)
-    if mask.shape == size or not mask.shape == size[::-1] == stored_size(sample.image):
+    if mask.shape == size or mask.shape != size[::-1]:
         return checked_mask(mask, size, num_classes, where)
-    remedy = "the image is stored rotated (EXIF orientation) and read upright: rotate the mask in the same way"
+    if isinstance(sample.mask, MaskFile) and is_rotated(sample.mask.path):
+        remedy = "the mask has an EXIF orientation, by which it is turned: remove it if the stored mask is upright"
+    elif mask.shape == stored_size(sample.image):
+        remedy = "the image is stored rotated (EXIF orientation) and read upright: rotate the mask in the same way"
+    else:
+        return checked_mask(mask, size, num_classes, where)
     return checked_mask(mask, size, num_classes, where, remedy=remedy)
 
 

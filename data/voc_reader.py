@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from data.class_list import refuse_misnamed
 from data.class_names import NO_CLASSES, canonical_name, doubtful_names, in_order
 from data.dataset import (
     TRAIN_NAMES,
@@ -468,8 +469,11 @@ def _find_class_file(folders: Collection[Path], used: Collection[str]) -> Path |
     """Return the file of classes; None if there is none.
 
     Raises:
-        DataError: Those of several folders differ.
+        DataError: Those of several folders differ, or one has not quite the right name.
     """
+    for folder in folders:
+        if not (folder / CLASS_FILES[0]).exists():
+            refuse_misnamed(folder / CLASS_FILES[0])
     candidates = ([folder / name for name in CLASS_FILES] for folder in folders)
     found = [path for paths in candidates if (path := next(filter(Path.is_file, paths), None)) is not None]
     for other in found[1:]:

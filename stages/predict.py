@@ -6,6 +6,7 @@ torch, and all that needs it, is imported only after the checks, so that a wrong
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -150,8 +151,9 @@ def predict(
                     )
                     if has_coordinates(sample.image):
                         placed.add(sample.id)
-                    if file_contents(sample.image).pages > 1:
-                        paged.add(sample.id)
+                    with suppress(DataError):  # of a later page, which is damaged
+                        if file_contents(sample.image).pages > 1:
+                            paged.add(sample.id)
                     monitor.advance(fabric.world_size)  # the other ranks' shares are as large
             fabric.barrier()
             monitor.finish()

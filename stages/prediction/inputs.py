@@ -15,6 +15,7 @@ from stages.runtime.monitor import Monitor
 
 # Folders of masks in data sets, at the top.
 MASK_FOLDER = re.compile(r"(masks|segmentation(class|object)[^/]*)/", re.IGNORECASE)
+IMAGE_FOLDER_NAMES = ("images", "jpegimages")
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
@@ -86,10 +87,13 @@ def _named_files(paths: Sequence[Path], monitor: Monitor) -> Iterator[tuple[str,
 
 
 def _masks_of(names: Collection[str]) -> frozenset[str]:
-    """Return the files of masks/a.png beside images/a.jpg, or of masks/cats/a.png beside cats/a.jpg."""
-    masks = [name for name in names if MASK_FOLDER.match(name)]
-    images = {image_id(name) for name in names} - {image_id(name) for name in masks}
-    images |= {name.partition("/")[2] for name in images}
+    """Return the files of masks/a.png beside images/a.jpg, or of masks/cats/a.png beside cats/a.jpg.
+
+    masks/a.png beside cats/a.jpg is a photograph: masks may be a class.
+    """
+    masks = [name for name in names if MASK_FOLDER.match(name) and suffix_of(name) == ".png"]
+    images = {image_id(name) for name in names if not MASK_FOLDER.match(name)}
+    images |= {name.partition("/")[2] for name in images if name.partition("/")[0].lower() in IMAGE_FOLDER_NAMES}
     return frozenset(name for name in masks if image_id(name).partition("/")[2] in images)
 
 

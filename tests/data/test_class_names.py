@@ -107,6 +107,9 @@ def test_joined_names(names: tuple[str, ...], joined: tuple[str, ...]) -> None:
             (),
         ),
         (("red car", "blue car", "red bus", "blue bus", "car", "bus"), ()),
+        (("0 to 5", "5 to 10", "10 to 20", "20 to 40"), ()),
+        (("level 1 zone 2", "level 2 zone 1"), ()),
+        (("cat / dog", "dog / cat"), ()),
     ],
 )
 def test_names_joined_by_blanks(names: tuple[str, ...], joined: tuple[str, ...]) -> None:

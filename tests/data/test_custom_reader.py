@@ -429,11 +429,22 @@ def test_read_custom__column_of_splits_with_another_name(tmp_path: Path) -> None
     )
 
 
+def test_read_custom__folds_with_the_numbers_of_classes(tmp_path: Path) -> None:
+    dataset = read_custom(build(tmp_path, "image,labels,split\na.jpg,1,1\nb.jpg,2,2\n"))
+    assert dataset.class_names == ("1", "2")
+    assert set(dataset.splits) == {"1", "2"}
+
+
 def test_read_custom__column_of_flags_for_a_split(tmp_path: Path) -> None:
     dataset = read_custom(build(tmp_path, "image,labels,is_valid,is_car\na.jpg,cat,False,0\nb.jpg,cat,True,1\n"))
     assert dataset.warnings == (
         "column 'is_valid' seems to hold splits but is not read: write 'train' or 'val' into a column 'split'",
     )
+    assert read_custom(build(tmp_path, "image,labels,is_valid\na.jpg,cat,1\nb.jpg,cat,1\n")).warnings == ()
+    with pytest.raises(DataError, match="column 'is_valid' seems to hold splits, not a class: remove it"):
+        read_custom(build(tmp_path, "image,cat,is_valid,split\na.jpg,1,0,train\n"))
+    dataset = read_custom(build(tmp_path, "image,is_bus,is_train\na.jpg,1,0\nb.jpg,0,1\n"))
+    assert dataset.class_names == ("is_bus", "is_train")
     dataset = read_custom(build(tmp_path, "image,cat,is_valid\na.jpg,1,0\n", classes="cat\nis_valid\n"))
     assert dataset.class_names == ("cat", "is_valid")
 

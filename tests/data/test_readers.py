@@ -210,3 +210,14 @@ def test_open_dataset__table_with_a_similar_name(tmp_path: Path, name: str) -> N
     (tmp_path / name).touch()
     with pytest.raises(DataError, match=rf"has '{name}' but no labels\.csv: rename it$"):
         open_dataset(tmp_path)
+
+
+def test_read_mask__that_is_turned_by_its_orientation(tmp_path: Path) -> None:
+    """It was saved upright, with the orientation of the photograph."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    Image.new("L", (8, 6)).save(tmp_path / "mask.png", exif=exif)
+    sample = Sample(id="a", image=tmp_path / "a.png", classes=(1,), mask=MaskFile(tmp_path / "mask.png"))
+    with pytest.raises(DataError, match="the mask has an EXIF orientation, by which it is turned: remove it if"):
+        read_mask(sample, (6, 8), 1)

@@ -438,3 +438,10 @@ def test_read_voc__files_of_macos(tmp_path: Path) -> None:
         (folder / "images" / "._a.jpg").write_bytes(b"\0\5\x16\7")
     for given in (root, tmp_path):
         assert [one.id for one in read_voc(given).split()] == ["a"]
+
+
+def test_read_voc__list_of_classes_with_nearly_the_right_name(tmp_path: Path) -> None:
+    root = annotated(tmp_path / "mine", {"a": "cat"})
+    (root / "Classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(DataError, match=r"Classes\.txt is not read: rename it to classes\.txt"):
+        read_voc(root)

@@ -134,6 +134,15 @@ def test_predict__tells_of_pages_that_are_not_read(student_run: Any, tmp_path: P
     ]
 
 
+def test_predict__a_damaged_second_page_does_not_matter(student_run: Any, tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    path = tmp_path / "stack.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    path.write_bytes(path.read_bytes()[: pages[0].width * pages[0].height * 3 + 1000])
+    predict(student_run.run, [path], tmp_path / "out", CONFIG, SilentMonitor())
+    assert list((tmp_path / "out").rglob("stack*.png"))
+
+
 def test_predict__folders_keep_their_tree_and_names_stay_unique(
     student_run: Any, tmp_path: Path, listener: Any
 ) -> None:

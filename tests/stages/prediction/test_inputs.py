@@ -64,6 +64,17 @@ def test_find_inputs__a_data_set_without_its_masks(images: str, masks: str, tmp_
     assert list(found([tmp_path / masks])) == ["cats/a", "other/b"]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_find_inputs__masks_may_be_a_class(suffix: str, tmp_path: Path, listener: Any) -> None:
+    """Numbered photographs of masks, beside others of the same numbers."""
+    for name in (f"helmets/000.{suffix}", f"masks/000.{suffix}"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    monitor = listener()
+    assert [one.id for one in find_inputs([tmp_path], monitor)] == ["helmets/000", "masks/000"]
+    assert monitor.warnings == []
+
+
 def test_find_inputs__kinds_that_are_not_read(tiles: Path, listener: Any) -> None:
     for name in ("d.heic", "e.gif", "far/f.gif"):
         (tiles / "south" / name).parent.mkdir(exist_ok=True)
