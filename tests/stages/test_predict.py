@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import ArtifactError, DataError, SettingsError
-from data.images import find_images
+from data.images import file_contents, find_images
 from data.palette import colour_map
 from data.readers import open_dataset
 from data.written_folders import MARK, mark_as_written
@@ -138,7 +138,9 @@ def test_predict__a_damaged_second_page_does_not_matter(student_run: Any, tmp_pa
     pages = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     path = tmp_path / "stack.tif"
     pages[0].save(path, save_all=True, append_images=pages[1:])
-    path.write_bytes(path.read_bytes()[: pages[0].width * pages[0].height * 3 + 1000])
+    path.write_bytes(path.read_bytes()[:3880])  # within the tags of the second page
+    with pytest.raises(DataError):
+        file_contents(path)
     predict(student_run.run, [path], tmp_path / "out", CONFIG, SilentMonitor())
     assert list((tmp_path / "out").rglob("stack*.png"))
 
