@@ -104,9 +104,11 @@ class LabelMaker:
             ahead = pool is not None and self.fabric.device.type != "cpu"
             waiting: deque[list[Pending]] = deque()
             for samples in groups:
-                waiting.append(
-                    [one for batch in self._batches(samples, threads) for one in self._submit(batch, pool, threads)]
-                )
+                waiting.append([])
+                for batch in self._batches(samples, threads):
+                    waiting[-1] += self._submit(batch, pool, threads)
+                    # Not as masks are collected, all at the end of a group: the remaining time would look like nothing.
+                    self.monitor.advance(len(batch))
                 if len(waiting) > ahead:
                     yield self._collect(waiting.popleft())
             while waiting:
@@ -304,7 +306,6 @@ class LabelMaker:
             if confidence is not None:  # nothing is known of an image whose classes are unknown
                 confidence = np.where(mask == IGNORE_INDEX, 0, confidence).astype(np.uint8)
             labels.append(ImageLabels(id=sample.id, classes=sample.classes, cam=cam, mask=mask, confidence=confidence))
-            self.monitor.advance()
         return labels
 
 

@@ -500,7 +500,7 @@ class Stops(SilentMonitor):
         self.labelling = title == "making labels"
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        self.left -= self.labelling
+        self.left -= steps * self.labelling
         if self.left < 0:
             raise RuntimeError
 

@@ -41,3 +41,23 @@ def test_label_maker__says_once_that_memory_limits_the_processes(
     assert monitor.notes == [
         "free memory (6.0 GB) is enough for 3 instead of 8 processes that refine masks of 1000 x 2000 pixels"
     ]
+
+
+def test_label_maker__counts_images_batch_by_batch_before_the_group_ends(listener: Any) -> None:
+    """Otherwise, the rate would be that of the moment in which a group's masks are collected."""
+    monitor = listener()
+    maker = cast(
+        Any,
+        SimpleNamespace(
+            threads=1,
+            monitor=monitor,
+            _process_pool=lambda stack: None,
+            _batches=lambda samples, threads: iter([samples[:2], samples[2:]]),
+            _submit=lambda batch, pool, threads: monitor.heard("submit") or batch,
+            _collect=lambda waiting: monitor.heard("collect") or waiting,
+        ),
+    )
+    group = [Sample(id=name, image=Path(name), classes=(1,), mask=None) for name in "abc"]
+    assert list(LabelMaker.run(maker, [group])) == [group]
+    assert monitor.calls == ["submit", "advance", "submit", "advance", "collect"]
+    assert monitor.steps == 3
