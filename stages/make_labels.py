@@ -21,6 +21,7 @@ from stages.corrections.given_masks import ENTRY, GivenMasks, check_same_given_m
 from stages.features.cache import check_encoder
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.choose_background import calibration_samples, choose_background
+from stages.labels.kept_cams import KEPT_CAMS, StoredCamMaker, may_keep_cams, samples_with_cams, stored_cam_maker
 from stages.labels.label_settings import (
     CHOSEN,
     INSTANCES,
@@ -30,11 +31,19 @@ from stages.labels.label_settings import (
     with_training_defaults,
 )
 from stages.labels.maker import LabelMaker
-from stages.labels.store import ImageLabels, join_file, join_shards, label_attributes, stored_ids, write_shard
+from stages.labels.store import (
+    ImageLabels,
+    LabelFile,
+    join_file,
+    join_shards,
+    label_attributes,
+    stored_ids,
+    write_shard,
+)
 from stages.networks.cam_model import check_scales, load_cam_model
 from stages.preflight.training import check_instances
 from stages.relabel.choose_instances import learns_from_instances
-from stages.relabel.relabel_maker import RelabelMaker, UnrefinedMaker, new_relabeller
+from stages.relabel.relabel_maker import RelabelMaker, new_relabeller
 from stages.run_folder.artifacts import already_finished, begin_stage, in_use, open_stage, read_config
 from stages.run_folder.lock import stage_lock
 from stages.run_folder.provenance import session
@@ -72,7 +81,7 @@ def make_labels(
         monitor: Receives progress and warnings.
         data: The data set's present folder if it was moved, or the open data set.
         resume: Continue an interrupted run; its finished shards are kept.
-        overwrite: Delete RUN/labels and start again.
+        overwrite: Delete RUN/labels and start again; CAMs that would be the same are kept.
 
     Returns:
         The stage's folder.
@@ -142,7 +151,8 @@ def make_labels(
                 ENTRY: given.as_entry(config.use_masks),
                 SEGMENT_FILES: file_digests(files) if config.segment_folder is not None else {},
             }
-            begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume)
+            keep = {"cams.h5": KEPT_CAMS} if may_keep_cams(run, maker.config, dataset) else {}
+            begin_stage(run, "labels", settings=config, dataset=dataset, extra=extra, resume=resume, keep=keep)
             log.write_to(folder)
         fabric.barrier()
         with session(folder, recorded=fabric.is_global_zero):
@@ -166,7 +176,10 @@ def _label(
         first = replace(maker, config=replace(config, refine="none", crf_fast=False, segments="none"), segment_files={})
     else:
         first = maker
-    relabeller: RelabelMaker | UnrefinedMaker | None = None
+    relabeller: RelabelMaker | StoredCamMaker | None = None
+    if kept := samples_with_cams(folder / KEPT_CAMS, samples):
+        stored = stored_cam_maker(first, first.config, kept, LabelFile(folder / KEPT_CAMS, "cams"))
+        label_in_shards(shards, kept, stored, "keeping CAMs of the earlier labels")
     label_in_shards(shards, samples, first, "making CAMs" if config.may_relabel else "making labels")
     if config.may_relabel:
         if fabric.is_global_zero:
@@ -182,7 +195,7 @@ def _label(
         used = replace(config, relabel="none") if relabeller is None else relabeller.config
         attributes = label_attributes(dataset.class_names, asdict(used))  # what auto chose
         if relabeller is not None:
-            if isinstance(relabeller, UnrefinedMaker) and fabric.is_global_zero:
+            if isinstance(relabeller, StoredCamMaker) and fabric.is_global_zero:
                 write_json(folder / "config.json", {**read_config(folder.parent, "labels"), CHOSEN: UNREFINED})
             label_in_shards(relabelled, relabeller.samples, relabeller, "labelling again")
     if text := describe_missing_pixels(all_ids(maker.lacking, fabric), "labelled"):
@@ -193,7 +206,7 @@ def _label(
         by_people = write_given(
             shards / "given", samples, stored_ids(again or sorted(shards.glob("*.h5"))), maker, given
         )
-        if isinstance(relabeller, UnrefinedMaker):  # its scores are those of cams.h5
+        if isinstance(relabeller, StoredCamMaker):  # its scores are those of cams.h5
             by_people, again = [*by_people, *again], []
         join_shards(sorted(shards.glob("*.h5")), folder, attributes, relabelled=again, given=by_people, ids=ids)
         shutil.rmtree(shards)

@@ -41,6 +41,7 @@ from stages.networks.inference import (
     to_rgb,
 )
 from stages.networks.windows import cams_in_windows
+from stages.run_folder.artifacts import file_digest
 from stages.runtime.launch import own_cores
 from stages.runtime.lightning import Fabric
 from stages.runtime.main_module import hidden_main_module
@@ -193,7 +194,8 @@ class LabelMaker:
             Scored(
                 sample=sample,
                 image=to_rgb(image.original.to(device)),
-                maps=of_images[place][: len(sample.classes)].float(),
+                # Rounded as they are stored, so that masks that are made again from stored CAMs are the same.
+                maps=of_images[place][: len(sample.classes)].half().float(),
                 tokens=None if tokens is None else tokens[place],
             )
             for place, (sample, image) in enumerate(zip(samples, images, strict=True))
@@ -305,8 +307,22 @@ class LabelMaker:
             confidence = made.confidence
             if confidence is not None:  # nothing is known of an image whose classes are unknown
                 confidence = np.where(mask == IGNORE_INDEX, 0, confidence).astype(np.uint8)
-            labels.append(ImageLabels(id=sample.id, classes=sample.classes, cam=cam, mask=mask, confidence=confidence))
+            labels.append(
+                ImageLabels(
+                    id=sample.id,
+                    classes=sample.classes,
+                    cam=cam,
+                    mask=mask,
+                    confidence=confidence,
+                    digest=image_digest(sample),
+                )
+            )
         return labels
+
+
+def image_digest(sample: Sample) -> NDArray[np.uint8]:
+    """SHA-256 of an image file, (32,)."""
+    return np.frombuffer(bytes.fromhex(file_digest(sample.image)), np.uint8)
 
 
 def _bytes_to_refine(one: Scored) -> int:

@@ -2,6 +2,7 @@
 
     cams.h5    cams/<image id>        float16 (k, s, s), 0..1; attributes `classes` (1-based) and `size` (h, w);
                            (k, h, w) of images in windows
+               digests/<image id>     uint8 (32): SHA-256 of the image file
     labels.h5  masks/<image id>       uint8 (h, w): 0 background, 1..C classes, 255 ignored
                confidence/<image id>  uint8 (h, w): 0..255 for 0..1; only with --confidence
     scores.h5  scores/<image id>      float16 (k, gh, gw), 0..1, and the attributes of CAMs; only of relabelled masks
@@ -35,7 +36,7 @@ from stages.run_folder.artifacts import command_for
 from stages.run_folder.hdf5 import HDF5_VERSIONS, dataset_names, open_hdf5
 from stages.run_folder.saving import atomic_stream, unreadable
 
-OPTIONAL = ("confidence",)  # groups that exist only if an image has data for them
+OPTIONAL = ("confidence", "digests")  # groups that exist only if an image has data for them
 OPEN_SHARDS = 64  # files open at the same time while shards are joined
 
 
@@ -47,6 +48,7 @@ class ImageLabels(NamedTuple):
     cam: NDArray[np.float16]  # (k, s, s) or (k, h, w), 0..1; of a relabelled image its scores (k, gh, gw)
     mask: NDArray[np.uint8]  # (h, w)
     confidence: NDArray[np.uint8] | None = None  # (h, w), 0..255 for 0..1
+    digest: NDArray[np.uint8] | None = None  # (32,), SHA-256 of the image file
 
 
 def write_shard(path: Path, labels: Sequence[ImageLabels], *, threads: int = 1) -> None:
@@ -76,6 +78,8 @@ def write_shard(path: Path, labels: Sequence[ImageLabels], *, threads: int = 1) 
             _write(file, f"masks/{one.id}", one.mask, mask)
             if one.confidence is not None:
                 _write(file, f"confidence/{one.id}", one.confidence, confidence)
+            if one.digest is not None:
+                file[f"digests/{one.id}"] = one.digest
     with atomic_write(path) as temporary:
         temporary.write_bytes(memory.getbuffer())
 
@@ -150,7 +154,7 @@ def join_shards(
         ArtifactError: A shard is damaged or is another kind of file.
         OSError: A product could not be written completely.
     """
-    sources = [("cams.h5", shards, {"cams": "cams"})]
+    sources = [("cams.h5", shards, {"cams": "cams", "digests": "digests"})]
     if relabelled:
         sources.append(("scores.h5", relabelled, {"cams": "scores"}))
     # Last, because a stage is finished when it exists.

@@ -1,9 +1,7 @@
 """Read the CAMs of cams.h5 at the size that is needed.
 
-cams.h5 holds CAMs at the size of the network's input, rounded to float16. `toco make-labels` makes masks from the maps
-before that rounding, so that they equal the masks of earlier versions, which stored CAMs at the image's size. A mask
-made again from a stored CAM therefore differs in a few pixels whose score is next to the threshold: in 292 of 11.7
-million pixels at 0.5, and in 39 to 314 at other thresholds, on 167 photographs of 320 x 213 (bench/store.md).
+cams.h5 holds CAMs at the size of the network's input, rounded to float16. `toco make-labels` makes masks from the
+rounded maps, so that masks made again from stored CAMs are the same.
 """
 
 import torch

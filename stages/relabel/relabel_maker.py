@@ -23,11 +23,12 @@ from stages.config import MakeLabels
 from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache, compute_features
 from stages.features.spec import feature_spec
+from stages.labels.kept_cams import StoredCamMaker, stored_cam_maker
 from stages.labels.label_settings import UNREFINED, with_chosen
 from stages.labels.maker import LabelMaker, Scored
 from stages.labels.mask_shares import all_shares, patches_with_values
 from stages.labels.store import LabelFile
-from stages.labels.stored_cams import read_cam, stored_label
+from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage, to_rgb
 from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads, refinement_stays
 from stages.relabel.heads import PatchHeads, TwoHeads, probabilities_map
@@ -72,27 +73,6 @@ class RelabelMaker(LabelMaker):
         return probabilities_map(self.heads, values, allowed)[list(sample.classes)]
 
 
-@dataclass(kw_only=True)
-class UnrefinedMaker(LabelMaker):
-    """Makes the masks of images from their stored CAMs."""
-
-    samples: Sequence[Sample]  # those that have a CAM, with their known or predicted classes
-    cams: LabelFile
-
-    @torch.inference_mode()
-    def score(
-        self, samples: Sequence[Sample], images: Sequence[LoadedImage], with_tokens: bool = False
-    ) -> list[Scored]:
-        """Return the images with the CAMs of their classes."""
-        device = self.fabric.device
-        return [
-            Scored(
-                sample=sample, image=to_rgb(image.original.to(device)), maps=read_cam(self.cams, sample.id).to(device)
-            )
-            for sample, image in zip(samples, images, strict=True)
-        ]
-
-
 def new_relabeller(
     run: Path,
     samples: Sequence[Sample],
@@ -101,7 +81,7 @@ def new_relabeller(
     config: MakeLabels,
     calibration: Sequence[Sample],
     given: GivenMasks,
-) -> RelabelMaker | UnrefinedMaker | None:
+) -> RelabelMaker | StoredCamMaker | None:
     """Train the heads on the labels of the CAMs, on rank 0; the other ranks receive them.
 
     Args:
@@ -144,16 +124,7 @@ def new_relabeller(
     if kind == "none":
         return None
     if kind == "unrefined":
-        return UnrefinedMaker(
-            model=maker.model,
-            fabric=fabric,
-            config=with_chosen(replace(config, relabel="none"), UNREFINED),
-            monitor=monitor,
-            segment_files=maker.segment_files,
-            lacking=maker.lacking,
-            samples=known,
-            cams=cams,
-        )
+        return stored_cam_maker(maker, with_chosen(replace(config, relabel="none"), UNREFINED), known, cams)
     weights = load_weights(path)
     statistics, classes = (weights["mean"], weights["deviation"]), maker.model.num_classes
     heads = InstanceHead(*statistics, classes) if kind == "mil" else TwoHeads(*statistics, classes, HIDDEN[kind])

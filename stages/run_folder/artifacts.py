@@ -193,6 +193,7 @@ def begin_stage(
     dataset: Dataset,
     extra: Mapping[str, Any] | None = None,
     resume: bool = False,
+    keep: Mapping[str, str] | None = None,
 ) -> StageFolder:
     """Make a stage's folder and write its config.json, after all other checks; see `already_finished`.
 
@@ -203,6 +204,7 @@ def begin_stage(
         dataset: The data set.
         extra: More entries for config.json.
         resume: Keep what is there. Otherwise it is deleted; stages that were made from it stay.
+        keep: Files that are moved instead of deleted: their names, and their new names.
 
     Raises:
         ArtifactError: The run to resume had other classes.
@@ -228,7 +230,7 @@ def begin_stage(
     if in_use(path):
         if not resume:
             # Renamed first: a half-deleted folder could be neither opened nor reused.
-            shutil.rmtree(path.rename(trash))
+            path.rename(trash)
         else:
             check_classes(begun_stage(run, stage), dataset)
     path.mkdir(parents=True, exist_ok=True)
@@ -238,6 +240,11 @@ def begin_stage(
     for partial in path.rglob(".*.partial"):  # left by a run that was killed during a write
         partial.unlink()
     write_json(path / "config.json", config)
+    if trash.exists():
+        for before, name in (keep or {}).items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (trash / before).rename(path / name)
+        shutil.rmtree(trash)
     return StageFolder(path=path, config=as_plain(config))
 
 
