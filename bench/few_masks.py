@@ -40,7 +40,8 @@ from stages.pick import candidates
 from stages.picking.choice import choose_images
 from stages.relabel.choose_heads import HIDDEN, LOSS
 from stages.relabel.heads import TwoHeads, probabilities_map
-from stages.relabel.rounds import collect_patches, patch_shares, relabel_rounds
+from stages.relabel.patches import collect_patches, patch_shares
+from stages.relabel.rounds import relabel_rounds
 from stages.run_folder.artifacts import begin_stage, open_stage
 from stages.runtime.fabric import start
 from stages.runtime.monitor import SilentMonitor

@@ -31,7 +31,8 @@ from stages.labels.store import LabelFile
 from stages.labels.stored_cams import read_cam
 from stages.relabel.average_precision import mean_average_precision
 from stages.relabel.choose_heads import held_out_heads, probabilities_by_image
-from stages.relabel.rounds import Patches, collect_patches, relabel_rounds
+from stages.relabel.patches import Patches, collect_patches
+from stages.relabel.rounds import relabel_rounds
 from stages.run_folder.artifacts import open_stage
 from stages.toco.cam import labels_at, to_class_numbers
 from stages.toco.metrics import Confusion

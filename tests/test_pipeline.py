@@ -65,7 +65,7 @@ def toco(*arguments: str, folder: Path) -> Finished:
     out, err = StringIO(), StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
-        patch.setattr("stages.relabel.choose_heads.STEPS_OF_TEST", 20)
+        patch.setattr("stages.relabel.heads.PROBE_STEPS", 20)
         return Finished(main(arguments), out.getvalue(), err.getvalue())
 
 

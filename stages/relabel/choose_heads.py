@@ -7,7 +7,7 @@ ones. bench/quality.md compares this and other signs with the ground truth.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from stages.config import MakeLabels
 from stages.relabel import instance_head
 from stages.relabel.average_precision import mean_average_precision
-from stages.relabel.heads import Loss, PatchHeads, train_head
+from stages.relabel.heads import Loss, PatchHeads, train_probe
 from stages.relabel.instance_head import train_instance_head
-from stages.relabel.rounds import Patches, predicted_shares, relabel_rounds
+from stages.relabel.patches import Patches
+from stages.relabel.rounds import predicted_shares, relabel_rounds
 from stages.runtime.monitor import Monitor
 
 HIDDEN = {"linear": 0, "mlp": 64}  # width of the heads' hidden layer
@@ -37,8 +38,6 @@ MOST_CHANGE = 2.0  # factor by which the objects' share may grow or shrink witho
 # the choice is wrong.
 TOLERANCE = 0.05
 TOP = 20  # a class's score in an image is the mean over this part, 1 / TOP, of its patches
-STEPS_OF_TEST = 300
-LEARNING_RATE_OF_TEST = 1e-3  # larger than for relabelling: the head that tests masks has to learn them
 ASK = "To relabel anyway, use --relabel linear or mlp; to choose by ground truth, use --calibration-images 10"
 WEAK = "This is weak evidence: look at the masks, or choose by ground truth with --calibration-images 10"
 
@@ -161,19 +160,18 @@ def _relabelled(
     return Chosen(kind, heads, patches.exchanged)
 
 
-def refinement_stays(both: Iterable[Patches], refinement: str, monitor: Monitor) -> bool:
+def refinement_stays(before: float, after: float, refinement: str, monitor: Monitor) -> bool:
     """Whether refined masks of the CAMs are to stay, by the same test as for relabelling.
 
     A CRF follows colours. Objects that are thin, or that differ from the background by their texture alone, are lost
     (bench/quality.md).
 
     Args:
-        both: Patches with the labels of the CAMs, then the same with those of the refined masks. They may be made one
-            after the other to save memory. The classes of all images are given, not predicted.
+        before: `head_classification` of the CAMs' labels.
+        after: That of the refined masks' labels.
         refinement: Its name, as --refine has it.
         monitor: Gets a warning if they are not to stay.
     """
-    before, after = (head_classification(one, torch.ones(len(one.allowed), dtype=torch.bool)) for one in both)
     if not after < before - TOLERANCE:  # also if it cannot be told
         return True
     monitor.warn(
@@ -218,18 +216,8 @@ def held_out_heads(patches: Patches) -> Iterator[tuple[Int[Tensor, " half"], nn.
     for half in (order[::2], order[1::2]):
         learn = torch.ones(len(order), dtype=torch.bool)
         learn[half] = False
-        head = linear_head(patches)
-        train_head(
-            head,
-            patches.features,
-            patches.shares,
-            learn.to(patches.image.device)[patches.image.long()].float(),
-            steps=STEPS_OF_TEST,
-            loss="ce",
-            generator=torch.Generator().manual_seed(0),
-            learning_rate=LEARNING_RATE_OF_TEST,
-        )
-        yield half, head
+        learning = learn.to(patches.image.device)[patches.image.long()].float()
+        yield half, train_probe(patches.features, patches.shares, learning)
 
 
 def probabilities_by_image(
@@ -246,10 +234,3 @@ def probabilities_by_image(
 def image_scores(probabilities: Float[Tensor, "n c1"]) -> Float[Tensor, " c1"]:
     """Scores of an image's classes: means over the patches with the highest probabilities."""
     return probabilities.topk(max(1, len(probabilities) // TOP), dim=0).values.mean(dim=0)
-
-
-def linear_head(patches: Patches) -> nn.Module:
-    """A new linear head for background and all classes; always the same one."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Linear(patches.features.shape[1], patches.shares.shape[1]).to(patches.features.device)

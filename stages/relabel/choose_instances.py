@@ -32,7 +32,7 @@ from stages.relabel.instance_head import (
     rarest_first,
     scoring_head,
 )
-from stages.relabel.rounds import Patches, collect_patches
+from stages.relabel.patches import Patches, collect_patches
 from stages.run_folder.artifacts import open_stage
 
 SOUND = 0.8  # mean average precision of a network that has learned the image labels

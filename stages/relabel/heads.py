@@ -21,6 +21,8 @@ PATCHES_PER_STEP = 2048  # patches of a step
 # For standardised features. Heads that learn faster learn the errors of the seeds: on MSRC, 1e-2 gave masks of 70.1,
 # 1e-3 of 79.3 and 3e-4 of 81.0 (mIoU in %, one seed; bench/quality.md).
 LEARNING_RATE = 3e-4
+PROBE_STEPS = 300
+PROBE_LEARNING_RATE = 1e-3  # larger than for relabelling: a probe has to learn all labels
 Q = 0.7  # of the generalised cross-entropy: 0 is cross-entropy, 1 the mean absolute error
 
 
@@ -134,6 +136,30 @@ def train_head(
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+
+
+def train_probe(features: Float[Tensor, "n d"], target: Float[Tensor, "n k"], weight: Float[Tensor, " n"]) -> nn.Module:
+    """Train a linear head by cross-entropy, to measure how well features tell labels apart; always the same one.
+
+    Args:
+        features: Standardised features.
+        target: Shares of the labels.
+        weight: Weight of each patch.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = nn.Linear(features.shape[1], target.shape[1]).to(features.device)
+    train_head(
+        head,
+        features,
+        target,
+        weight,
+        steps=PROBE_STEPS,
+        loss="ce",
+        generator=torch.Generator().manual_seed(0),
+        learning_rate=PROBE_LEARNING_RATE,
+    )
+    return head
 
 
 def _batches(count: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ from data.errors import DataError
 from stages.features.cache import FeatureCache
 from stages.relabel.average_precision import average_precision
 from stages.relabel.heads import PatchHeads
-from stages.relabel.rounds import BYTES, Patches
+from stages.relabel.patches import BYTES, Patches
 from stages.run_folder.run_data import spread
 
 TOP_PATCHES = 5  # patches whose mean score is that of the image

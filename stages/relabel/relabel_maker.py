@@ -30,10 +30,10 @@ from stages.labels.mask_shares import all_shares, patches_with_values
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.networks.inference import LoadedImage, to_rgb
-from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads, refinement_stays
+from stages.relabel.choose_heads import HIDDEN, Chosen, chosen_heads, head_classification, refinement_stays
 from stages.relabel.heads import PatchHeads, TwoHeads, probabilities_map
 from stages.relabel.instance_head import InstanceHead, images_in_memory
-from stages.relabel.rounds import BYTES, Patches, collect_patches, patch_shares
+from stages.relabel.patches import BYTES, Patches, collect_patches, patch_shares
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.saving import load_weights, save_weights, write_json
 from stages.toco.metrics import Confusion
@@ -201,8 +201,8 @@ class SeedTraining:
         for pair in chosen.exchanged if chosen else ():
             names = " and ".join(repr(self.cams.class_names[number]) for number in pair)
             monitor.note(
-                f"relabelling: {names} are in nearly the same images. The first rounds exchanged their labels, and "
-                "images that show only one of them contradict, so they were exchanged back. Look at their masks"
+                f"relabelling: {names} occur in nearly the same images. The first rounds exchanged their labels, as "
+                "images with only one of them show. The labels were exchanged back: check the masks of both classes"
             )
         return chosen
 
@@ -210,8 +210,11 @@ class SeedTraining:
         """Whether the refined masks of the CAMs are no worse than those without the refinement."""
         labelled = [one for one in samples if one.labelled]
         refined = LabelFile(self.seeds / "cams.h5", "masks")
-        both = (self.patches(labelled, config, (), masks) for masks in (None, refined))
-        return refinement_stays(both, config.refine, self.maker.monitor)
+        known = torch.ones(len(labelled), dtype=torch.bool)
+        before, after = (
+            head_classification(self.patches(labelled, config, (), masks), known) for masks in (None, refined)
+        )
+        return refinement_stays(before, after, config.refine, self.maker.monitor)
 
     def patches(
         self,

@@ -5,118 +5,19 @@ their predictions, restricted to the classes that each image is known to have, b
 head of little capacity with a noise-robust loss cannot learn the seeds' errors by heart: it keeps what is common to
 many images. Where people drew masks, these are the seeds, which no round changes.
 
-Letters: n patches, d width of the features, c classes, h w patches down and across.
+Letters: n patches, c classes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stages.corrections.given_masks import given_share
-from stages.features.cache import mean_and_deviation
 from stages.labels.mask_shares import balancing_weights
 from stages.relabel.companions import exchange_back
 from stages.relabel.heads import Loss, PatchHeads, TwoHeads, decided, one_hot, train_head
-
-JUDGED = 0.5  # part of a patch that people must have judged
-BYTES = 2**31  # of the features in memory; of larger data sets, some patches of each image are used
-
-
-@dataclass(kw_only=True)
-class Patches:
-    """Patches of a data set with their present labels."""
-
-    features: Float[Tensor, "n d"]  # float16, standardised
-    mean: Float[Tensor, " d"]
-    deviation: Float[Tensor, " d"]
-    shares: Float[Tensor, "n c1"]  # float16: how much of a patch each label covers; background first
-    image: Int[Tensor, " n"]  # number of the patch's image
-    allowed: Bool[Tensor, "images c"]  # the classes that an image is known to have
-    fixed: Bool[Tensor, " n"] | None = None  # patches whose labels people drew: no round changes them
-    exchanged: tuple[tuple[int, int], ...] = ()  # pairs of classes, 0-based, see `companions`
-
-    @property
-    def weight(self) -> Float[Tensor, " n"]:
-        """Weight of each patch in the loss: those that people drew weigh more."""
-        weight = torch.ones(len(self.features), device=self.features.device)
-        count = 0 if self.fixed is None else int(self.fixed.sum())
-        if self.fixed is not None and 0 < count < len(weight):
-            share = given_share(count, len(weight))
-            weight[self.fixed] = share / max(1 - share, 1e-6) * (len(weight) - count) / count
-        return weight
-
-
-def collect_patches(
-    read: Callable[[str], NDArray[np.float16]],
-    seeds: Callable[[str, tuple[int, int]], Float[Tensor, "c1 h w"]],
-    images: Sequence[tuple[str, tuple[int, ...]]],
-    classes: int,
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-    given: Callable[[str, tuple[int, int]], Float[Tensor, "c1 h w"] | None] = lambda image_id, grid: None,
-    usable: Callable[[str, tuple[int, int]], Bool[Tensor, "h w"]] = lambda image_id, grid: torch.ones(grid).bool(),
-    limit: int = BYTES,
-) -> Patches:
-    """Load features and seed labels of all images; of large data sets, a random part of each image's patches.
-
-    Args:
-        read: Returns the features (d, h, w) of an image.
-        seeds: Returns the seed labels of an image as shares of patches (c + 1, h, w).
-        images: Ids and classes (1-based) of the images.
-        classes: Number of classes.
-        seed: Random seed.
-        device: Where the patches are kept.
-        given: Returns the labels that people drew of an image, as shares of patches; they sum to less than 1 where
-            something was not judged. None for an image without drawn labels. They replace the seeds where half of a
-            patch was judged.
-        usable: Returns which patches of an image to load; the others are left out.
-        limit: Bytes of the features, at most.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    allowed = torch.zeros(len(images), classes, dtype=torch.bool)
-    features, shares, owners, drawn = [], [], [], []
-    fraction: float | None = None
-    for number, (image_id, own) in enumerate(images):
-        allowed[number, [one - 1 for one in own]] = True
-        values = torch.from_numpy(read(image_id))
-        grid = (values.shape[1], values.shape[2])
-        label = seeds(image_id, grid)
-        fixed = torch.zeros(grid, dtype=torch.bool)
-        if (own_label := given(image_id, grid)) is not None:
-            judged = own_label.sum(dim=0)
-            fixed = judged > JUDGED
-            label = torch.where(fixed, own_label / judged.clamp_min(JUDGED), label)
-        if fraction is None:
-            fraction = min(1.0, limit / (values.numel() * values.element_size() * len(images)))
-        chosen = torch.arange(grid[0] * grid[1])
-        if fraction < 1:
-            chosen = torch.randperm(len(chosen), generator=generator)[: max(1, round(fraction * len(chosen)))]
-        chosen = chosen[usable(image_id, grid).flatten()[chosen]]
-        features.append(values.flatten(1).T[chosen])
-        shares.append(label.flatten(1).T[chosen].half())
-        owners.append(torch.full((len(chosen),), number, dtype=torch.int32))
-        drawn.append(fixed.flatten()[chosen])
-    joined = torch.cat(features).to(device)
-    mean, deviation = mean_and_deviation(joined)
-    for first in range(0, len(joined), 2**16):  # in place, because there may be no memory for a second copy
-        part = joined[first : first + 2**16]
-        part.copy_((part.float() - mean) / deviation)
-    return Patches(
-        features=joined,
-        mean=mean,
-        deviation=deviation,
-        shares=torch.cat(shares).to(device),
-        image=torch.cat(owners).to(device),
-        allowed=allowed.to(device),
-        fixed=torch.cat(drawn).to(device),
-    )
+from stages.relabel.patches import Patches
 
 
 def relabel_rounds(
@@ -148,15 +49,10 @@ def relabel_rounds(
     for number in range(rounds):
         heads = train_heads(patches, steps=steps, foreground_loss=foreground_loss, hidden=hidden, seed=seed + number)
         predicted = predicted_shares(heads, patches)
-        if patches.fixed is not None:
-            predicted = torch.where(patches.fixed[:, None], patches.shares, predicted)
-        patches.shares = predicted
+        patches.shares = torch.where(patches.movable[:, None], predicted, patches.shares)
         if number + 1 == rounds // 2:  # the remaining rounds learn the repaired labels
-            movable = torch.ones_like(patches.image, dtype=torch.bool) if patches.fixed is None else ~patches.fixed
-            known = torch.ones_like(patches.allowed[:, 0]) if labelled is None else labelled.to(patches.allowed.device)
-            patches.exchanged = exchange_back(
-                patches.features, patches.shares, patches.image, patches.allowed, known, movable
-            )
+            known = torch.ones_like(patches.allowed[:, 0]) if labelled is None else labelled
+            patches.exchanged = exchange_back(patches, known)
         after_round()
     return heads
 
@@ -205,9 +101,3 @@ def predicted_shares(heads: PatchHeads, patches: Patches) -> Float[Tensor, "n c1
         labels = decided(heads(patches.features[part].float(), allowed).T)
         parts.append(one_hot(labels, classes))
     return torch.cat(parts)
-
-
-def patch_shares(labels: Int[Tensor, "_h _w"], classes: int, grid: tuple[int, int]) -> Float[Tensor, "c1 h w"]:
-    """Share of each label in each patch: the labels' areas, averaged over the patches of a grid."""
-    planes = F.one_hot(labels.long(), classes + 1).permute(2, 0, 1).float()
-    return F.adaptive_avg_pool2d(planes, grid)

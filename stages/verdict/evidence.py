@@ -34,7 +34,7 @@ from stages.labels.mask_shares import all_shares
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
 from stages.relabel.choose_heads import held_out_heads, image_scores, probabilities_by_image
-from stages.relabel.rounds import Patches, collect_patches
+from stages.relabel.patches import Patches, collect_patches
 from stages.run_folder.artifacts import StageFolder, open_stage
 from stages.run_folder.run_data import check_masks, skipping, spread
 from stages.runtime.monitor import Monitor

@@ -13,7 +13,7 @@ from stages.config import MakeLabels
 from stages.relabel import choose_heads, heads
 from stages.relabel.choose_heads import Chosen, chosen_heads, head_classification, objects_share, refinement_stays
 from stages.relabel.heads import TwoHeads, one_hot
-from stages.relabel.rounds import Patches
+from stages.relabel.patches import Patches
 from stages.runtime.monitor import SilentMonitor
 
 CLASSES, IMAGES, GRID = 3, 24, 8
@@ -62,8 +62,8 @@ class Notes(SilentMonitor):
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patches of these tests are few and have few features."""
     monkeypatch.setattr(heads, "PATCHES_PER_STEP", 256)
-    monkeypatch.setattr(choose_heads, "LEARNING_RATE_OF_TEST", 1e-2)
-    monkeypatch.setattr(choose_heads, "STEPS_OF_TEST", 100)
+    monkeypatch.setattr(heads, "PROBE_LEARNING_RATE", 1e-2)
+    monkeypatch.setattr(heads, "PROBE_STEPS", 100)
 
 
 @pytest.mark.parametrize("classes", [2, 3])  # with two, the classes of the images alternate
@@ -202,14 +202,16 @@ def test_refinement_stays__only_if_it_does_not_harm(monkeypatch: pytest.MonkeyPa
     monitor = SilentMonitor()
     warnings: list[str] = []
     monkeypatch.setattr(monitor, "warn", warnings.append)
-    good, bad = data_set(right), data_set(misplaced)
-    lost = replace(good, shares=torch.zeros_like(good.shares))  # no pixel has a label
-    assert refinement_stays((bad, good), "crf", monitor)
-    assert refinement_stays((good, good), "crf", monitor)
+    for before, after in ((0.6, 0.9), (0.9, 0.9), (0.9, 0.86), (math.nan, math.nan)):
+        assert refinement_stays(before, after, "crf", monitor)
     assert not warnings
-    assert not refinement_stays((good, bad), "crf", monitor)
-    assert not refinement_stays((good, lost), "crf", monitor)
-    assert [text.count("--relabel none --refine crf") for text in warnings] == [1, 1]
+    assert not refinement_stays(0.9, 0.8, "crf", monitor)
+    assert [text.count("--relabel none --refine crf") for text in warnings] == [1]
+
+
+def test_head_classification__labels_that_are_lost_teach_nothing() -> None:
+    good = data_set(right)
+    assert head_classification(replace(good, shares=torch.zeros_like(good.shares)), ALL) < 0.7
 
 
 def test_objects_share() -> None:

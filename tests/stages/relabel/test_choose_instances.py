@@ -14,7 +14,7 @@ from stages.config import MakeLabels
 from stages.labels.maker import LabelMaker
 from stages.relabel import choose_instances, instance_head
 from stages.relabel.choose_instances import halves, learns_from_instances
-from stages.relabel.rounds import Patches
+from stages.relabel.patches import Patches
 
 
 def test_learns_from_instances__draws_rare_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

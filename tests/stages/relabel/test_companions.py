@@ -9,7 +9,8 @@ from torch import Tensor
 from stages.relabel import companions, rounds
 from stages.relabel.companions import exchange_back
 from stages.relabel.heads import one_hot
-from stages.relabel.rounds import Patches, relabel_rounds
+from stages.relabel.patches import Patches
+from stages.relabel.rounds import relabel_rounds
 
 BODY, FACE, CAR = 0, 1, 2
 TOGETHER, ALONE, CARS = 20, 4, 6
@@ -50,9 +51,7 @@ def swap(patches: Patches) -> Tensor:
 
 
 def repaired(patches: Patches, known: Tensor | None = None) -> tuple[tuple[int, int], ...]:
-    assert patches.fixed is not None
-    known = torch.ones(IMAGES, dtype=torch.bool) if known is None else known
-    return exchange_back(patches.features, patches.shares, patches.image, patches.allowed, known, ~patches.fixed)
+    return exchange_back(patches, torch.ones(len(patches.allowed), dtype=torch.bool) if known is None else known)
 
 
 def test_exchange_back__repairs_all_but_what_people_drew(patches: Patches) -> None:
@@ -100,11 +99,35 @@ def test_exchange_back__a_class_that_is_lost_says_nothing(patches: Patches, left
     assert repaired(patches) == ()
 
 
-def test_exchange_back__asks_a_part_of_many_images(patches: Patches, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(companions, "MOST_ALONE", 2)
-    monkeypatch.setattr(companions, "FEWEST_ALONE", 2)
+def test_exchange_back__asks_a_part_of_many_patches(patches: Patches, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(companions, "MOST_PATCHES", ALONE * PATCHES // 4)
     swap(patches)
     assert repaired(patches) == ((BODY, FACE),)
+
+
+def test_exchange_back__needs_both_classes_to_contradict(patches: Patches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lone bodies look like faces, and lone faces as they should: the labels are right. They are made from cars."""
+    monkeypatch.setattr(companions, "CONTRADICTED", 0.6)  # above the mean of both classes
+    faces = torch.arange(TOGETHER + ALONE, TOGETHER + 2 * ALONE)
+    patches.allowed[faces] = torch.tensor([False, True, False])
+    looks = patches.features[(patches.image < TOGETHER) & (patches.shares[:, FACE + 1] > 0)]
+    objects = (patches.shares[:, 0] == 0) & (patches.image >= TOGETHER) & (patches.image < TOGETHER + 2 * ALONE)
+    patches.features[objects] = looks.repeat(2, 1)[: int(objects.sum())]
+    patches.shares[objects] = one_hot(torch.tensor([BODY + 1, FACE + 1]).repeat_interleave(ALONE * 8), 3)
+    right = patches.shares.clone()
+    assert repaired(patches) == ()
+    assert torch.equal(patches.shares, right)
+
+
+def test_companions__the_hardest_pairs_are_examined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class 1 is in all images of class 0 but 4, class 2 in all but 5, and class 3 in all."""
+    present = torch.ones(30, 4, dtype=torch.bool)
+    present[:4, 1] = False
+    present[:5, 2] = False
+    pairs = [(0, 1), (1, 3), (0, 2), (2, 3)]
+    assert companions.companions(present) == pairs
+    monkeypatch.setattr(companions, "MOST_PAIRS", 1)
+    assert companions.companions(present) == pairs[:1]
 
 
 @pytest.mark.parametrize(("number", "asked_after"), [(5, 2), (2, 1), (1, None)])
@@ -115,12 +138,9 @@ def test_relabel_rounds__exchange_back_after_half_of_the_rounds(
     finished: list[int] = []
     asked: list[int] = []
 
-    def exchange(
-        features: Tensor, shares: Tensor, image: Tensor, allowed: Tensor, known: Tensor, movable: Tensor
-    ) -> Any:
+    def exchange(patches: Patches, known: Tensor) -> Any:
         asked.append(len(finished))
-        assert patches.fixed is not None
-        assert torch.equal(movable, ~patches.fixed)
+        assert known.all()
         return ((BODY, FACE),)
 
     monkeypatch.setattr(rounds, "exchange_back", exchange)

@@ -26,7 +26,7 @@ from stages.relabel.instance_head import (
     images_of_all_classes,
     train_instance_head,
 )
-from stages.relabel.rounds import Patches
+from stages.relabel.patches import Patches
 
 CLASSES, IMAGES, PATCHES, WIDTH = 2, 60, 64, 16
 ALL = torch.ones(IMAGES, dtype=torch.bool)

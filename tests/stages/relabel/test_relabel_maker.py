@@ -20,8 +20,8 @@ from stages.labels.store import LabelFile
 from stages.relabel import relabel_maker
 from stages.relabel.choose_heads import Chosen
 from stages.relabel.heads import TwoHeads
+from stages.relabel.patches import Patches
 from stages.relabel.relabel_maker import SeedTraining
-from stages.relabel.rounds import Patches
 
 RULE = PixelRule(bands=(BandRange(number=1, low=0, high=1, mean=0.5, std=1),), count=1)
 CONFIG = MakeLabels(background_threshold=0.5)
@@ -131,5 +131,5 @@ def test_heads__tells_of_exchanged_classes_of_the_new_masks(
     samples = [Sample(id="a", image=tmp_path / "a", classes=(1, 2), mask=None)]
     SeedTraining.heads(training, samples, replace(CONFIG, relabel="auto"), ())
     assert [
-        note.startswith("relabelling: 'body' and 'face' are in nearly the same images") for note in monitor.notes
+        note.startswith("relabelling: 'body' and 'face' occur in nearly the same images") for note in monitor.notes
     ] == [True] * taken

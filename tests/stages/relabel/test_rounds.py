@@ -6,14 +6,8 @@ import torch
 from torch import Tensor
 
 from stages.features.cache import mean_and_deviation
-from stages.relabel.rounds import (
-    BYTES,
-    Patches,
-    collect_patches,
-    patch_shares,
-    relabel_rounds,
-    train_heads,
-)
+from stages.relabel.patches import BYTES, Patches, collect_patches, patch_shares
+from stages.relabel.rounds import relabel_rounds, train_heads
 
 CLASSES, IMAGES, GRID = 3, 24, 8
 

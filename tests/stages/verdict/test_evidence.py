@@ -13,7 +13,7 @@ from stages.config import TrainCam
 from stages.features.cache import FeatureCache
 from stages.features.spec import FeatureSpec
 from stages.labels.mask_shares import all_shares
-from stages.relabel.rounds import Patches
+from stages.relabel.patches import Patches
 from stages.run_folder.artifacts import begin_stage
 from stages.verdict import evidence
 from stages.verdict.evidence import area_under_curve, collect_evidence, held_out
