@@ -392,7 +392,8 @@ class MakeLabels(Parallel):
     )
     segment_weight: float | None = option(
         None,
-        "Weight of the segments' votes; the pixel's own scores have the rest. By default 0.5 for slic, otherwise 1.",
+        "Weight of the segments' votes; the rest is the weight of the pixel's own scores. By default 0.5 for slic, "
+        "otherwise 1.",
         minimum=0,
         maximum=1,
         group=SEGMENTS,

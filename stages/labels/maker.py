@@ -108,7 +108,7 @@ class LabelMaker:
                 waiting.append([])
                 for batch in self._batches(samples, threads):
                     waiting[-1] += self._submit(batch, pool, threads)
-                    # Not as masks are collected, all at the end of a group: the remaining time would look like nothing.
+                    # Not in _collect, which gets a whole group at once: the remaining time would drop to zero.
                     self.monitor.advance(len(batch))
                 if len(waiting) > ahead:
                     yield self._collect(waiting.popleft())

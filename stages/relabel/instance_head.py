@@ -27,9 +27,9 @@ from stages.relabel.patches import BYTES, Patches
 from stages.run_folder.run_data import spread
 
 TOP_PATCHES = 5  # patches whose mean score is that of the image
-# Learning from bags ends in one of several solutions, as the random weights at its begin decide. A head may tell apart
-# the images that it learned by patches of something else. So several heads learn at once. For each class, the head that
-# classifies held-out images best is taken. On the magnetic tiles 1 head of 5 to 20 finds the cracks.
+# Training on bags ends in one of several solutions, depending on the initial weights. A head may separate its training
+# images by patches that do not show the class. So several heads learn at once. For each class, the head that classifies
+# held-out images best is taken. On the magnetic tiles 1 head of 5 to 20 finds the cracks.
 STARTS = 60
 HELD_OUT = 4  # one of four images is held out
 STEPS = 500  # for the choice, and again for the chosen heads, which then learn the held-out images as well

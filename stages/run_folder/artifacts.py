@@ -203,7 +203,7 @@ def begin_stage(
         settings: The stage's settings, a dataclass.
         dataset: The data set.
         extra: More entries for config.json.
-        resume: Keep what is there. Otherwise it is deleted; stages that were made from it stay.
+        resume: Keep what the folder holds. Otherwise it is deleted; later stages are not.
         keep: Files that are moved instead of deleted: their names, and their new names.
 
     Raises:

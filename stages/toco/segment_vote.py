@@ -49,7 +49,7 @@ def vote(scores: Float[Tensor, "l h w"], segments: Segments, weight: float = 1.0
         scores: Scores that can be compared between labels: probabilities, or CAMs below a plane that is the background
             threshold everywhere. A pixel's label is the one with the highest score, of equal ones the first.
         segments: Segments of the image.
-        weight: 0..1, weight of the votes; the pixel's own scores have the rest.
+        weight: 0..1, weight of the votes; the rest is the weight of the pixel's own scores.
 
     Returns:
         Scores of the same labels, within the range of the given ones.

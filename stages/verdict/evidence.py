@@ -59,8 +59,8 @@ class Evidence:
 def collect_evidence(run: Path, dataset: Dataset, monitor: Monitor) -> Evidence:
     """Examine the pseudo masks of a run.
 
-    Ground-truth masks that cannot be used are left out with a warning: they must not end a command that was hours at
-    work. `toco evaluate` refuses them.
+    Ground-truth masks that cannot be used are left out with a warning: they must not abort a command after
+    hours of work. `toco evaluate` refuses them.
 
     Args:
         run: A run folder in which `toco make-labels` finished.
@@ -195,7 +195,7 @@ def _always_beside(number: int, samples: Sequence[Sample], class_names: Sequence
 
 
 class HeldOut(NamedTuple):
-    """What heads find that learned the masks of other images. Empty if it was not tried."""
+    """Predictions of heads that learned the masks of other images. Empty without cached features."""
 
     repeated: Mapping[int, float]  # IoU with the masks by class (1..C), 0..1
     told_apart: Mapping[int, float]  # by class: how often an image that shows it has a higher score than one without
@@ -203,7 +203,7 @@ class HeldOut(NamedTuple):
 
 
 def _held_out(run: Path, samples: Sequence[Sample], masks: LabelFile, classes: int, monitor: Monitor) -> HeldOut:
-    """Try it on the images whose features the run has, without the patches that have no value."""
+    """Predict the images whose features are cached, without the patches that have no value."""
     by_id = {one.id: one for one in samples}
     read = lru_cache(maxsize=1)(masks.read)  # each mask is used twice in a row
 
