@@ -58,6 +58,6 @@ def test_label_maker__counts_images_batch_by_batch_before_the_group_ends(listene
         ),
     )
     group = [Sample(id=name, image=Path(name), classes=(1,), mask=None) for name in "abc"]
-    assert list(LabelMaker.run(maker, [group])) == [group]
+    assert len(list(LabelMaker.run(maker, [group]))) == 1
     assert monitor.calls == ["submit", "advance", "submit", "advance", "collect"]
     assert monitor.steps == 3
