@@ -29,6 +29,7 @@ from stages.prediction.output_folder import (
     finished_images,
     new_record,
     read_record,
+    replaced_images,
     results_of_others,
 )
 from stages.run_folder.artifacts import outdated, outdated_message
@@ -64,7 +65,7 @@ def predict(
             below the given folder, or below the fixed part of the given pattern.
         config: Settings.
         monitor: Receives progress.
-        resume: Skip images whose files all exist.
+        resume: Skip images whose files all exist, unless the image has changed.
         overwrite: Delete the files that an earlier run wrote for these images.
 
     Returns:
@@ -89,6 +90,8 @@ def predict(
         record, earlier = new_record(samples, config, network), read_record(out)
         replace = overwrite and not resume
         done = set() if replace else finished_images(out, samples, config.outputs, record, earlier, resume=resume)
+        stale = replaced_images(out, samples, record, earlier) if resume else []
+        done -= {sample.id for sample in stale}
         good, problems = check_images(samples, 1, skip_bad=config.skip_bad)
 
         with quick_imports():
@@ -118,7 +121,13 @@ def predict(
                         f"{out} also holds results of another network or of other settings, for images that are not "
                         f"given now: {len(others)} (first {others[0]!r}); better give a folder of their own"
                     )
-                begin(out, samples, record, earlier, overwrite=replace)
+                if stale:
+                    have, are = ("s have", "are") if len(stale) > 1 else (" has", "is")
+                    monitor.warn(
+                        f"{len(stale)} image{have} changed since the results were made (first {stale[0].image}), and "
+                        f"{are} predicted again"
+                    )
+                begin(out, record, earlier, overwrite=samples if replace else stale)
                 log.write_to(out)
             fabric.barrier()
             monitor.start(f"predicting with {network.path}", len(done) + len(left), done=len(done))

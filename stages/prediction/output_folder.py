@@ -1,6 +1,7 @@
 """The folder that `toco predict` writes: the results of each image, and a record of how they were made.
 
-DIR/predict.json              the digest of the network's weights, the settings, the class names, and the images
+DIR/predict.json              the digest of the network's weights, the settings, the class names, and the images with
+                              their size and time of change
 DIR/masks/NAME.png            palette PNG: 0 background, 1..C classes, 255 where the image has no value
 DIR/overlays/NAME.png         the image with the colours of its mask; a legend below names the classes in the mask
 DIR/numpy/NAME.npy            uint8 (h, w): the labels of masks/
@@ -22,6 +23,7 @@ from data.written_folders import MARKED, RECORD, mark_as_written, written_by_toc
 from stages.config import Predict, upgraded
 from stages.run_folder.artifacts import StageFolder, as_plain, check_same_settings, file_digest
 from stages.run_folder.saving import write_json
+from stages.segments.file_stamps import file_stamp
 
 SUFFIXES = {
     "masks": ".png",
@@ -44,6 +46,7 @@ PREDICT_MAY_CHANGE = (
 )
 
 Record = Mapping[str, Any]
+STAMPS = "stamps"  # of a record: by image id, see `file_stamp`; records of earlier versions have none
 
 
 def files_of(out: Path, sample: Sample, kinds: Sequence[str] = tuple(SUFFIXES)) -> dict[str, Path]:
@@ -74,6 +77,7 @@ def new_record(samples: Sequence[Sample], config: Predict, folder: StageFolder) 
             "class_names": folder.class_names,
             "settings": asdict(config),
             "images": {sample.id: str(sample.image.resolve()) for sample in samples},
+            STAMPS: {sample.id: file_stamp(sample.image) for sample in samples if sample.image.exists()},
         }
     )
     return record
@@ -149,33 +153,44 @@ def finished_images(
     return {sample.id for sample in samples if all(file.exists() for file in files_of(out, sample, kinds).values())}
 
 
-def begin(out: Path, samples: Sequence[Sample], record: Record, earlier: Record | None, *, overwrite: bool) -> None:
+def replaced_images(out: Path, samples: Sequence[Sample], record: Record, earlier: Record | None) -> list[Sample]:
+    """List the images with results in `out` whose files have changed since these were made."""
+    before: Mapping[str, Any] = {} if earlier is None else earlier.get(STAMPS, {})
+    now: Mapping[str, Any] = record[STAMPS]
+    return [
+        sample
+        for sample in samples
+        if sample.id in before
+        and before[sample.id] != now.get(sample.id)
+        and any(file.exists() for file in files_of(out, sample).values())
+    ]
+
+
+def begin(out: Path, record: Record, earlier: Record | None, *, overwrite: Sequence[Sample]) -> None:
     """Prepare the output folder: mark it, delete leftovers, and write the record.
 
     If it holds other images, the folders of results are marked instead, so that the others are still read.
 
     Args:
         out: Folder for the results.
-        samples: The images to predict.
         record: Record of this prediction.
         earlier: Record of the earlier prediction in `out`. Its images are kept in the new record if it had the same
             network and settings.
-        overwrite: Delete all results of `samples` first, so that a later --resume does not keep old ones.
+        overwrite: Images whose results are deleted first, so that a later --resume does not keep old ones.
     """
     only_results = first_other_image(out) is None
     for folder in (out,) if only_results else [out / kind for kind in record["settings"]["outputs"]]:
         mark_as_written(folder)
-    if overwrite:
-        for sample in samples:
-            for file in files_of(out, sample).values():
-                file.unlink(missing_ok=True)
+    for sample in overwrite:
+        for file in files_of(out, sample).values():
+            file.unlink(missing_ok=True)
     for kind in SUFFIXES:
         for partial in (out / kind).rglob(".*.partial"):  # left by a prediction that was killed
             partial.unlink()
-    kept: Mapping[str, str] = {}
+    kept: Record = {}
     if earlier is not None and _same_network_and_settings(record, earlier):
-        kept = earlier["images"]
-    write_json(out / RECORD, {**record, "images": {**kept, **record["images"]}})
+        kept = earlier
+    write_json(out / RECORD, record | {part: {**kept.get(part, {}), **record[part]} for part in ("images", STAMPS)})
 
 
 def results_of_others(out: Path, record: Record, earlier: Record | None) -> list[str]:

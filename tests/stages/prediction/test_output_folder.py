@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,33 @@ def test_resume__after_an_interruption_gives_the_results_of_an_undisturbed_run(
     assert (monitor.steps, monitor.calls.count("advance")) == (3, 2)
     assert written["masks"] == [out / "masks" / f"{name}.png" for name in "abc"]
     predict(student_run.run, [photos], out, CONFIG, monitor, resume=True)
+    assert monitor.notes == [f"{out} is finished already"]
+
+
+def test_resume__predicts_an_image_again_that_was_replaced_under_the_same_name(
+    student_run: Any, photos: Path, tmp_path: Path, listener: Any
+) -> None:
+    run, out, config = student_run.run, tmp_path / "out", replace(CONFIG, outputs=("masks",))
+    predict(run, [photos], out, replace(CONFIG, outputs=("masks", "numpy")), SilentMonitor())
+    before = (out / "masks" / "a.png").stat()
+    Image.new("RGB", (12, 10), "white").save(photos / "b.png")
+    with pytest.raises(KeyboardInterrupt):  # it must not pass for finished after this
+        predict(run, [photos], out, config, listener(stop=("start", 1)), resume=True)
+    assert not (out / "masks" / "b.png").exists()
+    assert not (out / "numpy" / "b.npy").exists()  # it would be that of the old image
+    (photos / "c.png").touch()  # as if copied
+    monitor = listener()
+    predict(run, [photos], out, config, monitor, resume=True)
+    assert monitor.warnings == [
+        f"1 image has changed since the results were made (first {photos / 'c.png'}), and is predicted again"
+    ]
+    with Image.open(out / "masks" / "b.png") as mask:
+        assert mask.size == (12, 10)
+    assert (out / "masks" / "a.png").stat() == before
+    record = read_record(out)
+    assert record is not None
+    (out / RECORD).write_text(json.dumps({**record, "stamps": {}}))  # as of an earlier version
+    predict(run, [photos], out, config, monitor := listener(), resume=True)
     assert monitor.notes == [f"{out} is finished already"]
 
 
