@@ -1,5 +1,6 @@
 """One field of a settings dataclass: its default, help and limits, written once."""
 
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -93,7 +94,7 @@ def option_text(of: "Field[object]") -> OptionText:
 
 
 def check_limits(settings: object) -> None:
-    """Refuse values outside the limits that the fields declare; for `__post_init__`.
+    """Refuse values outside the limits that the fields declare, NaN and infinity; for `__post_init__`.
 
     Args:
         settings: An instance of a dataclass whose fields are declared with `option`.
@@ -110,6 +111,8 @@ def check_limits(settings: object) -> None:
                 raise SettingsError(f"{flag(one.name)} is {item}: it must be at least {text.minimum}")
             if text.maximum is not None and not item <= text.maximum:
                 raise SettingsError(f"{flag(one.name)} is {item}: it must be at most {text.maximum}")
+            if isinstance(item, float) and not math.isfinite(item):
+                raise SettingsError(f"{flag(one.name)} is {item}: it must be a finite number")
 
 
 def with_current_names(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

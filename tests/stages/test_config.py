@@ -40,6 +40,8 @@ def test_cam_recipes__change_fields_that_exist(name: str) -> None:
         (TrainCam, {"seed": -1}, "--seed is -1: it must be at least 0"),
         (TrainCam, {"warmup_fraction": 1.5}, "--warmup-fraction is 1.5: it must be at most 1"),
         (TrainCam, {"learning_rate": float("nan")}, "--learning-rate is nan: it must be at least 0"),
+        (TrainCam, {"learning_rate": float("inf")}, "--learning-rate is inf: it must be a finite number"),
+        (Predict, {"scales": (1.0, float("nan"))}, "--scales is nan: it must be a finite number"),
         (TrainCam, {"workers": -1}, "--workers is -1: it must be at least 0"),
         (TrainCam, {"low_threshold": 0.7}, "--low-threshold 0.7 must be below --high-threshold 0.7"),
         (TrainCam, {"high_threshold": 1.2}, "--high-threshold 1.2"),
