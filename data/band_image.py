@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 CLIPPED = "toco clipped"  # key of the info of Pillow images, which Pillow copies to images made from them
+DARK = 20  # nearly black images have values (0..255) up to this
 FEW_CLIPPED = 0.01  # share of the pixels of an image that may be clipped, since their ranges leave out extreme values
 
 # Values may lie this far outside of the range of the training images, in units of it. What lies further out is clipped.
@@ -92,6 +93,12 @@ def clipped_share(image: Pixels) -> float:
     if isinstance(image, BandImage):
         return image.clipped if image.clipped > FEW_CLIPPED else 0.0
     return float(image.info.get(CLIPPED, 0.0))
+
+
+def is_dark(picture: Image.Image) -> bool:
+    """Whether a picture in RGB is nearly black: no value is above `DARK`."""
+    extrema: tuple[tuple[int, int], ...] = picture.getextrema()  # type: ignore[assignment]  # of each band
+    return max(high for _, high in extrema) <= DARK
 
 
 def shown_bands(count: int) -> tuple[int, ...]:

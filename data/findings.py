@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.band_image import DARK
 from data.class_names import look_alikes, means_no_object, split_joined
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
 from data.file_kinds import conversion_advice, count_unread
@@ -24,7 +25,6 @@ from data.small_objects import LARGER, describe_small, median_covers
 PATCH_SIDE = 16  # pixels; patches of the default backbone
 IMAGE_SIDE = 448  # pixels; default of train-cam --image-size
 TINY_SIDE = 32  # pixels; images below it have fewer than two patches per side
-DARK = 20  # nearly black images have grey values (0..255) up to this, nearly white ones from 255 minus this
 MASK_VALUES = 8  # an image with at most this many grey values looks like a mask, not like a photograph
 ONE_COLOUR = 2  # an image has one colour if its grey values differ by at most this
 LARGE_FACTOR = 4  # an image is large if its longer side is more than this many times the median

@@ -279,6 +279,8 @@ def as_pixels(image: Image.Image | NDArray[Any], rule: PixelRule = AS_STORED) ->
         DataError: The array has another shape or type, or the pixels have no standard conversion.
     """
     try:
+        if not isinstance(image, Image.Image | np.ndarray):
+            raise DataError(f"it is a {type(image).__name__}: give a path, a Pillow image or a NumPy array")
         if rule.bands:
             values = image if isinstance(image, np.ndarray) else np.asarray(_plain_bands(image))
             return _scaled_bands(StoredBands(values=values.reshape(image_shape(values.shape, values.dtype))), rule)

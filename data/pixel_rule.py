@@ -317,6 +317,30 @@ def describe_clipped(shares: Iterable[float], rule: PixelRule) -> str | None:
     )
 
 
+def describe_dark(dark: Sequence[Path | str], count: int, rule: PixelRule) -> str | None:
+    """Return a warning about images that are nearly black for networks; None if most images are not.
+
+    They probably have another scale than the training images, as 12 bits of a camera in a 16-bit file.
+
+    Args:
+        dark: The nearly black images, by file or name.
+        count: Number of all images.
+        rule: The rule by which they were read.
+    """
+    if 2 * len(dark) <= count:
+        return None
+    scale = (
+        f"the training images have values up to {rule.bands[0].high:.6g} in band {rule.bands[0].number}"
+        if rule.bands
+        else f"255 is white, and {(1 << rule.bits) - 1} in 16-bit files"
+    )
+    return (
+        f"{len(dark)} of {count} images {'are' if len(dark) > 1 else 'is'} nearly black for the network (first "
+        f"{dark[0]}): {scale}; if the images have another scale, results are wrong: save them with that of the "
+        "training images"
+    )
+
+
 def all_samples(dataset: Dataset) -> list[Sample]:
     """Return the samples of all splits and the unlabelled ones, each once."""
     return list(dataset.by_id().values())

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from data.band_files import has_coordinates
-from data.band_image import as_picture, clipped_share
+from data.band_image import as_picture, clipped_share, is_dark
 from data.errors import FIX_OR_SKIP, DataError
 from data.images import PixelRule, file_contents
 from data.missing_pixels import describe_missing_pixels, without_missing_pixels
 from data.output_place import check_file_names, check_folder
-from data.pixel_rule import describe_clipped
+from data.pixel_rule import describe_clipped, describe_dark
 from data.read_ahead import ImageBatch, batches, read_ahead
 from data.readers import check_images
 from stages.config import Predict
@@ -135,6 +135,7 @@ def predict(
             bad = partial(_leave_out, config=config, monitor=share)
             mine = left[fabric.global_rank :: fabric.world_size]
             clipped: list[float] = []
+            dark: list[Path] = []
             lacking: set[str] = set()
             placed: set[str] = set()
             paged: set[str] = set()
@@ -144,7 +145,10 @@ def predict(
             for batch in read_ahead(ahead, threads, bad):
                 results = segmenter.segment([to_tensor(picture) for _, picture in batch])
                 for (sample, picture), result in zip(batch, results, strict=True):
+                    shown = as_picture(picture)
                     clipped.append(clipped_share(picture))
+                    if is_dark(shown):
+                        dark.append(sample.image)
                     if config.window is None and max(picture.size) >= FAR_LARGER * network_side:
                         reduced[sample.image] = max(picture.size)
                     label = result.label.numpy()
@@ -153,7 +157,7 @@ def predict(
                         lacking.add(sample.id)
                     write_results(
                         files_of(out, sample, config.outputs),
-                        as_picture(picture),
+                        shown,
                         result._replace(label=torch.from_numpy(mask)),
                         network.class_names,
                         sample.image,
@@ -166,8 +170,9 @@ def predict(
                     monitor.advance(fabric.world_size)  # the other ranks' shares are as large
             fabric.barrier()
             monitor.finish()
-            if text := describe_clipped(clipped, rule):
-                share.warn(text)
+            for text in (describe_clipped(clipped, rule), describe_dark(dark, len(clipped), rule)):
+                if text:
+                    share.warn(text)
             if reduced:
                 path, side = next(iter(reduced.items()))
                 share.warn(

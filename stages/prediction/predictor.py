@@ -3,6 +3,7 @@
 Letters: h w pixels of an image; `classes` includes the background, which comes first.
 """
 
+import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,10 +14,11 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.band_image import Pixels
+from data.band_image import Pixels, as_picture, clipped_share, is_dark
 from data.errors import SettingsError
 from data.images import PixelRule, as_pixels, read_pixels
 from data.missing_pixels import without_missing_pixels
+from data.pixel_rule import describe_clipped, describe_dark
 from stages.config import Predict
 from stages.networks.choose_network import rule_for_new_images
 from stages.networks.inference import resize_maps, to_tensor
@@ -105,10 +107,16 @@ class Predictor:
         return maps if isinstance(image, Sequence) and not isinstance(image, str) else maps[0]
 
     def _read(self, given: ImageLike | Sequence[ImageLike]) -> list[Pixels]:
-        return [
+        pictures = [
             read_pixels(Path(one), rule=self._pixels) if isinstance(one, str | Path) else as_pixels(one, self._pixels)
             for one in _listed(given)
         ]
+        clipped = describe_clipped(map(clipped_share, pictures), self._pixels)
+        dark = [f"image {number}" for number, one in enumerate(pictures, 1) if is_dark(as_picture(one))]
+        for text in (clipped, describe_dark(dark, len(pictures), self._pixels)):
+            if text:
+                warnings.warn(text, stacklevel=3)
+        return pictures
 
     def _batches(self, pictures: Sequence[Pixels]) -> list[list[Pixels]]:
         size = self._segmenter.batch_size

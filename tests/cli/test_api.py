@@ -183,6 +183,14 @@ def test_load__probabilities(whole_run: Path, pictures: Path, tmp_path: Path) ->
         toco.load(whole_run, device="cpu", window=32).probabilities(image)
 
 
+def test_load__warns_of_values_of_another_scale(whole_run: Path) -> None:
+    network = toco.load(whole_run, device="cpu")
+    image = np.random.default_rng(0).integers(0, 4096, (40, 40, 3)).astype(np.uint16)
+    with pytest.warns(UserWarning, match=r"^1 of 1 images is nearly black for the network \(first image 1\)"):
+        network.predict(image)
+    network.predict(image * 16)  # warnings are errors
+
+
 def test_load__refuses_what_is_no_image(whole_run: Path, tmp_path: Path) -> None:
     network = toco.load(whole_run, device="cpu")
     with pytest.raises(toco.DataError, match=r"array of shape \(4, 4, 3\) and type float64; give"):

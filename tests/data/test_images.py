@@ -685,6 +685,7 @@ def test_as_pixels__is_like_a_file(image: Any, rule: PixelRule, expected: tuple[
         (np.zeros((0, 3, 3), np.uint8), r"shape \(0, 3, 3\)"),
         (np.full((2, 3), 4096, np.uint16), "it has the value 4096, but values of this data set have 12 bits"),
         (Image.new("F", (3, 2)), "it has floating-point values"),
+        ([[0, 1], [2, 3]], "it is a list: give a path, a Pillow image or a NumPy array"),
     ],
 )
 def test_as_pixels__refuses_what_has_no_standard_conversion(image: Any, message: str) -> None:

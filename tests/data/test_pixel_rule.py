@@ -6,8 +6,8 @@ from PIL import Image
 
 from data import pixel_rule
 from data.dataset import Dataset, Sample
-from data.images import AS_STORED, PixelRule, read_image
-from data.pixel_rule import all_samples, describe_clipped, pixel_facts, with_pixel_rule
+from data.images import AS_STORED, BandRange, PixelRule, read_image
+from data.pixel_rule import all_samples, describe_clipped, describe_dark, pixel_facts, with_pixel_rule
 
 RAMP = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
 
@@ -170,3 +170,16 @@ def test_describe_clipped__counts_the_images_and_gives_the_largest_share() -> No
     text = describe_clipped([0.0, 0.01, 0.25], rule)
     assert text is not None
     assert text.startswith("2 images have values above 1023, which were clipped (in up to 25.00% of the pixels): ")
+
+
+def test_describe_dark__only_if_most_images_are() -> None:
+    rule = PixelRule()
+    assert describe_dark([], 0, rule) is None
+    assert describe_dark([Path("a.png")], 2, rule) is None
+    text = describe_dark([Path("a.png"), Path("b.png")], 3, rule)
+    assert text is not None
+    assert text.startswith(
+        "2 of 3 images are nearly black for the network (first a.png): 255 is white, and 65535 in 16-"
+    )
+    bands = (BandRange(number=2, low=0.0, high=4000.0, mean=0.5, std=0.2),)
+    assert "have values up to 4000 in band 2;" in (describe_dark(["image 1"], 1, PixelRule(bands=bands)) or "")

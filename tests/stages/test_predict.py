@@ -49,6 +49,19 @@ def names(folder: Path) -> list[str]:
     )
 
 
+def test_predict__warns_of_images_of_another_scale(student_run: Any, tmp_path: Path, listener: Any) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (30, 40)).astype(np.uint16)  # 12 bits of a camera
+    for name, factor in (("a", 1), ("b", 1), ("c", 16)):
+        Image.fromarray(values * factor).save(tmp_path / f"{name}.png")
+    dark = [tmp_path / "a.png", tmp_path / "b.png"]
+    predict(student_run.run, [*dark, tmp_path / "c.png"], tmp_path / "out", CONFIG, monitor := listener())
+    assert [one.partition(":")[0] for one in monitor.warnings] == [
+        f"2 of 3 images are nearly black for the network (first {dark[0]})"
+    ]
+    predict(student_run.run, [dark[0], tmp_path / "c.png"], tmp_path / "other", CONFIG, monitor := listener())
+    assert monitor.warnings == []
+
+
 def test_predict__masks_and_overlays_of_the_student(student_run: Any, tmp_path: Path) -> None:
     image = picture(tmp_path / "photo.png", width=90, height=50)
     out = tmp_path / "out"
@@ -88,7 +101,7 @@ def test_predict__tells_what_png_loses_and_when_memory_may_not_suffice(
     scene = tmp_path / "scene.tif"
     place = {"crs": "EPSG:32632", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5300000), "nodata": 0}
     with rasterio.open(scene, "w", "GTiff", width=50, height=40, count=3, dtype="uint8", **place) as file:
-        file.write(np.pad(np.full((3, 40, 40), 7, np.uint8), ((0, 0), (0, 0), (10, 0))))
+        file.write(np.pad(np.full((3, 40, 40), 70, np.uint8), ((0, 0), (0, 0), (10, 0))))
     monkeypatch.setattr("stages.predict.free_memory", lambda: 10_000.0)
     monitor = listener()
     predict(student_run.run, [scene], tmp_path / "png", CONFIG, monitor)
