@@ -175,6 +175,8 @@ def before_view(images: Sequence[Path], run: Path, out: Path, config: View, *, d
         UserError: A folder, file or option cannot work.
     """
     for image in images:
+        if image.is_dir():
+            raise SettingsError(f"{image} is a folder: give the image files first, and the run folder last")
         shorter_side(image)  # opens the image's header
     one_picture(out, len(images) or config.count)
     cam = open_stage(run, "cam")

@@ -367,6 +367,8 @@ def read_config(run: Path, stage: str) -> Mapping[str, Any]:
             f"there is no run folder {run}: check the path, or run {as_command('train-cam', 'DATA', '--out', run)}"
         )
     if not path.is_file():
+        if run.name in PRODUCERS and (run / "config.json").is_file():
+            raise ArtifactError(f"{run} is a stage of a run: give the run folder {run.parent}")
         raise ArtifactError(f"{run} has no {stage}/config.json: run 'toco {PRODUCERS[stage]}' first")
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -75,6 +75,7 @@ CASES = {
     "report empty": "run 'toco train-cam' first",
     "report run --compare gone": "there is no run folder gone",
     "view gone.jpg run": "gone.jpg",
+    "view run photos/images/a.jpg": "run is a folder: give the image files first, and the run folder last",
     "view run --count 51": "51 images are too many for one PNG",
     "view photos/images/a.jpg gone": "there is no run folder gone",
     "predict gone photos --out new": "there is no run folder gone",

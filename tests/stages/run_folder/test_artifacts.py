@@ -225,6 +225,13 @@ def test_read_config__nothing_there(tmp_path: Path) -> None:
     assert_one_line(caught, f"{tmp_path} has no labels/config.json: run 'toco make-labels' first")
 
 
+def test_read_config__a_stage_in_place_of_its_run(tmp_path: Path, dataset: Dataset) -> None:
+    begin(tmp_path, dataset)
+    with pytest.raises(ArtifactError) as caught:
+        read_config(tmp_path / "cam", "labels")
+    assert_one_line(caught, f"{tmp_path / 'cam'} is a stage of a run: give the run folder {tmp_path}")
+
+
 @pytest.mark.parametrize(
     "text",
     [
