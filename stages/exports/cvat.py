@@ -41,7 +41,8 @@ def export_cvat(images: LabelledImages, out: Path) -> list[Path]:
     names_there = [label_map_name(name) for name in images.class_names]
     if twice := [name for name in names_there if names_there.count(name) > 1]:
         raise SettingsError(
-            f"labelmap.txt has '_' for ':', so two classes would both be '{twice[0]}' in CVAT: use another format"
+            f"labelmap.txt has '_' for ':' and for a first '#', so two classes would both be '{twice[0]}' in CVAT: use "
+            "another format"
         )
     files: list[Path] = []
     names: list[str] = []

@@ -1,5 +1,6 @@
 """`labelmap.txt`: the colours of the classes, for CVAT and Datumaro."""
 
+import re
 from collections.abc import Sequence
 
 from data.dataset import IGNORE_INDEX
@@ -15,5 +16,5 @@ def label_map_lines(class_names: Sequence[str], *, ignored: bool) -> list[str]:
 
 
 def label_map_name(name: str) -> str:
-    """Replace ':', which ends a name in the file."""
-    return name.replace(":", "_")
+    """Replace ':', which ends a name in the file, and '#' at the start, where it begins a comment."""
+    return re.sub("^#", "_", name.replace(":", "_"))
