@@ -43,6 +43,17 @@ def test_export_yolo_detect__files(export_run: Any, tmp_path: Path) -> None:
     assert (out / content["train"]).is_dir()
 
 
+def test_export_yolo_detect__labels_of_an_earlier_export_are_named(
+    export_run: Any, tmp_path: Path, listener: Any
+) -> None:
+    out = tmp_path / "out"
+    export(export_run.run, out, monitor := listener(), format="yolo-detect")
+    (out / "labels/train/old.txt").write_text("0 0.5 0.5 1 1\n")
+    export(export_run.run, out, monitor, format="yolo-detect", overwrite=True)
+    (text,) = monitor.warnings
+    assert text.startswith(f"1 label file is of an earlier export (first {out / 'labels/train/old.txt'}), and training")
+
+
 def test_box_line__from_edge_to_edge() -> None:
     region = Component(3, top=10, left=20, pixels=np.ones((5, 10), bool))
     assert box_line(region, (50, 100)) == "2 0.250000 0.250000 0.100000 0.100000"
