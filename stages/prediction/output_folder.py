@@ -190,7 +190,8 @@ def begin(out: Path, record: Record, earlier: Record | None, *, overwrite: Seque
     kept: Record = {}
     if earlier is not None and _same_network_and_settings(record, earlier):
         kept = earlier
-    write_json(out / RECORD, record | {part: {**kept.get(part, {}), **record[part]} for part in ("images", STAMPS)})
+    both = {part: {**kept.get(part, {}), **record[part]} for part in ("images", STAMPS)}
+    write_json(out / RECORD, {**record, **both})
 
 
 def results_of_others(out: Path, record: Record, earlier: Record | None) -> list[str]:
