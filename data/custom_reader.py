@@ -27,7 +27,8 @@ NO_CELLS = frozenset({"0", "0.0", "false", "no"})
 YES_CELLS = frozenset({"1", "1.0", "true", "yes"})
 SEPARATE = "correct the labels, with ';' between them"
 NAMES_OF_LABELS = frozenset({"class", "classes", "category", "categories", "tag", "tags"})  # in other programs
-SPLIT_FLAG = re.compile(rf"is[ _-]?({'|'.join((*TRAIN_NAMES, *VAL_NAMES))})", re.IGNORECASE)  # 0/1 columns of fastai
+SPLIT_FLAG = re.compile(rf"(is[ _-]?)?({'|'.join((*TRAIN_NAMES, *VAL_NAMES))})", re.IGNORECASE)  # 0/1 columns
+CLASS_FLAG = re.compile(r"[iI]s([ _-]|(?=[A-Z]))")  # is_cat, isCat; not 'island'
 MOST_VALUES = 10  # that are remembered of a column without a meaning; more are not splits
 
 
@@ -257,11 +258,16 @@ def find_columns(header: list[str], listed: tuple[str, ...], where: str) -> Colu
     }
     if index := [name for name in one_hot.values() if name.lower().startswith("unnamed:")]:
         raise DataError(f"{where}: column '{index[0]}' holds row numbers, which pandas writes: remove it (index=False)")
-    like_flags = [name for name in one_hot.values() if name.lower().startswith("is")]  # 'is_train' is a class of these
-    if len(like_flags) == 1 and SPLIT_FLAG.fullmatch(like_flags[0]) and like_flags[0] not in listed:
-        advice = "remove it" if split is not None else "write 'train' or 'val' into a column 'split'"
+    flags = {name: match for name in one_hot.values() if name not in listed and (match := SPLIT_FLAG.fullmatch(name))}
+    known = {match[2].lower() for match in flags.values()}
+    is_pair = not known.isdisjoint(TRAIN_NAMES) and not known.isdisjoint(VAL_NAMES)
+    # 'is_train' is a class beside 'is_bus', and 'train' beside 'bus'.
+    beside = any(CLASS_FLAG.match(name) for name in one_hot.values() if name not in flags)
+    if is_pair or (not beside and any(match[1] for match in flags.values())):
+        advice = "remove them" if split is not None else "write 'train' or 'val' into a column 'split' instead"
         raise DataError(
-            f"{where}: column '{like_flags[0]}' seems to hold splits, not a class: {advice}; {LIST_IF_MEANT}"
+            f"{where}: columns that seem to hold splits, not classes: {list_names(flags)}; {advice}, or rename those "
+            "that are classes"
         )
     if not one_hot:
         raise DataError(f"{where}: there is no column 'labels' and no 0/1 column of a class: add one of them")

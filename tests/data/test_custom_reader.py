@@ -241,8 +241,12 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         ("image,cat,dog\na.jpg,1,\n", "line 2: '' in column 'dog' must be 0 or 1"),
         (
             "image,cat,is_valid\na.jpg,1,0\n",
-            "line 1: column 'is_valid' seems to hold splits, not a class: write 'train'",
+            "line 1: columns that seem to hold splits, not classes: 'is_valid'; write 'train' or 'val' into",
         ),
+        ("image,cat,is_train,is_val\na.jpg,1,1,0\n", "not classes: 'is_train', 'is_val'; write"),
+        ("image,is_cat,is_train,is_val\na.jpg,1,1,0\n", "not classes: 'is_train', 'is_val'; write"),
+        ("image,island,isTrain\na.jpg,1,1\n", "not classes: 'isTrain'; write"),
+        ("image,cat,Train,Val\na.jpg,1,1,0\n", "not classes: 'Train', 'Val'; write"),
         ("image;labels;split\na.jpg;cat;dog\nb.jpg;dog;val\n", "line 2: split 'dog' is the name of a class: write sev"),
         ("image,labels\na.jpg,\n", "has no classes: label at least one image"),
         ("image,labels\na.jpg,background\n", "lists 'background' as a class"),
@@ -441,10 +445,11 @@ def test_read_custom__column_of_flags_for_a_split(tmp_path: Path) -> None:
         "column 'is_valid' seems to hold splits but is not read: write 'train' or 'val' into a column 'split'",
     )
     assert read_custom(build(tmp_path, "image,labels,is_valid\na.jpg,cat,1\nb.jpg,cat,1\n")).warnings == ()
-    with pytest.raises(DataError, match="column 'is_valid' seems to hold splits, not a class: remove it"):
+    with pytest.raises(DataError, match="not classes: 'is_valid'; remove them, or rename those that are classes"):
         read_custom(build(tmp_path, "image,cat,is_valid,split\na.jpg,1,0,train\n"))
     dataset = read_custom(build(tmp_path, "image,is_bus,is_train\na.jpg,1,0\nb.jpg,0,1\n"))
     assert dataset.class_names == ("is_bus", "is_train")
+    assert read_custom(build(tmp_path, "image,bus,train\na.jpg,1,0\n")).class_names == ("bus", "train")
     dataset = read_custom(build(tmp_path, "image,cat,is_valid\na.jpg,1,0\n", classes="cat\nis_valid\n"))
     assert dataset.class_names == ("cat", "is_valid")
 
