@@ -43,6 +43,7 @@ class BandLayout:
         alpha: Whether the last band is marked as alpha.
         colours: Whether the values are numbers of colours in a palette.
         gaps: Whether pixels may have no value: by alpha, a value for nodata, a mask in the file or beside it, or NaN.
+        rotated: Whether an orientation turns or flips the stored pixels.
     """
 
     size: tuple[int, int]
@@ -52,6 +53,7 @@ class BandLayout:
     alpha: bool = False
     colours: bool = False
     gaps: bool = False
+    rotated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,10 +164,10 @@ def tiff_layout(path: Path) -> BandLayout:
         kind = np.dtype(bool) if page.dtype is None and page.bitspersample == 1 else page.dtype
         if kind is None:
             raise DataError(f"its values of {page.bitspersample} bits have no type that is known")
-        turned = _orientation(page) in (5, 6, 7, 8)
+        orientation = _orientation(page)
         alpha = _has_alpha(page, shape[2])
         return BandLayout(
-            size=(shape[1], shape[0]) if turned else (shape[0], shape[1]),
+            size=(shape[1], shape[0]) if orientation in (5, 6, 7, 8) else (shape[0], shape[1]),
             count=shape[2],
             kind=kind.name,
             bits=page.bitspersample,
@@ -176,7 +178,20 @@ def tiff_layout(path: Path) -> BandLayout:
             or GDAL_NODATA in page.tags
             or _mask_page(tiff, page) is not None
             or _mask_beside(path) is not None,
+            rotated=orientation in range(2, 9),
         )
+
+
+def count_pages(path: Path) -> int:
+    """Return the number of images in a TIFF, without reduced images, masks, and channels of one image.
+
+    Raises:
+        Exception: A page is damaged; tifffile raises many kinds.
+    """
+    with _opened_tiff(path) as (tiff, _):
+        if _pages_are_channels(tiff.series[0]):
+            return 1
+        return sum(not page.aspage().subfiletype & (REDUCED | MASK) for page in tiff.pages)
 
 
 def read_tiff(path: Path) -> StoredBands:

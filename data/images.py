@@ -23,6 +23,7 @@ from data.band_files import (
     BandLayout,
     StoredBands,
     array_layout,
+    count_pages,
     image_shape,
     is_array,
     is_tiff,
@@ -78,6 +79,9 @@ _LOW_BYTES = {
     **{f"{bands};16L": f"{bands};16B" for bands in ("RGB", "RGBX", "RGBA")},
     **{f"{bands};16N": f"{bands};16{'B' if sys.byteorder == 'little' else 'L'}" for bands in ("RGB", "RGBX", "RGBA")},
 }
+
+_PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
+_BAND_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 MOST_PIXELS_OF_A_BYTE = 10_000  # deflate, in PNG and TIFF, reaches 8 * 1032; WebP images have at most 2 ** 28 pixels
 
@@ -467,25 +471,16 @@ def _other_layout(path: Path) -> BandLayout | None:
             return None
 
 
-def stored_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) in pixels as stored, before the EXIF orientation is applied.
-
-    Raises:
-        DataError: The file is missing or its header is damaged.
-    """
-    if (other := _other_layout(path)) is not None:
-        return other.size
-    with _opened(path) as image:
-        return image.height, image.width
-
-
 def shorter_side(path: Path) -> int:
     """Return the shorter side in pixels; faster than `image_size`, since the EXIF orientation is not needed.
 
     Raises:
         DataError: The file is missing or its header is damaged.
     """
-    return min(stored_size(path))
+    if (other := _other_layout(path)) is not None:
+        return min(other.size)
+    with _opened(path) as image:
+        return min(image.size)
 
 
 def is_upright_jpeg(path: Path) -> bool:
@@ -506,8 +501,8 @@ def is_rotated(path: Path) -> bool:
     Raises:
         DataError: The file is missing or its header is damaged.
     """
-    if _other_layout(path) is not None:
-        return False
+    if (other := _other_layout(path)) is not None:
+        return other.rotated
     with _opened(path) as image:
         return _is_rotated(image)
 
@@ -659,10 +654,6 @@ def _to_rgb(image: Image.Image, file: Path | io.BytesIO, rule: PixelRule) -> Ima
     return image.convert("RGB")
 
 
-_PHOTOMETRIC = TiffImagePlugin.PHOTOMETRIC_INTERPRETATION
-_BAND_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
-
-
 def has_alpha(image: Image.Image) -> bool:
     """Tell whether an opened image has a band that its file calls alpha. Palettes and transparent colours are none.
 
@@ -694,27 +685,20 @@ def file_contents(path: Path) -> FileContents:
     Raises:
         DataError: The file is missing or damaged.
     """
-    if _other_layout(path) is not None:
-        return FileContents(1, 1, False)
+    try:
+        pages = count_pages(path) if is_tiff(path) else 1
+    except Exception as error:  # as in `_read_picture`
+        raise _unreadable(path, error) from error
+    if (other := _other_layout(path)) is not None:
+        return FileContents(pages, 1, other.rotated)
     with _opened(path) as image:
-        rotated = _is_rotated(image)
-        if not isinstance(image, TiffImagePlugin.TiffImageFile):
-            # A JPEG of several pages has previews and depth maps of phones in them.
-            return FileContents(getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1, 1, rotated)
-        is_rgb = image.tag_v2.get(_PHOTOMETRIC) == 2
-        bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)) if is_rgb else 1
-        pages = 0
-        for page in range(image.n_frames):
-            image.seek(page)
-            pages += not image.tag_v2.get(_SUBFILE_TYPE, 0) & _PREVIEW_OR_MASK
-        if pages > 1 and band_layout(path).count > image.tag_v2.get(
-            TiffImagePlugin.SAMPLESPERPIXEL, 1
-        ):  # they are the channels of one image
-            pages = 1
-        return FileContents(pages, bands, rotated)
-
-
-_SUBFILE_TYPE, _PREVIEW_OR_MASK = 254, 1 | 4  # tag of TIFF, and its bits for reduced images and masks of other pages
+        bands = 1
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            if image.tag_v2.get(_PHOTOMETRIC) == 2:
+                bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
+        elif image.format in ("PNG", "WEBP"):  # a JPEG of several pages has previews and depth maps of phones in them
+            pages = getattr(image, "n_frames", 1)
+        return FileContents(pages, bands, _is_rotated(image))
 
 
 def _with_clipped(image: Image.Image, share: float) -> Image.Image:

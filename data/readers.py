@@ -15,7 +15,7 @@ from data.command_line import as_command
 from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
-from data.images import MaskFile, find_masks, is_rotated, shorter_side, stored_size
+from data.images import MaskFile, find_masks, is_rotated, shorter_side
 from data.missing_pixels import without_missing_pixels
 from data.voc_reader import find_voc, read_voc
 from data.written_folders import MARK, written_by_toco
@@ -129,16 +129,16 @@ def read_mask(sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:
 
 def fitting_mask(mask: Mask, sample: Sample, size: tuple[int, int], num_classes: int) -> Mask:
     """Return the mask of a sample as read from its source, if it fits; see `read_mask`."""
-    where = str(sample.mask)
-    if mask.shape == size or mask.shape != size[::-1]:
-        return checked_mask(mask, size, num_classes, where)
-    if isinstance(sample.mask, MaskFile) and is_rotated(sample.mask.path):
-        remedy = "the mask has an EXIF orientation, by which it is turned: remove it if the stored mask is upright"
-    elif mask.shape == stored_size(sample.image):
-        remedy = "the image is stored rotated (EXIF orientation) and read upright: rotate the mask in the same way"
-    else:
-        return checked_mask(mask, size, num_classes, where)
-    return checked_mask(mask, size, num_classes, where, remedy=remedy)
+    remedy = "give the mask the size of the image"
+    if mask.shape == size[::-1] != size:
+        if isinstance(sample.mask, MaskFile) and is_rotated(sample.mask.path):
+            remedy = (
+                "the mask was rotated by its EXIF orientation: if its stored pixels are already upright, remove the "
+                "orientation tag"
+            )
+        elif is_rotated(sample.image):
+            remedy = "the image is stored rotated (EXIF orientation) and read upright: rotate the mask in the same way"
+    return checked_mask(mask, size, num_classes, str(sample.mask), remedy=remedy)
 
 
 def check_images(

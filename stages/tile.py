@@ -90,11 +90,17 @@ def tile(paths: Sequence[Path], out: Path, config: Tile, monitor: Monitor, *, la
     for name in ("images", LABELS_FILE, CLASSES_FILE, INDEX_FILE):
         if os.path.lexists(out / name):
             raise SettingsError(f"{out / name} exists already, and nothing was written: give another folder")
+    paged: list[Path] = []
     index = TileIndex(
         size=config.size,
         overlap=config.overlap,
-        images=tuple(_open_header(one.id, one.image, config.size, monitor) for one in files),
+        images=tuple(_open_header(one.id, one.image, config.size, paged) for one in files),
     )
+    if paged:
+        monitor.warn(
+            f"images of several pages: {len(paged)} (first {paged[0]}); only the first page is cut into tiles: to use "
+            "the others, save each as a separate image"
+        )
     validation = _validation_images(index, config)
     check_file_names(out / "images" / (one.id + image.suffix) for image in index.images for one in index.tiles(image))
     known = _labels_of_tiles(index, labels, validation, config, monitor) if labels else {}
@@ -124,7 +130,8 @@ def tile(paths: Sequence[Path], out: Path, config: Tile, monitor: Monitor, *, la
     )
 
 
-def _open_header(name: str, path: Path, size: int, monitor: Monitor) -> LargeImage:
+def _open_header(name: str, path: Path, size: int, paged: list[Path]) -> LargeImage:
+    """Read the header of an image, and add the image to `paged` if it has several pages."""
     with open_raster(path) as raster:
         if suffix_of(path.name) in TIFF_SUFFIXES and is_rotated(path):  # GDAL reads, and would write, the stored pixels
             raise DataError(f"{path} is stored rotated (TIFF orientation): save it upright")
@@ -136,10 +143,7 @@ def _open_header(name: str, path: Path, size: int, monitor: Monitor) -> LargeIma
         if len(set(raster.dtypes)) > 1:
             raise DataError(f"{path} has bands of different types ({list_names(raster.dtypes)}): save it with one type")
         if len(raster.subdatasets) > 1:
-            monitor.warn(
-                f"{path} has {len(raster.subdatasets)} pages, of which only the first is cut: save the others as "
-                "images of their own if they are needed"
-            )
+            paged.append(path)
         return LargeImage(
             id=name,
             file=str(path.resolve()),

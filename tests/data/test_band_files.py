@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.band_files import turned_upright
 from data.errors import DataError
-from data.images import band_layout, file_contents, image_size, read_image, read_stored
+from data.images import band_layout, file_contents, image_size, is_rotated, read_image, read_stored
 
 RNG = np.random.default_rng(0)
 
@@ -72,6 +72,15 @@ def test_read_stored__layers_are_not_bands(tmp_path: Path) -> None:
     assert file_contents(tmp_path / "a.tif").pages == 3
 
 
+def test_file_contents__of_a_tiff_that_pillow_does_not_read(tmp_path: Path) -> None:
+    for name, tags in (("upright.tif", []), ("turned.tif", [(274, "H", 1, 6, True)])):
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            for _ in range(3):
+                file.write(values("uint8", 5), photometric="minisblack", planarconfig="contig", extratags=tags)
+        assert file_contents(tmp_path / name) == (3, 1, bool(tags))
+        assert is_rotated(tmp_path / name) is bool(tags)
+
+
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
 def test_read_stored__white_is_zero(tmp_path: Path, kind: str) -> None:
     array = values(kind, 1)
@@ -109,7 +118,7 @@ def test_read_stored__array(tmp_path: Path, shape: tuple[int, ...], kind: str) -
 )
 def test_read_stored__array_that_is_not_an_image(tmp_path: Path, array: NDArray[np.generic], message: str) -> None:
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
-    for read in (read_stored, image_size, read_image):
+    for read in (read_stored, image_size, is_rotated, read_image):
         with pytest.raises(DataError, match=rf"a\.npy cannot be read: it is an .*{message}"):
             read(tmp_path / "a.npy")
 

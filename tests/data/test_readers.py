@@ -148,14 +148,16 @@ def test_read_mask__other_size(tmp_path: Path) -> None:
         read_mask(masked(tmp_path / "a.png", [[0, 0, 0]]), (2, 3), 3)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_read_mask__of_the_stored_pixels_of_a_rotated_photograph(tmp_path: Path, orientation: int) -> None:
+def test_read_mask__of_the_stored_pixels_of_a_rotated_photograph(tmp_path: Path, orientation: int, suffix: str) -> None:
     sample = masked(tmp_path / "a.png", [[0, 0, 0]])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.new("RGB", (3, 1)).save(tmp_path / "a.jpg", exif=exif)
+    image = tmp_path / f"a{suffix}"
+    Image.new("RGB", (3, 1)).save(image, exif=exif)
     with pytest.raises(DataError, match=r"its image is 3 x 1: the image is stored rotated \(EXIF orientation\) and"):
-        read_mask(replace(sample, image=tmp_path / "a.jpg"), (3, 1), 3)
+        read_mask(replace(sample, image=image), (3, 1), 3)
 
 
 def test_read_mask__values_out_of_range(tmp_path: Path) -> None:
@@ -219,5 +221,5 @@ def test_read_mask__that_is_turned_by_its_orientation(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
     Image.new("L", (8, 6)).save(tmp_path / "mask.png", exif=exif)
     sample = Sample(id="a", image=tmp_path / "a.png", classes=(1,), mask=MaskFile(tmp_path / "mask.png"))
-    with pytest.raises(DataError, match="the mask has an EXIF orientation, by which it is turned: remove it if"):
+    with pytest.raises(DataError, match="the mask was rotated by its EXIF orientation: if its stored"):
         read_mask(sample, (6, 8), 1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import ArtifactError, DataError, SettingsError
-from data.images import file_contents, find_images
+from data.images import find_images
 from data.palette import colour_map
 from data.readers import open_dataset
 from data.written_folders import MARK, mark_as_written
@@ -152,8 +152,6 @@ def test_predict__a_damaged_second_page_does_not_matter(student_run: Any, tmp_pa
     path = tmp_path / "stack.tif"
     pages[0].save(path, save_all=True, append_images=pages[1:])
     path.write_bytes(path.read_bytes()[:3880])  # within the tags of the second page
-    with pytest.raises(DataError):
-        file_contents(path)
     predict(student_run.run, [path], tmp_path / "out", CONFIG, SilentMonitor())
     assert list((tmp_path / "out").rglob("stack*.png"))
 

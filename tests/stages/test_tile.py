@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -131,11 +132,15 @@ def test_tiles__of_photographs_are_upright_pngs(write_raster: Callable[..., Path
 
 def test_tiles__of_the_first_page_alone_are_told(tmp_path: Path) -> None:
     pages = [Image.new("RGB", (SIZE, SIZE), colour) for colour in ("red", "blue")]
-    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    files = [tmp_path / "stack.tif", tmp_path / "other.tif"]
+    for file in files:
+        pages[0].save(file, save_all=True, append_images=pages[1:])
     monitor = Listening()
-    tile([tmp_path / "stack.tif"], tmp_path / "tiles", SMALL, monitor)
-    (warning,) = monitor.warnings
-    assert warning.startswith(f"{tmp_path / 'stack.tif'} has 2 pages, of which only the first is cut: save the others")
+    tile(files, tmp_path / "tiles", SMALL, monitor)
+    assert monitor.warnings == [
+        f"images of several pages: 2 (first {files[0]}); only the first page is cut into tiles: to use the others, "
+        "save each as a separate image"
+    ]
 
 
 def test_tiles__without_data_are_left_out(write_raster: Callable[..., Path], tmp_path: Path) -> None:
@@ -336,7 +341,10 @@ def test_images__that_cannot_be_cut_are_refused(write_raster: Callable[..., Path
     turned = Image.Exif()
     turned[0x0112] = 3
     Image.new("L", (SIZE, SIZE)).save(tmp_path / "turned.tif", exif=turned)
-    refused(DataError, r"turned.tif is stored rotated \(TIFF orientation\): save it upright", tmp_path / "turned.tif")
+    bands = np.zeros((SIZE, SIZE, 5), np.uint8)  # which Pillow does not read
+    tifffile.imwrite(tmp_path / "turned5.tif", bands, photometric="minisblack", extratags=[(0x0112, "H", 1, 6, True)])
+    for name in ("turned.tif", "turned5.tif"):
+        refused(DataError, rf"{name} is stored rotated \(TIFF orientation\): save it upright", tmp_path / name)
     broken = tmp_path / "broken.tif"
     broken.write_bytes(b"II*\0 and nothing")
     refused(DataError, "broken.tif cannot be read", broken)
