@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES, conversion_advice
-from data.images import find_unread, image_id
+from data.images import find_images_and_unread, image_id
 
 Index = Mapping[str, list[str]]  # key -> the files that have it
 
@@ -160,7 +160,7 @@ class FileNames:
 
     @cached_property
     def _unread(self) -> FileNames:
-        return FileNames(self.folder, find_unread(self.folder) if self.folder.is_dir() else ())
+        return FileNames(self.folder, find_images_and_unread(self.folder)[1] if self.folder.is_dir() else ())
 
     def _variants(self, path: str) -> list[str]:
         """Return other forms of a path, the most similar first; none if it is absolute and does not have the folder."""

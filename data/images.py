@@ -554,17 +554,8 @@ def find_images(folder: Path) -> dict[str, Path]:
     return find_images_and_unread(folder)[0]
 
 
-def find_unread(folder: Path) -> dict[str, Path]:
-    """Return {relative path with '/': file} of all pictures and videos below a folder whose kind is not read, sorted.
-
-    Raises:
-        DataError: A folder cannot be listed.
-    """
-    return find_images_and_unread(folder)[1]
-
-
 def find_images_and_unread(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the results of `find_images` and `find_unread`, for which the folder is listed once.
+    """Return the result of `find_images`, and the same of all pictures and videos whose kind is not read.
 
     Raises:
         DataError: A folder cannot be listed.

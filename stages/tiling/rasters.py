@@ -118,8 +118,8 @@ def _has_mask(raster: "DatasetReader") -> bool:
 
 def tile_suffix(raster: "DatasetReader", path: Path) -> str:
     """Return '.png' if PNG holds everything that the image has, otherwise '.tif'."""
-    no_mask = not _has_mask(raster) and raster.nodata is None  # nodata: a transparent grey value or colour
-    fits = raster.count in PNG_BANDS and raster.dtypes[0] in PNG_TYPES and not is_placed(raster) and no_mask
+    all_valid = not _has_mask(raster) and raster.nodata is None  # nodata: a transparent grey value or colour
+    fits = raster.count in PNG_BANDS and raster.dtypes[0] in PNG_TYPES and not is_placed(raster) and all_valid
     return ".png" if fits and suffix_of(path.name) not in TIFF_SUFFIXES else ".tif"
 
 

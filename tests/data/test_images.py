@@ -25,8 +25,8 @@ from data.images import (
     escapes_folder,
     file_contents,
     find_images,
+    find_images_and_unread,
     find_masks,
-    find_unread,
     image_id,
     image_size,
     is_rotated,
@@ -404,10 +404,10 @@ def test_find_images__nested_sorted_visible(tmp_path: Path) -> None:
     assert find_images(tmp_path) == {name: tmp_path / name for name in ("a.png", "b.JPG", "sub/deep/c.webp")}
 
 
-def test_find_unread__pictures_and_videos(tmp_path: Path) -> None:
+def test_find_images_and_unread__pictures_and_videos(tmp_path: Path) -> None:
     for name in ("b.HEIC", "a.png", "sub/c.gif", "sub/d.mp4", ".e.gif", "notes.txt", "gif"):
         touch(tmp_path / name)
-    assert list(find_unread(tmp_path)) == ["b.HEIC", "sub/c.gif", "sub/d.mp4"]
+    assert list(find_images_and_unread(tmp_path)[1]) == ["b.HEIC", "sub/c.gif", "sub/d.mp4"]
 
 
 def test_read_image__kind_that_is_not_read(tmp_path: Path) -> None:
