@@ -81,7 +81,7 @@ def import_masks(
         data: The data set's present folder if it was moved.
         skip_bad: Import the masks that fit, although others do not.
         allow_new_labels: Accept classes in a mask that the labels of its image do not have.
-        confirm_unchanged: Also import masks that equal the pseudo masks. Those of Label Studio always are imported,
+        confirm_unchanged: Also import masks that equal the pseudo masks. Those of Label Studio are always imported,
             because a person submitted each of them.
 
     Raises:
@@ -102,7 +102,7 @@ def import_masks(
         images = CorrectableImages(stage, dataset)
         found = READERS[tool](path, dataset.class_names)
         problems = list(found.problems)
-        drawn = newest(found.masks, images, problems, monitor)
+        drawn, moved = newest(found.masks, images, problems, monitor)
         new: list[Correction] = []
         misnumbered: dict[str, OtherNumbersError] = {}
         monitor.start("reading masks", len(drawn))
@@ -129,7 +129,7 @@ def import_masks(
             raise DataError(f"{path} has no annotated image: annotate some, export again, and import that")
         if not confirm_unchanged and tool != "labelstudio":
             new = changed_masks(new, PickedMasks(run), monitor)
-        images.tell_of(new, monitor)
+        images.tell_of(new, moved, monitor)
         corrections.add(new)
     replaced = sum(one.id in corrections.classes for one in new)
     return ImportedMasks(file=corrections.path, masks=len(new), replaced=replaced, left_out=left_out)
@@ -137,21 +137,31 @@ def import_masks(
 
 def newest(
     masks: list[DrawnMask], images: "CorrectableImages", problems: list[str], monitor: Monitor
-) -> dict[str, DrawnMask]:
-    """Return the newest mask of each image, by image id; names that fit no image are added to the problems."""
-    by_image: dict[str, list[DrawnMask]] = defaultdict(list)
+) -> tuple[dict[str, DrawnMask], dict[str, str]]:
+    """Choose the newest mask of each image; names that fit no image are added to the problems.
+
+    Returns:
+        {image id: mask}, and {image id: path in the import} of those that were found in another folder.
+    """
+    by_image: dict[str, list[tuple[DrawnMask, str]]] = defaultdict(list)
     for one in masks:
         try:
-            by_image[images.find(one)].append(one)
+            image_id, path = images.find(one)
         except DataError as error:
             problems.append(f"{one.where}: {error}")
+        else:
+            by_image[image_id].append((one, path))
     for image_id, own in by_image.items():
-        if len({one.names for one in own}) > 1:  # not several annotations of one image
-            for one in filter(images.is_in_other_folder, [*own]):
-                own.remove(one)
+        paths = [path for _, path in own if path]
+        known = {name for one, path in own if not path for name in one.names}
+        if not known and all(f"/{path}".endswith(f"/{min(paths, key=len)}") for path in paths):
+            continue  # one path, possibly of several storages
+        for one, path in [*own]:
+            if path and path not in known:
+                own.remove((one, path))
                 problems.append(
-                    f"{one.where}: its folder is not that of image '{image_id}', for which there are other masks: "
-                    "leave it out, or correct its path"
+                    f"{one.where}: it is in another folder than image '{image_id}', and the import has other masks of "
+                    "this image: remove it, or correct its path"
                 )
     by_image = {image_id: own for image_id, own in by_image.items() if own}
     several = [image_id for image_id, own in by_image.items() if len(own) > 1]
@@ -161,7 +171,11 @@ def newest(
             "each is used"
         )
     # Of annotations without a time, or with the same one, the last in the file.
-    return {image_id: max(reversed(own), key=lambda one: one.annotated) for image_id, own in by_image.items()}
+    chosen = {image_id: max(reversed(own), key=lambda pair: pair[0].annotated) for image_id, own in by_image.items()}
+    return (
+        {image_id: one for image_id, (one, _) in chosen.items()},
+        {image_id: path for image_id, (_, path) in chosen.items() if path},
+    )
 
 
 def changed_masks(masks: list[Correction], picked: PickedMasks, monitor: Monitor) -> list[Correction]:
@@ -222,10 +236,9 @@ class CorrectableImages:
         for image_id in self.samples:
             self._by_last[PurePosixPath(image_id).name].append(image_id)
         self._compared: list[MaskedImage] = []  # the masks that were read
-        self._in_other_folder: dict[str, str] = {}  # image ids found by the last part of a path, by that path
 
-    def find(self, mask: DrawnMask) -> str:
-        """Return the id of the image of a mask.
+    def find(self, mask: DrawnMask) -> tuple[str, str]:
+        """Return the id of the image of a mask, and the path by whose last part alone it was found, or ''.
 
         Raises:
             DataError: There is none, or it is not a training image.
@@ -236,18 +249,12 @@ class CorrectableImages:
             same = self._by_last.get(last) or self._by_last.get(PurePosixPath(last).stem) or []
             image_id = self._ids[file] if file else same[0] if len(same) == 1 else None
             if image_id in self.usable:
-                if not file and "/" in name:
-                    self._in_other_folder[name] = image_id
-                return image_id
+                return image_id, "" if file or "/" not in name else name
             if image_id is not None:
                 raise DataError(
                     f"image '{image_id}' is not a training image: it would be measured on what it was trained with"
                 )
         raise DataError(self._names.describe_missing(mask.names[0]))
-
-    def is_in_other_folder(self, mask: DrawnMask) -> bool:
-        """Tell whether `find` found the image of a mask only by the last part of its path."""
-        return any(name in self._in_other_folder for name in mask.names)
 
     def correction(
         self, image_id: str, drawn: DrawnMask, path: Path, tool: str, *, allow_new_labels: bool
@@ -316,13 +323,12 @@ class CorrectableImages:
             *(f"{where}: {error}" for where, error in misnumbered.items() if not error.unknown),
         ]
 
-    def tell_of(self, new: list[Correction], monitor: Monitor) -> None:
-        """Say what may be meant, or may be a mistake."""
-        if self._in_other_folder:
-            name, image_id = next(iter(self._in_other_folder.items()))
+    def tell_of(self, new: list[Correction], moved: Mapping[str, str], monitor: Monitor) -> None:
+        """Say what may be meant, or may be a mistake; `moved` has the paths in the import of some images."""
+        if elsewhere := [one.id for one in new if one.id in moved]:
             monitor.warn(
-                f"masks whose folder is not that of their image: {len(self._in_other_folder)}, first '{name}' for "
-                f"'{image_id}'; check that these are the same images"
+                f"masks whose folder is not that of their image: {len(elsewhere)}, first '{moved[elsewhere[0]]}' for "
+                f"'{elsewhere[0]}'; check that these are the same images"
             )
         lacking = [one.id for one in new if not {*self.samples[one.id].classes} <= {*classes_shown(one.mask)}]
         if lacking:

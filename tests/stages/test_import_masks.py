@@ -183,10 +183,12 @@ def test_import_masks__of_another_folder_beside_the_mask_of_the_image(
 ) -> None:
     right = corrected(labelled_run)
     path = folder_of({"a": right, "old/a": np.ones_like(right)}, tmp_path / "in")
-    with pytest.raises(DataError, match=r"1 of 2 masks .*old/a\.png: its folder is not that of image 'a', for which"):
+    with pytest.raises(DataError, match=r"1 of 2 masks .*old/a\.png: it is in another folder than image 'a', and"):
         import_masks(labelled_run.run, path, SilentMonitor(), tool="png")
-    assert import_masks(labelled_run.run, path, listener(), tool="png", skip_bad=True).masks == 1
+    monitor = listener()
+    assert import_masks(labelled_run.run, path, monitor, tool="png", skip_bad=True).masks == 1
     np.testing.assert_array_equal(CorrectionFile(labelled_run.run, NAMES).mask("a").read(), right)
+    assert len(monitor.warnings) == 1  # none of masks in another folder, of which none is left
     path = folder_of({"old/a": right, "new/a": right}, tmp_path / "two")
     with pytest.raises(DataError, match="nothing was imported: 2 of 2 masks"):
         import_masks(labelled_run.run, path, listener(), tool="png")
@@ -311,6 +313,23 @@ def test_import_masks__labelstudio_tasks_of_the_same_number(labelled_run: Any, t
     tasks = [task([region("rectanglelabels", SQUARE)], f"/data/upload/1/{name}.png") for name in ("a", "c")]
     import_tasks(labelled_run, tasks, tmp_path)
     assert set(CorrectionFile(labelled_run.run, NAMES).classes) == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [{"image_id": "deep/d", "image": "/other/d.png"}, {"image": "/other/d.png"}],
+        [{"image": "s3://bucket/photos/d.png"}, {"image": "/data/local-files/?d=two/photos/d.png"}],
+    ],
+)
+def test_import_masks__labelstudio_two_tasks_of_one_path(
+    data: list[dict[str, str]], labelled_run: Any, tmp_path: Path
+) -> None:
+    drawn = region("rectanglelabels", {**SQUARE, "rectanglelabels": ["blue"]}, original_height=56)
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([task([drawn]) | {"data": one} for one in data]))
+    import_masks(labelled_run.run, path, SilentMonitor(), tool="labelstudio")
+    assert set(CorrectionFile(labelled_run.run, NAMES).classes) == {"deep/d"}
 
 
 def test_import_masks__labelstudio_newest_of_two_annotators(labelled_run: Any, tmp_path: Path, listener: Any) -> None:
