@@ -50,7 +50,8 @@ class MaskAgreement:
         empty: Images with labels whose mask is background everywhere.
         absent: Classes that are labelled in some image but are in no mask.
         cause: How the masks seem to be numbered, with the remedy; None if no other numbering explains them.
-        explained: Whether that numbering explains nearly all masks, so that they are certainly wrong.
+        explained: Names of the images whose masks that numbering explains, and which are certainly wrong; empty if it
+            does not explain nearly all masks.
         mostly_wrong: Whether more than half of the labelled images have a mask without any of their classes.
     """
 
@@ -59,7 +60,7 @@ class MaskAgreement:
     empty: tuple[str, ...]
     absent: tuple[str, ...]
     cause: str | None
-    explained: bool
+    explained: frozenset[str]
     mostly_wrong: bool
 
 
@@ -85,9 +86,15 @@ def compare_masks(images: Sequence[MaskedImage], class_names: Sequence[str]) -> 
     absent = frozenset().union(*(image.labels for image in images)) - frozenset().union(*(mask for _, mask in shown))
     best = max([stored, *_numberings(images, class_names)], key=lambda numbering: _agreement(images, numbering))
     before, after = _agreement(images, stored), _agreement(images, best)
-    better = [(image.labels, mask) for image, mask in shown if best.classes(image) == image.labels != mask]
-    contradicting = sum(_contradict(labels, mask) for labels, mask in better)
+    better = [(image, mask) for image, mask in shown if best.classes(image) == image.labels != mask]
+    contradicting = sum(_contradict(image.labels, mask) for image, mask in better)
     explains = len(better) >= FEWEST_IMAGES and 1 - after <= (1 - before) / 2
+    certain = (
+        explains
+        and after >= EXPLAINED
+        and after - before >= GAIN
+        and contradicting >= max(FEWEST_IMAGES, CONTRADICTING * len(better))
+    )
 
     def quoted(numbers: Classes) -> str:
         return ", ".join(f"'{class_names[number - 1]}'" for number in sorted(numbers)) or "none"
@@ -98,10 +105,7 @@ def compare_masks(images: Sequence[MaskedImage], class_names: Sequence[str]) -> 
         empty=tuple(image.name for image in empty),
         absent=tuple(class_names[number - 1] for number in sorted(absent)),
         cause=best.text if explains else None,
-        explained=explains
-        and after >= EXPLAINED
-        and after - before >= GAIN
-        and contradicting >= max(FEWEST_IMAGES, CONTRADICTING * len(better)),
+        explained=frozenset(image.name for image, _ in better if certain),
         mostly_wrong=len(wrong) >= FEWEST_IMAGES and 2 * len(wrong) > len(labelled),
     )
 

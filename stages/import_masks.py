@@ -293,12 +293,11 @@ class CorrectableImages:
 
         Each of them may be right, since 255 is the value of pixels that were not judged. All of them together are not.
         """
-        if not compare_masks(self._compared, self.dataset.class_names).explained:
-            return {}
+        explained = compare_masks(self._compared, self.dataset.class_names).explained
         return {
             one.id: OtherNumbersError(f"it shows none of the labels of image '{one.id}', only 0 and 255 (not judged)")
             for one in masks
-            if self.samples[one.id].classes and not classes_shown(one.mask)
+            if one.id in explained and not classes_shown(one.mask)
         }
 
     def describe(self, misnumbered: Mapping[str, OtherNumbersError]) -> list[str]:
