@@ -529,8 +529,7 @@ class MaskFile:
         """
         with _opened(self.path) as image:
             step = _GREY_STEPS.get(_raw_mode(image), 1)  # the raw mode is lost when the pixels are read
-            turn = _transposition(image)
-            mode, values = image.mode, np.array(image if turn is None else image.transpose(turn)) // step
+            mode, values = image.mode, np.array(upright(image)) // step
         if mode not in ("P", "L", "1", "I") and not mode.startswith("I;16"):
             raise DataError(
                 f"{self.path} is an image of mode '{mode}': a mask must be a palette or grey PNG whose values "
@@ -761,6 +760,12 @@ def _transposition(image: Image.Image) -> Image.Transpose | None:
     except Exception:  # with a damaged EXIF block, image viewers show the stored pixels
         return None
     return TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an opened image, whose pixels are not read yet, with its EXIF orientation applied."""
+    turn = _transposition(image)
+    return image if turn is None else image.transpose(turn)
 
 
 def _is_rotated(image: Image.Image) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 from data.class_names import NO_CLASSES, canonical_name
 from data.dataset import IGNORE_INDEX, Mask, list_names
 from data.errors import DataError, reason
+from data.images import upright
 from stages.exports.label_map import label_map_name
 from stages.exports.xml_names import xml_name
 
@@ -66,13 +67,13 @@ class ClassNumbers:
 
 
 def open_png(file: Path | bytes) -> Image.Image:
-    """Open and decode a PNG.
+    """Open and decode a PNG, and turn it upright.
 
     Raises:
         DataError: It is damaged or not a PNG.
     """
     try:
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=("PNG",))
+        image = upright(Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=("PNG",)))
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"it cannot be read as PNG ({reason(error)}): save it again") from error

@@ -195,7 +195,8 @@ def test_import_masks__of_another_folder_beside_the_mask_of_the_image(
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "sorted palette"])
-def test_import_masks__png_of_any_program(mode: str, labelled_run: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_import_masks__png_of_any_program(mode: str, turned: bool, labelled_run: Any, tmp_path: Path) -> None:
     mask = corrected(labelled_run)
     image = Image.fromarray(mask) if mode == "L" else palette_image(mask)
     if mode == "RGB":
@@ -204,6 +205,10 @@ def test_import_masks__png_of_any_program(mode: str, labelled_run: Any, tmp_path
         image = image.convert("RGB").quantize(8)
         assert not np.array_equal(np.asarray(image), mask)
     path = folder_of({"a": image}, tmp_path / "in") / "a.png"
+    if turned:
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        image.transpose(Image.Transpose.ROTATE_180).save(path, exif=exif)
     import_masks(labelled_run.run, path, SilentMonitor(), tool="png")
     np.testing.assert_array_equal(CorrectionFile(labelled_run.run, NAMES).mask("a").read(), mask)
 
