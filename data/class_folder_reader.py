@@ -22,9 +22,9 @@ from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids,
 from data.errors import DataError
 from data.file_kinds import conversion_advice, count_unread, describe_unread, is_unread_picture
 from data.images import find_images_and_unread, find_masks, image_id
+from data.mask_folders import MASK_PART, MASKS_FOLDER
 
 BACKGROUND_FOLDER = "background"  # for images that show none of the classes
-MASKS_FOLDER = "masks"
 SPLITS = {name: name for name in (*TRAIN_NAMES, *VAL_NAMES)} | {"testing": "test"}  # name of a folder -> split
 OTHER_SPLITS = frozenset({"dev", "eval", "evaluation", "holdout"})  # are not read
 # Folders of splits: also train2017, test1, val_images, trainA and the like.
@@ -34,9 +34,8 @@ PART_FOLDER = re.compile(
     r"images?|imgs?|labels|jpegimages|annotations?|imagesets|.*ground_?truths?|segmentation(class|object).*|unlabell?ed",
     re.IGNORECASE,
 )
-# The same, for names that are doubtful only if there is a folder of each kind.
+# The same, for names that are doubtful only beside one of MASK_PART.
 IMAGE_PART = re.compile(r"originals?|inputs?|sources?|photos?|rgb|leftimg8bit|[ab]", re.IGNORECASE)
-MASK_PART = re.compile(r"masks?|targets?|outputs?|labels?|gt|gt_?(fine|coarse)|depth|seg(mentation)?s?", re.IGNORECASE)
 # Names of masks beside their images: 1_mask.png or 1_mask_1.png beside 1.jpg, mask_1.png beside image_1.jpg.
 MASK_NAME = re.compile(
     r"(?P<image>.+?)[ _.-](seg(mentation)?[ _-])?(masks?|labels?|gt|ground[ _-]?truth|seg|segmentation|annotations?)"

@@ -17,6 +17,7 @@ from data.errors import DataError, reason
 from data.file_kinds import describe_unread
 from data.file_names import FileNames
 from data.images import find_images_and_unread, find_masks, image_id
+from data.mask_folders import MASKS_FOLDER
 from data.text_files import COMMENT, read_text
 
 LABELS_FILE = "labels.csv"
@@ -135,7 +136,7 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
             mistakes.add(names.describe_missing(row.image) + skip, row.line)
         mistakes.add_uncounted(len(missing[MOST_TOLD:]))
     mistakes.report()
-    masks = find_masks(root / "masks")
+    masks = find_masks(root / MASKS_FOLDER)
     index = {name: number for number, name in enumerate(class_names, start=1)}
     splits: dict[str, list[Sample]] = defaultdict(list)
     for file, row in matched.items():

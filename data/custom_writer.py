@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from data.class_folder_reader import MASKS_FOLDER
 from data.class_list import CLASSES_FILE
 from data.class_names import canonical_name
 from data.command_line import as_command
@@ -17,6 +16,7 @@ from data.custom_reader import LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
 from data.images import find_images_and_unread
+from data.mask_folders import MASKS_FOLDER
 from data.output_place import check_output_place
 from data.text_files import COMMENT
 

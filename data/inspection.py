@@ -20,6 +20,7 @@ from data.dataset import Dataset, Sample
 from data.errors import DataError
 from data.images import FileContents, file_contents, find_images_and_unread, find_masks, read_image
 from data.mask_agreement import distinct_values
+from data.mask_folders import MASKS_FOLDER
 from data.readers import fitting_mask
 from data.small_objects import class_covers
 from data.written_folders import written_by_toco
@@ -112,11 +113,13 @@ def find_unused_masks(dataset: Dataset) -> UnusedMasks:
     Raises:
         DataError: A folder cannot be listed.
     """
-    folder = dataset.root / "masks"
+    folder = dataset.root / MASKS_FOLDER
     if dataset.layout not in ("custom", "class_folders") or written_by_toco(folder) or not folder.is_dir():
         return UnusedMasks()
     known = dataset.by_id()
-    if dataset.layout == "class_folders" and any(name.startswith("masks/") for name in known):  # it is a class
+    if dataset.layout == "class_folders" and any(
+        name.startswith(f"{MASKS_FOLDER}/") for name in known
+    ):  # it is a class
         return UnusedMasks()
     return UnusedMasks(
         other_formats=tuple(

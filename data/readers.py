@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from data.class_folder_reader import MASK_PART, MASKS_FOLDER, read_class_folders
+from data.class_folder_reader import read_class_folders
 from data.class_list import CLASSES_FILE, read_class_list
 from data.coco_reader import find_coco, read_coco
 from data.command_line import as_command
@@ -16,6 +16,7 @@ from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
 from data.images import MaskFile, find_masks, is_rotated, shorter_side
+from data.mask_folders import MASKS_FOLDER, probably_masks
 from data.missing_pixels import without_missing_pixels
 from data.voc_reader import find_voc, read_voc
 from data.written_folders import MARK, written_by_toco
@@ -46,7 +47,7 @@ def open_dataset(root: Path | str, skip_bad: bool = False) -> Dataset:
 
 
 def _pseudo_mask_warnings(root: Path) -> list[str]:
-    masks = root / "masks"
+    masks = root / MASKS_FOLDER
     texts = []
     if written_by_toco(root):
         texts.append(f"{root} was written by toco: its masks are results of toco, not ground truth")
@@ -67,8 +68,7 @@ def _unread_mask_warnings(dataset: Dataset) -> list[str]:
     return [
         f"{folder} is not read: if it holds ground-truth masks, rename it to {MASKS_FOLDER}/"
         for folder in sorted(dataset.root.iterdir())
-        if (MASK_PART.fullmatch(folder.name) if any_name else folder.name.lower() == MASKS_FOLDER)
-        and folder.name.lower() not in ("depth", "output", "outputs")
+        if (probably_masks(folder.name) if any_name else folder.name.lower() == MASKS_FOLDER)
         and folder.name not in dataset.class_names
         and folder.is_dir()
         and find_masks(folder)

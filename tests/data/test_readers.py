@@ -46,7 +46,13 @@ def test_open_dataset__class_folders(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).layout == "class_folders"
 
 
-@pytest.mark.parametrize(("name", "told"), [("Masks", True), ("GT", True), ("other", False)])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, True) for name in ("Masks", "GT", "ground_truth", "SegmentationClass", "train_masks", "annotations")),
+        *((name, False) for name in ("other", "depth", "output", "outputs", "annotated")),
+    ],
+)
 def test_open_dataset__tells_of_masks_in_a_folder_of_another_name(name: str, told: bool, tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a.png")
     picture(tmp_path / name / "a.png")
