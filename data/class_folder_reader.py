@@ -44,7 +44,7 @@ MASK_NAME = re.compile(
 )
 IMAGE_NAME = re.compile(r"^(images?|img|rgb)[ _.-]|[ _.-](images?|img|rgb)$", re.IGNORECASE)  # the rest is its own name
 OTHER_LAYOUTS = "for image labels in a table, move the images into images/ and run 'toco init'"
-ADVICE = f"merge or rename the folders ('{BACKGROUND_FOLDER}' means none of the classes)"
+ADVICE = f"merge or rename the folders ('{BACKGROUND_FOLDER}' means none of the classes); {LIST_IF_MEANT}"
 
 
 def read_class_folders(root: Path) -> Dataset:

@@ -58,7 +58,7 @@ def refuse_doubtful_names(counts: Mapping[str, int], place: Path | str, kind: st
     if doubtful := doubtful_names(counts):
         told = [f"{kind} {quoted(name)} {problem}" for name, problem in list(doubtful.items())[:MOST_TOLD]]
         told += [f"and {len(doubtful) - MOST_TOLD} more"] if len(doubtful) > MOST_TOLD else []
-        raise DataError(f"{place}: {'; '.join(told)}: {advice}; {LIST_IF_MEANT}")
+        raise DataError(f"{place}: {'; '.join(told)}: {advice}")
 
 
 def joined_warnings(counts: Mapping[str, int], advice: str) -> tuple[str, ...]:

@@ -125,7 +125,8 @@ def read_custom(root: Path, *, skip_bad: bool = False) -> Dataset:
     if columns.split is None:
         warnings += _check_other_columns(others, header, header_line, mistakes)
     class_names = listed or in_order({*columns.one_hot.values()}.union(*(row.labels for row in rows)))
-    _check_splits(rows, class_names, mistakes)
+    if columns.labels is not None:
+        _check_splits(rows, class_names, mistakes)
 
     images, unread_images = find_images_and_unread(root / "images")
     names = FileNames(root / "images", images)
@@ -355,15 +356,18 @@ def _check_labels(
 
 
 def _check_splits(rows: list[Row], class_names: Collection[str], mistakes: Mistakes) -> None:
-    """Report splits that are classes: the second label of a row where the separator of labels is that of cells.
+    """Report rows whose split is a class name: in 'a.jpg,cat,dog' the second label falls into the column 'split'.
 
-    Where most splits are, they are the numbers of folds and classes.
+    Where most splits are class names, they are the numbers of folds and classes.
     """
     names = {name.lower() for name in class_names}.difference(TRAIN_NAMES, VAL_NAMES)
     doubtful = [row for row in rows if row.split in names]
     if 2 * len(doubtful) <= len(rows):
         for row in doubtful:
-            mistakes.add(f"split '{row.split}' is the name of a class: write several labels within quotes", row.line)
+            mistakes.add(
+                f"split '{row.split}' is the name of a class: write several labels within quotes, or rename the split",
+                row.line,
+            )
 
 
 def _check_other_columns(

@@ -76,11 +76,11 @@ def _unread_mask_warnings(dataset: Dataset) -> list[str]:
 
 
 def _same_split_warnings(dataset: Dataset) -> list[str]:
-    """Warn about splits of two names for the same purpose, as in a table made of two: only one of them is used."""
+    """Warn about splits of two names for the same purpose, as in a table made of two: only one is used by default."""
     same = ((dataset.train_split, TRAIN_NAMES), (dataset.val_split, [name for name in VAL_NAMES if name != "test"]))
     return [
-        f"split '{name}' (images: {len(dataset.splits[name])}) is not used beside '{used}': if they are one split, "
-        "give them one name"
+        f"split '{name}' (images: {len(dataset.splits[name])}) is used only if --split names it, beside split "
+        f"'{used}': if they are one split, give them one name"
         for used, names in same
         for name in names
         if used in names and name != used and name in dataset.splits

@@ -64,7 +64,7 @@ def check_learnable(dataset: Dataset, samples: Sequence[Sample], monitor: Monito
 
 
 def warn_of_shared_images(dataset: Dataset, split: str | None, monitor: Monitor) -> None:
-    """Warn of training images that are in the validation split as well: training works, but the scores are too high."""
+    """Warn of training images that are also in a split for evaluation: training works, but the scores are too high."""
     for finding in shared_images(dataset, split or dataset.train_split):
         monitor.warn(f"{dataset.root}: {finding.text} ({list_names(finding.items, 3)}): {finding.advice}")
 

@@ -32,8 +32,7 @@ def test_refuse_doubtful_names__all_in_one_line() -> None:
     with pytest.raises(DataError) as caught:
         refuse_doubtful_names({"Cat": 1, "cat": 2, "nan": 1}, "pets", "folder", "rename it")
     assert str(caught.value) == (
-        "pets: folder 'nan' stands for a missing value; folder 'Cat' looks the same as 'cat': rename it; to use "
-        "such names as classes, list all classes in classes.txt, one per line"
+        "pets: folder 'nan' stands for a missing value; folder 'Cat' looks the same as 'cat': rename it"
     )
     with pytest.raises(DataError, match=r"; and 2 more: rename it"):
         refuse_doubtful_names(

@@ -247,7 +247,10 @@ def test_read_custom__path_outside_the_folder(tmp_path: Path, image: str) -> Non
         ("image,is_cat,is_train,is_val\na.jpg,1,1,0\n", "not classes: 'is_train', 'is_val'; write"),
         ("image,island,isTrain\na.jpg,1,1\n", "not classes: 'isTrain'; write"),
         ("image,cat,Train,Val\na.jpg,1,1,0\n", "not classes: 'Train', 'Val'; write"),
-        ("image;labels;split\na.jpg;cat;dog\nb.jpg;dog;val\n", "line 2: split 'dog' is the name of a class: write sev"),
+        (
+            "image;labels;split\na.jpg;cat;dog\nb.jpg;dog;val\n",
+            "line 2: split 'dog' is the name of a class: .*or rename",
+        ),
         ("image,labels\na.jpg,\n", "has no classes: label at least one image"),
         ("image,labels\na.jpg,background\n", "lists 'background' as a class"),
         (b"image,labels\na.jpg,B\xe4r\n", r"is not in UTF-8 \(byte 20\): save it as UTF-8 text"),
@@ -437,6 +440,11 @@ def test_read_custom__folds_with_the_numbers_of_classes(tmp_path: Path) -> None:
     dataset = read_custom(build(tmp_path, "image,labels,split\na.jpg,1,1\nb.jpg,2,2\n"))
     assert dataset.class_names == ("1", "2")
     assert set(dataset.splits) == {"1", "2"}
+
+
+def test_read_custom__split_with_the_name_of_a_column_of_a_class(tmp_path: Path) -> None:
+    table = "image,split,day,night\na.jpg,train,1,0\nb.jpg,night,0,1\n"
+    assert set(read_custom(build(tmp_path, table)).splits) == {"train", "night"}
 
 
 def test_read_custom__column_of_flags_for_a_split(tmp_path: Path) -> None:

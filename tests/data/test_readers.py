@@ -76,8 +76,10 @@ def test_open_dataset__tells_of_two_names_of_one_split(tmp_path: Path) -> None:
         picture(tmp_path / "images" / f"{number}.png")
     (tmp_path / "labels.csv").write_text("\n".join(["image,labels,split", *rows]))
     assert open_dataset(tmp_path).warnings == (
-        "split 'training' (images: 1) is not used beside 'train': if they are one split, give them one name",
-        "split 'valid' (images: 1) is not used beside 'val': if they are one split, give them one name",
+        "split 'training' (images: 1) is used only if --split names it, beside split 'train': if they are one split, "
+        "give them one name",
+        "split 'valid' (images: 1) is used only if --split names it, beside split 'val': if they are one split, give "
+        "them one name",
     )
 
 
