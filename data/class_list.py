@@ -33,7 +33,7 @@ def read_class_list(path: Path) -> tuple[str, ...]:
 def refuse_misnamed(path: Path) -> None:
     """Refuse a list of classes whose name is not quite that of `path`, which does not exist.
 
-    The classes would be numbered in the order of their names, and masks would show others.
+    Without the list, classes are numbered alphabetically, and mask values would mean other classes.
 
     Raises:
         DataError: There is one.
@@ -65,7 +65,7 @@ def joined_warnings(counts: Mapping[str, int], advice: str) -> tuple[str, ...]:
     """Return warnings about names that may be several labels: 'cat/dog' beside 'cat' and 'dog'; usually nothing."""
     kinds = {
         "classes whose parts are classes as well": joined_names(counts),
-        "classes whose words look like labels, with blanks between them": names_joined_by_blanks(counts),
+        "class names that look like several labels separated by spaces": names_joined_by_blanks(counts),
     }
     warnings = []
     for what, names in kinds.items():

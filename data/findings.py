@@ -525,9 +525,10 @@ def _splits(facts: Facts) -> Iterator[Finding]:
 
 
 def shared_images(dataset: Dataset, split: str) -> Iterator[Finding]:
-    """Find the images of a split that are in a split for measuring as well, unless it is the validation split.
+    """Find the images of a training split that are also in a split for evaluation.
 
-    Splits for measuring are the validation split and all that are named like one: a test split is measured later.
+    Splits for evaluation are the validation split and all that are named like one, such as a test split. If the
+    training split is itself the validation split, nothing is compared.
     """
     training = {sample.image for sample in dataset.splits.get(split, ())}
     for name in dataset.split_names():

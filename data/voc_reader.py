@@ -52,8 +52,8 @@ CLASS_NAMES = (
     "tvmonitor",
 )
 
-# Both names of train_aug are in use: 10,582 images, with the additional masks of Hariharan et al. (ICCV 2011). Own data
-# also have the last names of val.
+# Both names of train_aug are in use: 10,582 images, with the additional masks of Hariharan et al. (ICCV 2011). Other
+# data sets also use valid.txt and validation.txt.
 LIST_FILES = {
     "train": ("train.txt",),
     "train_aug": ("train_aug.txt", "trainaug.txt"),

@@ -769,10 +769,16 @@ class Tile:
     overlap: int = option(64, "Pixels that neighbouring tiles share.", minimum=0)
     class_property: str = option("class", "Property of the polygons of a GeoJSON that holds the class.")
     min_object_share: float = option(
-        0.5, "A tile has the class of a polygon or part if it contains this share of it ...", minimum=0.001, maximum=1
+        0.5,
+        "A tile has the class of a polygon or part if it contains at least this share of it.",
+        minimum=0.001,
+        maximum=1,
     )
     min_tile_share: float = option(
-        0.01, "... or if polygons and parts of the class cover this share of the tile.", minimum=0, maximum=1
+        0.01,
+        "A tile also has a class if polygons and parts of the class cover at least this share of the tile.",
+        minimum=0,
+        maximum=1,
     )
     outside: Literal["none", "unlabelled"] = option(
         "none",

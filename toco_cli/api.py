@@ -534,7 +534,7 @@ def import_masks(
         data: The data set's present folder, if it was moved.
         skip_bad: Import the masks that fit, although others do not.
         allow_new_labels: Accept classes that the labels of an image do not have.
-        confirm_unchanged: Also import masks that equal the pseudo masks. Those of Label Studio always are imported.
+        confirm_unchanged: Also import masks that equal the pseudo masks. Those of Label Studio are always imported.
         progress: Show progress on stderr, as the command does.
         monitor: Receives progress and warnings instead of the terminal.
 

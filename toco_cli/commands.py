@@ -604,7 +604,7 @@ def export(
         typer.Option(
             "--instances",
             help="How voc, coco, yolo, yolo-detect and cvat separate touching objects of a class. distance: at necks "
-            "of the mask (default). cam: between peaks of the CAM. components: they do not.",
+            "of the mask (default). cam: between peaks of the CAM. components: touching objects stay one object.",
         ),
     ] = None,
     min_area: Annotated[
@@ -723,7 +723,7 @@ def import_masks(
         typer.Option(
             "--confirm-unchanged",
             help="Also import masks that equal the pseudo masks, because a person has checked them. Those that were "
-            "submitted in Label Studio always are imported.",
+            "submitted in Label Studio are always imported.",
         ),
     ] = False,
     quiet: Quiet = False,

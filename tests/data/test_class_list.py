@@ -45,8 +45,6 @@ def test_joined_warnings__usually_none() -> None:
     assert joined_warnings({"cat": 1, "dog": 1, "cat/dog": 1}, "rename them") == (
         "classes whose parts are classes as well: 'cat/dog'; rename them, if they are several labels",
     )
-    told = (
-        "classes whose words look like labels, with blanks between them: 'cat dog', 'dog bird'; correct them, if they"
-    )
+    told = "class names that look like several labels separated by spaces: 'cat dog', 'dog bird'; correct them, if they"
     (warning,) = joined_warnings({"cat": 5, "dog": 5, "bird": 1, "cat dog": 1, "dog bird": 1}, "correct them")
     assert warning == f"{told} are several labels"
