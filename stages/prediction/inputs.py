@@ -1,7 +1,6 @@
 """The images that `toco predict` is given as files, folders and patterns. Each image gets a unique name."""
 
 import glob
-import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count, takewhile
 from pathlib import Path
@@ -10,11 +9,10 @@ from data.dataset import Sample
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES, PROGRAM_OF, describe_unread, split_kinds, suffix_of
 from data.images import AS_STORED, PixelRule, find_images_and_unread, image_id
+from data.mask_folders import probably_masks
 from data.written_folders import RECORD, written_by_toco
 from stages.runtime.monitor import Monitor
 
-# Folders of masks in data sets, at the top.
-MASK_FOLDER = re.compile(r"(masks|segmentation(class|object)[^/]*)/", re.IGNORECASE)
 IMAGE_FOLDER_NAMES = ("images", "jpegimages")
 KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
@@ -91,8 +89,9 @@ def _masks_of(names: Collection[str]) -> frozenset[str]:
 
     masks/a.png beside cats/a.jpg is a photograph: masks may be a class.
     """
-    masks = [name for name in names if MASK_FOLDER.match(name) and suffix_of(name) == ".png"]
-    images = {image_id(name) for name in names if not MASK_FOLDER.match(name)}
+    beside = {name for name in names if "/" in name and probably_masks(name.partition("/")[0])}
+    masks = [name for name in beside if suffix_of(name) == ".png"]
+    images = {image_id(name) for name in names if name not in beside}
     images |= {name.partition("/")[2] for name in images if name.partition("/")[0].lower() in IMAGE_FOLDER_NAMES}
     return frozenset(name for name in masks if image_id(name).partition("/")[2] in images)
 

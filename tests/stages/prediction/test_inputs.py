@@ -50,7 +50,8 @@ def test_find_inputs__names_start_at_the_first_wildcard_of_a_pattern(
 
 
 @pytest.mark.parametrize(
-    ("images", "masks"), [("images/", "masks/"), ("JPEGImages/", "SegmentationClass/"), ("", "masks/")]
+    ("images", "masks"),
+    [("images/", "masks/"), ("JPEGImages/", "SegmentationClass/"), ("images/", "ground_truth/"), ("", "masks/")],
 )
 def test_find_inputs__a_data_set_without_its_masks(images: str, masks: str, tmp_path: Path, listener: Any) -> None:
     for name in (f"{images}cats/a.jpg", f"{masks}cats/a.png", f"{masks}other/b.png"):
