@@ -183,7 +183,7 @@ def predict(
             if count := len(all_ids(paged, fabric)):
                 monitor.warn(
                     f"{count} image{'s have' if count > 1 else ' has'} several pages, of which only the first is "
-                    "predicted: save the others as images of their own if they are needed"
+                    "predicted: to use the others, save each as a separate image"
                 )
             if text := describe_missing_pixels(all_ids(lacking, fabric), "predicted"):
                 monitor.note(text)
