@@ -99,7 +99,9 @@ def import_masks(
         dataset = open_run_data(stage, data, skip_bad=True)
         warn_of_other_data(stage, dataset, monitor)
         corrections = CorrectionFile(run, dataset.class_names)
-        images = CorrectableImages(stage, dataset)
+        # Most likely no person looked at masks that equal the pseudo masks, of now or as they were picked.
+        picked = None if confirm_unchanged or tool == "labelstudio" else PickedMasks(run)
+        images = CorrectableImages(stage, dataset, picked)
         found = READERS[tool](path, dataset.class_names)
         problems = list(found.problems)
         drawn, moved = newest(found.masks, images, problems, monitor)
@@ -127,8 +129,7 @@ def import_masks(
         report_problems(lines, summary, monitor, skip_bad=skip_bad and bool(new))
         if not new:
             raise DataError(f"{path} has no annotated image: annotate some, export again, and import that")
-        if not confirm_unchanged and tool != "labelstudio":
-            new = changed_masks(new, PickedMasks(run), monitor)
+        new = changed_masks(new, images, monitor)
         images.tell_of(new, moved, monitor)
         corrections.add(new)
     replaced = sum(one.id in corrections.classes for one in new)
@@ -178,17 +179,13 @@ def newest(
     )
 
 
-def changed_masks(masks: list[Correction], picked: PickedMasks, monitor: Monitor) -> list[Correction]:
-    """Leave out masks that equal the pseudo masks, of now or as they were picked: most likely no person looked at them.
+def changed_masks(masks: list[Correction], images: "CorrectableImages", monitor: Monitor) -> list[Correction]:
+    """Leave out masks that no person changed.
 
     Raises:
         DataError: No other mask is left.
     """
-    changed = [
-        one
-        for one in masks
-        if not picked.has(one.id, one.mask) and (one.before is None or not np.array_equal(one.before, one.mask))
-    ]
+    changed = [one for one in masks if not images.is_untouched(one.id, one.mask)]
     unchanged = len(masks) - len(changed)
     if unchanged:
         text = f"masks that equal the pseudo masks: {unchanged}; to confirm them as they are, add --confirm-unchanged"
@@ -218,9 +215,16 @@ def report_problems(problems: list[str], summary: str, monitor: Monitor, *, skip
 class CorrectableImages:
     """The images whose masks may be corrected."""
 
-    def __init__(self, stage: StageFolder, dataset: Dataset) -> None:
-        """List them: those with a pseudo mask, those of the stage's split, and those without image labels."""
+    def __init__(self, stage: StageFolder, dataset: Dataset, picked: PickedMasks | None) -> None:
+        """List them: those with a pseudo mask, those of the stage's split, and those without image labels.
+
+        Args:
+            stage: RUN/labels, or RUN/cam if there are no labels.
+            dataset: The data set.
+            picked: The masks that were picked, which are untouched if they come back; None if all masks count.
+        """
         self.dataset = dataset
+        self._picked = picked
         self.samples = dataset.by_id()
         self.masks: LabelFile | None = None
         if (stage.path / "labels.h5").is_file():
@@ -278,7 +282,8 @@ class CorrectableImages:
                 raise
             unknown = distinct_values(mask) - {*range(len(self.dataset.class_names) + 1), IGNORE_INDEX}
             raise OtherNumbersError(str(error), unknown) from error
-        self._check_labels(sample, mask, allow_new_labels=allow_new_labels)
+        if not self.is_untouched(image_id, mask):
+            self._check_labels(sample, mask, allow_new_labels=allow_new_labels)
         provenance = Provenance(
             source=str(path.resolve()),
             tool=tool,
@@ -287,6 +292,13 @@ class CorrectableImages:
             imported=datetime.now().astimezone().isoformat(timespec="seconds"),
         )
         return Correction(id=image_id, mask=mask, before=self._pseudo_mask(image_id), provenance=provenance)
+
+    def is_untouched(self, image_id: str, mask: Mask) -> bool:
+        """Whether a mask equals the pseudo mask of its image, of now or as it was picked."""
+        if self._picked is None:
+            return False
+        before = self._pseudo_mask(image_id)
+        return self._picked.has(image_id, mask) or (before is not None and np.array_equal(before, mask))
 
     def objects_not_judged(self, masks: Sequence[Correction]) -> dict[str, OtherNumbersError]:
         """Return the masks, by image id, that show no class, if that is because 255 stands for their objects.

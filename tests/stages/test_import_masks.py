@@ -11,6 +11,7 @@ from PIL import Image
 from data.errors import ArtifactError, DataError, SettingsError
 from data.palette import palette_image
 from stages.corrections.correction_file import CORRECTIONS, CorrectionFile
+from stages.corrections.picked_masks import PickedMasks
 from stages.import_masks import import_masks
 from stages.run_folder.lock import stage_lock
 from stages.runtime.monitor import SilentMonitor
@@ -163,6 +164,23 @@ def test_import_masks__unchanged_masks_only_when_asked(labelled_run: Any, tmp_pa
     assert any("left out, masks that equal the pseudo masks: 1" in note for note in monitor.notes)
     import_masks(labelled_run.run, unchanged, monitor, tool="png", confirm_unchanged=True)
     assert CorrectionFile(labelled_run.run, NAMES).classes.keys() == {"a", "c"}
+
+
+def test_import_masks__picked_masks_that_no_person_changed_need_not_fit(
+    labelled_run: Any, tmp_path: Path, listener: Any
+) -> None:
+    """A pseudo mask may lack its class, or show one that is no label any more."""
+    monitor, run = listener(), labelled_run.run
+    untouched = {"a": np.zeros_like(labelled_run.masks["a"]), "b": np.ones_like(labelled_run.masks["b"])}
+    path = folder_of({**untouched, "c": corrected(labelled_run, "c")}, tmp_path / "in")
+    with pytest.raises(DataError, match="2 of 3 masks"):
+        import_masks(run, path, monitor, tool="png")
+    PickedMasks(run).add(untouched.items())
+    with pytest.raises(DataError, match="2 of 3 masks"):
+        import_masks(run, path, monitor, tool="png", confirm_unchanged=True)
+    assert import_masks(run, path, monitor, tool="png").masks == 1
+    assert CorrectionFile(run, NAMES).classes.keys() == {"c"}
+    assert any("left out, masks that equal the pseudo masks: 2" in note for note in monitor.notes)
 
 
 def test_import_masks__says_that_a_mask_is_from_another_folder(
