@@ -18,6 +18,7 @@ LARGER = (
     "train with a larger --image-size, cut large images with 'toco tile' first, or make masks without CAMs "
     "(make-labels --relabel mil)"
 )
+LARGER_FEATURES = "make masks with a larger --feature-size, or cut large images with 'toco tile' first"
 
 
 def class_covers(mask: Mask) -> dict[int, float]:

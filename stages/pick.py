@@ -24,6 +24,7 @@ from stages.corrections.picked_masks import PickedMasks
 from stages.export import check_contents, check_export_format, write_masks
 from stages.exports.labelled_images import open_labelled_images
 from stages.features.cache import stored_features
+from stages.labels.label_settings import used_settings
 from stages.labels.mask_shares import patches_with_values
 from stages.labels.store import LabelFile
 from stages.labels.stored_cams import stored_label
@@ -176,6 +177,7 @@ def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: M
     path = labels.path / "scores.h5"
     scores = LabelFile(path, "scores") if path.is_file() else None
     threshold = None if labels.settings["source"] == "decoder" else float(labels.config["background_threshold"])
+    by_cams = used_settings(labels).relabel != "mil"  # which makes masks where CAMs show nothing
     features = stored_features(run)
     found = []
     monitor.start("judging masks", len(samples))
@@ -190,7 +192,9 @@ def candidates(run: Path, labels: StageFolder, samples: list[Sample], monitor: M
         own = torch.from_numpy(stored.read(sample.id)).float()
         doubt = Doubt(
             unsure=unsureness(own, rule, _usable(sample, (own.shape[1], own.shape[2]))),
-            contradicted=contradiction(small, stored_label(cams, sample.id, threshold, size), IGNORE_INDEX),
+            contradicted=contradiction(small, stored_label(cams, sample.id, threshold, size), IGNORE_INDEX)
+            if by_cams
+            else 0.0,
             missing=len(missing) / max(1, len(sample.classes)),
         )
         look = None

@@ -16,7 +16,7 @@ class Doubt:
     """Three signs that a mask is wrong, each 0..1."""
 
     unsure: float  # mean over the image of 1 minus the margin between the two best labels
-    contradicted: float  # 1 minus the IoU of the objects in the mask and in the label of the CAM
+    contradicted: float  # 1 minus the IoU of mask and CAM over the objects; 0 if the mask was made without CAMs
     missing: float  # part of the image's labels that its mask does not show
 
     def reasons(self, missing: Sequence[str] = ()) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from data.command_line import as_command
 from data.dataset import list_names
-from data.small_objects import FEW_PATCHES, LARGER
+from data.small_objects import FEW_PATCHES, LARGER, LARGER_FEATURES
 from stages.option import as_option
 
 Quality = Literal["good", "weak", "failed"]
@@ -87,6 +87,7 @@ class MaskSettings:
     background_threshold: float | None  # of the masks; None for the decoder
     threshold_chosen: bool  # by toco, on images
     relabelled: bool  # from the labels of the CAMs
+    without_cams: bool = False  # made by --relabel mil
     larger_features: int | None = None  # --feature-size that would show smaller objects; None if it is large already
     threshold_fits: bool = False  # no other one can help: ground truth chose it, or the decoder needs none
     student_iterations: int | None = None  # None without a student
@@ -123,6 +124,7 @@ class Verdict:
     examined: int  # images whose masks were examined
     measured: int  # images with ground truth among them
     advice: Advice | None  # None if all is good
+    without_cams: bool = False  # whether --relabel mil made the masks
 
     def named(self, level: Quality) -> list[ClassVerdict]:
         """The classes of one level, the worst first."""
@@ -156,7 +158,7 @@ class Verdict:
         more = f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
         return (
             "Small objects, which the network's maps hardly show, in patches of the network in the median image: "
-            f"{', '.join(listed)}{more}: {LARGER}."
+            f"{', '.join(listed)}{more}: {LARGER_FEATURES if self.without_cams else LARGER}."
         )
 
     @property
@@ -199,7 +201,13 @@ def judge(evidence: Sequence[ClassEvidence], settings: MaskSettings, *, examined
         measured: Number of images with ground truth among them.
     """
     classes = tuple(judge_class(one) for one in evidence)
-    return Verdict(classes=classes, examined=examined, measured=measured, advice=advice(classes, settings))
+    return Verdict(
+        classes=classes,
+        examined=examined,
+        measured=measured,
+        advice=advice(classes, settings),
+        without_cams=settings.without_cams,
+    )
 
 
 def judge_class(one: ClassEvidence) -> ClassVerdict:

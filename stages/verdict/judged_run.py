@@ -93,6 +93,7 @@ def read_verdict(run: Path) -> Verdict | None:
             examined=values["examined"],
             measured=values["measured"],
             advice=None if values["advice"] is None else Advice(**values["advice"]),
+            without_cams=values["without_cams"],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -122,6 +123,7 @@ def _settings(run: Path, labels: StageFolder, dataset: Dataset) -> MaskSettings:
         background_threshold=labels.config.get("background_threshold"),
         threshold_chosen=labels.settings["background_threshold"] == "auto",
         relabelled=(labels.path / "scores.h5").is_file() and not instances,
+        without_cams=instances,
         larger_features=larger if instances and used.feature_size is None else None,
         threshold_fits=instances or used.source == "decoder" or used.calibration_images > 0,
         student_iterations=student.settings["iterations"] if student else None,

@@ -13,9 +13,11 @@ from data.errors import ArtifactError, DataError, SettingsError
 from data.images import BandRange, MaskFile, PixelRule
 from data.palette import palette_image
 from stages.import_masks import import_masks
+from stages.labels.label_settings import CHOSEN, INSTANCES
 from stages.pick import candidates, pick
 from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_data import open_run_data
+from stages.run_folder.saving import write_json
 from stages.runtime.monitor import SilentMonitor
 from stages.verdict.judged_run import judge_run
 
@@ -133,6 +135,15 @@ def test_candidates__pixels_without_a_value_are_not_unsure(whole_run: Path, tmp_
     path.write_bytes(b"no longer an image")  # the mask is still judged: other images may be picked
     (found,) = candidates(whole_run, labels, [replace(sample, image=path, pixels=rule)], SilentMonitor())
     assert found.doubt.unsure == unsure[0]
+
+
+def test_candidates__masks_that_were_made_without_cams_are_not_compared_with_them(own_run: Path) -> None:
+    labels = open_stage(own_run, "labels")
+    samples = [*open_run_data(labels, None, skip_bad=True).by_id().values()][:4]
+    assert any(one.doubt.contradicted for one in candidates(own_run, labels, samples, SilentMonitor()))
+    write_json(labels.path / "config.json", {**labels.config, CHOSEN: INSTANCES})
+    labels = open_stage(own_run, "labels")
+    assert not any(one.doubt.contradicted for one in candidates(own_run, labels, samples, SilentMonitor()))
 
 
 def test_pick__failed_classes_get_more_images(own_run: Path, tmp_path: Path) -> None:

@@ -207,6 +207,10 @@ def test_verdict__tells_of_small_objects_also_of_good_classes() -> None:
     assert "in the median image: blowhole 0.24, crack 3.9 (as found): train with a" in verdict.small_objects
     assert verdict.as_dict()["small_objects"] == verdict.small_objects
     assert judge([FINE, evidence(patches=4.0)], SETTINGS, examined=40, measured=3).small_objects is None
+    found = judge(classes, replace(SETTINGS, without_cams=True), examined=40, measured=3).small_objects
+    assert found is not None
+    assert "make masks with a larger --feature-size, or cut" in found
+    assert "--relabel mil" not in found
 
 
 @pytest.mark.parametrize(
