@@ -35,17 +35,21 @@ def warn_of_run_settings(run: Path, config: MakeLabels, monitor: Monitor) -> Non
     Raises:
         ArtifactError: The file is damaged.
     """
+    from stages.labels.label_settings import with_training_defaults
+    from stages.run_folder.artifacts import begun_stage
     from stages.run_folder.run_config import CONFIG, stored_settings
 
     stored = stored_settings(run / CONFIG)
     if stored is None or not is_rank_zero():
         return
     of_machine = {one.name for one in fields(Parallel)}
+    used = with_training_defaults(config, begun_stage(run, "cam").settings)
     left_out = [
-        f"{flag(one.name)} {value_text(stored.stages['make-labels'][one.name])}"
+        f"{flag(one.name)} {value_text(value)}"
         for one in fields(config)
         if one.name not in of_machine
-        and getattr(config, one.name) == one.default != stored.stages["make-labels"].get(one.name, one.default)
+        and getattr(config, one.name) == one.default
+        and (value := stored.stages["make-labels"].get(one.name)) not in (None, one.default, getattr(used, one.name))
     ]
     if left_out:
         monitor.warn(

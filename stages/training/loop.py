@@ -342,6 +342,9 @@ class TrainingLoop:
         every, last = self.schedule.evaluate_every, self.iteration == self.schedule.iterations
         if not (last or (every and self.iteration and self.iteration % every == 0)):
             return
+        if last:  # without these lines, the last one would have time left while images are measured
+            self.monitor.finish()
+            self.monitor.note("measuring the network on validation images")
         self.module.eval()
         scores = evaluate()
         self.module.train()

@@ -23,6 +23,7 @@ from stages.planning.fingerprint import fingerprint_of
 from stages.planning.hardware import Hardware
 from stages.planning.planner import Plan, make_plan
 from stages.run import check_run, complete_settings
+from stages.run_folder.artifacts import open_stage
 from stages.run_folder.run_config import CONFIG, PLAN, AllSettings, stored_settings, write_config
 from stages.run_folder.saving import write_json
 from stages.verdict.judge import ClassEvidence, ClassVerdict, Verdict
@@ -116,18 +117,19 @@ def test_with_plan__a_stored_plan_may_be_edited_and_given_values_win(
 
 
 def test_warn_of_run_settings__names_those_that_make_labels_does_not_use(
-    pictures: Path, listener: Callable[[], Any], tmp_path: Path
+    cam_run: Path, pictures: Path, listener: Callable[[], Any]
 ) -> None:
     monitor = listener()
-    warn_of_run_settings(tmp_path, MakeLabels(), monitor)  # no run of `toco run`
-    own = MakeLabels(refine="crf", scales=(1.0, 2.0), relabel="none", workers=3)
-    write_config(tmp_path / CONFIG, pictures, Run(), AllSettings(labels=own).by_stage(), {})
-    warn_of_run_settings(tmp_path, own, monitor)
+    warn_of_run_settings(cam_run, MakeLabels(), monitor)  # no run of `toco run`
+    side = open_stage(cam_run, "cam").settings["image_size"]  # which make-labels takes from the training
+    own = MakeLabels(refine="crf", scales=(1.0, 2.0), relabel="none", workers=3, image_size=side)
+    write_config(cam_run / CONFIG, pictures, Run(), AllSettings(labels=own).by_stage(), {})
+    warn_of_run_settings(cam_run, own, monitor)
     assert monitor.warnings == []
-    warn_of_run_settings(tmp_path, MakeLabels(relabel="mil"), monitor)
+    warn_of_run_settings(cam_run, MakeLabels(relabel="mil"), monitor)
     (warning,) = monitor.warnings
-    assert f"{tmp_path / CONFIG} has --refine crf, --scales 1 2, which this command does not use" in warning
-    assert f"toco run --config {tmp_path / CONFIG} --overwrite make-labels" in warning
+    assert f"{cam_run / CONFIG} has --refine crf, --scales 1 2, which this command does not use" in warning
+    assert f"toco run --config {cam_run / CONFIG} --overwrite make-labels" in warning
 
 
 def test_with_plan__a_run_that_was_begun_keeps_its_settings(
