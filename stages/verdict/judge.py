@@ -165,8 +165,8 @@ class Verdict:
     def basis(self) -> str:
         """One sentence: what the judgement rests on."""
         truth = sum(one.by_ground_truth for one in self.classes)
+        images = self.measured or max((one.evidence.student_images for one in self.classes), default=0)
         if truth == len(self.classes):
-            images = self.measured or max((one.evidence.student_images for one in self.classes), default=0)
             return f"Measured on the ground truth of {images} images."
         blind = all(one.evidence.repeated is None for one in self.classes if not one.by_ground_truth)
         misses = "wrong regions, because the run has no features of these images" if blind else "some bad masks"
@@ -178,7 +178,7 @@ class Verdict:
             return f"{without[0].upper()}{without[1:]}."
         return (
             f"{truth} of {len(self.classes)} {'classes was' if truth == 1 else 'classes were'} measured on the ground "
-            f"truth of {self.measured} images; the others were {without}."
+            f"truth of {images} images; the others were {without}."
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_report__without_ground_truth(
     found = read(report(cam_run, CONFIG, monitor, data=data))
     assert "gallery" in found.ids
     assert not {"scores", "confusion"} & set(found.ids)
-    assert "There are no ground-truth masks" in found.text
+    assert "These images have no ground-truth masks" in found.text
     assert "most suspicious" in found.text
     assert any(note.startswith("no scores: ") for note in monitor.notes)
 

@@ -226,6 +226,12 @@ def test_verdict__says_what_it_rests_on(measured: int, basis: str) -> None:
     assert judge(classes, SETTINGS, examined=40, measured=7).basis.startswith(basis)
 
 
+def test_verdict__rests_on_the_images_of_the_student_if_no_mask_was_measured() -> None:
+    classes = [evidence(student_iou=0.6, student_images=8), evidence(name="other")]
+    basis = judge(classes, SETTINGS, examined=40, measured=0).basis
+    assert basis.startswith("1 of 2 classes was measured on the ground truth of 8 images")
+
+
 def test_verdict__says_that_features_are_missing() -> None:
     verdict = judge([evidence(repeated=None, told_apart=None)], SETTINGS, examined=40, measured=0)
     assert "misses wrong regions, because the run has no features of these images" in verdict.basis
