@@ -23,7 +23,8 @@ from torch import Tensor
 
 from bench.timing import Rows, add_options, describe, print_table, timed
 from bench.workload import draw_scenes
-from data.images import find_images, read_image
+from data.image_files import find_images
+from data.images import read_image
 from stages.networks.inference import to_tensor
 from stages.run_folder.run_data import spread
 from stages.runtime.fabric import make_fabric

@@ -21,7 +21,7 @@ from data.class_names import canonical_name, did_you_mean, in_order
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids, first_present, list_names
 from data.errors import DataError
 from data.file_kinds import conversion_advice, count_unread, describe_unread, is_unread_picture
-from data.images import find_images_and_unread, find_masks, image_id
+from data.image_files import find_images_and_unread, find_masks, image_id
 from data.mask_folders import MASK_PART, MASKS_FOLDER
 
 BACKGROUND_FOLDER = "background"  # for images that show none of the classes

@@ -16,7 +16,8 @@ from data.coco_annotations import ImageEntry, Instances, Region, read_instances,
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, default_splits, list_names, with_unique_ids
 from data.errors import DataError
 from data.file_names import FileNames
-from data.images import find_images, image_id, image_size
+from data.image_files import find_images, image_id
+from data.images import image_size
 
 PREFIX = "instances_"
 BESIDE_IMAGES = "_annotations.coco.json"  # Roboflow's file in train/, valid/ and test/

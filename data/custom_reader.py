@@ -16,7 +16,7 @@ from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, drop_same_ids,
 from data.errors import DataError, reason
 from data.file_kinds import describe_unread
 from data.file_names import FileNames
-from data.images import find_images_and_unread, find_masks, image_id
+from data.image_files import find_images_and_unread, find_masks, image_id
 from data.mask_folders import MASKS_FOLDER
 from data.text_files import COMMENT, read_text
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from data.class_names import unusable_name
 from data.errors import DataError
-from data.images import AS_STORED, PixelRule, image_id
+from data.image_files import image_id
+from data.pixel_rule import AS_STORED, PixelRule
 
 IGNORE_INDEX = 255
 MAX_CLASSES = 254  # what is left of the 256 values of a mask

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES, conversion_advice
-from data.images import find_images_and_unread, image_id
+from data.image_files import find_images_and_unread, image_id
 
 Index = Mapping[str, list[str]]  # key -> the files that have it
 

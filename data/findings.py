@@ -19,7 +19,7 @@ from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample, list_names
 from data.file_kinds import conversion_advice, count_unread
 from data.inspection import Inspection, UnusedMasks
 from data.mask_agreement import WRONG_MASKS, MaskAgreement, MaskedImage, compare_masks
-from data.pixel_rule import PixelFacts
+from data.pixel_facts import PixelFacts
 from data.small_objects import LARGER, describe_small, median_covers
 
 PATCH_SIDE = 16  # pixels; patches of the default backbone

@@ -15,8 +15,9 @@ from PIL import Image, features
 from data.atomic_write import atomic_write
 from data.band_image import BandImage, Pixels
 from data.errors import DataError, reason
-from data.images import AS_STORED, PixelRule, read_reduced
+from data.images import read_reduced
 from data.missing_pixels import may_have_missing_pixels, missing_pixels
+from data.pixel_rule import AS_STORED, PixelRule
 
 ENTRY_FORMAT = 1  # increase it when the pixels of `read_reduced` or the format of entries change
 DECODER = f"{PIL.__version__} {features.version('jpg')}"  # other versions may decode other pixels

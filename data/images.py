@@ -1,19 +1,16 @@
-"""Image files: read any image as RGB or as bands, any mask as class numbers, and list the images in a folder."""
+"""Image files: read any image as RGB or as bands, and any mask as class numbers."""
 
 from __future__ import annotations
 
 import io
 import logging
-import os
-import posixpath
 import sys
-import unicodedata
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +35,11 @@ from data.errors import DataError, reason
 from data.file_kinds import (
     FORMAT_NAMES,
     IMAGE_FORMATS,
-    IMAGE_SUFFIXES,
     PROGRAM_OF,
     conversion_advice,
-    split_kinds,
     suffix_of,
 )
-from data.written_folders import written_by_toco
+from data.pixel_rule import AS_STORED, PixelRule, value_kind
 
 # `read_reduced` does not resize images that are larger than asked for by less than this factor: that would cost more
 # time than it saves. Photographs of 4032 pixels, usual for phones, leave the JPEG decoder with 1008.
@@ -86,97 +81,6 @@ _BAND_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 MOST_PIXELS_OF_A_BYTE = 10_000  # deflate, in PNG and TIFF, reaches 8 * 1032; WebP images have at most 2 ** 28 pixels
 
 _END_OF_JPEG = b"\xff\xd9"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BandRange:
-    """A band that networks get, and the values that it has in the training images.
-
-    Attributes:
-        number: Its number in the file, from 1.
-        low: Value that becomes 0: 0.1 % of the values are below it.
-        high: Value that becomes 255: 0.1 % of the values are above it.
-        mean: Mean of the scaled values, in units of 255.
-        std: Standard deviation of the scaled values, in units of 255; above 0.
-    """
-
-    number: int
-    low: float
-    high: float
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PixelRule:
-    """How networks get the values in files: one rule for all images of a data set, so that they stay comparable.
-
-    Without `bands`, all images become 8-bit RGB, as an image viewer shows them.
-
-    Attributes:
-        bits: Number of bits that values in 16-bit files use, 8 to 16; 2 ** bits - 1 becomes 255.
-        alpha: Whether a band that a file marks as alpha is transparency. It is not if it holds, for example, infrared.
-        clip: Whether values of more bits become 255, as in images outside the data set; otherwise they are an error.
-        bands: The bands that networks get, in this order and at full depth; empty for 8-bit RGB.
-        count: With bands, the number of bands in a file; one that is marked as alpha may come on top.
-        kinds: With bands, the kinds of values that files may have, see `value_kind`.
-    """
-
-    bits: int = 16
-    alpha: bool = True
-    clip: bool = False
-    bands: tuple[BandRange, ...] = ()
-    count: int = 0
-    kinds: tuple[str, ...] = ()
-
-    @property
-    def channels(self) -> int:
-        """Number of channels that networks get."""
-        return len(self.bands) or 3
-
-    @property
-    def fill(self) -> tuple[float, ...]:
-        """What stands for missing values: the mean of each band, in 0..255."""
-        return tuple(255 * band.mean for band in self.bands)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON gives them back."""
-        plain: dict[str, Any] = {"bits": self.bits, "alpha": self.alpha, "clip": self.clip}
-        if self.bands:
-            plain |= {"bands": [asdict(band) for band in self.bands], "count": self.count, "kinds": list(self.kinds)}
-        return plain
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> PixelRule:
-        """Return the rule of plain values; what is missing gets its default.
-
-        Raises:
-            TypeError: They are not those of a rule.
-        """
-        values = dict(plain)
-        bands = tuple(BandRange(**band) for band in values.pop("bands", ()))
-        rule = cls(**{**values, "bands": bands, "kinds": tuple(values.get("kinds", ()))})
-        numbers = [number for band in bands for number in (band.low, band.high, band.mean, band.std)]
-        if (
-            rule.bits not in range(8, 17)
-            or not isinstance(rule.alpha, bool)
-            or not isinstance(rule.clip, bool)
-            or not all(isinstance(number, int | float) for number in numbers)
-            or any(band.number < 1 or band.high <= band.low or band.std <= 0 for band in bands)
-        ):
-            raise TypeError(f"{rule!r} is not a rule for pixels")
-        return rule
-
-
-AS_STORED = PixelRule()
-
-
-def value_kind(kind: np.dtype[Any] | str) -> str:
-    """Return the kind of values of a type: '8-bit', 'integer' (of more bits) or 'floating-point'."""
-    kind = np.dtype(kind)
-    if kind.kind == "f":
-        return "floating-point"
-    return "8-bit" if kind.itemsize == 1 else "integer"
 
 
 def read_pixels(path: Path, *, at_least: int | None = None, rule: PixelRule = AS_STORED) -> Pixels:
@@ -542,47 +446,6 @@ class MaskFile:
         return values.astype(np.uint8)
 
 
-def find_images(folder: Path) -> dict[str, Path]:
-    """Return {relative path with '/': file} of all images below a folder, sorted.
-
-    Hidden files, folders of operating systems such as __MACOSX, and the folders in it that toco wrote are skipped.
-
-    Raises:
-        DataError: A folder cannot be listed.
-    """
-    return find_images_and_unread(folder)[0]
-
-
-def find_images_and_unread(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the result of `find_images`, and the same of all pictures and videos whose kind is not read.
-
-    Raises:
-        DataError: A folder cannot be listed.
-    """
-    return split_kinds(find_files(folder, IMAGE_SUFFIXES | PROGRAM_OF.keys()))
-
-
-def find_masks(folder: Path) -> dict[str, MaskFile]:
-    """Return {image id: mask} of all PNGs below a folder; empty if the folder does not exist or toco wrote it.
-
-    Raises:
-        DataError: A folder cannot be listed.
-    """
-    if not folder.is_dir() or written_by_toco(folder):
-        return {}
-    return {image_id(name): MaskFile(path) for name, path in find_files(folder, {".png"}).items()}
-
-
-def image_id(relative: str) -> str:
-    """Return the id of an image: its path relative to the folder of images, without extension, in Unicode form NFC."""
-    return unicodedata.normalize("NFC", posixpath.splitext(relative)[0])
-
-
-def escapes_folder(relative: str) -> bool:
-    """Tell whether a relative path, read from a file of a data set, leads out of its folder."""
-    return relative.startswith("/") or ".." in relative.split("/")
-
-
 def _read_rgb(file: Path | io.BytesIO, at_least: int | None, rule: PixelRule) -> Image.Image:
     with Image.open(file, formats=IMAGE_FORMATS) as image:
         if isinstance(file, Path):
@@ -785,40 +648,3 @@ def _unreadable(path: Path, error: Exception) -> DataError:
             return DataError(f"{path} is a kind of file that is not read: {conversion_advice([path.name])}")
         return DataError(f"{path} is not a readable {FORMAT_NAMES} image")
     return DataError(f"{path} cannot be read: {reason(error)}")
-
-
-# Made by Synology, Windows and macOS for previews, deleted files and resource forks; hidden files are skipped as well.
-_SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "__macosx"})
-
-
-def is_skipped(name: str) -> bool:
-    """Tell by its name whether a folder or file belongs to the operating system, or is hidden."""
-    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
-
-
-def find_files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """Return {relative path with '/': file} of all files below a folder with one of these suffixes, sorted.
-
-    Hidden files, folders of operating systems, and the folders in it that toco wrote are skipped.
-
-    Raises:
-        DataError: A folder cannot be listed.
-    """
-
-    def fail(error: OSError) -> NoReturn:
-        raise DataError(f"{error.filename} cannot be listed: {reason(error)}")
-
-    found: dict[str, Path] = {}
-    visited: set[tuple[int, int]] = set()  # links to folders are followed; this ends loops of links
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = [one for one in folders if not is_skipped(one) and not written_by_toco(Path(parent, one))]
-        below = Path(parent).relative_to(folder)
-        for name in files:
-            if not name.startswith(".") and suffix_of(name) in suffixes:
-                found[(below / name).as_posix()] = Path(parent, name)
-    return dict(sorted(found.items()))

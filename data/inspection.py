@@ -18,7 +18,8 @@ from PIL import Image
 from data.cores import cores
 from data.dataset import Dataset, Sample
 from data.errors import DataError
-from data.images import FileContents, file_contents, find_images_and_unread, find_masks, read_image
+from data.image_files import find_images_and_unread, find_masks
+from data.images import FileContents, file_contents, read_image
 from data.mask_agreement import distinct_values
 from data.mask_folders import MASKS_FOLDER
 from data.readers import fitting_mask

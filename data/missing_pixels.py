@@ -15,7 +15,8 @@ from PIL import Image
 from data.band_files import StoredBands, image_shape, is_tiff
 from data.dataset import IGNORE_INDEX, Mask
 from data.errors import DataError, reason
-from data.images import PixelRule, band_layout, lacks_value, read_stored
+from data.images import band_layout, lacks_value, read_stored
+from data.pixel_rule import PixelRule
 
 
 def missing_pixels(image: Path | Image.Image | NDArray[Any], rule: PixelRule) -> Bool[np.ndarray, "h w"] | None:

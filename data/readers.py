@@ -15,7 +15,8 @@ from data.command_line import as_command
 from data.custom_reader import LABELS_FILE, read_custom
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
-from data.images import MaskFile, find_masks, is_rotated, shorter_side
+from data.image_files import find_masks
+from data.images import MaskFile, is_rotated, shorter_side
 from data.mask_folders import MASKS_FOLDER, probably_masks
 from data.missing_pixels import without_missing_pixels
 from data.voc_reader import find_voc, read_voc

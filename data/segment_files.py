@@ -26,7 +26,8 @@ from PIL import Image
 from data.coco_annotations import Annotation, Region
 from data.dataset import Sample, list_names
 from data.errors import DataError, reason
-from data.images import find_files, image_id, image_size
+from data.image_files import find_files, image_id
+from data.images import image_size
 
 ImageSize = tuple[int, int]  # (height, width)
 

@@ -24,7 +24,8 @@ from data.dataset import (
 )
 from data.errors import DataError, reason
 from data.file_names import FileNames
-from data.images import MaskFile, find_images, find_images_and_unread, find_masks, image_id, is_skipped
+from data.image_files import find_images, find_images_and_unread, find_masks, image_id, is_skipped
+from data.images import MaskFile
 from data.mask_agreement import distinct_values
 from data.text_files import COMMENT, read_text
 from data.written_folders import written_by_toco

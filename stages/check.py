@@ -12,7 +12,7 @@ from typing import Any
 from data.dataset import Dataset, Sample
 from data.findings import Facts, Finding, co_occurrence, co_occurring_pairs, find_all, split_images
 from data.inspection import Inspection, find_unused_masks, inspect_samples
-from data.pixel_rule import all_samples, pixel_facts, with_pixel_rule
+from data.pixel_facts import all_samples, pixel_facts, with_pixel_rule
 from data.readers import open_dataset
 from stages.config import PixelValues
 from stages.runtime.monitor import Monitor

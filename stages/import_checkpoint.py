@@ -22,7 +22,7 @@ from torch import Tensor
 from data.class_list import read_class_list
 from data.dataset import Dataset
 from data.errors import DataError, SettingsError, reason
-from data.pixel_rule import with_pixel_rule
+from data.pixel_facts import with_pixel_rule
 from stages.config import TrainCam
 from stages.networks.cam_model import CamModelSpec, build_cam_model
 from stages.run_folder.artifacts import already_finished, begin_stage, check_run_place, file_digest

@@ -15,7 +15,8 @@ from data.atomic_write import atomic_write
 from data.class_list import CLASSES_FILE, read_class_list
 from data.dataset import IGNORE_INDEX, Mask, list_names
 from data.errors import DataError, SettingsError
-from data.images import MaskFile, image_id
+from data.image_files import image_id
+from data.images import MaskFile
 from data.output_place import check_file_names, check_output_place
 from data.palette import palette_image
 from data.written_folders import mark_as_written

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.dataset import Dataset
 from data.errors import SettingsError
-from data.pixel_rule import with_pixel_rule
+from data.pixel_facts import with_pixel_rule
 from stages.config import NO_FILES, Run
 from stages.option import Given
 from stages.planning.budget import CPU_MINUTES

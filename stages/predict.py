@@ -13,10 +13,11 @@ from pathlib import Path
 from data.band_files import has_coordinates
 from data.band_image import as_picture, clipped_share, is_dark
 from data.errors import FIX_OR_SKIP, DataError
-from data.images import PixelRule, file_contents
+from data.images import file_contents
 from data.missing_pixels import describe_missing_pixels, without_missing_pixels
 from data.output_place import check_file_names, check_folder
-from data.pixel_rule import describe_clipped, describe_dark
+from data.pixel_facts import describe_clipped, describe_dark
+from data.pixel_rule import PixelRule
 from data.read_ahead import ImageBatch, batches, read_ahead
 from data.readers import check_images
 from stages.config import Predict

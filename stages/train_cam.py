@@ -15,7 +15,7 @@ from data.band_image import shown_bands
 from data.dataset import Dataset, Sample
 from data.errors import DataError, SettingsError
 from data.image_cache import TrainingImages, open_cache
-from data.pixel_rule import with_pixel_rule
+from data.pixel_facts import with_pixel_rule
 from data.readers import read_mask
 from data.stream import SampleStream, mixed_seed
 from data.transforms import CamTransform

@@ -24,7 +24,7 @@ from data.dataset import IGNORE_INDEX, Dataset, Sample
 from data.errors import DataError
 from data.output_place import check_output_place
 from data.palette import class_colours
-from data.pixel_rule import describe_clipped
+from data.pixel_facts import describe_clipped
 from data.written_folders import mark_as_written
 from stages.config import View
 from stages.exports.flat_names import flat_name

@@ -9,7 +9,8 @@ import numpy as np
 
 from data.dataset import IGNORE_INDEX, Dataset, Mask, Sample, checked_mask
 from data.errors import ArtifactError, DataError
-from data.images import AS_STORED, PixelRule, image_size, is_rotated
+from data.images import image_size, is_rotated
+from data.pixel_rule import AS_STORED, PixelRule
 from stages.labels.store import LabelFile
 from stages.run_folder.artifacts import StageFolder, command_for
 from stages.run_folder.run_data import open_run_data, warn_of_other_data

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.atomic_write import atomic_write
 from data.errors import ArtifactError
-from data.images import escapes_folder
+from data.image_files import escapes_folder
 from data.output_place import check_file_names
 from data.palette import palette_image
 from data.written_folders import mark_as_written

@@ -5,7 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from data.images import PixelRule, read_image
+from data.images import read_image
+from data.pixel_rule import PixelRule
 
 JPEG_QUALITY = 95  # higher values give larger files without a visible difference
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,7 @@ from data.atomic_write import atomic_write
 from data.band_image import Pixels
 from data.dataset import Sample
 from data.errors import FIX_OR_SKIP, ArtifactError, DataError
-from data.images import PixelRule
+from data.pixel_rule import PixelRule
 from data.read_ahead import batches, read_ahead
 from stages.config import Loading
 from stages.features.encoder import load_encoder

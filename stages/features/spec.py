@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import SettingsError
-from data.images import AS_STORED, PixelRule
+from data.pixel_rule import AS_STORED, PixelRule
 from stages.config import NO_FILES, MakeLabels, TrainCam
 from stages.run_folder.artifacts import StageFolder, file_digest
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from data.dataset import IGNORE_INDEX, Mask
 from data.errors import DataError
-from data.images import MaskFile, is_skipped
+from data.image_files import is_skipped
+from data.images import MaskFile
 from data.palette import colour_map
 from stages.imports.drawn_masks import DrawnMask, FoundMasks, Size, by_colour, open_png
 

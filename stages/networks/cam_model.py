@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import ArtifactError, SettingsError, reason
-from data.images import AS_STORED, PixelRule
+from data.pixel_rule import AS_STORED, PixelRule
 from stages.config import NO_FILES, TrainCam
 from stages.networks.hub import failing_at_once
 from stages.run_folder.artifacts import StageFolder, command_for

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.errors import ArtifactError
-from data.images import PixelRule
+from data.pixel_rule import PixelRule
 from stages.config import Predict
 from stages.run_folder.artifacts import StageFolder, finished, open_stage, read_config
 

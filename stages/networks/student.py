@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from data.dataset import list_names
 from data.errors import ArtifactError, SettingsError, reason
-from data.images import AS_STORED, PixelRule
+from data.pixel_rule import AS_STORED, PixelRule
 from stages.config import TrainSeg
 from stages.networks.encoder_weights import (
     IMAGENET,

@@ -8,8 +8,9 @@ from pathlib import Path
 from data.dataset import Sample
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES, PROGRAM_OF, describe_unread, split_kinds, suffix_of
-from data.images import AS_STORED, PixelRule, find_images_and_unread, image_id
+from data.image_files import find_images_and_unread, image_id
 from data.mask_folders import probably_masks
+from data.pixel_rule import AS_STORED, PixelRule
 from data.written_folders import RECORD, written_by_toco
 from stages.runtime.monitor import Monitor
 

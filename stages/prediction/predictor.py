@@ -16,9 +16,10 @@ from PIL import Image
 
 from data.band_image import Pixels, as_picture, clipped_share, is_dark
 from data.errors import SettingsError
-from data.images import PixelRule, as_pixels, read_pixels
+from data.images import as_pixels, read_pixels
 from data.missing_pixels import without_missing_pixels
-from data.pixel_rule import describe_clipped, describe_dark
+from data.pixel_facts import describe_clipped, describe_dark
+from data.pixel_rule import PixelRule
 from stages.config import Predict
 from stages.networks.choose_network import rule_for_new_images
 from stages.networks.inference import resize_maps, to_tensor

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from data.command_line import as_command
 from data.dataset import Dataset
 from data.errors import ArtifactError, SettingsError, reason
-from data.images import PixelRule
 from data.output_place import check_folder, check_output_place, first_other_image
+from data.pixel_rule import PixelRule
 from data.written_folders import mark_as_written
 from stages.config import RECIPE_OF_DEFAULTS, MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
 from stages.option import as_option

@@ -9,9 +9,10 @@ from typing import NamedTuple, TypeVar
 
 from data.dataset import IGNORE_INDEX, Dataset, Sample, list_names
 from data.errors import ArtifactError, DataError
-from data.images import PixelRule, image_size
+from data.images import image_size
 from data.mask_agreement import WRONG_MASKS, MaskedImage, compare_masks, distinct_values
-from data.pixel_rule import PixelFacts, all_samples, pixel_facts, with_pixel_rule
+from data.pixel_facts import PixelFacts, all_samples, pixel_facts, with_pixel_rule
+from data.pixel_rule import PixelRule
 from data.readers import check_images, open_dataset, read_mask
 from stages.config import Machine, TrainCam
 from stages.run_folder.artifacts import (

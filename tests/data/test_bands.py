@@ -16,8 +16,9 @@ from data.dataset import Sample
 from data.errors import DataError, SettingsError
 from data.file_kinds import split_kinds
 from data.image_cache import TrainingImages, open_cache
-from data.images import AS_STORED, PixelRule, as_pixels, read_image, read_pixels
-from data.pixel_rule import describe_clipped, pixel_facts
+from data.images import as_pixels, read_image, read_pixels
+from data.pixel_facts import describe_clipped, pixel_facts
+from data.pixel_rule import AS_STORED, PixelRule
 from data.transforms import CamTransform, SegTransform, photometric
 
 RNG = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from data.findings import (
 )
 from data.images import FileContents, MaskFile
 from data.inspection import Inspection, UnusedMasks
-from data.pixel_rule import PixelFacts
+from data.pixel_facts import PixelFacts
 
 ROOT = Path("pets")
 

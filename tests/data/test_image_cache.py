@@ -19,8 +19,9 @@ from data.band_image import Pixels, as_picture
 from data.dataset import Sample
 from data.errors import DataError
 from data.image_cache import TrainingImages, open_cache
-from data.images import BandRange, PixelRule, read_reduced
+from data.images import read_reduced
 from data.missing_pixels import missing_pixels
+from data.pixel_rule import BandRange, PixelRule
 from data.stream import SampleStream
 
 SIDE = 100

@@ -16,18 +16,12 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from data.band_image import clipped_share
 from data.errors import DataError
 from data.file_kinds import IMAGE_SUFFIXES
+from data.image_files import escapes_folder, find_images, find_images_and_unread, find_masks, image_id
 from data.images import (
-    AS_STORED,
     REDUCTION_TOLERANCE,
     MaskFile,
-    PixelRule,
     as_pixels,
-    escapes_folder,
     file_contents,
-    find_images,
-    find_images_and_unread,
-    find_masks,
-    image_id,
     image_size,
     is_rotated,
     is_upright_jpeg,
@@ -35,6 +29,7 @@ from data.images import (
     read_reduced,
     shorter_side,
 )
+from data.pixel_rule import AS_STORED, PixelRule
 
 ORIENTATION = 0x0112
 GREY_16 = np.array([[0, 255, 256], [32768, 65279, 65535]], np.uint16)

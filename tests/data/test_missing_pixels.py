@@ -11,9 +11,10 @@ from PIL import Image
 
 from data.dataset import Sample
 from data.errors import DataError
-from data.images import AS_STORED, MaskFile, PixelRule, as_pixels, read_pixels
+from data.images import MaskFile, as_pixels, read_pixels
 from data.missing_pixels import describe_missing_pixels, missing_pixels, without_missing_pixels
-from data.pixel_rule import pixel_facts
+from data.pixel_facts import pixel_facts
+from data.pixel_rule import AS_STORED, PixelRule
 from data.readers import read_mask
 
 GAP = np.zeros((6, 8), bool)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data.errors import DataError
-from data.images import find_images, find_masks
+from data.image_files import find_images, find_masks
 from data.readers import open_dataset
 from data.written_folders import MARK, mark_as_written, written_by_toco
 

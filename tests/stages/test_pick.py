@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from data.errors import ArtifactError, DataError, SettingsError
-from data.images import BandRange, MaskFile, PixelRule
+from data.images import MaskFile
 from data.palette import palette_image
+from data.pixel_rule import BandRange, PixelRule
 from stages.import_masks import import_masks
 from stages.labels.label_settings import CHOSEN, INSTANCES
 from stages.pick import candidates, pick

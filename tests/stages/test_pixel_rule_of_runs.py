@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data.errors import ArtifactError, DataError
-from data.images import AS_STORED, PixelRule
+from data.pixel_rule import AS_STORED, PixelRule
 from data.readers import open_dataset
 from stages.check import check
 from stages.config import MakeLabels, PixelValues, Predict

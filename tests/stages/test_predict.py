@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.errors import ArtifactError, DataError, SettingsError
-from data.images import find_images
+from data.image_files import find_images
 from data.palette import colour_map
 from data.readers import open_dataset
 from data.written_folders import MARK, mark_as_written

@@ -20,7 +20,7 @@ import stages.toco.step
 import stages.train_cam
 from data.dataset import Sample
 from data.errors import ArtifactError, DataError
-from data.images import BandRange, PixelRule
+from data.pixel_rule import BandRange, PixelRule
 from data.readers import open_dataset
 from stages.config import CAM_RECIPES, TrainCam
 from stages.run_folder.warning_log import LOG

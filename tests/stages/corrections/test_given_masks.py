@@ -10,7 +10,8 @@ from PIL import Image
 
 from data.dataset import Sample
 from data.errors import ArtifactError, DataError
-from data.images import BandRange, MaskFile, PixelRule
+from data.images import MaskFile
+from data.pixel_rule import BandRange, PixelRule
 from data.readers import open_dataset
 from stages.config import MakeLabels, TrainSeg
 from stages.corrections.correction_file import CORRECTIONS, CorrectionFile

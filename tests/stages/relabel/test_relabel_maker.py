@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.dataset import Sample
 from data.errors import DataError
-from data.images import BandRange, PixelRule
+from data.pixel_rule import BandRange, PixelRule
 from stages.config import MakeLabels
 from stages.corrections.given_masks import GivenMasks
 from stages.labels.store import LabelFile

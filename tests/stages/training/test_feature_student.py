@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.dataset import IGNORE_INDEX, Sample
 from data.errors import DataError
-from data.images import BandRange, PixelRule
+from data.pixel_rule import BandRange, PixelRule
 from stages.corrections.given_masks import GivenMasks
 from stages.features.cache import FeatureCache
 from stages.networks.feature_network import FeatureHead

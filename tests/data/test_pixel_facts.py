@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import pixel_rule
 from data.dataset import Dataset, Sample
-from data.images import AS_STORED, BandRange, PixelRule, read_image
-from data.pixel_rule import all_samples, describe_clipped, describe_dark, pixel_facts, with_pixel_rule
+from data.images import read_image
+from data.pixel_facts import all_samples, describe_clipped, describe_dark, pixel_facts, with_pixel_rule
+from data.pixel_rule import AS_STORED, BandRange, PixelRule
 
 RAMP = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
 
@@ -81,14 +81,14 @@ def test_pixel_facts__one_image_decides_for_all(tmp_path: Path) -> None:
 
 def test_pixel_facts__reads_some_images_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The values of at most DEEP_IMAGES images are read, spread over all."""
-    monkeypatch.setattr(pixel_rule, "DEEP_IMAGES", 10)
+    monkeypatch.setattr("data.pixel_facts.DEEP_IMAGES", 10)
     read: list[Path] = []
 
     def used_bits(path: Path) -> int:
         read.append(path)
         return 12
 
-    monkeypatch.setattr(pixel_rule, "_used_bits", used_bits)
+    monkeypatch.setattr("data.pixel_facts._used_bits", used_bits)
     paths = [grey_16(tmp_path / f"{number:03d}.png", 4000) for number in range(35)]
     found = pixel_facts(samples(*paths, photo(tmp_path)))
     assert (found.deep, found.bits) == (tuple(paths), 12)
