@@ -5,8 +5,7 @@ This file does not import torch, so that `toco --help` is instant. Sizes are in 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from data.band_numbers import band_numbers
 from data.errors import SettingsError
@@ -844,33 +843,6 @@ def upgraded(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
             current["refine"] = "par+crf" if refine == "par" else "crf"
         current["crf_fast"] = crf == "fast"
     return current
-
-
-def check_types(kind: type, values: Mapping[str, Any]) -> None:
-    """Refuse plain values that do not have the types of the fields, as after an edit by hand.
-
-    Raises:
-        SettingsError: Names the first one.
-    """
-    hints = get_type_hints(kind)
-    for name, value in values.items():
-        if name in hints and not _has_type(value, hints[name]):
-            raise SettingsError(f"the setting '{name}' has the value {value!r}")
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    arguments = get_args(hint)
-    if get_origin(hint) is Literal:
-        return value in arguments
-    if get_origin(hint) is tuple:
-        return isinstance(value, list | tuple) and all(_has_type(item, arguments[0]) for item in value)
-    if arguments:  # a union
-        return any(_has_type(value, one) for one in arguments)
-    if hint is NoneType:
-        return value is None
-    if hint is bool or isinstance(value, bool):
-        return hint is bool and isinstance(value, bool)
-    return isinstance(value, int | float) if hint is float else isinstance(value, hint)
 
 
 def from_values(kind: type, values: Mapping[str, Any]) -> Any:

@@ -4,7 +4,8 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, NamedTuple, TypeVar, cast
+from types import NoneType
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from data.errors import SettingsError
 
@@ -113,6 +114,33 @@ def check_limits(settings: object) -> None:
                 raise SettingsError(f"{flag(one.name)} is {item}: it must be at most {text.maximum}")
             if isinstance(item, float) and not math.isfinite(item):
                 raise SettingsError(f"{flag(one.name)} is {item}: it must be a finite number")
+
+
+def check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Refuse plain values that do not have the types of the fields, as after an edit by hand.
+
+    Raises:
+        SettingsError: Names the first one.
+    """
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if name in hints and not _has_type(value, hints[name]):
+            raise SettingsError(f"the setting '{name}' has the value {value!r}")
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(_has_type(item, arguments[0]) for item in value)
+    if arguments:  # a union
+        return any(_has_type(value, one) for one in arguments)
+    if hint is NoneType:
+        return value is None
+    if hint is bool or isinstance(value, bool):
+        return hint is bool and isinstance(value, bool)
+    return isinstance(value, int | float) if hint is float else isinstance(value, hint)
 
 
 def with_current_names(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from data.errors import SettingsError
-from stages.config import check_types, upgraded
-from stages.option import option_text
+from stages.config import upgraded
+from stages.option import check_types, option_text
 from stages.runtime.launch import is_rank_zero
 from stages.runtime.monitor import Monitor, WarnsOnce
 from toco_cli import commands, planned

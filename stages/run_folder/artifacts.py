@@ -21,8 +21,8 @@ from data.errors import ArtifactError, SettingsError, reason
 from data.output_place import check_folder, check_output_place, first_other_image
 from data.pixel_rule import PixelRule
 from data.written_folders import mark_as_written
-from stages.config import RECIPE_OF_DEFAULTS, MakeLabels, TrainCam, TrainSeg, check_types, from_values, upgraded
-from stages.option import as_option
+from stages.config import RECIPE_OF_DEFAULTS, MakeLabels, TrainCam, TrainSeg, from_values, upgraded
+from stages.option import as_option, check_types
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 

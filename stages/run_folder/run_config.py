@@ -12,8 +12,8 @@ import tomlkit
 
 from data.atomic_write import atomic_write
 from data.errors import ArtifactError, SettingsError
-from stages.config import NO_FILES, STAGES, MakeLabels, Run, TrainCam, TrainSeg, check_types, upgraded
-from stages.option import Given, flag
+from stages.config import NO_FILES, STAGES, MakeLabels, Run, TrainCam, TrainSeg, upgraded
+from stages.option import Given, check_types, flag
 from stages.run_folder.artifacts import StageFolder, as_plain, in_use, read_config
 
 AnySettings = TypeVar("AnySettings", Run, TrainCam, MakeLabels, TrainSeg)
