@@ -12,10 +12,10 @@ from typing import NamedTuple
 from data.class_list import CLASSES_FILE
 from data.class_names import canonical_name
 from data.command_line import as_command
-from data.custom_reader import LABELS_FILE
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Sample
 from data.errors import DataError
 from data.image_files import find_images_and_unread
+from data.label_table import LABELS_FILE
 from data.mask_folders import MASKS_FOLDER
 from data.output_place import check_output_place
 from data.text_files import COMMENT

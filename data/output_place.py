@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from data.class_folder_reader import SPLIT_FOLDER
-from data.custom_reader import LABELS_FILE
 from data.errors import DataError, SettingsError
 from data.image_files import find_images
+from data.label_table import LABELS_FILE
 from data.written_folders import written_by_toco
 
 # Folders at the top of a data set from which images, masks or lists are read, also where they do not exist yet.

@@ -12,11 +12,12 @@ from data.class_folder_reader import read_class_folders
 from data.class_list import CLASSES_FILE, read_class_list
 from data.coco_reader import find_coco, read_coco
 from data.command_line import as_command
-from data.custom_reader import LABELS_FILE, read_custom
+from data.custom_reader import read_custom
 from data.dataset import TRAIN_NAMES, VAL_NAMES, Dataset, Mask, Sample, checked_mask
 from data.errors import FIX_OR_SKIP, DataError
 from data.image_files import find_masks
 from data.images import MaskFile, is_rotated, shorter_side
+from data.label_table import LABELS_FILE
 from data.mask_folders import MASKS_FOLDER, probably_masks
 from data.missing_pixels import without_missing_pixels
 from data.voc_reader import find_voc, read_voc

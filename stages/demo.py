@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.custom_reader import LABELS_FILE
 from data.drawing.sample import draw_sample
+from data.label_table import LABELS_FILE
 from data.readers import open_dataset
 from data.written_folders import mark_as_written
 from stages.config import Evaluate, MakeLabels, Report, TrainCam, TrainSeg

@@ -14,13 +14,13 @@ import numpy as np
 
 from data.class_list import CLASSES_FILE
 from data.class_names import in_order
-from data.custom_reader import LABELS_FILE
 from data.custom_writer import begin_custom, check_class_names, write_tables
 from data.dataset import TRAIN_NAMES, VAL_NAMES, list_names
 from data.errors import DataError, SettingsError
 from data.file_kinds import suffix_of
 from data.file_names import FileNames
 from data.images import is_rotated
+from data.label_table import LABELS_FILE
 from data.output_place import check_file_names, check_folder, check_output_place
 from stages.config import Tile
 from stages.prediction.inputs import find_inputs

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from data.class_list import refuse_doubtful_names
 from data.class_names import canonical_name
-from data.custom_reader import SEPARATE, Mistakes, find_columns, read_row, table_lines
 from data.dataset import list_names
 from data.errors import DataError, reason
 from data.file_names import FileNames
+from data.label_table import SEPARATE, Mistakes, find_columns, read_row, table_lines
 from data.text_files import read_text
 from stages.tiling.rasters import rasterio_errors
 from stages.tiling.shapes import Box, Shape
