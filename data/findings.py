@@ -276,13 +276,13 @@ def _values(facts: Facts) -> Iterator[Finding]:
         (
             "nearly_black",
             [path for path, (low, high) in brightness.items() if high - low > ONE_COLOUR and high <= DARK],
-            "that are nearly black",
+            "of nearly black pixels only",
             "check how they were saved, and leave out those that show nothing",
         ),
         (
             "nearly_white",
             [path for path, (low, high) in brightness.items() if high - low > ONE_COLOUR and low >= 255 - DARK],
-            "that are nearly white",
+            "of nearly white pixels only",
             "check how they were saved, and leave out those that show nothing",
         ),
         (

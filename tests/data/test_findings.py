@@ -386,8 +386,8 @@ def test_find_all__values_in_16_bits_and_alpha() -> None:
 @pytest.mark.parametrize(
     ("brightness", "contents", "topic", "text"),
     [
-        ((0, 12), FileContents(1, 1, False), "nearly_black", "1 image that are nearly black"),
-        ((240, 255), FileContents(1, 1, False), "nearly_white", "1 image that are nearly white"),
+        ((0, 12), FileContents(1, 1, False), "nearly_black", "1 image of nearly black pixels only"),
+        ((240, 255), FileContents(1, 1, False), "nearly_white", "1 image of nearly white pixels only"),
         ((90, 91), FileContents(1, 1, False), "one_colour", "1 image of one colour"),
         ((0, 255), FileContents(12, 1, False), "several_pages", "with several pages, of which only the first is read"),
         ((0, 255), FileContents(1, 4, False), "more_bands", "of which only the first three are read, as red, green"),
