@@ -59,13 +59,14 @@ class CocoMask:
 
 
 class AnnotationFile(NamedTuple):
-    """What one annotation file gives; see `Dataset` for `unlabelled`, `missing` and `warnings`."""
+    """What one annotation file gives; see `Dataset` for `unlabelled`, `missing`, `warnings` and `counted`."""
 
     class_names: tuple[str, ...]
     samples: tuple[Sample, ...]
     unlabelled: tuple[Sample, ...]
     missing: tuple[str, ...]
     warnings: tuple[str, ...]
+    counted: tuple[str, ...]
 
 
 def find_coco(root: Path) -> dict[str, Path]:
@@ -146,7 +147,10 @@ def read_coco(root: Path, *, skip_bad: bool = False) -> Dataset:
         train_split=train,
         val_split=default_splits({train: None, **splits})[1],
         warnings=tuple(warned),
-        counted=(f"images that are missing, skipped: {len(missing)}",) if missing else (),
+        counted=(
+            *((f"images that are missing, skipped: {len(missing)}",) if missing else ()),
+            *(line for file in files.values() for line in file.counted),
+        ),
         unlabelled=tuple(sample for image, sample in unlabelled.items() if image not in labelled),
         missing=missing,
         incomplete=incomplete,
@@ -204,7 +208,16 @@ def _read_file(
     samples, missing = _samples(content, names, class_names, path)
     told = _warnings(content, names, path, root)
     labelled, unlabelled = (tuple(one for one in samples if one.labelled is wanted) for wanted in (True, False))
-    return AnnotationFile(class_names, labelled, unlabelled, missing, told)
+    counted = (
+        (
+            f"images without annotation in {path.relative_to(root)}: {len(unlabelled)}, more than "
+            f"{FEW_UNANNOTATED:.0%}, so that they are probably not annotated yet: not trained on "
+            "(make-labels --image-labels predicted uses them)",
+        )
+        if unlabelled
+        else ()
+    )
+    return AnnotationFile(class_names, labelled, unlabelled, missing, told, counted)
 
 
 def _image_names(content: Instances, specific: list[Path], others: list[Path], path: Path) -> FileNames | None:
@@ -291,14 +304,11 @@ def _mask(image: ImageEntry, file: Path, class_of: Mapping[str, int], path: Path
 def _warnings(content: Instances, names: FileNames, path: Path, root: Path) -> tuple[str, ...]:
     file = path.relative_to(root)
     texts = list(names.warnings(str(file)))
-    if unannotated := sum(not image.annotations for image in content.images):
-        treated = (
-            "read as images that show none of the classes"
-            if _shows_negatives(content, path)
-            else f"more than {FEW_UNANNOTATED:.0%}, so that they are probably not annotated yet: not trained on "
-            "(make-labels --image-labels predicted uses them)"
+    unannotated = sum(not image.annotations for image in content.images)
+    if unannotated and _shows_negatives(content, path):
+        texts.append(
+            f"images without annotation in {file}: {unannotated}, read as images that show none of the classes"
         )
-        texts.append(f"images without annotation in {file}: {unannotated}, {treated}")
     if content.stray:
         texts.append(
             f"annotations of images that {file} does not have, skipped: {len(content.stray)}, for example "

@@ -33,6 +33,14 @@ RARE_IMAGES = 20  # a class is rare if fewer training images show it
 TYPO_IMAGES, TYPO_FACTOR = 2, 5
 CO_OCCURRENCE_FRACTION = 0.85  # two classes co-occur if this fraction of the images of one also shows the other
 CO_OCCURRENCE_IMAGES = 5  # classes with fewer images are not examined
+# By `Dataset.layout`.
+HOW_TO_LABEL = {
+    "custom": "in labels.csv, add a row for each, with an empty cell 'labels' if it shows none of the classes",
+    "class_folders": "move each into the folder of its class",
+    "voc": "add an XML file for each to Annotations/, without an object if it shows none of the classes",
+    "coco": "annotate them in the annotation file; for those that show none of the classes, write a labels.csv with "
+    "toco check --write-labels FOLDER, and add a row for each there, with an empty cell 'labels'",
+}
 
 Level = Literal["error", "warning", "note"]
 
@@ -155,8 +163,8 @@ def _files(facts: Facts) -> Iterator[Finding]:
             level="warning",
             topic="unlabelled",
             text=f"{_count(len(dataset.unlabelled), 'image')} without labels, skipped in training",
-            advice="label them (in labels.csv, add a row for each, with an empty cell 'labels' if it shows none of the "
-            "classes), or let the trained network predict their labels: toco make-labels --image-labels predicted",
+            advice=f"label them ({HOW_TO_LABEL[dataset.layout]}), or let the trained network predict their labels: "
+            "toco make-labels --image-labels predicted",
             items=_names([sample.image for sample in dataset.unlabelled], dataset),
         )
     if dataset.unread_files:

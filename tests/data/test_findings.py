@@ -134,6 +134,23 @@ def test_find_all__unreadable_images() -> None:
     assert (unlabelled.level, unlabelled.items) == ("warning", ("images/u.jpg",))
 
 
+@pytest.mark.parametrize(
+    ("layout", "how"),
+    [
+        ("custom", "in labels.csv, add a row for each"),
+        ("class_folders", "move each into the folder of its class"),
+        ("voc", "add an XML file for each to Annotations/"),
+        ("coco", "annotate them in the annotation file; for those that show none of the classes"),
+    ],
+)
+def test_find_all__how_to_label_in_this_layout(layout: str, how: str) -> None:
+    found = dataset(layout=layout, unlabelled=(sample("u", ()),))
+    finding = only(facts(found, Inspection(image=ROOT / "images" / "u.jpg", size=(60, 80), digest=b"u")))
+    assert (finding.topic, finding.items) == ("unlabelled", ("images/u.jpg",))
+    assert finding.advice.startswith(f"label them ({how}")
+    assert ("labels.csv, add" in finding.advice) == (layout == "custom")
+
+
 def test_find_all__what_other_layouts_skipped() -> None:
     finding = only(facts(dataset(layout="coco", warnings=("images without annotation, skipped: 3",))))
     assert (finding.level, finding.text) == ("warning", "images without annotation, skipped: 3")
