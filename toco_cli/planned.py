@@ -147,10 +147,11 @@ def with_plan(
     other_plan = (anew or time is not None or given.recipe is not None) and not is_local_child()
     stored = begun_or_planned(out, anew=anew, other_plan=other_plan)
     if stored is not None:
-        if (given.recipe is not None or time is not None) and not is_local_child():
+        unused = [name for name, value in (("--recipe", given.recipe), ("--time", time)) if value is not None]
+        if unused and not is_local_child():
             monitor.warn(
-                f"{out} keeps the settings in {stored.path}: --recipe and --time change nothing, unless you start "
-                "again with --overwrite"
+                f"{out} keeps the settings in {stored.path}: {' and '.join(unused)} "
+                f"change{'s' if len(unused) == 1 else ''} nothing, unless you start again with --overwrite"
             )
         if stored.path.name == PLAN and not stored.is_for(data) and is_rank_zero():
             monitor.warn(

@@ -144,6 +144,8 @@ def test_with_plan__a_run_that_was_begun_keeps_its_settings(
     assert (plans, warnings) == ([], [])
     _, _, warnings = settle(tmp_path, time="1h", recipe="best")
     assert "--recipe and --time change nothing" in warnings[0]
+    assert ": --time changes nothing" in settle(tmp_path, time="1h")[2][0]
+    assert ": --recipe changes nothing" in settle(tmp_path, recipe="best")[2][0]
     assert settle(tmp_path, overwrite="make-labels")[1].cam.iterations == 31
     assert settle(tmp_path, overwrite="train-cam")[1].cam.iterations == 500  # starts everything again
     assert len(plans) == 1
