@@ -23,6 +23,7 @@ from data.pixel_rule import PixelRule
 from data.written_folders import mark_as_written
 from stages.config import RECIPE_OF_DEFAULTS, MakeLabels, TrainCam, TrainSeg, from_values, upgraded
 from stages.option import as_option, check_types
+from stages.run_folder.lock import check_not_locked
 from stages.run_folder.saving import write_json
 from stages.runtime.monitor import Monitor
 
@@ -435,11 +436,12 @@ def open_stage(run: Path, stage: str) -> StageFolder:
     """Open the folder of a finished stage.
 
     Raises:
-        ArtifactError: The stage did not run, or did not finish.
+        ArtifactError: The stage did not run, or did not finish; names the process that still writes it.
     """
     folder = begun_stage(run, stage)
     for name in PRODUCTS[stage]:
         if not (run / stage / name).is_file():
+            check_not_locked(run, stage)
             raise ArtifactError(
                 f"{run / stage} has no {name}: 'toco {PRODUCERS[stage]}' did not finish there; "
                 "run it again with --resume"

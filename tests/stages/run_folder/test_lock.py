@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 
 import stages.run_folder.lock
+from data.dataset import Dataset, Sample
 from data.errors import ArtifactError, SettingsError
 from data.readers import open_dataset
 from stages.config import MakeLabels, TrainCam, TrainSeg
 from stages.demo import demo
 from stages.make_labels import make_labels
 from stages.preflight.checks import DEMO_MARK, before_make_labels, before_train_seg
-from stages.run_folder.artifacts import PRODUCTS, begin_stage
+from stages.run_folder.artifacts import PRODUCTS, begin_stage, open_stage
 from stages.run_folder.lock import OUTPUT_LOCK, check_not_locked, output_lock, stage_lock
 from stages.runtime.monitor import SilentMonitor
 from stages.train_seg import train_seg
@@ -73,6 +74,23 @@ def test_lock__refuses_folders_of_another_process(tmp_path: Path, other: "subpro
     check_not_locked(tmp_path, "labels", "seg")
     with stage_lock(tmp_path, "labels", monitor=MONITOR):  # another stage
         pass
+
+
+@pytest.mark.usefixtures("other")
+def test_open_stage__that_another_process_makes(tmp_path: Path) -> None:
+    dataset = Dataset(
+        root=tmp_path,
+        layout="custom",
+        class_names=("cat", "dog"),
+        splits={"train": (Sample(id="a", image=tmp_path / "a.jpg", classes=(1,), mask=None),)},
+        train_split="train",
+        val_split=None,
+    )
+    begin_stage(tmp_path, "cam", settings=TrainCam(), dataset=dataset)
+    with pytest.raises(ArtifactError, match=rf"^{tmp_path}/cam is in use by process \d+ on "):
+        open_stage(tmp_path, "cam")
+    (tmp_path / "cam" / "model.safetensors").touch()  # of the earlier training, while it is made again
+    assert open_stage(tmp_path, "cam").class_names == ("cat", "dog")
 
 
 def test_lock__of_a_killed_process_is_taken_over(tmp_path: Path, other: "subprocess.Popen[str]", listener: Any) -> None:
