@@ -1,7 +1,9 @@
 """The optional packages of toco: whether they are installed, and how to install them."""
 
 import importlib.util
+import json
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 from data.errors import SettingsError
@@ -14,9 +16,21 @@ def install_command(extra: str) -> str:
     """Return the shell command that installs an extra of toco ('export', 'crf', 'wandb') into this installation."""
     if (CHECKOUT / "uv.lock").is_file():  # a clone of the repository
         return f"uv sync --extra {extra}"
+    package = f"'toco[{extra}]{_source()}'"
     if importlib.util.find_spec("pip") is not None:
-        return f"{sys.executable} -m pip install 'toco[{extra}]'"
-    return f"uv pip install --python {sys.executable} 'toco[{extra}]'"  # uv's environments have no pip
+        return f"{sys.executable} -m pip install {package}"
+    return f"uv pip install --python {sys.executable} {package}"  # uv's environments have no pip
+
+
+def _source() -> str:
+    """Return where toco was installed from, as pip takes it behind the name; empty for a package index.
+
+    A name alone would be searched on PyPI, where it may be that of another project.
+    """
+    record = json.loads(distribution("toco").read_text("direct_url.json") or "{}")
+    if not record:
+        return ""
+    return f" @ {record['vcs_info']['vcs']}+{record['url']}" if "vcs_info" in record else f" @ {record['url']}"
 
 
 def check_crf_backend(backend: CrfBackend) -> None:

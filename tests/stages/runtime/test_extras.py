@@ -1,4 +1,5 @@
 import sys
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,28 @@ def test_install_command__in_a_clone() -> None:
 @pytest.mark.parametrize(
     ("pip", "command"),
     [
-        (True, f"{sys.executable} -m pip install 'toco[export]'"),
-        (False, f"uv pip install --python {sys.executable} 'toco[export]'"),
+        (True, f"{sys.executable} -m pip install"),
+        (False, f"uv pip install --python {sys.executable}"),
     ],
 )
-def test_install_command__of_a_wheel(pip: bool, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("record", "package"),
+    [
+        (None, "toco[export]"),  # from an index
+        ('{"url": "file:///a/clone", "dir_info": {}}', "toco[export] @ file:///a/clone"),
+        (
+            '{"url": "https://host/toco.git", "vcs_info": {"vcs": "git", "commit_id": "1"}}',
+            "toco[export] @ git+https://host/toco.git",
+        ),
+    ],
+)
+def test_install_command__of_a_wheel(
+    pip: bool, command: str, record: str | None, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(extras, "CHECKOUT", tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if pip else None)
-    assert install_command("export") == command
+    monkeypatch.setattr(PathDistribution, "read_text", lambda *_: record)
+    assert install_command("export") == f"{command} '{package}'"
 
 
 def test_check_crf_backend__a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
