@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def install_command(extra: str) -> str:
     """Return the shell command that installs an extra of toco ('export', 'crf', 'wandb') into this installation."""
     if (CHECKOUT / "uv.lock").is_file():  # a clone of the repository
-        return f"uv sync --extra {extra}"
+        return f"uv sync --inexact --extra {extra}"  # keeps other extras, such as crf
     package = f"'toco[{extra}]{_source()}'"
     if importlib.util.find_spec("pip") is not None:
         return f"{sys.executable} -m pip install {package}"

@@ -68,7 +68,7 @@ def test_export__missing_package(
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         export(tmp_path / "run", tmp_path / "out", SilentMonitor(), format=format)
     assert str(caught.value) == (
-        f"--format {format} needs the package '{package}', which is not installed: run uv sync --extra export"
+        f"--format {format} needs the package '{package}', which is not installed: run uv sync --inexact --extra export"
     )
 
 

@@ -11,7 +11,7 @@ from stages.runtime.extras import check_crf_backend, check_loggers, install_comm
 
 
 def test_install_command__in_a_clone() -> None:
-    assert install_command("export") == "uv sync --extra export"
+    assert install_command("export") == "uv sync --inexact --extra export"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,7 @@ def test_check_loggers__a_missing_package(name: Any, tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, name, raising=False)
     check_loggers(())
-    message = f"^--logger {name} needs the package '{name}', which is not installed: run \"uv sync --extra {name}\""
+    command = f"uv sync --inexact --extra {name}"
+    message = f"^--logger {name} needs the package '{name}', which is not installed: run \"{command}\""
     with pytest.raises(SettingsError, match=message):
         check_loggers((name,))
