@@ -272,7 +272,8 @@ class CorrectableImages:
         sample = self.samples[image_id]
         size = image_size(sample.image)
         mask = drawn.read(size)
-        if mask.shape == size and sample.labelled:
+        untouched = mask.shape == size and self.is_untouched(image_id, mask)
+        if mask.shape == size and sample.labelled and not untouched:
             labels = frozenset(sample.classes)
             self._compared.append(MaskedImage(name=image_id, labels=labels, values=distinct_values(mask)))
         try:
@@ -282,7 +283,7 @@ class CorrectableImages:
                 raise
             unknown = distinct_values(mask) - {*range(len(self.dataset.class_names) + 1), IGNORE_INDEX}
             raise OtherNumbersError(str(error), unknown) from error
-        if not self.is_untouched(image_id, mask):
+        if not untouched:
             self._check_labels(sample, mask, allow_new_labels=allow_new_labels)
         provenance = Provenance(
             source=str(path.resolve()),

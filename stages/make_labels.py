@@ -21,7 +21,7 @@ from stages.corrections.given_masks import ENTRY, GivenMasks, check_same_given_m
 from stages.features.cache import check_encoder
 from stages.features.spec import FEATURES, feature_spec
 from stages.labels.choose_background import calibration_samples, choose_background
-from stages.labels.kept_cams import KEPT_CAMS, StoredCamMaker, may_keep_cams, samples_with_cams, stored_cam_maker
+from stages.labels.kept_cams import KEPT_CAMS, StoredCamMaker, kept_cam_maker, may_keep_cams
 from stages.labels.label_settings import (
     CHOSEN,
     INSTANCES,
@@ -33,7 +33,6 @@ from stages.labels.label_settings import (
 from stages.labels.maker import LabelMaker
 from stages.labels.store import (
     ImageLabels,
-    LabelFile,
     join_file,
     join_shards,
     label_attributes,
@@ -177,9 +176,7 @@ def _label(
     else:
         first = maker
     relabeller: RelabelMaker | StoredCamMaker | None = None
-    if kept := samples_with_cams(folder / KEPT_CAMS, samples):
-        stored = stored_cam_maker(first, first.config, kept, LabelFile(folder / KEPT_CAMS, "cams"))
-        label_in_shards(shards, kept, stored, "keeping CAMs of the earlier labels")
+    _keep_cams(folder, samples, first)
     label_in_shards(shards, samples, first, "making CAMs" if config.may_relabel else "making labels")
     if config.may_relabel:
         if fabric.is_global_zero:
@@ -214,6 +211,12 @@ def _label(
     maker.monitor.finish()
 
 
+def _keep_cams(folder: Path, samples: Sequence[Sample], maker: LabelMaker) -> None:
+    """Make masks from the CAMs of earlier labels. A function of its own, so that their file is closed at its end."""
+    if kept := kept_cam_maker(maker, samples, folder / KEPT_CAMS):
+        label_in_shards(folder / "shards", kept.samples, kept, "making masks from the earlier CAMs", complete=False)
+
+
 def only_relabelled(config: MakeLabels) -> bool:
     """Whether all masks will be those of the heads, so that those of the CAMs are not refined."""
     return config.relabel in ("linear", "mlp", "mil")
@@ -227,8 +230,10 @@ def made_with_segments(folder: Path, config: MakeLabels) -> set[str]:
     return stored_ids(sorted(shards.glob("*.h5")))
 
 
-def label_in_shards(shards: Path, samples: Sequence[Sample], maker: LabelMaker, title: str) -> None:
-    """Write the labels that are missing in a folder of shards."""
+def label_in_shards(
+    shards: Path, samples: Sequence[Sample], maker: LabelMaker, title: str, *, complete: bool = True
+) -> None:
+    """Write the labels that are missing in a folder of shards; `complete` checks that none is missing afterwards."""
     fabric, monitor = maker.fabric, maker.monitor
     # By id, not by position: an image that was fixed since the interrupted run shifts all later images.
     done = stored_ids(sorted(shards.glob("*.h5")))
@@ -243,7 +248,7 @@ def label_in_shards(shards: Path, samples: Sequence[Sample], maker: LabelMaker, 
         if fabric.world_size > 1:  # the other ranks do about as many
             monitor.advance(len(labels) * (fabric.world_size - 1))
     fabric.barrier()
-    if fabric.is_global_zero:
+    if fabric.is_global_zero and complete:
         check_complete(shards, samples, skip_bad=maker.config.skip_bad)
 
 

@@ -63,7 +63,7 @@ def write_yolo_folder(
     if stale := sorted(set((out / "labels" / split).glob("*.txt")) - set(files)):
         images.monitor.warn(
             f"{len(stale)} label file{'s are' if len(stale) > 1 else ' is'} of an earlier export (first {stale[0]}), "
-            "and training reads all files of the folder: delete it with its image, or export into a new folder"
+            "and training reads all files of the folder: delete them with their images, or export into a new folder"
         )
     if in_rgb:
         images.monitor.note(f"saved as PNG in 8-bit RGB, because the images have other bands or more bits: {in_rgb}")

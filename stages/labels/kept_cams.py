@@ -57,36 +57,65 @@ def stored_cam_maker(
     return StoredCamMaker(**{**shared, "config": config}, samples=samples, cams=cams)
 
 
+@dataclass(kw_only=True)
+class KeptCamMaker(StoredCamMaker):
+    """Makes the masks of images from their stored CAMs, and leaves out images that have changed since."""
+
+    digests: LabelFile
+
+    def _load(self, sample: Sample) -> LoadedImage | None:
+        image = super()._load(sample)
+        if image is None or not np.array_equal(self.digests.read(sample.id), image_digest(image)):
+            return None
+        return image
+
+    def score(
+        self, samples: Sequence[Sample], images: Sequence[LoadedImage], with_tokens: bool = False
+    ) -> list[Scored]:
+        """Return the images with the CAMs of their classes, and with their digests."""
+        found = super().score(samples, images, with_tokens)
+        return [one._replace(digest=self.digests.read(one.sample.id)) for one in found]
+
+
+def kept_cam_maker(maker: LabelMaker, samples: Sequence[Sample], path: Path) -> KeptCamMaker | None:
+    """Prepare to make masks from the CAMs of earlier labels; None if there are none.
+
+    Args:
+        maker: What makes the other CAMs.
+        samples: The images to label.
+        path: cams.h5 of the earlier labels.
+    """
+    kept: list[str] = []
+    if maker.fabric.is_global_zero:  # decides for all ranks, which have to agree
+        with suppress(ArtifactError, KeyError, RuntimeError, OSError):  # damaged CAMs are made again
+            cams, digests = LabelFile(path, "cams"), LabelFile(path, "digests")
+            for one in samples:
+                with suppress(ArtifactError, KeyError, RuntimeError, OSError):
+                    if one.labelled and one.id in digests and cams.classes(one.id) == one.classes:
+                        cams.read(one.id)
+                        digests.read(one.id)
+                        kept.append(one.id)
+    kept = maker.fabric.broadcast(kept)
+    if not kept:
+        return None
+    ids = set(kept)
+    shared = {one.name: getattr(maker, one.name) for one in fields(LabelMaker)}
+    usable = [one for one in samples if one.id in ids]
+    return KeptCamMaker(**shared, samples=usable, cams=LabelFile(path, "cams"), digests=LabelFile(path, "digests"))
+
+
 def may_keep_cams(run: Path, config: MakeLabels, dataset: Dataset) -> bool:
     """Whether new labels would have the CAMs of the finished labels of a run, where the image has not changed."""
-    with suppress(ArtifactError):  # damaged labels are made again
+    try:
         if not finished(run, "labels") or outdated(run, "labels"):
             return False
         labels = open_stage(run, "labels")
         before = used_settings(labels)
-        return (
-            labels.config["toco"] == version("toco")
-            and labels.class_names == dataset.class_names
-            and labels.pixels == dataset.pixels
-            and all(getattr(before, name) == getattr(config, name) for name in CAM_SETTINGS)
-        )
-    return False
-
-
-def samples_with_cams(path: Path, samples: Sequence[Sample]) -> list[Sample]:
-    """List the samples whose stored CAM can be read, and whose image and classes have not changed since it was made."""
-    found = []
-    with suppress(ArtifactError):
-        cams, digests = LabelFile(path, "cams"), LabelFile(path, "digests")
-        for sample in samples:
-            with suppress(ArtifactError):
-                if (
-                    sample.labelled
-                    and sample.id in cams
-                    and sample.id in digests
-                    and cams.classes(sample.id) == sample.classes
-                    and np.array_equal(digests.read(sample.id), image_digest(sample))
-                    and cams.read(sample.id) is not None
-                ):
-                    found.append(sample)
-    return found
+    except ArtifactError:  # damaged labels are made again
+        return False
+    return (
+        labels.config.get("toco") == version("toco")
+        and labels.class_names == dataset.class_names
+        and labels.pixels == dataset.pixels
+        and all(getattr(before, name) == getattr(config, name) for name in CAM_SETTINGS)
+    )

@@ -3,6 +3,7 @@
 Letters: b images of a batch, k classes of an image, s side of the network's square input, h w pixels of an image.
 """
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -41,7 +42,6 @@ from stages.networks.inference import (
     to_rgb,
 )
 from stages.networks.windows import cams_in_windows
-from stages.run_folder.artifacts import file_digest
 from stages.runtime.launch import own_cores
 from stages.runtime.lightning import Fabric
 from stages.runtime.main_module import hidden_main_module
@@ -61,6 +61,7 @@ class Scored(NamedTuple):
     image: UInt8[Tensor, "3 h w"]  # in RGB, for methods that follow edges; on the device
     maps: Float[Tensor, "k _h _w"]  # float32 on the device, 0..1: CAMs, or the decoder's probabilities
     tokens: Float[Tensor, "d th tw"] | None = None  # patch tokens of the last block, if asked for
+    digest: NDArray[np.uint8] | None = None  # see `image_digest`; None if the maps are not those of the CAM network
 
 
 class Pending(NamedTuple):
@@ -68,6 +69,7 @@ class Pending(NamedTuple):
 
     sample: Sample
     cam: NDArray[np.float16]  # (k, s, s), with windows (k, h, w)
+    digest: NDArray[np.uint8] | None
     labels: Future[PixelLabels]
 
 
@@ -197,6 +199,7 @@ class LabelMaker:
                 # Rounded as they are stored, so that masks that are made again from stored CAMs are the same.
                 maps=of_images[place][: len(sample.classes)].half().float(),
                 tokens=None if tokens is None else tokens[place],
+                digest=image_digest(image),
             )
             for place, (sample, image) in enumerate(zip(samples, images, strict=True))
         ]
@@ -273,7 +276,7 @@ class LabelMaker:
                     for one, file in zip(batch, files, strict=True)
                 ]
         return [
-            Pending(one.sample, one.maps.half().cpu().numpy(), future)
+            Pending(one.sample, one.maps.half().cpu().numpy(), one.digest, future)
             for one, future in zip(batch, futures, strict=True)
         ]
 
@@ -291,7 +294,7 @@ class LabelMaker:
 
     def _collect(self, waiting: list[Pending]) -> list[ImageLabels]:
         labels = []
-        for sample, cam, future in waiting:
+        for sample, cam, digest, future in waiting:
             try:
                 made = future.result()
             except BrokenProcessPool as error:
@@ -314,15 +317,16 @@ class LabelMaker:
                     cam=cam,
                     mask=mask,
                     confidence=confidence,
-                    digest=image_digest(sample),
+                    digest=digest,
                 )
             )
         return labels
 
 
-def image_digest(sample: Sample) -> NDArray[np.uint8]:
-    """SHA-256 of an image file, (32,)."""
-    return np.frombuffer(bytes.fromhex(file_digest(sample.image)), np.uint8)
+def image_digest(image: LoadedImage) -> NDArray[np.uint8]:
+    """SHA-256 of the pixels that a network gets, (32,)."""
+    pixels = image.original.contiguous().numpy()
+    return np.frombuffer(hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest(), np.uint8)
 
 
 def _bytes_to_refine(one: Scored) -> int:

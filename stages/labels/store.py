@@ -2,7 +2,7 @@
 
     cams.h5    cams/<image id>        float16 (k, s, s), 0..1; attributes `classes` (1-based) and `size` (h, w);
                            (k, h, w) of images in windows
-               digests/<image id>     uint8 (32): SHA-256 of the image file
+               digests/<image id>     uint8 (32): SHA-256 of the image's pixels as the network gets them
     labels.h5  masks/<image id>       uint8 (h, w): 0 background, 1..C classes, 255 ignored
                confidence/<image id>  uint8 (h, w): 0..255 for 0..1; only with --confidence
     scores.h5  scores/<image id>      float16 (k, gh, gw), 0..1, and the attributes of CAMs; only of relabelled masks
@@ -48,7 +48,7 @@ class ImageLabels(NamedTuple):
     cam: NDArray[np.float16]  # (k, s, s) or (k, h, w), 0..1; of a relabelled image its scores (k, gh, gw)
     mask: NDArray[np.uint8]  # (h, w)
     confidence: NDArray[np.uint8] | None = None  # (h, w), 0..255 for 0..1
-    digest: NDArray[np.uint8] | None = None  # (32,), SHA-256 of the image file
+    digest: NDArray[np.uint8] | None = None  # (32,), SHA-256 of the image's pixels as the network gets them
 
 
 def write_shard(path: Path, labels: Sequence[ImageLabels], *, threads: int = 1) -> None:
@@ -272,7 +272,7 @@ class LabelFile:
 
         Args:
             path: cams.h5 or labels.h5.
-            group: 'cams', 'masks' or 'confidence'.
+            group: 'cams', 'masks', 'confidence' or 'digests'.
 
         Raises:
             ArtifactError: The file is missing, is damaged, or was made without this group.

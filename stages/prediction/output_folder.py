@@ -155,7 +155,7 @@ def finished_images(
 
 def replaced_images(out: Path, samples: Sequence[Sample], record: Record, earlier: Record | None) -> list[Sample]:
     """List the images with results in `out` whose files have changed since these were made."""
-    before: Mapping[str, Any] = {} if earlier is None else earlier.get(STAMPS, {})
+    before: Mapping[str, Any] = {} if earlier is None else earlier.get(STAMPS) or {}
     now: Mapping[str, Any] = record[STAMPS]
     return [
         sample

@@ -93,7 +93,7 @@ def read_verdict(run: Path) -> Verdict | None:
             examined=values["examined"],
             measured=values["measured"],
             advice=None if values["advice"] is None else Advice(**values["advice"]),
-            without_cams=values["without_cams"],
+            without_cams=values.get("without_cams", False),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -18,6 +18,7 @@ import stages.make_labels
 import stages.relabel.choose_heads
 import stages.relabel.choose_instances
 import stages.relabel.instance_head
+import stages.relabel.relabel_maker
 from data.dataset import Sample
 from data.errors import ArtifactError, DataError
 from data.readers import open_dataset, read_mask
@@ -642,7 +643,8 @@ def judge(monkeypatch: pytest.MonkeyPatch, *figures: float) -> None:
     """Let the image labels say this of the CAMs' labels and of the new ones; the CAM network has learned them."""
     found = iter(figures)
     monkeypatch.setattr(stages.relabel.choose_instances, "network_classification", lambda samples, maker: 1.0)
-    monkeypatch.setattr(stages.relabel.choose_heads, "head_classification", lambda patches, labelled: next(found))
+    for module in (stages.relabel.choose_heads, stages.relabel.relabel_maker):
+        monkeypatch.setattr(module, "head_classification", lambda patches, labelled: next(found))
 
 
 def made_by(folder: Path) -> Any:

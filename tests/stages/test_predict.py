@@ -142,8 +142,8 @@ def test_predict__tells_of_pages_that_are_not_read(student_run: Any, tmp_path: P
     monitor = listener()
     predict(student_run.run, [tmp_path / "stack.tif", picture(tmp_path / "one.tif")], tmp_path / "out", CONFIG, monitor)
     assert monitor.warnings == [
-        "1 image has several pages, of which only the first is predicted: save the others as images of their own if "
-        "they are needed"
+        "1 image has several pages, of which only the first is predicted: to use the others, save each as a separate "
+        "image"
     ]
 
 

@@ -138,7 +138,7 @@ def stored_in(run: Path) -> dict[str, NDArray[Any]]:
 
 def assert_same_labels(run: Path, other: Path) -> None:
     one, two = stored_in(run), stored_in(other)
-    assert len(one) == 16  # CAMs and a mask of each image
+    assert len(one) == 24  # CAMs, a digest and a mask of each image
     assert one.keys() == two.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, two[name], err_msg=name)

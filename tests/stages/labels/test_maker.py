@@ -19,7 +19,7 @@ def test_label_maker__a_killed_process_is_reported_as_out_of_memory() -> None:
     future: Future[Any] = Future()
     future.set_exception(BrokenProcessPool("A process in the process pool was terminated abruptly"))
     sample = Sample(id="a", image=Path("a.jpg"), classes=(1,), mask=None)
-    waiting = [Pending(sample, np.zeros((1, 4, 4), np.float16), future)]
+    waiting = [Pending(sample, np.zeros((1, 4, 4), np.float16), None, future)]
     maker = cast(Any, SimpleNamespace(threads=8))
     with pytest.raises(
         SettingsError, match=r"memory ran out \(about 0\.9 GB for each .* --workers \(now 8\) .*--resume"
